@@ -1,0 +1,23 @@
+"""What a robot and a policy are. Needs numpy and the standard library only."""
+
+from robots.bundle import Bundle, read_bundle, write_bundle
+from robots.errors import BundleError, RobotLoadError, RobotsError, SpecError, ToolkitError
+from robots.load import load_robot
+from robots.spec import ArraySpec, CommandSpec, JointSpec, PolicySpec, RobotSpec
+
+__all__ = [
+    "ArraySpec",
+    "Bundle",
+    "BundleError",
+    "CommandSpec",
+    "JointSpec",
+    "PolicySpec",
+    "RobotLoadError",
+    "RobotSpec",
+    "RobotsError",
+    "SpecError",
+    "ToolkitError",
+    "load_robot",
+    "read_bundle",
+    "write_bundle",
+]

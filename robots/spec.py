@@ -1,0 +1,393 @@
+"""What a robot and a policy are: frozen, validated, JSON in and out without loss, a digest each.
+
+Everything is in SI and radians, and everything that has an order carries its names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from robots.errors import SpecError
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and shortest-round-trip floats: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of a value, or of bytes, as hex."""
+    data = value if isinstance(value, bytes) else canonical_json(value).encode()
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check(ok: bool, what: str, got: object, expected: str) -> None:
+    if not ok:
+        raise SpecError(f"{what}: got {got!r}, expected {expected}")
+
+
+def _finite(what: str, value: object) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    _check(number and math.isfinite(value), what, value, "a finite number")  # type: ignore[arg-type]
+
+
+class _Json:
+    """JSON in and out for frozen dataclasses of numbers, strings, tuples and each other."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON values; `from_json` of it is equal to this."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, _Json):
+                return value.to_json()
+            if isinstance(value, tuple):
+                return [plain(v) for v in value]
+            if isinstance(value, dict):
+                return {k: plain(v) for k, v in value.items()}
+            return value
+
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """The inverse of `to_json`.
+
+        Raises:
+            SpecError: a key is missing, unknown or of the wrong kind.
+        """
+        _check(isinstance(data, dict), cls.__name__, type(data).__name__, "a JSON object")
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(data) - set(fields))
+        _check(not unknown, f"{cls.__name__} keys", unknown, f"only {sorted(fields)}")
+        required = {
+            n
+            for n, f in fields.items()
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
+        missing = sorted(required - set(data))
+        _check(not missing, f"{cls.__name__} keys", f"none of {missing}", "all of them")
+        nested = getattr(cls, "_nested", {})
+
+        def rich(name: str, value: Any) -> Any:
+            if name in nested:
+                kind = nested[name]
+                return tuple(kind.from_json(v) for v in value) if isinstance(value, list) else kind.from_json(value)
+            return tuple(value) if isinstance(value, list) else value
+
+        try:
+            return cls(**{n: rich(n, v) for n, v in data.items()})
+        except (TypeError, AttributeError) as error:
+            raise SpecError(f"{cls.__name__}: {error}") from error
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated again."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return digest(self.to_json())
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointSpec(_Json):
+    """One actuated hinge.
+
+    Attributes:
+        name: the joint's name in the model and in the bundle.
+        id: the actuator's id on the bus.
+        kp: position gain [N m/rad].
+        kd: velocity gain [N m s/rad].
+        torque_limit_nm: the limit that the controller sets [N m], at most `torque_max_nm`.
+        torque_max_nm: what the actuator can give at standstill [N m].
+        velocity_max_rad_s: the speed at which it gives nothing [rad/s].
+        armature: rotor inertia seen at the joint [kg m^2].
+        friction_nm: Coulomb friction [N m].
+        damping: viscous friction [N m s/rad].
+        lower_rad: lower position limit [rad].
+        upper_rad: upper position limit [rad].
+        home_rad: the joint's angle in the home pose [rad].
+        actuator_type: the type in the metadata.
+    """
+
+    name: str
+    id: int
+    kp: float
+    kd: float
+    torque_limit_nm: float
+    torque_max_nm: float
+    velocity_max_rad_s: float
+    armature: float
+    friction_nm: float
+    damping: float
+    lower_rad: float
+    upper_rad: float
+    home_rad: float
+    actuator_type: str
+
+    def __post_init__(self) -> None:
+        _check(isinstance(self.name, str) and bool(self.name), "joint name", self.name, "a non-empty string")
+        who = f"joint {self.name}"
+        _check(
+            isinstance(self.id, int) and not isinstance(self.id, bool) and 0 <= self.id < 2**32,
+            f"{who}: id",
+            self.id,
+            "an integer from 0 to 2^32-1",
+        )
+        for name in (f.name for f in dataclasses.fields(self) if f.type == "float"):
+            _finite(f"{who}: {name}", getattr(self, name))
+            object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("kp", "kd", "armature", "friction_nm", "damping"):
+            _check(getattr(self, name) >= 0, f"{who}: {name}", getattr(self, name), "0 or more")
+        _check(
+            0 < self.torque_limit_nm <= self.torque_max_nm,
+            f"{who}: torque_limit_nm",
+            self.torque_limit_nm,
+            f"more than 0 and at most torque_max_nm ({self.torque_max_nm})",
+        )
+        _check(self.velocity_max_rad_s > 0, f"{who}: velocity_max_rad_s", self.velocity_max_rad_s, "more than 0")
+        _check(
+            self.lower_rad < self.upper_rad,
+            f"{who}: lower_rad and upper_rad",
+            (self.lower_rad, self.upper_rad),
+            "lower below upper",
+        )
+        _check(
+            self.lower_rad <= self.home_rad <= self.upper_rad,
+            f"{who}: home_rad",
+            self.home_rad,
+            f"within the limits [{self.lower_rad}, {self.upper_rad}]",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotSpec(_Json):
+    """A robot: its joints in the order that every vector of joints has.
+
+    Attributes:
+        name: the robot's name.
+        joints: the actuated joints, in order.
+        control_period_s: the robot's control period [s].
+        mass_kg: total mass [kg], 0 where the description does not give it.
+        imu_site: the site (MJCF) or link (URDF) that the IMU sits at; its frame is the IMU's.
+        foot_sites: sites or bodies of the feet, one touch sensor each.
+        source: digest of the description's files, empty where there are none.
+    """
+
+    name: str
+    joints: tuple[JointSpec, ...]
+    control_period_s: float = 0.02
+    mass_kg: float = 0.0
+    imu_site: str = ""
+    foot_sites: tuple[str, ...] = ()
+    source: str = ""
+    _nested = {"joints": JointSpec}
+
+    def __post_init__(self) -> None:
+        _check(bool(self.joints), f"robot {self.name}: joints", (), "at least one joint")
+        for what, values in (("joint names", self.joint_names), ("joint ids", self.joint_ids)):
+            twice = sorted({v for v in values if values.count(v) > 1})  # type: ignore[arg-type]
+            _check(not twice, f"robot {self.name}: {what}", twice, "each once")
+        _finite(f"robot {self.name}: control_period_s", self.control_period_s)
+        _check(0 < self.control_period_s <= 1, f"robot {self.name}: control_period_s", self.control_period_s, "(0, 1]")
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """Names of the joints, in order."""
+        return tuple(j.name for j in self.joints)
+
+    @property
+    def joint_ids(self) -> tuple[int, ...]:
+        """Actuator ids of the joints, in order."""
+        return tuple(j.id for j in self.joints)
+
+    def column(self, field_name: str) -> list[float]:
+        """One number per joint, in order: `robot.column("kp")`."""
+        return [getattr(j, field_name) for j in self.joints]
+
+    def joint(self, name: str) -> JointSpec:
+        """A joint by name.
+
+        Raises:
+            SpecError: there is no such joint; the message lists those there are.
+        """
+        for j in self.joints:
+            if j.name == name:
+                return j
+        raise SpecError(f"robot {self.name}: no joint {name!r}; it has {', '.join(self.joint_names)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec(_Json):
+    """An array before it exists.
+
+    Attributes:
+        name: the .kinfer name.
+        shape: its shape.
+        unit: unit of its elements, e.g. "rad".
+        frame: the frame it is expressed in, e.g. "imu"; empty where that means nothing.
+        low: the least value that can be meant, one for all elements or one each.
+        high: the greatest value that can be meant, likewise.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    unit: str
+    frame: str = ""
+    low: tuple[float, ...] = (-math.inf,)
+    high: tuple[float, ...] = (math.inf,)
+
+    def __post_init__(self) -> None:
+        _check(isinstance(self.name, str) and bool(self.name), "array name", self.name, "a non-empty string")
+        who = f"array {self.name}"
+        _check(
+            isinstance(self.shape, tuple) and all(isinstance(n, int) and n > 0 for n in self.shape),
+            f"{who}: shape",
+            self.shape,
+            "a tuple of positive integers",
+        )
+        size = math.prod(self.shape)
+        for what in ("low", "high"):
+            values = getattr(self, what)
+            # JSON has no infinity; None stands for it
+            values = tuple((-math.inf if what == "low" else math.inf) if v is None else float(v) for v in values)
+            object.__setattr__(self, what, values)
+            _check(len(values) in (1, size), f"{who}: {what}", len(values), f"1 or {size} numbers")
+        lows, highs = (v * size if len(v) == 1 else v for v in (self.low, self.high))
+        _check(all(a <= b for a, b in zip(lows, highs, strict=True)), f"{who}: low", self.low, "low at most high")
+
+    def to_json(self) -> dict[str, Any]:
+        data = super().to_json()
+        for what in ("low", "high"):
+            data[what] = [v if math.isfinite(v) else None for v in data[what]]
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandSpec(_Json):
+    """One element of the command vector, with the range that the policy was trained for."""
+
+    name: str
+    low: float
+    high: float
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        _finite(f"command {self.name}: low", self.low)
+        _finite(f"command {self.name}: high", self.high)
+        _check(self.low <= self.high, f"command {self.name}: low", self.low, f"at most high ({self.high})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySpec(_Json):
+    """All that training and deployment must agree on; travels in the bundle at full precision.
+
+    Attributes:
+        task: the task's name.
+        robot: the robot it was trained for, with the gains, limits and home pose of training.
+        inputs: what `step` reads, by .kinfer name, without the carry.
+        commands: the elements of the input `command`, in order.
+        carry_size: length of the flat carry.
+        control_period_s: the period it was trained at [s].
+        action_low_rad: least target of each joint [rad].
+        action_high_rad: greatest target of each joint [rad].
+        observation_latency_s: least and greatest observation latency in training [s].
+        action_latency_s: least and greatest action latency in training [s].
+        weights_digest: digest of the parameters.
+        config_digest: digest of the resolved training configuration.
+        versions: versions of the packages that made it.
+        proofs: figures of the validation, by name; empty when not validated.
+    """
+
+    task: str
+    robot: RobotSpec
+    inputs: tuple[ArraySpec, ...]
+    commands: tuple[CommandSpec, ...]
+    carry_size: int
+    control_period_s: float
+    action_low_rad: tuple[float, ...]
+    action_high_rad: tuple[float, ...]
+    observation_latency_s: tuple[float, ...] = (0.0, 0.0)
+    action_latency_s: tuple[float, ...] = (0.0, 0.0)
+    weights_digest: str = ""
+    config_digest: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    proofs: dict[str, Any] = field(default_factory=dict)
+    _nested = {"robot": RobotSpec, "inputs": ArraySpec, "commands": CommandSpec}
+
+    def __post_init__(self) -> None:
+        n = len(self.robot.joints)
+        _check(
+            isinstance(self.carry_size, int) and 0 <= self.carry_size <= 1_000_000,
+            "carry_size",
+            self.carry_size,
+            "an integer from 0 to 1000000",
+        )
+        _finite("control_period_s", self.control_period_s)
+        _check(0 < self.control_period_s <= 1, "control_period_s", self.control_period_s, "(0, 1]")
+        for what in ("action_low_rad", "action_high_rad"):
+            values = getattr(self, what)
+            _check(len(values) == n, what, f"{len(values)} numbers", f"one for each of the {n} joints")
+            for v in values:
+                _finite(what, v)
+        names = [a.name for a in self.inputs]
+        _check(len(set(names)) == len(names), "inputs", names, "each name once")
+        command = next((a for a in self.inputs if a.name == "command"), None)
+        if command is not None:
+            _check(
+                command.shape == (len(self.commands),),
+                "input command: shape",
+                command.shape,
+                f"({len(self.commands)},), one for each command",
+            )
+
+    @property
+    def command_names(self) -> tuple[str, ...]:
+        """Names of the commands, in order."""
+        return tuple(c.name for c in self.commands)
+
+
+def input_specs(robot: RobotSpec, commands: tuple[CommandSpec, ...]) -> dict[str, ArraySpec]:
+    """Every input that a .kinfer policy may read, by name, with units, frames and ranges.
+
+    Source: the kinfer 0.6 contract; ranges are the robot's limits with a margin, or the sensor's.
+    """
+    n = len(robot.joints)
+    fast = tuple(1.5 * v for v in robot.column("velocity_max_rad_s"))
+    slack = 0.2  # zero offsets and limit overshoot [rad]
+    specs = [
+        ArraySpec(
+            name="joint_angles",
+            shape=(n,),
+            unit="rad",
+            low=tuple(v - slack for v in robot.column("lower_rad")),
+            high=tuple(v + slack for v in robot.column("upper_rad")),
+        ),
+        ArraySpec(
+            name="joint_angular_velocities",
+            shape=(n,),
+            unit="rad/s",
+            low=tuple(-v for v in fast),
+            high=fast,
+        ),
+        ArraySpec(name="projected_gravity", shape=(3,), unit="m/s^2", frame="imu", low=(-9.82,), high=(9.82,)),
+        ArraySpec(name="accelerometer", shape=(3,), unit="m/s^2", frame="imu", low=(-160.0,), high=(160.0,)),
+        ArraySpec(name="gyroscope", shape=(3,), unit="rad/s", frame="imu", low=(-35.0,), high=(35.0,)),
+        ArraySpec(name="time", shape=(1,), unit="s", low=(0.0,)),
+    ]
+    if commands:
+        specs.append(
+            ArraySpec(
+                name="command",
+                shape=(len(commands),),
+                unit="mixed",
+                low=tuple(c.low for c in commands),
+                high=tuple(c.high for c in commands),
+            )
+        )
+    return {s.name: s for s in specs}
