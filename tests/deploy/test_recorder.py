@@ -1,0 +1,155 @@
+"""The log: what goes in comes out to the bit, and a file that breaks off keeps what it has."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from deploy.errors import LogError
+from deploy.recorder import Recorder, Tick, read_log
+from robots.bundle import read_bundle
+
+
+def tick(k, phase="run", **changes):
+    rng = np.random.default_rng(k + 1)
+    values = {
+        "tick": k,
+        "phase": phase,
+        "scheduled_s": 0.02 * k,
+        "start_s": 0.02 * k + 1e-5,
+        "state_s": 0.02 * k + 1e-3,
+        "command_s": 0.02 * k + 3e-3,
+        "state_round_trip_s": 1e-3,
+        "command_round_trip_s": 5e-4,
+        "inputs": {"joint_angles": rng.standard_normal(3).astype(np.float32), "time": np.float32([0.02 * k])},
+        "action": rng.standard_normal(3).astype(np.float32),
+        "sent": rng.standard_normal(3),
+        "joint_position": rng.standard_normal(3),
+        "joint_velocity": rng.standard_normal(3),
+        "joint_torque": rng.standard_normal(3),
+        "quat_wxyz": np.array([1.0, 0.0, 0.0, 0.0]),
+        "gyro_b": rng.standard_normal(3),
+        "accel_b": rng.standard_normal(3),
+        "safety": ("hip: position limit",) if k % 2 else (),
+        "stale": k == 3,
+    }
+    return Tick(**(values | changes))
+
+
+def record(path, kinfer, ticks, close=True):
+    spec = read_bundle(kinfer).spec
+    log = Recorder(path, spec=spec, bundle=kinfer.read_bytes(), settings={"host": "h", "command": {"vx": 0.5}})
+    for t in ticks:
+        log.tick(t)
+    log.event(0.5, "note", "text")
+    if close:
+        log.close({"ended": "completed"})
+    return log
+
+
+def test_a_log_gives_back_every_number_to_the_bit(tmp_path, kinfer):
+    ticks = [tick(k) for k in range(5)]
+    record(tmp_path / "a.mcap", kinfer, ticks)
+    log = read_log(tmp_path / "a.mcap")
+    assert log.complete and log.result == {"ended": "completed"}
+    assert log.metadata["command"] == {"vx": 0.5} and log.spec == read_bundle(kinfer).spec
+    assert log.bundle == read_bundle(kinfer)
+    assert log.inputs["joint_angles"].dtype == np.float32
+    for row, t in enumerate(ticks):
+        for name in ("sent", "joint_position", "joint_velocity", "joint_torque", "gyro_b", "accel_b", "quat_wxyz"):
+            assert np.array_equal(getattr(log, name)[row], getattr(t, name))
+        assert np.array_equal(log.action[row].astype(np.float32), t.action)
+        assert np.array_equal(log.inputs["joint_angles"][row], t.inputs["joint_angles"])
+        assert log.start_s[row] == t.start_s and log.command_round_trip_s[row] == t.command_round_trip_s
+        assert log.safety[row] == t.safety and log.stale[row] == t.stale
+    assert log.events == [{"t_s": 0.5, "kind": "note", "message": "text"}]
+
+
+def test_ticks_without_a_policy_read_as_nan_and_the_mask_selects_the_run(tmp_path, kinfer):
+    ramp = tick(0, phase="ramp", inputs={}, action=None, command_s=float("nan"))
+    record(tmp_path / "a.mcap", kinfer, [ramp, tick(1), tick(2), tick(-1, phase="damp", inputs={}, action=None)])
+    log = read_log(tmp_path / "a.mcap")
+    assert log.run.tolist() == [False, True, True, False]
+    assert np.isnan(log.action[0]).all() and np.isnan(log.inputs["joint_angles"][0]).all()
+    assert np.isnan(log.command_s[0]) and np.isfinite(log.action[1:3]).all()
+
+
+@pytest.mark.parametrize("cut", [1, 40, 700, 2500])
+def test_a_truncated_log_keeps_its_whole_ticks(tmp_path, kinfer, cut):
+    log = record(tmp_path / "a.mcap", kinfer, [tick(k) for k in range(20)], close=False)
+    data = (tmp_path / "a.mcap").read_bytes()
+    log.close()
+    (tmp_path / "b.mcap").write_bytes(data[:-cut])
+    cut_log = read_log(tmp_path / "b.mcap")
+    assert not cut_log.complete and cut_log.bundle is not None
+    assert 17 <= len(cut_log.tick) <= 20
+    assert np.array_equal(cut_log.tick, np.arange(len(cut_log.tick)))
+    assert np.array_equal(cut_log.sent[-1], tick(int(cut_log.tick[-1])).sent)
+
+
+def test_a_killed_process_leaves_every_tick_it_recorded(tmp_path, kinfer):
+    code = f"""
+        import sys, time
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        from test_recorder import record, tick
+        from pathlib import Path
+        record(Path({str(tmp_path)!r}) / "k.mcap", Path({str(kinfer)!r}), [tick(k) for k in range(30)], close=False)
+        print("ready", flush=True)
+        time.sleep(60)
+    """
+    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    log = read_log(tmp_path / "k.mcap")
+    assert not log.complete and log.result is None
+    assert len(log.tick) == 30 and log.events[0]["message"] == "text"
+
+
+def test_an_existing_log_is_refused_unless_forced(tmp_path, kinfer):
+    record(tmp_path / "a.mcap", kinfer, [tick(0)])
+    with pytest.raises(LogError, match="it exists"):
+        record(tmp_path / "a.mcap", kinfer, [])
+    assert len(read_log(tmp_path / "a.mcap").tick) == 1
+    spec = read_bundle(kinfer).spec
+    Recorder(tmp_path / "a.mcap", spec=spec, bundle=kinfer.read_bytes(), settings={}, force=True).close()
+    assert len(read_log(tmp_path / "a.mcap").tick) == 0
+
+
+def test_a_file_that_is_no_log_is_one_line(tmp_path, kinfer):
+    for name, data in (("text", b"hello world, not a log"), ("empty", b""), ("kinfer", kinfer.read_bytes())):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(LogError) as caught:
+            read_log(tmp_path / name)
+        assert "\n" not in str(caught.value) and "not a log" in str(caught.value)
+    with pytest.raises(LogError, match="no such file"):
+        read_log(tmp_path / "none.mcap")
+
+
+def test_other_mcap_readers_find_an_index_schemas_and_valid_messages(tmp_path, kinfer):
+    from mcap.reader import make_reader
+
+    record(tmp_path / "a.mcap", kinfer, [tick(k) for k in range(4)])
+    with (tmp_path / "a.mcap").open("rb") as file:
+        reader = make_reader(file)
+        summary = reader.get_summary()
+        assert {c.topic for c in summary.channels.values()} == {"/tick", "/event"}
+        assert len(summary.chunk_indexes) >= 4
+        seen = list(reader.iter_messages(topics=["/tick"]))
+        schema = json.loads(seen[0][0].data)
+        assert seen[0][0].encoding == "jsonschema" and seen[0][1].message_encoding == "json"
+        for _, _, message in seen:
+            assert set(json.loads(message.data)) == set(schema["properties"])
+        assert abs(seen[0][2].log_time / 1e9 - time.time()) < 60
+
+
+def test_numbers_that_are_not_finite_are_written_as_null(tmp_path, kinfer):
+    record(tmp_path / "a.mcap", kinfer, [tick(0, action=np.array([1.0, np.nan, np.inf], dtype=np.float32))])
+    log = read_log(tmp_path / "a.mcap")
+    assert log.action[0][0] == 1.0 and np.isnan(log.action[0][1:]).all()
