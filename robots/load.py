@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+from robots.description import Description, Hinge, describe, read_xml
 from robots.errors import RobotLoadError, SpecError
 from robots.spec import JointSpec, RobotSpec
 
 HERE = Path(__file__).parent
 MODEL_SUFFIXES = (".xml", ".mjcf", ".urdf")
+EXTRA_KEY = "ksim2real"  # our own key in metadata.json
 
 
 def robot_folder(name_or_folder: str | Path) -> Path:
@@ -32,7 +33,9 @@ def robot_folder(name_or_folder: str | Path) -> Path:
     if "/" not in str(name_or_folder) and (built_in / "metadata.json").is_file():
         return built_in
     known = ", ".join(sorted(p.parent.name for p in HERE.glob("*/metadata.json")))
-    raise RobotLoadError(f"robot {str(name_or_folder)!r}: no such folder and no such built-in robot (there is: {known})")
+    raise RobotLoadError(
+        f"robot {str(name_or_folder)!r}: no such folder and no such built-in robot (there is: {known})"
+    )
 
 
 def model_file(folder: Path) -> Path:
@@ -52,3 +55,238 @@ def model_file(folder: Path) -> Path:
             "or exactly one file with one of these suffixes"
         )
     return found[0]
+
+
+def load_robot(name_or_folder: str | Path) -> RobotSpec:
+    """Read a robot: a built-in one by name, or a folder with metadata.json and a model.
+
+    Joints come in the order of the model file. Gains, limits and ids are the metadata's; position
+    limits are the intersection of the metadata's and the model's; rotor inertia and friction are the
+    joint's own, else its actuator type's, else the model's. The keys `offset` and `flipped` belong to
+    the robot's server, which applies them.
+
+    Raises:
+        RobotLoadError: something is missing or contradicts itself; the message says what, and where.
+    """
+    folder = robot_folder(name_or_folder)
+    metadata_path = folder / "metadata.json"
+    metadata, metadata_bytes = _read_metadata(metadata_path)
+    model_path = model_file(folder)
+    description = describe(model_path, read_xml(model_path))
+    extra = metadata.get(EXTRA_KEY, {})
+    if not isinstance(extra, dict):
+        raise RobotLoadError(f"{metadata_path}: {EXTRA_KEY}: got {type(extra).__name__}, expected an object")
+    reader = _Metadata(metadata_path, metadata)
+    reader.check_joints(model_path, description)
+    home = _home(reader, description, extra)
+    joints = tuple(reader.joint(hinge, home.get(hinge.name)) for hinge in description.hinges)
+    frequency = reader.number(metadata, "control_frequency", "")
+    if frequency is None or frequency <= 0:
+        raise RobotLoadError(f"{metadata_path}: control_frequency: got {frequency}, expected a frequency in Hz")
+    source = hashlib.sha256()
+    for data in (model_path.read_bytes(), metadata_bytes):
+        source.update(len(data).to_bytes(8, "little"))
+        source.update(data)
+    try:
+        return RobotSpec(
+            name=str(extra.get("name", folder.resolve().name)),
+            joints=joints,
+            control_period_s=1.0 / frequency,
+            mass_kg=description.mass_kg,
+            imu_site=_imu_site(metadata_path, description, extra),
+            foot_sites=_foot_sites(metadata_path, description, extra),
+            source=source.hexdigest(),
+        )
+    except SpecError as error:
+        raise RobotLoadError(f"{metadata_path}: {error}") from error
+
+
+def _read_metadata(path: Path) -> tuple[dict[str, Any], bytes]:
+    if not path.is_file():
+        raise RobotLoadError(f"robot folder {path.parent}: no metadata.json; expected one in the K-Scale schema")
+    data = path.read_bytes()
+    try:
+        metadata = json.loads(data.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise RobotLoadError(f"{path}: not JSON ({error}); repair the file") from error
+    if not isinstance(metadata, dict):
+        raise RobotLoadError(f"{path}: got {type(metadata).__name__}, expected a JSON object")
+    return metadata, data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"keys given twice: {', '.join(twice)}")
+    return dict(pairs)
+
+
+class _Metadata:
+    """metadata.json while it is read."""
+
+    def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
+        self.path = path
+        self.joints = self._table(metadata, "joint_name_to_metadata")
+        self.types = self._table(metadata, "actuator_type_to_metadata")
+        if not self.joints:
+            raise RobotLoadError(f"{path}: joint_name_to_metadata is empty; expected the actuated joints")
+
+    def _table(self, metadata: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
+        table = metadata.get(key)
+        if not isinstance(table, dict) or not all(isinstance(row, dict) for row in table.values()):
+            got = "nothing" if table is None else "no table of objects"
+            raise RobotLoadError(f"{self.path}: {key}: got {got}, expected an object of objects, one for each name")
+        return table
+
+    def check_joints(self, model_path: Path, description: Description) -> None:
+        """Every hinge is in the metadata, everything in the metadata is a hinge, each once."""
+        names = [hinge.name for hinge in description.hinges]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise RobotLoadError(f"{model_path}: joints given twice: {', '.join(twice)}; expected each name once")
+        sliding = [name for name in description.slides if name in self.joints]
+        if sliding:
+            raise RobotLoadError(
+                f"{model_path}: joints that are not hinges: {', '.join(sliding)}; expected hinges only"
+            )
+        missing = [name for name in self.joints if name not in names]
+        if missing:
+            raise RobotLoadError(
+                f"{self.path}: joints that {model_path.name} does not have: {', '.join(missing)}; "
+                f"it has {', '.join(names) or 'none'}"
+            )
+        unknown = [name for name in names if name not in self.joints]
+        if unknown:
+            raise RobotLoadError(
+                f"{self.path}: no entry for these joints of {model_path.name}: {', '.join(unknown)}; add them to "
+                "joint_name_to_metadata or remove the joints from the model"
+            )
+
+    def number(self, row: dict[str, Any], key: str, who: str) -> float | None:
+        """A number that may be a string; None where it is absent or null."""
+        value = row.get(key)
+        if value is None or value == "":
+            return None
+        try:
+            number = float("nan") if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not math.isfinite(number):
+            raise RobotLoadError(f"{self.path}: {who}{key}: got {value!r}, expected a finite number")
+        return number
+
+    def _required(self, row: dict[str, Any], key: str, who: str) -> float:
+        value = self.number(row, key, who)
+        if value is None:
+            raise RobotLoadError(f"{self.path}: {who}{key} is missing; expected a number")
+        return value
+
+    def joint(self, hinge: Hinge, home_rad: float | None) -> JointSpec:
+        """The specification of one joint."""
+        row, who = self.joints[hinge.name], f"joint {hinge.name}: "
+        kind = row.get("actuator_type")
+        if kind not in self.types:
+            known = ", ".join(self.types) or "none"
+            raise RobotLoadError(f"{self.path}: {who}actuator_type: got {kind!r}, expected one of {known}")
+        motor, what = self.types[kind], f"actuator type {kind}: "
+        bus_id = self._required(row, "id", who)
+        if bus_id != int(bus_id):
+            raise RobotLoadError(f"{self.path}: {who}id: got {row['id']!r}, expected an integer")
+
+        def first(*values: float | None) -> float:
+            return next((v for v in values if v is not None), 0.0)
+
+        torque_max = self._required(motor, "max_torque", what)
+        lower, upper = self._limits(hinge, row, who)
+        home = min(max(0.0, lower), upper) if home_rad is None else home_rad
+        # a keyframe written with fewer digits than the limits may stand a hair outside
+        home = min(max(home, lower), upper) if lower - 1e-5 <= home <= upper + 1e-5 else home
+        try:
+            return JointSpec(
+                name=hinge.name,
+                id=int(bus_id),
+                kp=self._required(row, "kp", who),
+                kd=self._required(row, "kd", who),
+                torque_limit_nm=first(
+                    self.number(row, "soft_torque_limit", who), self.number(row, "torque_limit_nm", who), torque_max
+                ),
+                torque_max_nm=torque_max,
+                velocity_max_rad_s=self._required(motor, "max_velocity", what),
+                armature=first(self.number(row, "armature", who), self.number(motor, "armature", what), hinge.armature),
+                friction_nm=first(
+                    self.number(row, "friction", who), self.number(motor, "frictionloss", what), hinge.friction_nm
+                ),
+                damping=first(self.number(row, "damping", who), self.number(motor, "damping", what), hinge.damping),
+                lower_rad=lower,
+                upper_rad=upper,
+                home_rad=home,
+                actuator_type=str(kind),
+            )
+        except SpecError as error:
+            raise RobotLoadError(f"{self.path}: {error}") from error
+
+    def _limits(self, hinge: Hinge, row: dict[str, Any], who: str) -> tuple[float, float]:
+        ranges = [] if hinge.range_rad is None else [hinge.range_rad]
+        low, high = (self.number(row, key, who) for key in ("min_angle_deg", "max_angle_deg"))
+        if low is not None or high is not None:
+            low_rad = -math.inf if low is None else math.radians(low)
+            ranges.append((low_rad, math.inf if high is None else math.radians(high)))
+        lower = max((r[0] for r in ranges), default=-math.inf)
+        upper = min((r[1] for r in ranges), default=math.inf)
+        if not (math.isfinite(lower) and math.isfinite(upper)):
+            raise RobotLoadError(
+                f"{self.path}: {who}no position limits; give min_angle_deg and max_angle_deg, or a range in the model"
+            )
+        if lower >= upper:
+            spans = " and ".join(f"[{math.degrees(a):.6g}, {math.degrees(b):.6g}]" for a, b in reversed(ranges))
+            raise RobotLoadError(
+                f"{self.path}: {who}limits of metadata and model do not overlap: {spans} degrees; correct one of them"
+            )
+        return lower, upper
+
+
+def _home(reader: _Metadata, description: Description, extra: dict[str, Any]) -> dict[str, float]:
+    if description.home_rad is not None:
+        return description.home_rad
+    table = extra.get("home_deg", {})
+    if not isinstance(table, dict):
+        raise RobotLoadError(f"{reader.path}: {EXTRA_KEY}: home_deg: got {table!r}, expected joint names with degrees")
+    unknown = sorted(set(table) - set(reader.joints))
+    if unknown:
+        raise RobotLoadError(f"{reader.path}: {EXTRA_KEY}: home_deg: no such joints: {', '.join(unknown)}")
+    values = {name: reader.number(table, name, f"{EXTRA_KEY}: home_deg: ") for name in table}
+    return {name: math.radians(value) for name, value in values.items() if value is not None}
+
+
+def _imu_site(path: Path, description: Description, extra: dict[str, Any]) -> str:
+    sites = dict(description.sites)
+    if "imu_site" in extra:
+        return _known(path, description, "imu_site", extra["imu_site"])
+    for name in ("imu_site", "imu"):
+        if name in sites:
+            return name
+    on_imu = [site for site, body in description.sites if "imu" in body.lower()]
+    if len(on_imu) == 1:
+        return on_imu[0]
+    # a URDF has links only
+    return next((body for body in description.bodies if "imu" in body.lower()), description.root)
+
+
+def _foot_sites(path: Path, description: Description, extra: dict[str, Any]) -> tuple[str, ...]:
+    if "foot_sites" in extra:
+        names = extra["foot_sites"]
+        if not isinstance(names, list):
+            raise RobotLoadError(f"{path}: {EXTRA_KEY}: foot_sites: got {names!r}, expected a list of names")
+        return tuple(_known(path, description, "foot_sites", name) for name in names)
+    sites = tuple(site for site, _ in description.sites if "foot" in site.lower())
+    return sites or tuple(body for body in description.bodies if "foot" in body.lower())
+
+
+def _known(path: Path, description: Description, key: str, name: object) -> str:
+    names = [site for site, _ in description.sites] + [body for body in description.bodies if body]
+    if not isinstance(name, str) or name not in names:
+        raise RobotLoadError(
+            f"{path}: {EXTRA_KEY}: {key}: got {name!r}, expected a site or body of the model: {', '.join(names)}"
+        )
+    return name

@@ -1,0 +1,335 @@
+"""What a model file says about a robot, read with the standard library: MJCF or URDF.
+
+MuJoCo's rules are followed where they decide a figure: nested default classes, childclass, degrees or
+radians, included files. What cannot be followed is refused rather than guessed.
+"""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.parsers import expat
+
+from robots.errors import RobotLoadError
+
+MAX_BYTES = 64 * 2**20
+_FREE_QPOS = 7
+_QPOS_SIZE = {"free": _FREE_QPOS, "ball": 4, "slide": 1, "hinge": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hinge:
+    """One hinge of the model.
+
+    Attributes:
+        name: the joint's name.
+        body: the body that it moves.
+        range_rad: mechanical limits [rad], None where the model has none.
+        armature: rotor inertia [kg m^2], 0 where the model has none.
+        friction_nm: Coulomb friction [N m].
+        damping: viscous friction [N m s/rad].
+    """
+
+    name: str
+    body: str
+    range_rad: tuple[float, float] | None
+    armature: float
+    friction_nm: float
+    damping: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A model file without its geometry.
+
+    Attributes:
+        hinges: all hinges, in document order.
+        slides: names of the slide and ball joints, which no motor law here drives.
+        floating: whether a body has a free joint.
+        bodies: names of the bodies or links, in document order.
+        root: the first body.
+        sites: (site, body) of every named site.
+        mass_kg: sum of the inertials, 0 where a body leaves its mass to its geoms.
+        home_rad: joint positions of the keyframe `home`, None where there is none.
+    """
+
+    hinges: tuple[Hinge, ...]
+    slides: tuple[str, ...]
+    floating: bool
+    bodies: tuple[str, ...]
+    root: str
+    sites: tuple[tuple[str, str], ...]
+    mass_kg: float
+    home_rad: dict[str, float] | None
+
+
+def read_xml(path: Path) -> ET.Element:
+    """The root of a model file, with the files that an MJCF includes in their places.
+
+    Raises:
+        RobotLoadError: a file is missing, too large or not XML, or declares entities.
+    """
+    return _read_xml(path, path.parent, ())
+
+
+def describe(path: Path, root: ET.Element) -> Description:
+    """Read a robot's model.
+
+    Args:
+        path: the file, for messages.
+        root: its root, from `read_xml`.
+
+    Raises:
+        RobotLoadError: the file is neither MJCF nor URDF, or uses what cannot be followed.
+    """
+    if root.tag == "mujoco":
+        return _Mjcf(path, root).describe()
+    if root.tag == "robot":
+        return _describe_urdf(path, root)
+    raise RobotLoadError(f"{path}: root element <{root.tag}>; expected <mujoco> (MJCF) or <robot> (URDF)")
+
+
+def _read_xml(path: Path, folder: Path, above: tuple[Path, ...]) -> ET.Element:
+    if path in above:
+        raise RobotLoadError(f"{path}: includes itself; expected a tree of files")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RobotLoadError(f"{path}: more than {MAX_BYTES} bytes; expected a model without inline meshes")
+        data = path.read_bytes()
+        _refuse_entities(path, data)
+        root = ET.fromstring(data)
+    except OSError as error:
+        raise RobotLoadError(f"{path}: cannot be read ({error.strerror}); expected a model file") from error
+    except (ET.ParseError, expat.ExpatError, ValueError, LookupError) as error:
+        raise RobotLoadError(f"{path}: not well-formed XML ({error}); repair the file") from error
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag != "include":
+                continue
+            # MuJoCo takes included files from the main file's folder, and drops their outermost element.
+            included = _read_xml(folder / _need(path, child, "file"), folder, (*above, path))
+            at = list(parent).index(child)
+            parent.remove(child)
+            for offset, element in enumerate(included):
+                parent.insert(at + offset, element)
+    return root
+
+
+def _refuse_entities(path: Path, data: bytes) -> None:
+    def refuse(name: str, *_: object) -> None:
+        raise RobotLoadError(f"{path}: declares the XML entity {name!r}; expected a model file without entities")
+
+    parser = expat.ParserCreate()
+    parser.EntityDeclHandler = refuse
+    parser.Parse(data, True)
+
+
+def _need(path: Path, element: ET.Element, attribute: str) -> str:
+    value = element.get(attribute)
+    if not value:
+        raise RobotLoadError(f"{path}: <{element.tag}> without {attribute}; give it one")
+    return value
+
+
+def _numbers(path: Path, what: str, text: str, count: int | None = None) -> list[float]:
+    try:
+        values = [float(word) for word in text.split()]
+    except ValueError:
+        values = []
+    if not values or not all(map(math.isfinite, values)) or (count is not None and len(values) != count):
+        expected = f"{count} finite numbers" if count else "finite numbers"
+        raise RobotLoadError(f"{path}: {what}: got {text!r}, expected {expected}")
+    return values
+
+
+class _Mjcf:
+    """One MJCF file while it is read."""
+
+    def __init__(self, path: Path, root: ET.Element) -> None:
+        self.path = path
+        self.root = root
+        # class name -> element tag -> attributes, with everything inherited
+        self.defaults: dict[str, dict[str, dict[str, str]]] = {"main": {}}
+        for section in root.findall("default"):
+            self._read_default(section, section.get("class", "main"), {})
+        self.degrees, self.autolimits = True, True
+        for compiler in root.findall("compiler"):
+            self.degrees = compiler.get("angle", "degree" if self.degrees else "radian") == "degree"
+            self.autolimits = compiler.get("autolimits", "true" if self.autolimits else "false") == "true"
+
+    def _read_default(self, section: ET.Element, name: str, parent: dict[str, dict[str, str]]) -> None:
+        own = self.defaults.setdefault(name, {tag: dict(values) for tag, values in parent.items()})
+        for element in section:
+            if element.tag != "default":
+                own.setdefault(element.tag, {}).update({k: v for k, v in element.attrib.items() if k != "class"})
+        for element in section.findall("default"):
+            self._read_default(element, _need(self.path, element, "class"), own)
+
+    def _attributes(self, element: ET.Element, childclass: str) -> dict[str, str]:
+        name = element.get("class", childclass)
+        if name not in self.defaults:
+            known = ", ".join(sorted(self.defaults))
+            raise RobotLoadError(f"{self.path}: default class {name!r}: no such class; there is: {known}")
+        return {**self.defaults[name].get(element.tag, {}), **element.attrib}
+
+    def _bodies(self, parent: ET.Element, childclass: str) -> Iterator[tuple[ET.Element, str]]:
+        """Every body with the class of its children, in document order; frames are looked through."""
+        for element in parent:
+            if element.tag in ("replicate", "attach", "composite", "flexcomp"):
+                raise RobotLoadError(
+                    f"{self.path}: <{element.tag}> is not supported; save the compiled model as plain MJCF first"
+                )
+            inner = element.get("childclass", childclass)
+            if element.tag == "body":
+                yield element, inner
+            if element.tag in ("body", "frame"):
+                yield from self._bodies(element, inner)
+
+    def _inside(self, parent: ET.Element, childclass: str) -> Iterator[tuple[ET.Element, str]]:
+        """The elements of one body with their class, without its child bodies."""
+        for element in parent:
+            if element.tag == "frame":
+                yield from self._inside(element, element.get("childclass", childclass))
+            elif element.tag != "body":
+                yield element, childclass
+
+    def describe(self) -> Description:
+        hinges: list[Hinge] = []
+        slides: list[str] = []
+        bodies: list[str] = []
+        sites: list[tuple[str, str]] = []
+        order: list[tuple[str, str]] = []  # (name, type) of every joint, for keyframes
+        floating, mass, mass_known = False, 0.0, True
+        for world in self.root.findall("worldbody"):
+            for body, childclass in self._bodies(world, world.get("childclass", "main")):
+                name = body.get("name", "")
+                bodies.append(name)
+                inertial, heavy = False, False
+                for element, inner in self._inside(body, childclass):
+                    if element.tag == "freejoint":
+                        floating = True
+                        order.append((element.get("name", ""), "free"))
+                    elif element.tag == "joint":
+                        attributes = self._attributes(element, inner)
+                        kind = attributes.get("type", "hinge")
+                        order.append((element.get("name", ""), kind))
+                        floating = floating or kind == "free"
+                        if kind == "hinge":
+                            hinges.append(self._hinge(element, attributes, name))
+                        elif kind != "free":
+                            slides.append(element.get("name", ""))
+                    elif element.tag == "inertial":
+                        inertial = True
+                        mass += _numbers(self.path, f"body {name}: mass", _need(self.path, element, "mass"), 1)[0]
+                    elif element.tag == "geom":
+                        heavy = heavy or self._attributes(element, inner).get("mass") != "0"
+                    elif element.tag == "site" and element.get("name"):
+                        sites.append((element.attrib["name"], name))
+                mass_known = mass_known and (inertial or not heavy)
+        if not bodies:
+            raise RobotLoadError(f"{self.path}: no bodies; expected a robot in <worldbody>")
+        return Description(
+            hinges=tuple(hinges),
+            slides=tuple(slides),
+            floating=floating,
+            bodies=tuple(bodies),
+            root=bodies[0],
+            sites=tuple(sites),
+            mass_kg=mass if mass_known else 0.0,
+            home_rad=self._home(order),
+        )
+
+    def _hinge(self, element: ET.Element, attributes: dict[str, str], body: str) -> Hinge:
+        name = _need(self.path, element, "name")
+
+        def number(key: str) -> float:
+            # damping may be a polynomial in newer files; its first number is the linear term
+            return _numbers(self.path, f"joint {name}: {key}", attributes.get(key, "0"))[0]
+
+        limits = None
+        limited = attributes.get("limited", "auto")
+        if limited == "true" or (limited == "auto" and self.autolimits and "range" in attributes):
+            low, high = _numbers(self.path, f"joint {name}: range", attributes.get("range", "0 0"), 2)
+            limits = (math.radians(low), math.radians(high)) if self.degrees else (low, high)
+        return Hinge(
+            name=name,
+            body=body,
+            range_rad=limits,
+            armature=number("armature"),
+            friction_nm=number("frictionloss"),
+            damping=number("damping"),
+        )
+
+    def _home(self, order: list[tuple[str, str]]) -> dict[str, float] | None:
+        size = sum(_QPOS_SIZE[kind] for _, kind in order if kind in _QPOS_SIZE)
+        for key in (k for section in self.root.findall("keyframe") for k in section.findall("key")):
+            if key.get("name") != "home" or "qpos" not in key.attrib:
+                continue
+            qpos = _numbers(self.path, "keyframe home: qpos", key.attrib["qpos"], size)
+            home, at = {}, 0
+            for name, kind in order:
+                if kind == "hinge":
+                    home[name] = qpos[at]
+                at += _QPOS_SIZE.get(kind, 0)
+            return home
+        return None
+
+
+def _describe_urdf(path: Path, root: ET.Element) -> Description:
+    links = [_need(path, link, "name") for link in root.findall("link")]
+    if not links:
+        raise RobotLoadError(f"{path}: no links; expected a URDF robot")
+    hinges: list[Hinge] = []
+    slides: list[str] = []
+    children: set[str] = set()
+    floating = False
+    for joint in root.findall("joint"):
+        name, kind = _need(path, joint, "name"), _need(path, joint, "type")
+        child, parent = joint.find("child"), joint.find("parent")
+        if child is None or parent is None:
+            raise RobotLoadError(f"{path}: joint {name}: no <parent> or no <child>; give both")
+        body = _need(path, child, "link")
+        children.add(body)
+        floating = floating or kind == "floating"
+        if kind in ("prismatic", "planar"):
+            slides.append(name)
+        if kind not in ("revolute", "continuous"):
+            continue
+        limit, dynamics = joint.find("limit"), joint.find("dynamics")
+
+        def number(element: ET.Element | None, key: str, name: str = name) -> float:
+            text = "0" if element is None else element.get(key, "0")
+            return _numbers(path, f"joint {name}: {key}", text, 1)[0]
+
+        bounded = kind == "revolute" and limit is not None
+        hinges.append(
+            Hinge(
+                name=name,
+                body=body,
+                range_rad=(number(limit, "lower"), number(limit, "upper")) if bounded else None,
+                armature=0.0,
+                friction_nm=number(dynamics, "friction"),
+                damping=number(dynamics, "damping"),
+            )
+        )
+    roots = [link for link in links if link not in children]
+    if len(roots) != 1:
+        raise RobotLoadError(f"{path}: root links: got {', '.join(roots) or 'none'}, expected exactly one")
+    mass = 0.0
+    for link in root.findall("link"):
+        element = link.find("inertial/mass")
+        if element is not None:
+            mass += _numbers(path, f"link {link.get('name')}: mass", _need(path, element, "value"), 1)[0]
+    return Description(
+        hinges=tuple(hinges),
+        slides=tuple(slides),
+        floating=floating,
+        bodies=tuple(links),
+        root=roots[0],
+        sites=(),
+        mass_kg=mass,
+        home_rad=None,
+    )
