@@ -13,7 +13,7 @@ import json
 import struct
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -89,7 +89,7 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _numbers(values: np.ndarray | None) -> list[float | None]:
+def _numbers(values: np.ndarray | None) -> Sequence[float | None]:
     if values is None:
         return []
     # float32 to float64 is exact, and JSON's shortest repr reads back to the same float64

@@ -1,12 +1,12 @@
 """The log: what goes in comes out to the bit, and a file that breaks off keeps what it has."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,7 +96,7 @@ def test_a_truncated_log_keeps_its_whole_ticks(tmp_path, kinfer, cut):
 def test_a_killed_process_leaves_every_tick_it_recorded(tmp_path, kinfer):
     code = f"""
         import sys, time
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
         from test_recorder import record, tick
         from pathlib import Path
         record(Path({str(tmp_path)!r}) / "k.mcap", Path({str(kinfer)!r}), [tick(k) for k in range(30)], close=False)

@@ -1,0 +1,167 @@
+"""The safety layer, against values worked out by hand."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from deploy.errors import SafetyError
+from deploy.safety import Gains, Limits, SafeTarget, check_start, check_state, damp, hold, limit, nominal
+from deploy.state import RobotState, projected_gravity, rotation_vector
+
+
+@pytest.fixture
+def limits(robot):
+    return Limits.from_spec(robot)
+
+
+def make_state(**changes):
+    values = {
+        "joint_position": np.zeros(3),
+        "joint_velocity": np.zeros(3),
+        "joint_torque": np.zeros(3),
+        "quat_wxyz": np.array([1.0, 0.0, 0.0, 0.0]),
+        "gyro_b": np.zeros(3),
+        "accel_b": np.array([0.0, 0.0, 9.81]),
+        "time_s": 0.0,
+        "round_trip_s": 0.0,
+    }
+    return RobotState(**(values | {k: np.asarray(v, dtype=float) for k, v in changes.items()}))
+
+
+def test_a_target_within_every_limit_passes_unchanged(limits):
+    safe, reasons = limit([0.1, -0.1, 0.2], np.zeros(3), make_state(), limits, 0.02)
+    assert safe.tolist() == [0.1, -0.1, 0.2] and reasons == ()
+
+
+def test_the_position_limit_has_the_last_word(limits):
+    state = make_state(joint_position=[1.45, -0.95, 0.0])
+    safe, reasons = limit([1.7, -1.2, 0.0], np.array([1.45, -0.95, 0.0]), state, limits, 0.02)
+    assert safe.tolist() == [1.5, -1.0, 0.0]
+    assert reasons == ("hip: position limit", "knee: position limit")
+
+
+def test_the_target_moves_at_most_at_the_no_load_speed(limits):
+    # 15 rad/s for 0.02 s is 0.3 rad
+    safe, reasons = limit([0.5, -0.5, 0.1], np.zeros(3), make_state(), limits, 0.02)
+    assert np.allclose(safe, [0.3, -0.3, 0.1]) and reasons == ("hip: target speed", "knee: target speed")
+
+
+def test_the_target_stays_as_near_as_the_torque_limit_over_kp(limits):
+    # 20 N m over 50, 40 and 20 N m/rad is 0.4, 0.5 and 1 rad
+    previous = np.array([0.6, -0.6, 0.9])
+    safe, reasons = limit([0.6, -0.6, 0.9], previous, make_state(), limits, 0.02)
+    assert np.allclose(safe, [0.4, -0.5, 0.9]) and reasons == ("hip: torque", "knee: torque")
+
+
+def test_what_damping_takes_widens_the_torque_bound_on_the_moving_side_only(limits):
+    # hip: kd v = 2 x 5 = 10 N m, so (20 + 10) / 50 = 0.6 rad ahead and 0.4 rad behind
+    state = make_state(joint_velocity=[5.0, 0.0, 0.0])
+    ahead, _ = limit([0.9, 0, 0], np.array([0.9, 0, 0]), state, limits, 0.02)
+    behind, _ = limit([-0.9, 0, 0], np.array([-0.9, 0, 0]), state, limits, 0.02)
+    assert ahead[0] == pytest.approx(0.6) and behind[0] == pytest.approx(-0.4)
+
+
+def test_the_torque_bound_does_not_change_what_the_motor_law_gives(limits, robot):
+    from robots.motor import MotorParams, drive_torque
+
+    rng = np.random.default_rng(3)
+    params = MotorParams.of(robot)
+    changed = 0
+    for _ in range(200):
+        state = make_state(joint_position=rng.uniform(-0.3, 0.3, 3), joint_velocity=rng.uniform(-6, 6, 3))
+        asked = rng.uniform(-0.9, 1.4, 3)
+        safe, reasons = limit(asked, asked, state, limits, 0.02)
+        changed += bool(reasons)
+        args = (params, state.joint_position, state.joint_velocity)
+        assert np.allclose(drive_torque(*args, safe), drive_torque(*args, asked), atol=1e-9)
+    assert changed > 100
+
+
+def test_a_target_that_is_not_finite_holds_the_previous_one(limits):
+    previous = np.array([0.1, 0.2, 0.3])
+    safe, reasons = limit([math.nan, math.inf, -math.inf], previous, make_state(), limits, 0.02)
+    assert safe.tolist() == [0.1, 0.2, 0.3]
+    assert reasons == ("hip: not finite", "knee: not finite", "ankle: not finite")
+
+
+def test_whatever_is_asked_for_the_target_is_finite_and_within_the_position_limits(limits):
+    rng = np.random.default_rng(0)
+    pool = np.array([math.nan, math.inf, -math.inf, 1e30, -1e30, 0.0, 5.0, -5.0])
+    for _ in range(300):
+        state = make_state(joint_position=rng.uniform(-2, 2, 3), joint_velocity=rng.uniform(-50, 50, 3))
+        safe, _ = limit(rng.choice(pool, 3), rng.uniform(-1, 1.5, 3), state, limits, 0.02)
+        assert np.isfinite(safe).all() and (safe >= limits.lower).all() and (safe <= limits.upper).all()
+
+
+def test_a_target_of_another_length_is_refused(limits):
+    with pytest.raises(SafetyError, match=r"shape \(2,\), expected \(3,\)"):
+        limit([0.0, 0.0], np.zeros(3), make_state(), limits, 0.02)
+
+
+def test_no_target_and_no_gains_can_be_made_by_hand(limits):
+    with pytest.raises(SafetyError, match="made by hand"):
+        SafeTarget(np.zeros(3))
+    with pytest.raises(SafetyError, match="made by hand"):
+        Gains(limits.kp, limits.kd, limits.torque_limit, True)
+    with pytest.raises(SafetyError, match="made by hand"):
+        dataclasses.replace(hold(make_state()), rad=np.ones(3), _key=None)
+    with pytest.raises(ValueError, match="read-only"):
+        hold(make_state()).rad[0] = 1.0
+
+
+def test_damped_gains_have_no_stiffness_nominal_damping_and_limited_torque(limits):
+    gains, full = damp(limits), nominal(limits)
+    assert gains.kp.tolist() == [0, 0, 0] and gains.kd.tolist() == [2, 2, 2]
+    assert gains.max_torque.tolist() == [20, 20, 20] and gains.torque_enabled
+    assert full.kp.tolist() == [50, 40, 20] and full.kd.tolist() == [2, 2, 2] and full.torque_enabled
+
+
+def test_a_sound_state_has_no_faults(limits):
+    assert check_state(make_state(), limits, stale_ticks=10) == []
+
+
+def test_tilt_beyond_the_limit_is_a_fall(limits):
+    def tilted(angle):
+        return make_state(quat_wxyz=[math.cos(angle / 2), 0, math.sin(angle / 2), 0])
+
+    assert tilted(0.7).tilt_rad == pytest.approx(0.7)
+    assert check_state(tilted(0.99), limits) == []
+    assert check_state(tilted(1.01), limits)[0].startswith("fall: tilt 1.01 rad")
+
+
+def test_each_fault_names_its_joint(limits):
+    assert "out of range: knee at -1.300 rad" in check_state(make_state(joint_position=[0, -1.3, 0]), limits)[0]
+    assert "over-speed: ankle at 23.0 rad/s" in check_state(make_state(joint_velocity=[0, 0, 23]), limits)[0]
+    assert check_state(make_state(joint_velocity=[0, 0, 22]), limits) == []
+    assert check_state(make_state(joint_torque=[math.nan, 0, 0]), limits) == ["not finite: joint_torque of hip"]
+    assert check_state(make_state(gyro_b=[math.inf, 0, 0]), limits) == ["not finite: gyro_b of IMU"]
+    assert check_state(make_state(), limits, stale_ticks=11)[0].startswith("stale: nothing new measured for 11")
+
+
+def test_starting_allows_a_zero_offset_and_no_more(limits):
+    assert check_start(make_state(joint_position=[1.55, 0, 0]), limits) == []
+    assert len(check_start(make_state(joint_position=[1.6, 0, 0]), limits)) == 1
+    assert len(check_start(make_state(joint_position=[1.8, 0, 0]), limits)) == 1
+
+
+def test_projected_gravity_and_heading_by_hand():
+    half = math.sqrt(0.5)
+    assert np.allclose(projected_gravity(np.array([1.0, 0, 0, 0])), [0, 0, -9.81])
+    # rolled a quarter turn about x: down is the frame's -y
+    assert np.allclose(projected_gravity(np.array([half, half, 0, 0])), [0, -9.81, 0])
+    # pitched a quarter turn about y (nose down): down is the frame's +x
+    assert np.allclose(projected_gravity(np.array([half, 0, half, 0])), [9.81, 0, 0])
+    assert make_state(quat_wxyz=[half, 0, 0, half]).heading_rad == pytest.approx(math.pi / 2)
+
+
+def test_rotation_vector_by_hand():
+    half = math.sqrt(0.5)
+    start = np.array([half, 0, 0, half])  # yawed by a quarter turn
+    turn = np.array([math.cos(0.05), math.sin(0.05), 0, 0])  # 0.1 rad about the body's x
+    w, x = turn[:2]
+    after = np.array([half * w, half * x, half * x, half * w])
+    assert np.allclose(rotation_vector(start, after), [0.1, 0, 0])
+    assert np.allclose(rotation_vector(start, -after), [0.1, 0, 0])
+    assert np.allclose(rotation_vector(start, start), 0)
