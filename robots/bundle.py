@@ -77,7 +77,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         part.chmod(0o666 & ~umask)
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -96,9 +96,12 @@ def write_bundle(path: str | Path, bundle: Bundle) -> None:
             info.size = len(contents[name])
             info.mode = 0o644
             tar.addfile(info, io.BytesIO(contents[name]))
-    with atomic_path(path) as part, part.open("wb") as file:
-        with gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="", compresslevel=9) as zipped:
-            zipped.write(raw.getvalue())
+    with (
+        atomic_path(path) as part,
+        part.open("wb") as file,
+        gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="", compresslevel=9) as zipped,
+    ):
+        zipped.write(raw.getvalue())
 
 
 def read_bundle(path: str | Path) -> Bundle:

@@ -98,9 +98,9 @@ def build_model(robot: str | Path, timestep_s: float = 0.005) -> BuiltModel:
     spec = load_robot(robot)
     folder = robot_folder(robot)
     path = model_file(folder)
-    root = read_xml(path)
+    text = ET.tostring(read_xml(path), encoding="unicode")
     try:
-        mjspec = mujoco.MjSpec.from_string(ET.tostring(root, encoding="unicode"))
+        mjspec = mujoco.MjSpec.from_string(text)
     except ValueError as error:
         raise _refused(path, error) from error
     mjspec.assets = _load_meshes(mjspec, path)
@@ -111,18 +111,19 @@ def build_model(robot: str | Path, timestep_s: float = 0.005) -> BuiltModel:
     _set_options(mjspec, timestep_s)
     for joint in spec.joints:
         _set_joint(mjspec, joint)
-    base = _free_base(mjspec, spec, floating=_wants_free_base(folder, spec))
+    root = _root(mjspec, spec)
+    floating = _free_root(root, spec, wanted=_wants_free_root(folder, spec))
     imu = _imu(mjspec, spec)
-    feet = [_touch_site(mjspec, path, name, floating=base is not None) for name in spec.foot_sites]
+    feet = [_touch_site(mjspec, path, name, floating=floating) for name in spec.foot_sites]
     _add_sensors(mjspec, imu.name, feet)
-    floor = _floor(mjspec)
+    floor = _floor(mjspec, root)
     try:
         model = mjspec.compile()
     except ValueError as error:
         raise _refused(path, error) from error
 
     ids = [mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, name) for name in spec.joint_names]
-    base_body = -1 if base is None else model.body(base).id
+    base_body = model.body(root.name).id if floating else -1
     floor_geom = -1 if floor is None else model.geom(floor).id
     qpos_ids, dof_ids = model.jnt_qposadr[ids].copy(), model.jnt_dofadr[ids].copy()
     return BuiltModel(
@@ -223,30 +224,34 @@ def _set_joint(mjspec: mujoco.MjSpec, joint: JointSpec) -> None:
     )
 
 
-def _wants_free_base(folder: Path, spec: RobotSpec) -> bool:
+def _wants_free_root(folder: Path, spec: RobotSpec) -> bool:
     extra = json.loads((folder / "metadata.json").read_text(encoding="utf-8")).get(EXTRA_KEY, {})
     return bool(extra.get("floating", spec.foot_sites))
 
 
-def _free_base(mjspec: mujoco.MjSpec, spec: RobotSpec, *, floating: bool) -> str | None:
-    """Name of the body with the free joint, which is added where it is wanted; None for a fixed robot."""
-    import mujoco
-
+def _root(mjspec: mujoco.MjSpec, spec: RobotSpec) -> mujoco.MjsBody:
+    """The outermost body that carries the first joint."""
     body = mjspec.joint(spec.joint_names[0]).parent
     while body.parent is not None and body.parent.name != "world":
         body = body.parent
     body.name = body.name or "base"
-    if any(joint.type == mujoco.mjtJoint.mjJNT_FREE for joint in body.joints):
-        return body.name
-    if not floating:
-        return None
-    if body.joints:
+    return body
+
+
+def _free_root(root: mujoco.MjsBody, spec: RobotSpec, *, wanted: bool) -> bool:
+    """Whether the robot floats; where that is wanted and the model has no free joint, one is added."""
+    import mujoco
+
+    if any(joint.type == mujoco.mjtJoint.mjJNT_FREE for joint in root.joints):
+        return True
+    if wanted and root.joints:
         raise RobotLoadError(
-            f"robot {spec.name}: body {body.name} has joints of its own, so that no free joint can be added; "
+            f"robot {spec.name}: body {root.name} has joints of its own, so that no free joint can be added; "
             'put the robot into a body without joints, or set "floating": false in metadata.json'
         )
-    body.add_freejoint()
-    return body.name
+    if wanted:
+        root.add_freejoint()
+    return wanted
 
 
 def _at(mjspec: mujoco.MjSpec, name: str) -> mujoco.MjsSite:
@@ -289,7 +294,7 @@ def _add_sensors(mjspec: mujoco.MjSpec, imu: str, feet: list[tuple[str, str]]) -
         mjspec.add_sensor(name=name, type=kind, objtype=site, objname=at)
 
 
-def _floor(mjspec: mujoco.MjSpec) -> str | None:
+def _floor(mjspec: mujoco.MjSpec, root: mujoco.MjsBody) -> str | None:
     """Name of the floor, which is added with a sky and a light where there is none."""
     import mujoco
 
@@ -314,22 +319,25 @@ def _floor(mjspec: mujoco.MjSpec) -> str | None:
         type=mujoco.mjtTexture.mjTEXTURE_2D,
         builtin=builtin.mjBUILTIN_CHECKER,
         mark=mujoco.mjtMark.mjMARK_EDGE,
-        rgb1=[0.56, 0.58, 0.6],
-        rgb2=[0.5, 0.52, 0.54],
-        markrgb=[0.64, 0.66, 0.68],
+        rgb1=[0.66, 0.68, 0.7],
+        rgb2=[0.6, 0.62, 0.64],
+        markrgb=[0.74, 0.76, 0.78],
         width=128,
         height=128,
     )
     material = mjspec.add_material(name="floor", texrepeat=[1, 1], texuniform=True, reflectance=0.05)
     material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "floor"
-    mjspec.worldbody.add_light(
-        pos=[0, 0, 4],
-        dir=[-0.4, 0.3, -1],
-        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
-        diffuse=[0.55, 0.55, 0.55],
-        specular=[0.2, 0.2, 0.2],
-        castshadow=True,
-    )
+    # Only the light from straight above casts shadows, slanted ones speckle the floor; both follow the robot.
+    for direction, brightness, shadow in (([0, 0, -1], 0.35, True), ([-0.65, 0.4, -0.65], 0.45, False)):
+        root.add_light(
+            pos=[0, 0, 3],
+            dir=direction,
+            mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM,
+            type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+            diffuse=[brightness] * 3,
+            specular=[0.15, 0.15, 0.15],
+            castshadow=shadow,
+        )
     mjspec.worldbody.add_geom(
         name="floor",
         type=mujoco.mjtGeom.mjGEOM_PLANE,

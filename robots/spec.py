@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from robots.errors import SpecError
 
@@ -186,7 +186,7 @@ class RobotSpec(_Json):
     imu_site: str = ""
     foot_sites: tuple[str, ...] = ()
     source: str = ""
-    _nested = {"joints": JointSpec}
+    _nested: ClassVar[dict[str, type[_Json]]] = {"joints": JointSpec}
 
     def __post_init__(self) -> None:
         _check(bool(self.joints), f"robot {self.name}: joints", (), "at least one joint")
@@ -318,7 +318,7 @@ class PolicySpec(_Json):
     config_digest: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     proofs: dict[str, Any] = field(default_factory=dict)
-    _nested = {"robot": RobotSpec, "inputs": ArraySpec, "commands": CommandSpec}
+    _nested: ClassVar[dict[str, type[_Json]]] = {"robot": RobotSpec, "inputs": ArraySpec, "commands": CommandSpec}
 
     def __post_init__(self) -> None:
         n = len(self.robot.joints)
