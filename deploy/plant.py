@@ -1,0 +1,438 @@
+"""A robot in a reality: MuJoCo C, the motor law and the delay lines at the physics rate. SI, no network.
+
+The twin serves one over KOS; the parity report replays a log through one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deploy.errors import DeployError
+from deploy.reality import Reality, per_joint
+from deploy.state import quaternion_product
+from robots import delay
+from robots.load import load_robot
+from robots.model import BuiltModel, build_model
+from robots.motor import MotorParams, joint_torque
+
+# Gives a feed-forward torque a position error to act through where the position gain is zero [N m/rad]:
+# the motor law knows targets only. At this size the gain itself is 1e-6 N m at a radian.
+KP_FLOOR = 1e-6
+TRUTH_ROWS = 60_000
+TRUTH_PERIOD_S = 0.01
+HANG_HEIGHT_M = 0.3
+TIMESTEP_S = 0.002
+
+
+class PlantError(DeployError):
+    """The simulated robot cannot do what is asked of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What the sensors answer, in joint order and SI.
+
+    Attributes:
+        position: joint positions [rad].
+        velocity: joint velocities [rad/s].
+        torque: motor torques [N m].
+        quat_wxyz: orientation of the IMU, (w, x, y, z), normalised.
+        gyro_b: angular velocity in the IMU's frame [rad/s].
+        accel_b: specific force in the IMU's frame [m/s^2].
+    """
+
+    position: np.ndarray
+    velocity: np.ndarray
+    torque: np.ndarray
+    quat_wxyz: np.ndarray
+    gyro_b: np.ndarray
+    accel_b: np.ndarray
+
+
+def quat_of_rotation(vector: np.ndarray) -> np.ndarray:
+    """Quaternion (w, x, y, z) of a rotation vector, (3,) [rad]."""
+    angle = float(np.linalg.norm(vector))
+    return np.concatenate([[math.cos(angle / 2)], 0.5 * vector * np.sinc(angle / (2 * math.pi))])
+
+
+class Plant:
+    """One simulated robot; not thread-safe, the caller owns the lock.
+
+    Time is a whole number of physics steps, so the same seed and the same calls between the same steps give the
+    same numbers. Noise is a function of seed, time and sensor: reading twice or in another order changes nothing.
+    """
+
+    def __init__(
+        self,
+        robot: str | Path,
+        reality: Reality | None = None,
+        *,
+        seed: int = 0,
+        start: str = "home",
+        timestep_s: float = TIMESTEP_S,
+    ) -> None:
+        """Compile a robot and put it at home, held.
+
+        Args:
+            robot: a built-in robot's name or a robot folder.
+            reality: how it differs from nominal.
+            seed: of noise, losses and pushes.
+            start: "home" holds the whole robot still, feet on the floor, until it is driven; "hang" fixes the base
+                above the floor with the joints free, for good.
+            timestep_s: physics step [s].
+
+        Raises:
+            RobotLoadError: there is no such robot.
+            RealityError: the reality names a joint that the robot does not have.
+        """
+        self.spec = load_robot(robot)
+        self.reality = reality or Reality()
+        self.start = start
+        self.seed = seed
+        self.dt = timestep_s
+        self.built = build_model(robot, timestep_s)
+        self._apply_body(self.built)
+        import mujoco
+
+        self._mujoco = mujoco
+        self.model = self.built.model
+        self.data = mujoco.MjData(self.model)
+        n = len(self.spec.joints)
+        self.joints = n
+        settings = self.reality.joints
+
+        def column(what: str, nominal: float) -> np.ndarray:
+            return per_joint(what, getattr(settings, what), self.spec, nominal)
+
+        nominal = MotorParams.of(self.spec)
+        self._scale = {what: column(f"{what}_scale", 1.0) for what in ("kp", "kd", "torque")}
+        self._friction = nominal.friction * column("friction_scale", 1.0) + column("friction_add_nm", 0.0)
+        self._damping = nominal.damping + column("damping_add", 0.0)
+        self._nominal = nominal
+        self._torque_max = np.asarray(self.spec.column("torque_max_nm"))
+        self.offset = column("zero_offset_rad", 0.0)
+        self.kp, self.kd = np.zeros(n), np.zeros(n)
+        self.max_torque = np.asarray(self.spec.column("torque_limit_nm"))
+        self.enabled = np.zeros(n, dtype=bool)
+        self._touch_gains()
+
+        commands, sensors = self.reality.commands, self.reality.sensors
+        self._command_rows = delay.depth(commands.latency_s, self.dt)
+        self._sensor_rows = delay.depth(sensors.latency_s, self.dt)
+        self._tilt = quat_of_rotation(np.asarray(sensors.orientation_bias_rad))
+        self._tilted = any(sensors.orientation_bias_rad)
+        self._noisy = any(v for name, v in vars(sensors).items() if "_noise_" in name)
+        self._gyro_bias = np.asarray(sensors.gyro_bias_rad_s)
+        self._accel_bias = np.asarray(sensors.accelerometer_bias_m_s2)
+        streams = np.random.SeedSequence(seed).spawn(2)
+        self._command_rng, self._push_rng = (np.random.Generator(np.random.Philox(s)) for s in streams)
+        self.step_count = 0
+        self.commands_lost = 0
+        self._truth = _Truth(n, self.dt)
+        self.place()
+
+    def _apply_body(self, built: BuiltModel) -> None:
+        body, model = self.reality.body, built.model
+        model.body_mass[1:] *= body.mass_scale
+        model.body_inertia[1:] *= body.mass_scale
+        model.body_mass[built.imu_body] += body.payload_kg
+        if body.floor_friction >= 0:
+            geoms = [*np.atleast_1d(built.foot_geoms), *([built.floor_geom] if built.floor_geom >= 0 else [])]
+            model.geom_friction[np.asarray(geoms, dtype=int), 0] = body.floor_friction
+        import mujoco
+
+        mujoco.mj_setConst(model, mujoco.MjData(model))  # the masses changed
+
+    def _touch_gains(self) -> None:
+        limit = np.where(self.enabled, np.minimum(np.abs(self.max_torque), self._torque_max), 0.0)
+        self.params = MotorParams(
+            kp=np.maximum(self.kp * self._scale["kp"], KP_FLOOR),
+            kd=self.kd * self._scale["kd"],
+            torque_limit=limit * self._scale["torque"],
+            velocity_max=self._nominal.velocity_max,
+            friction=self._friction,
+            damping=self._damping,
+            armature=self._nominal.armature,
+        )
+
+    @property
+    def time_s(self) -> float:
+        """Simulated time since the start [s]; runs on while the robot is held and through resets."""
+        return self.step_count * self.dt
+
+    def configure(
+        self, joint: int, *, kp: float, kd: float, max_torque: float, torque_enabled: bool | None = None
+    ) -> None:
+        """Set a joint's controller; `torque_enabled` None keeps it."""
+        self.kp[joint], self.kd[joint], self.max_torque[joint] = kp, kd, max_torque
+        if torque_enabled is not None:
+            self.enabled[joint] = torque_enabled
+        self._touch_gains()
+
+    def set_zero(self, joint: int) -> None:
+        """Make a joint's present position its zero, as the encoder tells it."""
+        self.offset[joint] -= self._measured()[joint]
+        self._sensor_line = delay.fill(self._sense(), self._sensor_rows)
+
+    def command(
+        self, joints: Sequence[int], position: Sequence[float], velocity: Sequence[float], torque: Sequence[float]
+    ) -> None:
+        """A command arrives: targets [rad], velocity targets [rad/s] and feed-forward torques [N m] of some joints.
+
+        It acts after the latency of the reality, or never when it is lost. It releases a robot that is held at
+        home once any joint has torque.
+        """
+        settings, n = self.reality.commands, self.joints
+        if self.held and self.start != "hang" and self.enabled.any():
+            self.release()
+        if settings.loss and self._command_rng.random() < settings.loss:
+            self.commands_lost += 1
+            return
+        index = np.asarray(joints, dtype=int)
+        target = (self._pending[-1][1] if self._pending else self._arrived).copy()
+        target[index] = position
+        target[n + index] = velocity
+        target[2 * n + index] = torque
+        due = self.time_s
+        if settings.jitter_s:
+            due += settings.jitter_s * self._command_rng.random()
+        if self._pending:
+            due = max(due, self._pending[-1][0])
+        self._pending.append((due, target))
+
+    def release(self) -> None:
+        """Let go of a robot that is held; pushes count from here."""
+        if self.held:
+            self.held = False
+            self._released_step = self.step_count
+            self._next_push_s = self.time_s + self.reality.pushes.start_s
+
+    def place(
+        self,
+        position: Sequence[float] | None = None,
+        quat_wxyz: Sequence[float] | None = None,
+        joint_position: np.ndarray | None = None,
+        joint_velocity: np.ndarray | None = None,
+    ) -> None:
+        """Put the robot somewhere and hold it there: home where nothing is given.
+
+        Args:
+            position: of the base [m]; default home.
+            quat_wxyz: of the base; default upright.
+            joint_position: true positions, (joints,) [rad]; default home.
+            joint_velocity: (joints,) [rad/s]; default 0.
+        """
+        model, data, built = self.model, self.data, self.built
+        self._mujoco.mj_resetData(model, data)
+        data.qpos[:] = built.home_qpos
+        if built.base_body >= 0:
+            base = model.jnt_qposadr[model.body_jntadr[built.base_body]]
+            data.qpos[base + 3 : base + 7] = (1.0, 0.0, 0.0, 0.0) if quat_wxyz is None else quat_wxyz
+            if position is not None:
+                data.qpos[base : base + 3] = position
+            elif self.start == "hang":
+                data.qpos[base + 2] += HANG_HEIGHT_M
+        if joint_position is not None:
+            data.qpos[built.qpos_ids] = joint_position
+        if joint_velocity is not None:
+            data.qvel[built.dof_ids] = joint_velocity
+        self._begin()
+        self.held = True
+
+    def set_state(self, qpos: np.ndarray, qvel: np.ndarray, targets: Sequence[np.ndarray] = ()) -> None:
+        """Start free from a whole state.
+
+        Args:
+            qpos: positions of the model, (nq,).
+            qvel: velocities of the model, (nv,).
+            targets: joint targets that were in force, newest first, each (joints,) [rad] and one physics step long;
+                those missing are taken as the oldest given, or as the measured position.
+        """
+        self._mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:], self.data.qvel[:] = qpos, qvel
+        self._begin()
+        for row, target in zip(reversed(range(len(targets))), reversed(targets), strict=True):
+            self._command_line[row:, : self.joints] = target
+        if targets:
+            self._arrived[: self.joints] = targets[0]
+        self.held = False
+
+    def _begin(self) -> None:
+        n = self.joints
+        self._mujoco.mj_forward(self.model, self.data)
+        self._held_qpos = self.data.qpos.copy()
+        self._drive = np.zeros(n)
+        self._arrived = np.concatenate([self._measured(), np.zeros(2 * n)])
+        self._pending: deque[tuple[float, np.ndarray]] = deque()
+        self._command_line = delay.fill(self._arrived, self._command_rows)
+        self._quat = self.data.sensordata[self.built.sensors["imu_quat"]].copy()
+        self._sensor_line = delay.fill(self._sense(), self._sensor_rows)
+        self._push_end_s = -1.0
+        self._next_push_s = self.time_s + self.reality.pushes.start_s
+        self._released_step = self.step_count
+
+    def _measured(self) -> np.ndarray:
+        return self.data.qpos[self.built.qpos_ids] + self.offset
+
+    def _sense(self) -> np.ndarray:
+        sensors, values = self.built.sensors, self.data.sensordata
+        quat = values[sensors["imu_quat"]]
+        # a quaternion and its negative are one orientation; the delay line blends neighbours, so keep the sign
+        self._quat = -quat if quat @ self._quat < 0 else quat.copy()
+        return np.concatenate(
+            [
+                self._measured(),
+                self.data.qvel[self.built.dof_ids],
+                self._drive,
+                self._quat,
+                values[sensors["imu_gyro"]],
+                values[sensors["imu_accelerometer"]],
+            ]
+        )
+
+    def advance(self, steps: int = 1) -> None:
+        """Physics steps of `dt` each."""
+        for _ in range(steps):
+            self._step()
+
+    def _step(self) -> None:
+        n, data = self.joints, self.data
+        while self._pending and self._pending[0][0] <= self.time_s:
+            self._arrived = self._pending.popleft()[1]
+        if self.held and self.start != "hang":
+            self.step_count += 1
+            self._truth.add(self)
+            return
+        self._command_line = delay.push(self._command_line, self._arrived)
+        latency = self.reality.commands.latency_s
+        command = delay.read(self._command_line, latency, self.dt) if latency else self._arrived
+        params = self.params
+        target = command[:n]
+        if command[n:].any():
+            target = target + (params.kd * command[n : 2 * n] + command[2 * n :]) / params.kp
+        self._drive, net = joint_torque(params, self._measured(), data.qvel[self.built.dof_ids], target, self.dt)
+        data.ctrl[:] = net
+        if self.reality.pushes.force_max_n:
+            self._push()
+        # the second half first: positions, velocities and the sensors on them are then those of the new time
+        self._mujoco.mj_step2(self.model, data)
+        if self.held:
+            self._hold_base()
+        self._mujoco.mj_step1(self.model, data)
+        self.step_count += 1
+        sample = self._sense()
+        self._sensor_line = delay.push(self._sensor_line, sample) if self.reality.sensors.latency_s else sample[None]
+        self._truth.add(self)
+
+    def _hold_base(self) -> None:
+        built, model = self.built, self.model
+        if built.base_body < 0:
+            return
+        joint = model.body_jntadr[built.base_body]
+        q, v = model.jnt_qposadr[joint], model.jnt_dofadr[joint]
+        self.data.qpos[q : q + 7] = self._held_qpos[q : q + 7]
+        self.data.qvel[v : v + 6] = 0.0
+
+    def _push(self) -> None:
+        now, settings = self.time_s, self.reality.pushes
+        wrench = self.data.xfrc_applied[self.built.imu_body]
+        if now >= self._next_push_s:
+            heading, size = self._push_rng.uniform(0, 2 * np.pi), self._push_rng.uniform(0, 1)
+            force = settings.force_min_n + size * (settings.force_max_n - settings.force_min_n)
+            wrench[:2] = force * np.cos(heading), force * np.sin(heading)
+            self._push_end_s = now + self._push_rng.uniform(*settings.duration_s)
+            self._next_push_s += self._push_rng.uniform(*settings.interval_s)
+        elif now >= self._push_end_s:
+            wrench[:] = 0.0
+
+    def _noise(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Standard normal noise of this instant: position, velocity, gyro, accelerometer, orientation."""
+        bits = np.random.Philox(key=self.seed, counter=self.step_count << 64)
+        noise = np.random.Generator(bits).standard_normal(2 * self.joints + 9)
+        n = self.joints
+        return noise[:n], noise[n : 2 * n], noise[-9:-6], noise[-6:-3], noise[-3:]
+
+    def read(self) -> Sample:
+        """What the sensors answer now, with the reality's latency, bias and noise."""
+        settings, n = self.reality.sensors, self.joints
+        line, latency = self._sensor_line, settings.latency_s
+        values = (delay.read(line, latency, self.dt) if latency else line[0]).copy()
+        position, velocity, torque = values[:n], values[n : 2 * n], values[2 * n : 3 * n]
+        quat, gyro, accel = values[3 * n : 3 * n + 4], values[3 * n + 4 : 3 * n + 7], values[3 * n + 7 :]
+        if self._tilted:
+            quat = quaternion_product(quat, self._tilt)
+        gyro += self._gyro_bias
+        accel += self._accel_bias
+        if self._noisy:
+            noise = self._noise()
+            position += settings.position_noise_rad * noise[0]
+            velocity += settings.velocity_noise_rad_s * noise[1]
+            gyro += settings.gyro_noise_rad_s * noise[2]
+            accel += settings.accelerometer_noise_m_s2 * noise[3]
+            quat = quaternion_product(quat, quat_of_rotation(settings.orientation_noise_rad * noise[4]))
+        return Sample(
+            position=position,
+            velocity=velocity,
+            torque=torque,
+            quat_wxyz=quat / np.linalg.norm(quat),
+            gyro_b=gyro,
+            accel_b=accel,
+        )
+
+    def truth(self) -> dict[str, np.ndarray]:
+        """What really happened: see `_Truth`."""
+        return {**self._truth.arrays(), "joint_names": np.asarray(self.spec.joint_names)}
+
+
+class _Truth:
+    """True states at a fixed period; when it is full, every second row goes and the period doubles.
+
+    Arrays: time_s [T], held [T], base_position_m [T, 3] and base_quat_wxyz [T, 4] of the body that carries the IMU,
+    joint_position_rad [T, joints], joint_velocity_rad_s [T, joints], push_n [T, 3].
+    """
+
+    def __init__(self, joints: int, dt: float) -> None:
+        self.joints = joints
+        self.every = max(1, round(TRUTH_PERIOD_S / dt))
+        self.rows: list[np.ndarray] = []
+
+    def add(self, plant: Plant) -> None:
+        if plant.step_count % self.every:
+            return
+        built, data = plant.built, plant.data
+        self.rows.append(
+            np.concatenate(
+                [
+                    (plant.time_s, plant.held),
+                    data.xpos[built.imu_body],
+                    data.xquat[built.imu_body],
+                    data.qpos[built.qpos_ids],
+                    data.qvel[built.dof_ids],
+                    data.xfrc_applied[built.imu_body, :3],
+                ]
+            )
+        )
+        if len(self.rows) >= TRUTH_ROWS:
+            self.rows = self.rows[::2]
+            self.every *= 2
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        n = self.joints
+        table = np.asarray(self.rows).reshape(-1, 12 + 2 * n)
+        ends = np.cumsum([1, 1, 3, 4, n, n])
+        time_s, held, position, quat, joint_position, joint_velocity, push = np.split(table, ends, axis=1)
+        return {
+            "time_s": time_s[:, 0],
+            "held": held[:, 0] > 0.5,
+            "base_position_m": position,
+            "base_quat_wxyz": quat,
+            "joint_position_rad": joint_position,
+            "joint_velocity_rad_s": joint_velocity,
+            "push_n": push,
+        }
