@@ -1,0 +1,320 @@
+"""The typed, immutable configuration: dataclasses, a YAML file over them, `--set key=value` over that."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ksim.errors import ConfigError
+from robots.spec import digest
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhysicsConfig:
+    """Physics step [s] and how often the policy runs [s]."""
+
+    timestep_s: float = 0.005
+    control_period_s: float = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResetConfig:
+    """Half-widths of the uniform noise about the home pose at a start."""
+
+    joint_position_rad: float = 0.08
+    joint_velocity_rad_s: float = 0.5
+    tilt_rad: float = 0.06
+    lin_vel_m_s: float = 0.2
+    ang_vel_rad_s: float = 0.3
+    lift_m: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomizationConfig:
+    """Drawn uniformly at each reset. Ranges of factors, or half-widths where a unit says so."""
+
+    friction: Range = (0.5, 1.5)
+    link_mass: Range = (0.9, 1.1)
+    payload_kg: Range = (-1.0, 2.0)
+    com_m: float = 0.02
+    armature: Range = (0.95, 1.05)
+    kp: Range = (0.9, 1.1)
+    kd: Range = (0.9, 1.1)
+    torque_limit: Range = (0.9, 1.0)
+    joint_friction: Range = (0.5, 2.0)
+    damping: Range = (0.0, 0.2)
+    joint_offset_rad: float = 0.03
+    imu_tilt_rad: float = 0.03
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyConfig:
+    """Latency drawn at each reset, jitter and loss at each control step."""
+
+    action_s: Range = (0.003, 0.015)
+    observation_s: Range = (0.002, 0.02)
+    jitter_s: float = 0.004
+    loss: float = 0.03
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """Standard deviation of the white noise on each sensor."""
+
+    joint_position_rad: float = 0.01
+    joint_velocity_rad_s: float = 0.2
+    gravity_m_s2: float = 0.2
+    gyro_rad_s: float = 0.1
+    accel_m_s2: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushConfig:
+    """Pushes on the torso: size drawn from 0 to `force_n`, direction horizontal, at random times."""
+
+    force_n: float = 50.0
+    duration_s: Range = (0.1, 0.5)
+    interval_s: Range = (1.5, 2.5)
+    curriculum: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """Weight of each reward term per second of simulation; a sign lives here."""
+
+    alive: float = 1.0
+    upright: float = 1.0
+    base_height: float = 0.5
+    base_velocity: float = -0.5
+    base_spin: float = -0.05
+    joint_deviation: float = -0.3
+    joint_velocity: float = -0.002
+    torque: float = -0.2
+    action_rate: float = -0.02
+    joint_limits: float = -1.0
+    fall: float = -50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminationConfig:
+    """A fall is a base below this share of its standing height, or a tilt beyond this."""
+
+    height_share: float = 0.6
+    tilt_deg: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """The actor and the critic.
+
+    `action_scale`: targets move by this share of torque_limit / kp per unit of action.
+    `smoothing`: share of the last target kept in the new one, a first-order low-pass.
+    """
+
+    hidden: int = 64
+    layers: int = 1
+    head: int = 128
+    critic_hidden: int = 64
+    critic_head: int = 128
+    action_scale: float = 0.25
+    smoothing: float = 0.0
+    init_std: float = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class PpoConfig:
+    """Proximal policy optimisation over truncated sequences."""
+
+    envs: int = 128
+    rollout_steps: int = 32
+    epochs: int = 4
+    minibatches: int = 4
+    gamma: float = 0.98
+    lam: float = 0.95
+    clip: float = 0.2
+    learning_rate: float = 1e-3
+    target_kl: float = 0.012
+    entropy: float = 0.002
+    value_coefficient: float = 1.0
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How long to train and how often to save. A limit of 0 means none."""
+
+    total_steps: int = 6_000_000
+    max_minutes: float = 0.0
+    save_every_updates: int = 50
+    stop_at_survival: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole training run."""
+
+    task: str = "kbot_stand"
+    robot: str = "kbot"
+    seed: int = 0
+    engine: str = "auto"
+    threads: int = 0
+    episode_length_s: float = 10.0
+    commands: dict[str, Range] = field(
+        default_factory=lambda: {"vx": (0.0, 0.0), "vy": (0.0, 0.0), "yaw_rate": (0.0, 0.0)}
+    )
+    physics: PhysicsConfig = PhysicsConfig()
+    reset: ResetConfig = ResetConfig()
+    randomization: RandomizationConfig = RandomizationConfig()
+    latency: LatencyConfig = LatencyConfig()
+    noise: NoiseConfig = NoiseConfig()
+    pushes: PushConfig = PushConfig()
+    rewards: RewardConfig = RewardConfig()
+    terminations: TerminationConfig = TerminationConfig()
+    policy: PolicyConfig = PolicyConfig()
+    ppo: PpoConfig = PpoConfig()
+    run: RunConfig = RunConfig()
+
+    def __post_init__(self) -> None:
+        _require(self.engine in ("auto", "mujoco", "mjx"), "engine", self.engine, "auto, mujoco or mjx")
+        _require(self.ppo.envs % self.ppo.minibatches == 0, "ppo.envs", self.ppo.envs, "a multiple of ppo.minibatches")
+        for name in ("envs", "rollout_steps", "epochs", "minibatches"):
+            _require(getattr(self.ppo, name) >= 1, f"ppo.{name}", getattr(self.ppo, name), "1 or more")
+        _require(0 <= self.latency.loss < 1, "latency.loss", self.latency.loss, "[0, 1)")
+        _require(0 <= self.policy.smoothing < 1, "policy.smoothing", self.policy.smoothing, "[0, 1)")
+        _require(self.policy.hidden >= 1 and self.policy.layers >= 1, "policy.hidden", self.policy.hidden, "1 or more")
+        _require(self.episode_length_s > 0, "episode_length_s", self.episode_length_s, "more than 0")
+        _require(self.physics.timestep_s > 0, "physics.timestep_s", self.physics.timestep_s, "more than 0")
+        for section in (self.randomization, self.latency, self.pushes):
+            for f in dataclasses.fields(section):
+                value = getattr(section, f.name)
+                if isinstance(value, tuple):
+                    _require(value[0] <= value[1], f.name, list(value), "low at most high")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, resolved."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {k: plain(v) for k, v in value.items()}
+            return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+        return plain(dataclasses.asdict(self))
+
+    @property
+    def digest(self) -> str:
+        """Digest of the resolved configuration."""
+        return digest(self.to_dict())
+
+
+def _require(ok: bool, key: str, got: object, expected: str) -> None:
+    if not ok:
+        raise ConfigError(f"configuration key {key}: got {got!r}, expected {expected}")
+
+
+def _typed(kind: Any, value: Any, key: str) -> Any:
+    """`value` as `kind`, or a ConfigError that says what was expected."""
+    if dataclasses.is_dataclass(kind):
+        return _merge(kind(), value, key)  # type: ignore[operator]
+    origin = typing.get_origin(kind)
+    if origin is dict:
+        _require(isinstance(value, dict), key, value, "a mapping of name to [low, high]")
+        inner = typing.get_args(kind)[1]
+        return {str(k): _typed(inner, v, f"{key}.{k}") for k, v in value.items()}
+    if origin is tuple:
+        args = typing.get_args(kind)
+        _require(isinstance(value, (list, tuple)) and len(value) == len(args), key, value, f"a list of {len(args)}")
+        return tuple(_typed(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+    if isinstance(kind, types.UnionType):  # pragma: no cover - no key is optional
+        raise ConfigError(f"configuration key {key}: unions are not supported")
+    if kind is bool:
+        _require(isinstance(value, bool), key, value, "true or false")
+        return value
+    if kind is int:
+        whole = isinstance(value, float) and value.is_integer()
+        _require((isinstance(value, int) and not isinstance(value, bool)) or whole, key, value, "an integer")
+        return int(value)
+    if kind is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+            try:
+                value, number = float(value), True
+            except ValueError:
+                number = False
+        _require(number and float(value) == float(value) and abs(float(value)) != float("inf"), key, value, "a number")
+        return float(value)
+    _require(isinstance(value, str), key, value, "a string")
+    return value
+
+
+def _merge(base: Any, changes: Any, prefix: str) -> Any:
+    if changes is None:
+        return base
+    _require(isinstance(changes, dict), prefix or "(file)", changes, "a mapping")
+    hints = typing.get_type_hints(type(base))
+    out = {}
+    for name, value in changes.items():
+        key = f"{prefix}.{name}" if prefix else str(name)
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints)}"
+            raise ConfigError(f"configuration key {key!r} is unknown; {hint}")
+        current = getattr(base, name)
+        out[name] = (
+            _merge(current, value, key) if dataclasses.is_dataclass(current) else _typed(hints[name], value, key)
+        )
+    return dataclasses.replace(base, **out)
+
+
+def from_dict(data: Any, base: Config | None = None) -> Config:
+    """A configuration from plain values over `base` (the defaults).
+
+    Raises:
+        ConfigError: a key is unknown (the nearest is named), ill-typed or out of range.
+    """
+    return _merge(base or Config(), data, "")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """A configuration from a YAML file, with `key=value` overrides (dotted keys, YAML values).
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or a key is wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected a YAML configuration such as configs/kbot_stand.yaml")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    return apply_overrides(from_dict(data or {}), overrides)
+
+
+def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """`config` with `key=value` overrides.
+
+    Raises:
+        ConfigError: an override has no `=`, or its key or value is wrong.
+    """
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text!r}: expected key=value, for example --set ppo.envs=64")
+        try:
+            nested: Any = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        config = from_dict(nested, config)
+    return config

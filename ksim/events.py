@@ -1,0 +1,45 @@
+"""What happens to the robot from outside: pushes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ksim.config import PushConfig
+from ksim.types import Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushes:
+    """Horizontal forces of random size, direction, length and time, on the body that carries the IMU."""
+
+    config: PushConfig
+    control_period_s: float
+
+    def start(self, key: Array) -> Event:
+        """No push yet; the first comes after at most one interval."""
+        wait = jax.random.uniform(key, (), minval=0.3, maxval=max(0.3, self.config.interval_s[1]))
+        return Event(force_w=jnp.zeros(3), left_s=jnp.zeros(()), next_s=wait)
+
+    def __call__(self, key: Array, event: Event, level: Any) -> Event:
+        """The event during the next control step; `level` in [0, 1] scales the force."""
+        c = self.config
+        keys = jax.random.split(key, 4)
+        size = level * jax.random.uniform(keys[0], (), maxval=c.force_n)
+        angle = jax.random.uniform(keys[1], (), minval=-np.pi, maxval=np.pi)
+        force = size * jnp.stack([jnp.cos(angle), jnp.sin(angle), jnp.zeros(())])
+        lasts = jax.random.uniform(keys[2], (), minval=c.duration_s[0], maxval=c.duration_s[1])
+        wait = jax.random.uniform(keys[3], (), minval=c.interval_s[0], maxval=c.interval_s[1])
+        begin = event.next_s <= 0.0
+        left = jnp.where(begin, lasts, jnp.maximum(event.left_s - self.control_period_s, 0.0))
+        kept = jnp.where(left > 0.0, event.force_w, 0.0)
+        return Event(
+            force_w=jnp.where(begin, force, kept),
+            left_s=left,
+            next_s=jnp.where(begin, wait, event.next_s - self.control_period_s),
+        )

@@ -1,0 +1,53 @@
+"""Figures of a run: metrics.jsonl, TensorBoard events, and the resolved configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+import yaml
+from tensorboardX import SummaryWriter
+
+from ksim.config import Config
+from robots.bundle import atomic_path
+
+
+class Metrics:
+    """Writes one row per update. After a resume, rows beyond the checkpoint's step are dropped."""
+
+    def __init__(self, out: Path, config: Config, since_step: int = 0):
+        out.mkdir(parents=True, exist_ok=True)
+        self._path = out / "metrics.jsonl"
+        kept: list[str] = []
+        self._seconds = 0.0
+        if since_step and self._path.exists():
+            for line in self._path.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if row["steps"] <= since_step:
+                    kept.append(line)
+                    self._seconds = row["seconds"]
+        with atomic_path(self._path) as part:
+            part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        with atomic_path(out / "config.yaml") as part:
+            part.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=since_step or None)
+
+    def write(self, step: int, figures: dict[str, float], seconds: float) -> None:
+        """One row; `seconds` since this process started, summed over resumes in the file."""
+        total = self._seconds + seconds
+        self._file.write(json.dumps({"steps": step, "seconds": total, **figures}) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+        self._board.close()

@@ -1,0 +1,99 @@
+"""What the policy reads (the named .kinfer inputs, delayed and noisy) and what the critic sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ksim.config import LatencyConfig, NoiseConfig
+from ksim.resets import quat_of_rotvec
+from ksim.types import EnvState, PhysicsParams, PhysicsState, Sensors
+from robots import delay
+
+
+def rotate(quat: Float[Array, " 4"], vector: Float[Array, " 3"]) -> Float[Array, " 3"]:
+    """A vector turned by a quaternion (w first)."""
+    w, v = quat[0], quat[1:]
+    t = 2.0 * jnp.cross(v, vector)
+    return vector + w * t + jnp.cross(v, t)
+
+
+def rotate_inverse(quat: Float[Array, " 4"], vector: Float[Array, " 3"]) -> Float[Array, " 3"]:
+    """A vector turned by the inverse of a quaternion (w first)."""
+    return rotate(quat * jnp.asarray([1.0, -1.0, -1.0, -1.0]), vector)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyInputs:
+    """The sensors as the policy gets them: late, tilted, noisy; by .kinfer name, in SI."""
+
+    noise: NoiseConfig
+    latency: LatencyConfig
+    joints: int
+    dt: float
+    control_period_s: float
+
+    def __call__(self, key: Array, physics: PhysicsState, params: PhysicsParams, env: EnvState) -> dict[str, Array]:
+        keys = jax.random.split(key, 6)
+        late = params.observation_latency + jax.random.uniform(keys[0], (), maxval=self.latency.jitter_s)
+        seen = Sensors.unflat(delay.read(physics.sensor_line, late, self.dt, jnp), self.joints)
+        tilt = quat_of_rotvec(params.imu_tilt)
+
+        def noisy(k: Array, value: Array, std: float) -> Array:
+            return value + std * jax.random.normal(k, value.shape)
+
+        n = self.noise
+        return {
+            "joint_angles": noisy(keys[1], seen.joint_position, n.joint_position_rad),
+            "joint_angular_velocities": noisy(keys[2], seen.joint_velocity, n.joint_velocity_rad_s),
+            "projected_gravity": noisy(keys[3], rotate(tilt, seen.gravity_b), n.gravity_m_s2),
+            "accelerometer": noisy(keys[4], rotate(tilt, seen.accel_b), n.accel_m_s2),
+            "gyroscope": noisy(keys[5], rotate(tilt, seen.gyro_b), n.gyro_rad_s),
+            "command": env.command,
+            "time": jnp.full((1,), env.step, jnp.float32) * self.control_period_s,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privileged:
+    """What the critic sees: the true state, and what was randomised. Scaled to about 1."""
+
+    home: tuple[float, ...]
+    standing_height_m: float
+    torso: int
+    force_n: float
+    nominal: PhysicsParams
+
+    def __call__(self, physics: PhysicsState, params: PhysicsParams, env: EnvState) -> Float[Array, " privileged"]:
+        quat, qvel = physics.qpos[3:7], physics.qvel
+        motor, base = params.motor, self.nominal
+
+        def ratio(a: Any, b: Any) -> Array:
+            return jnp.atleast_1d(a / b - 1.0)
+
+        parts = [
+            2.0 * (physics.joint_position - jnp.asarray(self.home, jnp.float32)),
+            0.1 * physics.joint_velocity,
+            physics.sensors.gravity_b / 9.81,
+            0.5 * physics.sensors.gyro_b,
+            2.0 * rotate_inverse(quat, qvel[:3]),
+            5.0 * jnp.atleast_1d(physics.qpos[2] - self.standing_height_m),
+            physics.foot_force / 200.0,
+            env.action,
+            env.command,
+            rotate_inverse(quat, env.event.force_w) / max(self.force_n, 1.0),
+            jnp.atleast_1d(env.event.left_s) * 2.0,
+            ratio(params.model["geom_friction"][-1, 0], base.model["geom_friction"][-1, 0]),
+            ratio(jnp.sum(params.model["body_mass"]), jnp.sum(base.model["body_mass"])) * 5.0,
+            20.0 * (params.model["body_ipos"] - base.model["body_ipos"])[self.torso],
+            ratio(jnp.mean(motor.kp / base.motor.kp), 1.0),
+            20.0 * params.joint_offset,
+            jnp.atleast_1d(params.action_latency) * 50.0,
+            jnp.atleast_1d(params.observation_latency) * 50.0,
+            20.0 * params.imu_tilt,
+        ]
+        return jnp.clip(jnp.concatenate(parts), -20.0, 20.0)

@@ -1,0 +1,246 @@
+"""Recurrent PPO: unrolling, GAE, loss, update. Pure functions.
+
+Shapes: T steps, E environments. `resets[t]` says that step t is the first of an episode, so the
+recurrent state is zero before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from ksim.config import PpoConfig
+from ksim.policy import Model, RecurrentNet
+
+
+class Rollout(NamedTuple):
+    """T steps of E environments, and what starts and follows them.
+
+    Attributes:
+        observation: encoded policy inputs, (T, E, obs).
+        privileged: the critic's inputs, (T + 1, E, privileged); the last row follows the last step.
+        action: raw sampled actions, (T, E, n).
+        log_prob: their log-probabilities when they were sampled, (T, E).
+        reward: (T, E).
+        done: the episode ended at this step, (T, E).
+        timeout: it ended by the clock, (T, E).
+        resets: this step is an episode's first, (T + 1, E).
+        actor_state: recurrent state of the actor before step 0, (E, state).
+        critic_state: recurrent state of the critic before step 0, (E, state).
+    """
+
+    observation: Any
+    privileged: Any
+    action: Any
+    log_prob: Any
+    reward: Any
+    done: Any
+    timeout: Any
+    resets: Any
+    actor_state: Any
+    critic_state: Any
+
+
+class ValueScale(NamedTuple):
+    """Running mean and mean square of the returns; the critic predicts normalised values."""
+
+    mean: Any
+    square: Any
+    weight: Any
+
+    @classmethod
+    def start(cls) -> ValueScale:
+        """Nothing seen yet: mean 0, spread 1."""
+        return cls(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+
+    def moments(self) -> tuple[Array, Array]:
+        """(mean, standard deviation), (0, 1) before the first update."""
+        weight = jnp.maximum(self.weight, 1e-6)
+        mean = self.mean / weight
+        std = jnp.sqrt(jnp.maximum(self.square / weight - mean**2, 1e-4))
+        return mean, jnp.where(self.weight > 0, std, 1.0)
+
+    def update(self, returns: Array, rate: float = 0.02) -> ValueScale:
+        """Exponential averages, debiased by their weight."""
+
+        def average(old: Array, new: Array) -> Array:
+            return (1.0 - rate) * old + rate * new
+
+        return ValueScale(
+            average(self.mean, jnp.mean(returns)),
+            average(self.square, jnp.mean(returns**2)),
+            average(self.weight, jnp.ones(())),
+        )
+
+
+def unroll(
+    net: RecurrentNet, xs: Float[Array, "T E inputs"], state: Float[Array, "E state"], resets: Float[Array, "T E"]
+) -> tuple[Float[Array, "T E outputs"], Float[Array, "E state"]]:
+    """`net` over T steps: what calling it step by step gives, in fewer and larger products.
+
+    The input's share of the gates and the head do not depend on the recurrence, so each is one
+    product over all steps.
+    """
+    keep = 1.0 - resets.astype(xs.dtype)[..., None]
+    width, signal, finals = net.width, xs, []
+    for i, cell in enumerate(net.cells):
+        assert cell.bias is not None
+        given = signal @ cell.weight_ih.T + cell.bias
+        recurrent = cell.weight_hh.T
+        h0 = state[:, 2 * width * i : 2 * width * i + width]
+        c0 = state[:, 2 * width * i + width : 2 * width * (i + 1)]
+
+        def step(carry: Any, now: Any, recurrent: Array = recurrent) -> Any:
+            h, c = carry
+            gates, kept = now
+            h, c = h * kept, c * kept
+            i_, f_, g_, o_ = jnp.split(gates + h @ recurrent, 4, axis=-1)
+            c = jax.nn.sigmoid(f_) * c + jax.nn.sigmoid(i_) * jnp.tanh(g_)
+            h = jax.nn.sigmoid(o_) * jnp.tanh(c)
+            return (h, c), h
+
+        (h, c), signal = jax.lax.scan(step, (h0, c0), (given, keep))
+        finals += [h, c]
+
+    def head(x: Array) -> Array:
+        hidden = x @ net.hidden_layer.weight.T + net.hidden_layer.bias
+        return jax.nn.elu(hidden) @ net.output_layer.weight.T + net.output_layer.bias
+
+    return head(jnp.concatenate([xs, signal], axis=-1)), jnp.concatenate(finals, axis=-1)
+
+
+def log_prob(action: Array, mean: Array, log_std: Array) -> Array:
+    """Log-density of a diagonal Gaussian, summed over the last axis."""
+    z = (action - mean) * jnp.exp(-log_std)
+    return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2 * jnp.pi), axis=-1)
+
+
+def gae(
+    reward: Float[Array, "T E"],
+    value: Float[Array, "T+1 E"],
+    done: Float[Array, "T E"],
+    gamma: float,
+    lam: float,
+) -> Float[Array, "T E"]:
+    """Generalised advantage estimation; an ended episode takes nothing from what follows.
+
+    Source: Schulman et al., arXiv 1506.02438.
+    """
+    alive = 1.0 - done.astype(value.dtype)
+
+    def back(later: Array, now: Any) -> tuple[Array, Array]:
+        r, v, v_next, a = now
+        advantage = r + gamma * a * v_next - v + gamma * lam * a * later
+        return advantage, advantage
+
+    _, advantages = jax.lax.scan(back, jnp.zeros_like(value[0]), (reward, value[:-1], value[1:], alive), reverse=True)
+    return advantages
+
+
+class Batch(NamedTuple):
+    """What the loss reads, (T, E', ...) and (E', state)."""
+
+    observation: Any
+    privileged: Any
+    action: Any
+    log_prob: Any
+    advantage: Any
+    target: Any
+    resets: Any
+    actor_state: Any
+    critic_state: Any
+
+
+def loss(model: Model, batch: Batch, config: PpoConfig) -> tuple[Array, dict[str, Array]]:
+    """Clipped surrogate, squared value error in normalised units, entropy bonus."""
+    mean, _ = unroll(model.actor.net, batch.observation, batch.actor_state, batch.resets)
+    value, _ = unroll(model.critic.net, batch.privileged, batch.critic_state, batch.resets)
+    log_std = model.actor.log_std
+    change = log_prob(batch.action, mean, log_std) - batch.log_prob
+    ratio = jnp.exp(jnp.clip(change, -20.0, 20.0))
+    clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
+    surrogate = -jnp.mean(jnp.minimum(ratio * batch.advantage, clipped * batch.advantage))
+    value_error = jnp.mean((value[..., 0] - batch.target) ** 2)
+    entropy = jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
+    total = surrogate + config.value_coefficient * value_error - config.entropy * entropy
+    # second-order estimate of KL(old, new), never negative: Schulman, "Approximating KL Divergence"
+    kl = jnp.mean(ratio - 1.0 - jnp.clip(change, -20.0, 20.0))
+    return total, {"surrogate": surrogate, "value_error": value_error, "entropy": entropy, "kl": kl}
+
+
+def optimizer(config: PpoConfig) -> optax.GradientTransformation:
+    """Clipped Adam without its step size, which follows the KL."""
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=1e-5))
+
+
+def update(
+    model: Model,
+    opt_state: Any,
+    rate: Array,
+    scale: ValueScale,
+    rollout: Rollout,
+    key: Array,
+    config: PpoConfig,
+) -> tuple[Model, Any, Array, ValueScale, Array, dict[str, Array]]:
+    """All epochs of one rollout.
+
+    Returns:
+        (model, optimiser state, step size, value scale, the critic's state after the rollout, figures).
+    """
+    mean, std = scale.moments()
+    normal, _ = unroll(model.critic.net, rollout.privileged, rollout.critic_state, rollout.resets)
+    _, critic_state = unroll(model.critic.net, rollout.privileged[:-1], rollout.critic_state, rollout.resets[:-1])
+    value = normal[..., 0] * std + mean
+    # an episode cut by the clock goes on in truth: its last reward takes the value with it
+    reward = rollout.reward + config.gamma * rollout.timeout * value[:-1]
+    advantage = gae(reward, value, rollout.done, config.gamma, config.lam)
+    returns = advantage + value[:-1]
+    scale = scale.update(returns)
+    mean, std = scale.moments()
+    batch = Batch(
+        observation=rollout.observation,
+        privileged=rollout.privileged[:-1],
+        action=rollout.action,
+        log_prob=rollout.log_prob,
+        advantage=(advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-6),
+        target=(returns - mean) / std,
+        resets=rollout.resets[:-1],
+        actor_state=rollout.actor_state,
+        critic_state=rollout.critic_state,
+    )
+    envs = reward.shape[1]
+    groups = jnp.concatenate([jax.random.permutation(k, envs) for k in jax.random.split(key, config.epochs)])
+    groups = groups.reshape(config.epochs * config.minibatches, -1)
+    transform = optimizer(config)
+    arrays, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def pick(ids: Array) -> Batch:
+        whole = batch._asdict()
+        one = {k: v[ids] if k.endswith("_state") else v[:, ids] for k, v in whole.items()}
+        return Batch(**one)
+
+    def one(carry: Any, ids: Array) -> Any:
+        arrays, opt_state, rate = carry
+
+        def of_arrays(a: Any) -> Any:
+            return loss(eqx.combine(a, static), pick(ids), config)
+
+        (total, figures), gradient = jax.value_and_grad(of_arrays, has_aux=True)(arrays)
+        steps, opt_state = transform.update(gradient, opt_state, arrays)
+        # the step size follows the KL: Rudin et al., arXiv 2109.11978
+        rate = jnp.where(figures["kl"] > 2.0 * config.target_kl, rate / 1.5, rate)
+        rate = jnp.where(figures["kl"] < 0.5 * config.target_kl, rate * 1.5, rate)
+        rate = jnp.clip(rate, 1e-5, 5e-3)
+        arrays = jax.tree.map(lambda p, s: p - rate * s, arrays, steps)
+        return (arrays, opt_state, rate), {**figures, "loss": total, "gradient": optax.global_norm(gradient)}
+
+    (arrays, opt_state, rate), figures = jax.lax.scan(one, (arrays, opt_state, rate), groups)
+    figures = {k: jnp.mean(v) for k, v in figures.items()}
+    spread = 1.0 - jnp.var(returns - value[:-1]) / (jnp.var(returns) + 1e-8)
+    figures |= {"rate": rate, "explained_variance": spread, "std": jnp.mean(jnp.exp(model.actor.log_std))}
+    return eqx.combine(arrays, static), opt_state, rate, scale, critic_state, figures

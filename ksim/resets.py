@@ -1,0 +1,56 @@
+"""Where an episode starts: the home pose with uniform noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ksim.config import ResetConfig
+from robots.model import BuiltModel
+
+
+def quat_of_rotvec(rotvec: Float[Array, " 3"]) -> Float[Array, " 4"]:
+    """Quaternion (w first) of a rotation vector [rad]."""
+    angle = jnp.sqrt(jnp.sum(rotvec**2) + 1e-12)
+    return jnp.concatenate([jnp.cos(angle / 2)[None], jnp.sin(angle / 2) * rotvec / angle])
+
+
+def quat_product(a: Float[Array, " 4"], b: Float[Array, " 4"]) -> Float[Array, " 4"]:
+    """Hamilton product, w first: b, then a."""
+    w = a[0] * b[0] - jnp.dot(a[1:], b[1:])
+    return jnp.concatenate([w[None], a[0] * b[1:] + b[0] * a[1:] + jnp.cross(a[1:], b[1:])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyHome:
+    """The home pose with noise on joints, base orientation and velocities, lifted a little, any yaw."""
+
+    built: BuiltModel
+    config: ResetConfig
+
+    def __call__(self, key: Array) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+        b, c = self.built, self.config
+        keys = jax.random.split(key, 6)
+
+        def noise(k: Array, size: int, width: float) -> Array:
+            return jax.random.uniform(k, (size,), minval=-width, maxval=width)
+
+        qpos = jnp.asarray(b.home_qpos, jnp.float32)
+        qvel = jnp.zeros(b.model.nv, jnp.float32)
+        n = len(b.spec.joints)
+        joints = qpos[b.qpos_ids] + noise(keys[0], n, c.joint_position_rad)
+        low, high = np.asarray(b.spec.column("lower_rad")), np.asarray(b.spec.column("upper_rad"))
+        qpos = qpos.at[b.qpos_ids].set(jnp.clip(joints, low, high))
+        qvel = qvel.at[b.dof_ids].set(noise(keys[1], n, c.joint_velocity_rad_s))
+        if b.base_body >= 0:
+            tilt = quat_of_rotvec(jnp.concatenate([noise(keys[2], 2, c.tilt_rad), jnp.zeros(1)]))
+            yaw = quat_of_rotvec(jnp.concatenate([jnp.zeros(2), noise(keys[3], 1, np.pi)]))
+            qpos = qpos.at[3:7].set(quat_product(yaw, quat_product(tilt, qpos[3:7])))
+            qpos = qpos.at[2].add(c.lift_m)
+            qvel = qvel.at[:2].set(noise(keys[4], 2, c.lin_vel_m_s))
+            qvel = qvel.at[3:6].set(noise(keys[5], 3, c.ang_vel_rad_s))
+        return qpos, qvel

@@ -1,0 +1,357 @@
+"""Training: `ksim train --config configs/kbot_stand.yaml`, also `python -m ksim.train`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ksim import checkpoint, ppo
+from ksim.cli import parser
+from ksim.config import Config, apply_overrides, load_config
+from ksim.curriculum import PushCurriculum
+from ksim.environment import EnvBatch, Environment, Observed
+from ksim.errors import CheckpointError, TrainingError
+from ksim.metrics import Metrics
+from ksim.policy import Model, Policy, make_model, make_policy
+from ksim.tasks import make_environment
+
+
+class Learner(NamedTuple):
+    """All that training carries from one update to the next, but the physics and the environments."""
+
+    model: Model
+    opt_state: Any
+    rate: Any
+    scale: ppo.ValueScale
+    key: Any
+    carry: Any
+    critic_state: Any
+    resets: Any
+
+
+class Progress(NamedTuple):
+    """Where a run is; plain numbers that a checkpoint keeps."""
+
+    updates: int = 0
+    steps: int = 0
+    level: float = 0.0
+    length_share: float = 0.0
+    survival: float = 0.0
+    episode_return: float = 0.0
+
+
+class Acted(NamedTuple):
+    """What the actor gives for one step."""
+
+    observation: Any
+    action: Any
+    target: Any
+    log_prob: Any
+    carry: Any
+    key: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a run ended."""
+
+    checkpoint: Path
+    updates: int
+    steps: int
+    seconds: float
+    survival: float
+    stopped: str
+
+
+def act(policy: Policy, inputs: dict[str, Any], carry: Any, resets: Any, first_carry: Any, key: Any) -> Acted:
+    """Sampled actions of all environments; where `resets`, from the first carry."""
+    key, noise_key = jax.random.split(key)
+    carry = jnp.where(resets[:, None], first_carry, carry)
+    state, last_action, last_target = policy.split(carry)
+    observation = jax.vmap(policy.encode)(inputs, last_action)
+    mean, state = jax.vmap(policy.actor.net)(observation, state)
+    log_std = policy.actor.log_std
+    action = mean + jnp.exp(log_std) * jax.random.normal(noise_key, mean.shape)
+    target, carry = policy.act(action, state, last_target)
+    return Acted(observation, action, target, ppo.log_prob(action, mean, log_std), carry, key)
+
+
+class Trainer:
+    """One training run over one batch of environments."""
+
+    def __init__(self, config: Config, environment: Environment | None = None):
+        self.config = config
+        self.env = environment or make_environment(config, config.ppo.envs)
+        self.robot = self.env.engine.built.spec
+        self.curriculum = PushCurriculum(enabled=config.pushes.curriculum)
+        self.privileged = 0
+        self._act = eqx.filter_jit(act)
+        self._update = eqx.filter_jit(ppo.update)
+        self._lengths = np.zeros(config.ppo.envs)
+        self._returns = np.zeros(config.ppo.envs)
+
+    def policy(self, model: Model) -> Policy:
+        """The policy function of a model."""
+        return make_policy(model.actor, self.robot, len(self.config.commands), self.config.policy)
+
+    def start(self) -> tuple[Learner, EnvBatch, Observed, Progress]:
+        """A fresh run from the configuration's seed."""
+        config = self.config
+        key, model_key, env_key = jax.random.split(jax.random.key(config.seed), 3)
+        batch, seen = self.env.reset(env_key, stagger=True)
+        self.privileged = int(seen.privileged.shape[-1])
+        model = make_model(self.robot, len(config.commands), self.privileged, config.policy, key=model_key)
+        carry = jnp.tile(self.policy(model).init_carry(), (config.ppo.envs, 1))
+        learner = Learner(
+            model=model,
+            opt_state=ppo.optimizer(config.ppo).init(eqx.filter(model, eqx.is_inexact_array)),
+            rate=jnp.asarray(config.ppo.learning_rate, jnp.float32),
+            scale=ppo.ValueScale.start(),
+            key=key,
+            carry=carry,
+            critic_state=jnp.zeros((config.ppo.envs, model.critic.net.state_size)),
+            resets=jnp.ones(config.ppo.envs, bool),
+        )
+        return learner, batch, seen, Progress(level=self.curriculum.start())
+
+    def iterate(
+        self, learner: Learner, batch: EnvBatch, seen: Observed, progress: Progress
+    ) -> tuple[Learner, EnvBatch, Observed, Progress, dict[str, float]]:
+        """One rollout and its update."""
+        c = self.config.ppo
+        policy = self.policy(learner.model)
+        first = policy.init_carry()
+        carry, key, resets = learner.carry, learner.key, learner.resets
+        actor_state, _, _ = policy.split(carry)
+        rows: list[tuple] = []
+        ended: list[tuple[float, float, bool]] = []
+        terms: dict[str, float] = {}
+        for _ in range(c.rollout_steps):
+            acted = self._act(policy, seen.inputs, carry, resets, first, key)
+            privileged = seen.privileged
+            batch, seen, outcome = self.env.step(batch, acted.action, acted.target, progress.level)
+            rows.append((acted, privileged, outcome.reward, outcome.done, outcome.timeout, resets))
+            carry, key, resets = acted.carry, acted.key, outcome.done
+            self._lengths += 1
+            self._returns += np.asarray(outcome.reward)
+            done, timeout = np.asarray(outcome.done), np.asarray(outcome.timeout)
+            for i in np.flatnonzero(done):
+                ended.append((float(self._lengths[i]), float(self._returns[i]), bool(timeout[i])))
+            self._lengths[done] = 0.0
+            self._returns[done] = 0.0
+            for name, value in outcome.terms.items():
+                terms[name] = terms.get(name, 0.0) + float(value) / c.rollout_steps
+        rollout = ppo.Rollout(
+            observation=np.stack([r[0].observation for r in rows]),
+            privileged=np.stack([*(r[1] for r in rows), seen.privileged]),
+            action=np.stack([r[0].action for r in rows]),
+            log_prob=np.stack([r[0].log_prob for r in rows]),
+            reward=np.stack([r[2] for r in rows]),
+            done=np.stack([r[3] for r in rows]),
+            timeout=np.stack([r[4] for r in rows]),
+            resets=np.stack([*(r[5] for r in rows), resets]),
+            actor_state=actor_state,
+            critic_state=learner.critic_state,
+        )
+        key, update_key = jax.random.split(key)
+        model, opt_state, rate, scale, critic_state, figures = self._update(
+            learner.model, learner.opt_state, learner.rate, learner.scale, rollout, update_key, c
+        )
+        figures = {k: float(v) for k, v in figures.items()}
+        if not np.isfinite(figures["loss"]):
+            raise TrainingError(
+                f"update {progress.updates + 1}: the loss is {figures['loss']}; expected a finite number: "
+                "lower ppo.learning_rate, or look at the last rewards in metrics.jsonl"
+            )
+        learner = Learner(model, opt_state, rate, scale, key, carry, critic_state, resets)
+        progress = self._progress(progress, ended)
+        figures |= {f"reward/{k}": v / self.config.physics.control_period_s for k, v in terms.items()}
+        return learner, batch, seen, progress, figures
+
+    def _progress(self, old: Progress, ended: list[tuple[float, float, bool]]) -> Progress:
+        full = self.env.task.episode_steps
+        share, survival, returned = old.length_share, old.survival, old.episode_return
+        for length, total, timeout in ended:
+            # about the last 2 E episodes; a clock that started late counts for nothing
+            weight = 0.5 / self.env.envs
+            share += weight * (min(1.0, length / full if not timeout else 1.0) - share)
+            survival += weight * (float(timeout) - survival)
+            returned += weight * (total - returned)
+        level = self.curriculum(old.level, share)
+        c = self.config.ppo
+        return Progress(old.updates + 1, old.steps + c.envs * c.rollout_steps, level, share, survival, returned)
+
+    def meta(self, progress: Progress) -> dict[str, Any]:
+        """What a checkpoint says about itself."""
+        return {
+            "config": self.config.to_dict(),
+            "robot": self.robot.to_json(),
+            "robot_digest": self.robot.digest,
+            "privileged": self.privileged,
+            "progress": progress._asdict(),
+            "versions": checkpoint.versions(),
+        }
+
+    def save(self, path: Path, learner: Learner, batch: EnvBatch, seen: Observed, progress: Progress) -> None:
+        """Write all that `restore` needs."""
+        arrays = checkpoint.model_arrays(learner.model)
+        arrays |= checkpoint.named_leaves(learner._replace(model=None), "learner")
+        arrays |= checkpoint.named_leaves((batch.params, batch.env, seen), "world")
+        arrays |= {f"physics.{k}": v for k, v in self.env.engine.snapshot(batch.physics).items()}
+        arrays |= {"lengths": self._lengths, "returns": self._returns}
+        checkpoint.write(path, self.meta(progress), arrays)
+
+    def save_model(self, path: Path, learner: Learner, progress: Progress) -> None:
+        """Write the model alone."""
+        checkpoint.write(path, self.meta(progress), checkpoint.model_arrays(learner.model))
+
+    def restore(self, path: Path) -> tuple[Learner, EnvBatch, Observed, Progress]:
+        """The run that `save` wrote, to the bit on the same machine.
+
+        Raises:
+            CheckpointError: the file is damaged or does not fit the configuration or the robot.
+        """
+        meta, arrays = checkpoint.read(path)
+        if meta.get("robot_digest") != self.robot.digest:
+            raise CheckpointError(f"{path}: robot {self.robot.name} has changed since; start a new run")
+        learner, batch, seen, _ = self.start()
+        model = checkpoint.fill(learner.model, "model", arrays)
+        learner = checkpoint.fill(learner._replace(model=None), "learner", arrays)._replace(model=model)
+        params, env, seen = checkpoint.fill((batch.params, batch.env, seen), "world", arrays)
+        saved = {k.removeprefix("physics."): v for k, v in arrays.items() if k.startswith("physics.")}
+        physics = self.env.engine.restore(saved, params)
+        self._lengths, self._returns = arrays["lengths"].copy(), arrays["returns"].copy()
+        return learner, EnvBatch(physics, params, env), seen, Progress(**meta["progress"])
+
+
+def train(
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[Progress, dict[str, float], float], None] | None = None,
+) -> TrainResult:
+    """Train into a folder: last.ckpt (resumable), model.ckpt, config.yaml, metrics.
+
+    Args:
+        config: the run.
+        out: its folder.
+        resume: go on from `out`/last.ckpt.
+        report: called after each update with progress, figures and seconds since the start.
+
+    Raises:
+        TrainingError: the folder holds a run and `resume` is false, or the loss is not finite.
+    """
+    last, final = out / "last.ckpt", out / "model.ckpt"
+    if last.exists() and not resume:
+        raise TrainingError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
+    if resume and not last.exists():
+        raise TrainingError(f"{out}: no last.ckpt to resume from; leave out --resume to start there")
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    trainer = Trainer(config)
+    if resume:
+        learner, batch, seen, progress = trainer.restore(last)
+    else:
+        learner, batch, seen, progress = trainer.start()
+    stopped, recent = "total_steps", deque(maxlen=20)
+    with Metrics(out, config, since_step=progress.steps) as metrics:
+        while progress.steps < config.run.total_steps:
+            tick = time.monotonic()
+            learner, batch, seen, progress, figures = trainer.iterate(learner, batch, seen, progress)
+            recent.append(time.monotonic() - tick)
+            steps = config.ppo.envs * config.ppo.rollout_steps
+            figures |= progress._asdict() | {"steps_per_s": steps * len(recent) / sum(recent)}
+            seconds = time.monotonic() - began
+            metrics.write(progress.steps, figures, seconds)
+            if report is not None:
+                report(progress, figures, seconds)
+            if progress.updates % config.run.save_every_updates == 0:
+                trainer.save(last, learner, batch, seen, progress)
+            if 0 < config.run.stop_at_survival <= progress.survival and progress.level >= 1.0:
+                stopped = "survival"
+                break
+            if 0 < config.run.max_minutes * 60.0 <= seconds:
+                stopped = "max_minutes"
+                break
+    trainer.save(last, learner, batch, seen, progress)
+    trainer.save_model(final, learner, progress)
+    return TrainResult(
+        checkpoint=final,
+        updates=progress.updates,
+        steps=progress.steps,
+        seconds=time.monotonic() - began,
+        survival=progress.survival,
+        stopped=stopped,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    p = parser(
+        "ksim train",
+        "Train a policy from scratch, or go on with a run.",
+        "ksim train --config configs/kbot_stand.yaml --out runs/stand --set seed=1",
+    )
+    p.add_argument("--config", required=True, help="YAML configuration, e.g. configs/kbot_stand.yaml")
+    p.add_argument("--out", help="folder of the run (default: runs/TASK-seedN)")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. ppo.envs=64")
+    p.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt, bit for bit on the same machine")
+    p.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+    args = p.parse_args(argv)
+    config = apply_overrides(load_config(args.config), args.set)
+    out = Path(args.out or f"runs/{config.task}-seed{config.seed}")
+    if args.resume and (out / "last.ckpt").exists():
+        config = _resumed(config, out / "last.ckpt")
+    from ksim.progress import TrainingBar
+
+    with TrainingBar(config) as bar:
+        result = train(config, out, resume=args.resume, report=bar.update)
+    answer = {
+        "checkpoint": str(result.checkpoint),
+        "updates": result.updates,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "survival_training": result.survival,
+        "stopped_by": result.stopped,
+    }
+    if args.json:
+        print(json.dumps(answer))
+    else:
+        print(
+            f"{result.steps:,} steps in {result.seconds / 60:.1f} min ({result.stopped}), "
+            f"survival in training {result.survival:.0%}\nwrote {result.checkpoint}\n"
+            f"next: ksim eval {result.checkpoint}   or   ksim export {result.checkpoint} -o {out / 'policy.kinfer'}",
+            file=sys.stdout,
+        )
+    return 0
+
+
+def _resumed(config: Config, last: Path) -> Config:
+    """The configuration to resume with: what was saved, but for `run`, which may be extended."""
+    meta, _ = checkpoint.read(last, model_only=True)
+    from ksim.config import from_dict
+
+    saved = from_dict(meta["config"])
+    if replace(config, run=saved.run) != saved:
+        ours, theirs = config.to_dict(), saved.to_dict()
+        keys = [k for k in ours if k != "run" and ours[k] != theirs[k]]
+        raise CheckpointError(f"{last}: was trained with other values of {', '.join(keys)}; use the same, or a new --out")
+    return config
+
+
+if __name__ == "__main__":
+    from ksim.cli import run_verb
+
+    sys.exit(run_verb("train", main, sys.argv[1:]))
