@@ -52,7 +52,7 @@ class Description:
         bodies: names of the bodies or links, in document order.
         root: the first body.
         sites: (site, body) of every named site.
-        mass_kg: sum of the inertials, 0 where a body leaves its mass to its geoms.
+        mass_kg: total mass, 0 where it hangs on the volume of a mesh.
         home_rad: joint positions of the keyframe `home`, None where there is none.
     """
 
@@ -202,12 +202,12 @@ class _Mjcf:
         bodies: list[str] = []
         sites: list[tuple[str, str]] = []
         order: list[tuple[str, str]] = []  # (name, type) of every joint, for keyframes
-        floating, mass, mass_known = False, 0.0, True
+        floating, mass = False, 0.0
         for world in self.root.findall("worldbody"):
             for body, childclass in self._bodies(world, world.get("childclass", "main")):
                 name = body.get("name", "")
                 bodies.append(name)
-                inertial, heavy = False, False
+                inertial, own = False, 0.0
                 for element, inner in self._inside(body, childclass):
                     if element.tag == "freejoint":
                         floating = True
@@ -225,10 +225,11 @@ class _Mjcf:
                         inertial = True
                         mass += _numbers(self.path, f"body {name}: mass", _need(self.path, element, "mass"), 1)[0]
                     elif element.tag == "geom":
-                        heavy = heavy or self._attributes(element, inner).get("mass") != "0"
+                        own += self._geom_mass(self._attributes(element, inner), name)
                     elif element.tag == "site" and element.get("name"):
                         sites.append((element.attrib["name"], name))
-                mass_known = mass_known and (inertial or not heavy)
+                # geoms give mass only to a body without an inertial
+                mass += 0.0 if inertial else own
         if not bodies:
             raise RobotLoadError(f"{self.path}: no bodies; expected a robot in <worldbody>")
         return Description(
@@ -238,9 +239,33 @@ class _Mjcf:
             bodies=tuple(bodies),
             root=bodies[0],
             sites=tuple(sites),
-            mass_kg=mass if mass_known else 0.0,
+            mass_kg=mass if math.isfinite(mass) else 0.0,
             home_rad=self._home(order),
         )
+
+    def _geom_mass(self, attributes: dict[str, str], body: str) -> float:
+        """Mass that a geom gives to a body without an inertial [kg], NaN for a mesh without one."""
+        what = f"body {body}: geom"
+        if "mass" in attributes:
+            return _numbers(self.path, f"{what} mass", attributes["mass"], 1)[0]
+        density = _numbers(self.path, f"{what} density", attributes.get("density", "1000"), 1)[0]
+        kind = attributes.get("type", "sphere")
+        size = _numbers(self.path, f"{what} size", attributes.get("size", "0"))
+        if density == 0 or kind in ("plane", "hfield"):
+            return 0.0
+        if "fromto" in attributes:
+            ends = _numbers(self.path, f"{what} fromto", attributes["fromto"], 6)
+            half = math.dist(ends[:3], ends[3:]) / 2
+            size = [size[0], half] if kind in ("capsule", "cylinder") else [size[0], size[0], half]
+        size = [*size, 0.0, 0.0][:3]
+        volumes = {
+            "sphere": 4 / 3 * math.pi * size[0] ** 3,
+            "capsule": math.pi * size[0] ** 2 * (2 * size[1] + 4 / 3 * size[0]),
+            "cylinder": math.pi * size[0] ** 2 * 2 * size[1],
+            "ellipsoid": 4 / 3 * math.pi * math.prod(size),
+            "box": 8 * math.prod(size),
+        }
+        return density * volumes.get(kind, math.nan)
 
     def _hinge(self, element: ET.Element, attributes: dict[str, str], body: str) -> Hinge:
         name = _need(self.path, element, "name")

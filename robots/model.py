@@ -4,11 +4,15 @@ The only module of the package that needs MuJoCo; it is imported inside `build_m
 robot's own computer can load the rest.
 """
 
+# MuJoCo's bindings carry no type stubs.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import json
 import math
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +82,7 @@ class BuiltModel:
     foot_geoms: np.ndarray
 
 
-def build_model(robot: str | Path, timestep_s: float = 0.005) -> BuiltModel:
+def build_model(robot: str | Path, timestep_s: float = 0.005, *, shapes: bool = True) -> BuiltModel:
     """Compile a built-in robot or a robot folder.
 
     What the file says of bodies, geoms, joint axes and ranges stays. Its actuators, sensors, keyframes
@@ -88,6 +92,8 @@ def build_model(robot: str | Path, timestep_s: float = 0.005) -> BuiltModel:
     Args:
         robot: name of a built-in robot, or a folder.
         timestep_s: the physics step [s].
+        shapes: keep the geoms that are only to be seen. Without them the motion is the same to the bit,
+            a physics step of the K-Bot takes 5 % less, and the state on an accelerator is smaller.
 
     Raises:
         RobotLoadError: the robot cannot be loaded, a mesh that must collide is not there, a floating
@@ -103,7 +109,11 @@ def build_model(robot: str | Path, timestep_s: float = 0.005) -> BuiltModel:
         mjspec = mujoco.MjSpec.from_string(text)
     except ValueError as error:
         raise _refused(path, error) from error
-    mjspec.assets = _load_meshes(mjspec, path)
+    mjspec.modelfiledir = str(path.parent.resolve())  # where its textures are
+    colliding = _colliding(mjspec)
+    mjspec.assets = _load_meshes(mjspec, path, colliding)
+    if not shapes:
+        _drop_shapes(mjspec, colliding)
     for element in [*mjspec.actuators, *mjspec.sensors, *mjspec.keys]:
         mjspec.delete(element)
     # URDF models would lose the links that the IMU and the feet are named after
@@ -113,8 +123,8 @@ def build_model(robot: str | Path, timestep_s: float = 0.005) -> BuiltModel:
         _set_joint(mjspec, joint)
     root = _root(mjspec, spec)
     floating = _free_root(root, spec, wanted=_wants_free_root(folder, spec))
-    imu = _imu(mjspec, spec)
-    feet = [_touch_site(mjspec, path, name, floating=floating) for name in spec.foot_sites]
+    imu = _site(mjspec, root, spec.imu_site)
+    feet = [_touch_site(_site(mjspec, root, name), path, colliding, floating) for name in spec.foot_sites]
     _add_sensors(mjspec, imu.name, feet)
     floor = _floor(mjspec, root)
     try:
@@ -148,11 +158,27 @@ def _refused(path: Path, error: ValueError) -> RobotLoadError:
     return RobotLoadError(f"{path}: MuJoCo refuses the model: {reason}; correct the file")
 
 
-def _colliding(geom: mujoco.MjsGeom) -> bool:
-    return bool(geom.contype or geom.conaffinity)
+def _colliding(mjspec: mujoco.MjSpec) -> Callable[[mujoco.MjsGeom], bool]:
+    """Whether a geom can touch anything: by its bits, or in a contact pair."""
+    paired = {name for pair in mjspec.pairs for name in (pair.geomname1, pair.geomname2)}
+    return lambda geom: bool(geom.contype or geom.conaffinity or geom.name in paired)
 
 
-def _load_meshes(mjspec: mujoco.MjSpec, path: Path) -> dict[str, bytes]:
+def _touching(model: mujoco.MjModel) -> np.ndarray:
+    """The same of a compiled model: a mask, (geoms,)."""
+    mask = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
+    mask[model.pair_geom1] = mask[model.pair_geom2] = True
+    return mask
+
+
+def _drop_shapes(mjspec: mujoco.MjSpec, colliding: Callable[[mujoco.MjsGeom], bool]) -> None:
+    for body in mjspec.bodies:
+        for geom in list(body.geoms):
+            if body.explicitinertial and not colliding(geom):
+                mjspec.delete(geom)
+
+
+def _load_meshes(mjspec: mujoco.MjSpec, path: Path, colliding: Callable[[mujoco.MjsGeom], bool]) -> dict[str, bytes]:
     """Contents of the mesh files by name; meshes that are only to be seen may be missing."""
     import mujoco
 
@@ -178,7 +204,7 @@ def _load_meshes(mjspec: mujoco.MjSpec, path: Path) -> dict[str, bytes]:
         for geom in list(body.geoms):
             if geom.type != mujoco.mjtGeom.mjGEOM_MESH or geom.meshname not in missing:
                 continue
-            if _colliding(geom) or not body.explicitinertial:
+            if colliding(geom) or not body.explicitinertial:
                 needed.add(missing[geom.meshname])
             else:
                 mjspec.delete(geom)
@@ -214,14 +240,13 @@ def _set_joint(mjspec: mujoco.MjSpec, joint: JointSpec) -> None:
         degrees = bool(mjspec.compiler.degree)
         element.range = [math.degrees(v) if degrees else v for v in (joint.lower_rad, joint.upper_rad)]
     element.limited = mujoco.mjtLimited.mjLIMITED_TRUE
-    mjspec.add_actuator(
-        name=joint.name,
-        target=joint.name,
-        trntype=mujoco.mjtTrn.mjTRN_JOINT,
-        gear=[1, 0, 0, 0, 0, 0],
-        ctrllimited=mujoco.mjtLimited.mjLIMITED_FALSE,
-        forcelimited=mujoco.mjtLimited.mjLIMITED_FALSE,
-    )
+    # whatever the file's default class says of actuators, this one is a plain torque
+    no = mujoco.mjtLimited.mjLIMITED_FALSE
+    motor = mjspec.add_actuator(name=joint.name, target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
+    motor.set_to_motor()
+    motor.gear = [1, 0, 0, 0, 0, 0]
+    motor.ctrllimited, motor.forcelimited, motor.actlimited = no, no, no
+    motor.ctrlrange, motor.forcerange = [0, 0], [0, 0]
 
 
 def _wants_free_root(folder: Path, spec: RobotSpec) -> bool:
@@ -254,29 +279,32 @@ def _free_root(root: mujoco.MjsBody, spec: RobotSpec, *, wanted: bool) -> bool:
     return wanted
 
 
-def _at(mjspec: mujoco.MjSpec, name: str) -> mujoco.MjsSite:
-    """The site of that name, or a new one at the origin of the body of that name."""
+def _site(mjspec: mujoco.MjSpec, root: mujoco.MjsBody, name: str) -> mujoco.MjsSite:
+    """The site of that name, or a new one at the origin of the body of that name; no name is the root."""
     site = mjspec.site(name)
-    return mjspec.body(name).add_site(name=name) if site is None else site
+    if site is not None:
+        return site
+    return (mjspec.body(name) if name else root).add_site(name=name or "imu")
 
 
-def _imu(mjspec: mujoco.MjSpec, spec: RobotSpec) -> mujoco.MjsSite:
-    return _at(mjspec, spec.imu_site)
-
-
-def _touch_site(mjspec: mujoco.MjSpec, path: Path, name: str, *, floating: bool) -> tuple[str, str]:
-    """Adds a site that encloses all of a foot, so that its touch sensor misses no contact."""
+def _touch_site(
+    foot: mujoco.MjsSite, path: Path, colliding: Callable[[mujoco.MjsGeom], bool], floating: bool
+) -> tuple[str, str]:
+    """Adds a site that encloses all of a foot, so that its touch sensor misses no contact: (site, body)."""
     import mujoco
 
-    body = _at(mjspec, name).parent
-    while not any(_colliding(g) for g in body.geoms) and not body.joints and body.parent.name != "world":
+    body = foot.parent
+    # a link that only marks the foot is fixed to the one that has its geoms
+    while not any(map(colliding, body.geoms)) and not body.joints and body.parent.name != "world":
         body = body.parent
-    if floating and not any(_colliding(g) for g in body.geoms):
+    if floating and not any(map(colliding, body.geoms)):
         raise RobotLoadError(
-            f"{path}: foot {name}: body {body.name} has no geom that collides; give it one, the robot stands on it"
+            f"{path}: foot {foot.name}: body {body.name} has no geom that collides; give it one, the robot stands on it"
         )
-    body.name = body.name or f"{name}_body"
-    site = body.add_site(name=f"touch_{name}", type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[1, 0, 0], group=5)
+    body.name = body.name or f"{foot.name}_body"
+    site = body.add_site(
+        name=f"touch_{foot.name}", type=mujoco.mjtGeom.mjGEOM_SPHERE, pos=[0, 0, 0], size=[1, 0, 0], group=5
+    )
     return site.name, body.name
 
 
@@ -338,15 +366,24 @@ def _floor(mjspec: mujoco.MjSpec, root: mujoco.MjsBody) -> str | None:
             specular=[0.15, 0.15, 0.15],
             castshadow=shadow,
         )
+    # MuJoCo's defaults, named because the file's own default class may say otherwise
     mjspec.worldbody.add_geom(
         name="floor",
         type=mujoco.mjtGeom.mjGEOM_PLANE,
         size=[0, 0, 0.05],
         material="floor",
+        rgba=[0.5, 0.5, 0.5, 1],
+        group=0,
         contype=1,
         conaffinity=1,
         condim=3,
+        priority=0,
         friction=FLOOR_FRICTION,
+        solmix=1,
+        solref=[0.02, 1],
+        solimp=[0.9, 0.95, 0.001, 0.5, 2],
+        margin=0,
+        gap=0,
     )
     return "floor"
 
@@ -365,10 +402,10 @@ def _home_qpos(
     data.qpos[:] = qpos
     mujoco.mj_kinematics(model, data)
     own = model.body_rootid[model.geom_bodyid] == base_body
-    touching = np.flatnonzero(own & ((model.geom_contype != 0) | (model.geom_conaffinity != 0)))
+    touching = np.flatnonzero(own & _touching(model))
     if not touching.size:
         raise RobotLoadError(f"robot {spec.name}: no geom of it collides; a robot with a free joint needs one")
-    lowest = min(_lowest_point(model, data, geom) for geom in touching)
+    lowest = min(_lowest_point(model, data, int(geom)) for geom in touching)
     floor = 0.0 if floor_geom < 0 else float(model.geom_pos[floor_geom, 2])
     qpos[model.jnt_qposadr[model.body_jntadr[base_body]] + 2] += floor - lowest
     return qpos
@@ -402,5 +439,4 @@ def _lowest_point(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> floa
 
 def _foot_geoms(model: mujoco.MjModel, feet: list[tuple[str, str]]) -> np.ndarray:
     bodies = [model.body(body).id for _, body in feet]
-    colliding = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
-    return np.flatnonzero(np.isin(model.geom_bodyid, bodies) & colliding)
+    return np.flatnonzero(np.isin(model.geom_bodyid, bodies) & _touching(model))
