@@ -104,9 +104,11 @@ def load_robot(name_or_folder: str | Path) -> RobotSpec:
 def _read_metadata(path: Path) -> tuple[dict[str, Any], bytes]:
     if not path.is_file():
         raise RobotLoadError(f"robot folder {path.parent}: no metadata.json; expected one in the K-Scale schema")
-    data = path.read_bytes()
     try:
+        data = path.read_bytes()
         metadata = json.loads(data.decode(), object_pairs_hook=_unique)
+    except OSError as error:
+        raise RobotLoadError(f"{path}: cannot be read ({error.strerror}); expected the robot's metadata") from error
     except (ValueError, RecursionError) as error:
         raise RobotLoadError(f"{path}: not JSON ({error}); repair the file") from error
     if not isinstance(metadata, dict):
@@ -186,7 +188,7 @@ class _Metadata:
         """The specification of one joint."""
         row, who = self.joints[hinge.name], f"joint {hinge.name}: "
         kind = row.get("actuator_type")
-        if kind not in self.types:
+        if not isinstance(kind, str) or kind not in self.types:
             known = ", ".join(self.types) or "none"
             raise RobotLoadError(f"{self.path}: {who}actuator_type: got {kind!r}, expected one of {known}")
         motor, what = self.types[kind], f"actuator type {kind}: "
@@ -221,7 +223,7 @@ class _Metadata:
                 lower_rad=lower,
                 upper_rad=upper,
                 home_rad=home,
-                actuator_type=str(kind),
+                actuator_type=kind,
             )
         except SpecError as error:
             raise RobotLoadError(f"{self.path}: {error}") from error
