@@ -43,7 +43,7 @@ class Tick:
     """One control tick. Times are monotonic seconds from the run's start; vectors are in joint order.
 
     Attributes:
-        tick: number of the tick on its phase's grid; a skipped deadline leaves a gap.
+        tick: number of the tick on the grid of deadlines, over all phases; a skipped deadline leaves a gap.
         phase: "ramp", "run" or "damp".
         scheduled_s: the deadline that the tick was due at.
         start_s: when it began.
@@ -204,7 +204,7 @@ class RunLog:
         result: the run's own closing figures; None when it did not end in order.
         spec: what the policy and the robot are.
         bundle: the policy that ran; None when the file does not hold it.
-        tick: number of the tick on its phase's grid, int64 (T,).
+        tick: number of the tick on the grid of deadlines, over all phases, int64 (T,).
         phase: (T,) of "ramp", "run", "damp".
         scheduled_s, start_s, state_s, command_s, state_round_trip_s, command_round_trip_s: float64 (T,) [s].
         inputs: what the policy was given, by .kinfer name, float32 (T, k); NaN outside "run".

@@ -53,9 +53,7 @@ class Limits:
     stale_ticks_max: int = 10
 
     @classmethod
-    def from_spec(
-        cls, spec: PolicySpec | RobotSpec, *, tilt_max_rad: float = 1.0, stale_ticks_max: int = 10
-    ) -> Limits:
+    def from_spec(cls, spec: PolicySpec | RobotSpec, *, tilt_max_rad: float = 1.0, stale_ticks_max: int = 10) -> Limits:
         """The limits of a robot, or of the robot that a policy was trained for."""
         robot = spec.robot if isinstance(spec, PolicySpec) else spec
         return cls(

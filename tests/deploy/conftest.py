@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
 import pytest
 
 from robots.bundle import Bundle, write_bundle
-from robots.spec import ArraySpec, CommandSpec, JointSpec, PolicySpec, RobotSpec, input_specs
+from robots.spec import CommandSpec, JointSpec, PolicySpec, RobotSpec, input_specs
 
 USED = ("joint_angles", "joint_angular_velocities", "projected_gravity", "gyroscope", "command", "time")
 
@@ -184,3 +182,170 @@ def kinfer(tmp_path, bundle):
     path = tmp_path / "policy.kinfer"
     write_bundle(path, bundle)
     return path
+
+
+class KBotServer:
+    """A KOS server on a free port with the K-Bot's semantics, and faults to order.
+
+    Each joint follows its target at once while its motor is on and stiff. A position or velocity left out
+    of a command is 0, gains left out of a configuration are 0 and 120 N m, states come in ascending id.
+    A little noise makes every reading new.
+    """
+
+    def __init__(self, robot: RobotSpec) -> None:
+        from kos_protos import actuator_pb2_grpc, imu_pb2_grpc, sim_pb2_grpc
+
+        self.robot = robot
+        self.position_deg = {j.id: math.degrees(j.home_rad) for j in robot.joints}
+        self.gains: dict[int, dict] = {}
+        self.target_deg: dict[int, float] = {}
+        self.requests: list[tuple[str, object]] = []
+        self.steps: list[float] = []
+        # faults
+        self.missing: set[int] = set()
+        self.offline: set[int] = set()
+        self.faults: dict[int, list[str]] = {}
+        self.order = sorted
+        self.quat_wxyz = [1.0, 0.0, 0.0, 0.0]
+        self.gyro = [0.0, 0.0, 0.0]
+        self.accel = [0.0, 0.0, 9.81]
+        self.frozen = False
+        self.delay_s: dict[str, float] = {}
+        self.refuse: set[int] = set()
+        self.lockstep = False
+        self.on_tick = None
+        self._count = 0
+        self._lock = threading.Lock()
+        self._server = grpc.server(ThreadPoolExecutor(8))
+        outer = self
+
+        class Actuator(actuator_pb2_grpc.ActuatorServiceServicer):
+            def GetActuatorsState(self, request, context):
+                return outer.state(request)
+
+            def CommandActuators(self, request, context):
+                return outer.command(request)
+
+            def ConfigureActuator(self, request, context):
+                return outer.configure(request)
+
+        class Imu(imu_pb2_grpc.IMUServiceServicer):
+            def GetValues(self, request, context):
+                return outer.imu()
+
+            def GetQuaternion(self, request, context):
+                return outer.quaternion()
+
+        class Simulation(sim_pb2_grpc.SimulationServiceServicer):
+            def Step(self, request, context):
+                return outer.step(request)
+
+        actuator_pb2_grpc.add_ActuatorServiceServicer_to_server(Actuator(), self._server)
+        imu_pb2_grpc.add_IMUServiceServicer_to_server(Imu(), self._server)
+        sim_pb2_grpc.add_SimulationServiceServicer_to_server(Simulation(), self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    def kill(self) -> None:
+        self._server.stop(None).wait()
+
+    def _enter(self, what: str, request: object) -> None:
+        with self._lock:
+            self.requests.append((what, request))
+        if self.on_tick is not None and what == "command":
+            self.on_tick(sum(1 for kind, _ in self.requests if kind == "command"))
+        time.sleep(self.delay_s.get(what, 0.0))
+
+    def state(self, request):
+        from kos_protos import actuator_pb2
+
+        self._enter("state", request)
+        known = {j.id for j in self.robot.joints}
+        ids = self.order([i for i in request.actuator_ids if i in known and i not in self.missing])
+        self._count += 1
+        noise = 0.0 if self.frozen else 1e-3 * math.sin(self._count)
+        states = []
+        for id_ in ids:
+            gains = self.gains.get(id_, {"kp": 0.0, "kd": 0.0, "max_torque": 120.0, "torque_enabled": False})
+            states.append(
+                actuator_pb2.ActuatorStateResponse(
+                    actuator_id=id_,
+                    online=id_ not in self.offline,
+                    position=self.position_deg[id_] + noise,
+                    velocity=float(id_),
+                    torque=0.1 * id_,
+                    faults=self.faults.get(id_, []),
+                    **gains,
+                )
+            )
+        return actuator_pb2.GetActuatorsStateResponse(states=states)
+
+    def command(self, request):
+        from kos_protos import actuator_pb2, common_pb2
+
+        self._enter("command", request)
+        results = []
+        for command in request.commands:
+            id_ = command.actuator_id
+            if id_ in self.refuse:
+                error = common_pb2.Error(message="no such actuator")
+                results.append(common_pb2.ActionResult(actuator_id=id_, success=False, error=error))
+                continue
+            self.target_deg[id_] = command.position  # left out reads as 0
+            gains = self.gains.get(id_, {})
+            if gains.get("torque_enabled") and gains["kp"] > 0:
+                self.position_deg[id_] = command.position
+            results.append(common_pb2.ActionResult(actuator_id=id_, success=True))
+        return actuator_pb2.CommandActuatorsResponse(results=results)
+
+    def configure(self, request):
+        from kos_protos import common_pb2
+
+        self._enter("configure", request)
+        if request.actuator_id in self.refuse:
+            return common_pb2.ActionResponse(success=False, error=common_pb2.Error(message="bus error"))
+        self.gains[request.actuator_id] = {
+            "kp": request.kp,
+            "kd": request.kd,
+            "max_torque": request.max_torque if request.HasField("max_torque") else 120.0,
+            "torque_enabled": request.torque_enabled,
+        }
+        return common_pb2.ActionResponse(success=True)
+
+    def imu(self):
+        from kos_protos import imu_pb2
+
+        self._enter("imu", None)
+        (gx, gy, gz), (ax, ay, az) = self.gyro, self.accel
+        return imu_pb2.IMUValuesResponse(gyro_x=gx, gyro_y=gy, gyro_z=gz, accel_x=ax, accel_y=ay, accel_z=az)
+
+    def quaternion(self):
+        from kos_protos import imu_pb2
+
+        self._enter("quaternion", None)
+        w, x, y, z = self.quat_wxyz
+        return imu_pb2.QuaternionResponse(w=w, x=x, y=y, z=z)
+
+    def step(self, request):
+        from kos_protos import common_pb2
+
+        self._enter("step", request)
+        if not self.lockstep:
+            return common_pb2.ActionResponse(success=False, error=common_pb2.Error(message="not in lock step"))
+        self.steps.append(request.num_steps * request.step_size)
+        return common_pb2.ActionResponse(success=True)
+
+    def damped(self) -> bool:
+        """Every joint has kp 0, kd nominal, limited torque, torque on, and its own position as target."""
+        return all(
+            self.gains.get(j.id) == {"kp": 0.0, "kd": j.kd, "max_torque": j.torque_limit_nm, "torque_enabled": True}
+            and abs(self.target_deg[j.id] - self.position_deg[j.id]) < 0.01
+            for j in self.robot.joints
+        )
+
+
+@pytest.fixture
+def server(robot):
+    server = KBotServer(robot)
+    yield server
+    server.kill()

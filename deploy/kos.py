@@ -1,0 +1,388 @@
+"""The KOS boundary: the only module that knows actuator ids, degrees, the wire's quaternion order and deadlines.
+
+What the servers do that a client must not trust, and what is done here about it:
+- a gain left out of ConfigureActuator is set to 0 (K-Bot) or kept (kos-sim): always all four are sent;
+- a position or velocity left out of CommandActuators is read as 0: always all three are sent;
+- GetActuatorsState answers nothing for an empty list, in any order, and leaves actuators out: explicit
+  ids, mapped by id, a missing one is a fault;
+- an all-zero quaternion means "no data";
+- the gyro's unit differs between IMUs of the same robot: a setting, verified by `GyroCheck`;
+- nothing carries a time stamp: the age of a reading is that of its call.
+
+pykos' own `KOS.connect()` patches asyncio for the whole process (nest_asyncio: tasks and loop in pure
+Python), which costs latency in every tick, and sets no deadlines. So its service clients are used on a
+channel of ours, with a deadline on each call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Awaitable
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+# gRPC's C core reports a refused connection on stderr; here it is an error of ours, in one line
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+import grpc.aio
+from google.protobuf.empty_pb2 import Empty
+from kos_protos import actuator_pb2, sim_pb2
+from pykos.services.actuator import ActuatorServiceClient
+from pykos.services.imu import IMUServiceClient
+from pykos.services.sim import SimServiceClient
+
+from deploy.errors import ConnectionLost, DeployError, FaultError, SafetyError
+from deploy.safety import Gains, SafeTarget
+from deploy.state import RobotState, rotation_vector
+from robots.spec import RobotSpec
+
+GYRO_UNITS = {"deg/s": math.pi / 180.0, "rad/s": 1.0}
+_LOST = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
+_CHANNEL = (
+    # a pool of its own: a new client does not inherit another one's reconnection back-off
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+class KosRobot:
+    """A robot behind a KOS server, in SI and in the joint order of its specification.
+
+    Open it with `async with`, or `connect` and `close`.
+
+    Args:
+        spec: names, ids and their order.
+        host: where the server is.
+        port: its port.
+        gyro_unit: what the server's gyro speaks, "deg/s" (the proto; K-Bot) or "rad/s" (kos-sim, Hiwonder IMU).
+    """
+
+    def __init__(
+        self, spec: RobotSpec, host: str = "127.0.0.1", port: int = 50051, *, gyro_unit: str = "deg/s"
+    ) -> None:
+        if gyro_unit not in GYRO_UNITS:
+            raise DeployError(f"gyro unit: got {gyro_unit!r}, expected one of {', '.join(GYRO_UNITS)}")
+        self.spec = spec
+        self.address = f"{host}:{port}"
+        self.gyro_unit = gyro_unit
+        self._gyro_scale = GYRO_UNITS[gyro_unit]
+        self._ids = spec.joint_ids
+        self._row = {id_: row for row, id_ in enumerate(self._ids)}
+        self._name = dict(zip(spec.joint_ids, spec.joint_names, strict=True))
+        self._ask = actuator_pb2.GetActuatorsStateRequest(actuator_ids=self._ids)
+        self._channel: grpc.aio.Channel | None = None
+
+    async def connect(self, timeout_s: float = 3.0) -> None:
+        """Open the channel and wait for the server.
+
+        Raises:
+            ConnectionLost: nothing answers within the time.
+        """
+        self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL)
+        self._actuator = ActuatorServiceClient(self._channel).stub
+        self._imu = IMUServiceClient(self._channel).stub
+        self._sim = SimServiceClient(self._channel).stub
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), timeout_s)
+        except TimeoutError:
+            await self.close()
+            raise ConnectionLost(
+                f"no KOS server at {self.address} within {timeout_s:g} s; "
+                "check --host and --port, or start one: ksim twin --robot kbot"
+            ) from None
+
+    async def close(self) -> None:
+        """Close the channel; the robot keeps the last gains and target that it was given."""
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            await channel.close()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _call(self, what: str, *calls: Awaitable[Any]) -> list[Any]:
+        """The answers of concurrent calls; waits for all of them before it raises for one."""
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, grpc.aio.AioRpcError):
+                code, detail = answer.code(), _one_line(answer.details() or "")
+                if code in _LOST:
+                    raise ConnectionLost(f"{what}: {self.address}: {code.name.lower().replace('_', ' ')} ({detail})")
+                raise FaultError(f"{what}: {self.address} answered {code.name} ({detail})")
+            if isinstance(answer, (grpc.aio.UsageError, asyncio.CancelledError)) and self._channel is None:
+                raise ConnectionLost(f"{what}: {self.address}: the connection is closed")
+            if isinstance(answer, BaseException):
+                raise answer
+        return list(answers)
+
+    def _check_open(self) -> None:
+        if self._channel is None:
+            raise ConnectionLost(f"{self.address}: not connected; call connect() first")
+
+    async def read(self, timeout_s: float = 0.5) -> RobotState:
+        """Joints, IMU values and orientation, asked for at the same time.
+
+        Raises:
+            ConnectionLost: no complete answer within the time.
+            FaultError: an actuator is missing, offline or reports a fault, or a sensor has no data.
+        """
+        self._check_open()
+        asked = time.monotonic()
+        joints, imu, quat = await self._call(
+            "state",
+            self._actuator.GetActuatorsState(self._ask, timeout=timeout_s),
+            self._imu.GetValues(Empty(), timeout=timeout_s),
+            self._imu.GetQuaternion(Empty(), timeout=timeout_s),
+        )
+        answered = time.monotonic()
+        position, velocity, torque = self._joints(joints)
+        return RobotState(
+            joint_position=position,
+            joint_velocity=velocity,
+            joint_torque=torque,
+            quat_wxyz=self._quaternion(quat),
+            gyro_b=self._vector("gyro", imu, "gyro") * self._gyro_scale,
+            accel_b=self._vector("accelerometer", imu, "accel", zero_is_fault=True),
+            time_s=answered,
+            round_trip_s=answered - asked,
+        )
+
+    def _joints(self, answer: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        table = np.full((3, len(self._ids)), np.nan)
+        faults: list[str] = []
+        for state in answer.states:
+            row = self._row.get(state.actuator_id)
+            if row is None:
+                continue
+            who = f"{self._name[state.actuator_id]} (id {state.actuator_id})"
+            if not state.online:
+                faults.append(f"{who} is offline")
+            elif not state.HasField("position") or not state.HasField("velocity"):
+                faults.append(f"{who} reports no position or velocity")
+            if state.faults:
+                faults.append(f"{who} reports {', '.join(_one_line(f) for f in state.faults)}")
+            # torque is for the log only, and not every actuator measures it
+            table[:, row] = math.radians(state.position), math.radians(state.velocity), state.torque
+        answered = {state.actuator_id for state in answer.states}
+        faults.extend(f"{self._name[i]} (id {i}) is missing" for i in self._ids if i not in answered)
+        if faults:
+            raise FaultError(f"actuators: {'; '.join(faults)}")
+        bad = np.flatnonzero(~np.isfinite(table).all(axis=0))
+        if bad.size:
+            names = ", ".join(self.spec.joint_names[i] for i in bad)
+            raise FaultError(f"actuators: {names}: got a value that is not finite")
+        return table[0], table[1], table[2]
+
+    @staticmethod
+    def _error_of(what: str, answer: Any) -> None:
+        if answer.HasField("error"):
+            raise FaultError(f"{what}: the server reports {_one_line(answer.error.message) or answer.error.code}")
+
+    def _quaternion(self, answer: Any) -> np.ndarray:
+        self._error_of("orientation", answer)
+        quat = np.array([answer.w, answer.x, answer.y, answer.z])
+        norm = float(np.linalg.norm(quat))
+        if not np.isfinite(norm) or not 0.5 < norm < 2.0:
+            raise FaultError(f"orientation: got quaternion {quat.tolist()}, expected unit length; the IMU has no data")
+        return quat / norm
+
+    def _vector(self, what: str, answer: Any, prefix: str, zero_is_fault: bool = False) -> np.ndarray:
+        self._error_of(what, answer)
+        vector = np.array([getattr(answer, f"{prefix}_{axis}") for axis in "xyz"])
+        if not np.isfinite(vector).all() or (zero_is_fault and not vector.any()):
+            raise FaultError(f"{what}: got {vector.tolist()}, expected a measurement; the IMU has no data")
+        return vector
+
+    async def command(self, target: SafeTarget, timeout_s: float = 0.5) -> float:
+        """Send a target position, with velocity 0 and torque 0, to every joint.
+
+        Returns:
+            The time from the command to its acknowledgement [s].
+
+        Raises:
+            ConnectionLost: no acknowledgement within the time.
+            FaultError: an actuator refused.
+            SafetyError: the target did not come from the safety layer.
+        """
+        if not isinstance(target, SafeTarget):
+            raise SafetyError(f"command: got {type(target).__name__}, expected a SafeTarget of deploy.safety")
+        self._check_open()
+        degrees = np.degrees(target.rad)
+        if degrees.shape != (len(self._ids),) or not np.isfinite(degrees).all():
+            raise SafetyError(f"command: got {degrees.tolist()}, expected {len(self._ids)} finite numbers")
+        commands = [
+            actuator_pb2.ActuatorCommand(actuator_id=id_, position=value, velocity=0.0, torque=0.0)
+            for id_, value in zip(self._ids, degrees.tolist(), strict=True)
+        ]
+        request = actuator_pb2.CommandActuatorsRequest(commands=commands)
+        sent = time.monotonic()
+        (answer,) = await self._call("command", self._actuator.CommandActuators(request, timeout=timeout_s))
+        took = time.monotonic() - sent
+        refused = [
+            f"{self._name.get(r.actuator_id, 'unknown')} (id {r.actuator_id}): {_one_line(r.error.message)}"
+            for r in answer.results
+            if not r.success
+        ]
+        if refused:
+            raise FaultError(f"command refused: {'; '.join(refused)}")
+        return took
+
+    async def configure(self, gains: Gains, timeout_s: float = 0.5) -> None:
+        """Set kp, kd, max_torque and torque_enabled of every joint, always all four.
+
+        Every joint is tried, also after one has failed.
+
+        Raises:
+            ConnectionLost: no acknowledgement within the time.
+            FaultError: an actuator refused.
+            SafetyError: the gains did not come from the safety layer.
+        """
+        if not isinstance(gains, Gains):
+            raise SafetyError(f"configure: got {type(gains).__name__}, expected Gains of deploy.safety")
+        self._check_open()
+        requests = [
+            actuator_pb2.ConfigureActuatorRequest(
+                actuator_id=id_,
+                kp=float(gains.kp[row]),
+                kd=float(gains.kd[row]),
+                max_torque=float(gains.max_torque[row]),
+                torque_enabled=gains.torque_enabled,
+            )
+            for row, id_ in enumerate(self._ids)
+        ]
+        answers = await self._call(
+            "configure", *(self._actuator.ConfigureActuator(r, timeout=timeout_s) for r in requests)
+        )
+        refused = [
+            f"{self._name[id_]} (id {id_}): {_one_line(answer.error.message)}"
+            for id_, answer in zip(self._ids, answers, strict=True)
+            if not answer.success
+        ]
+        if refused:
+            raise FaultError(f"configure refused: {'; '.join(refused)}")
+
+    async def gain_differences(self, gains: Gains, timeout_s: float = 0.5) -> list[str]:
+        """Where the server reports other gains than `gains`; servers that report none give an empty list."""
+        self._check_open()
+        (answer,) = await self._call("state", self._actuator.GetActuatorsState(self._ask, timeout=timeout_s))
+        found: list[str] = []
+        for state in answer.states:
+            row = self._row.get(state.actuator_id)
+            if row is None:
+                continue
+            wanted = {"kp": gains.kp[row], "kd": gains.kd[row], "max_torque": gains.max_torque[row]}
+            for name, value in wanted.items():
+                got = getattr(state, name)
+                if state.HasField(name) and abs(got - value) > 1e-3 * max(1.0, abs(value)):
+                    found.append(f"{self._name[state.actuator_id]}: {name} is {got:g}, sent {value:g}")
+            if state.HasField("torque_enabled") and state.torque_enabled != gains.torque_enabled:
+                found.append(f"{self._name[state.actuator_id]}: torque_enabled is {state.torque_enabled}")
+        return found
+
+    async def step_simulation(self, duration_s: float, timeout_s: float = 10.0) -> None:
+        """Advance a simulator that runs in lock step.
+
+        Raises:
+            ConnectionLost: the server is gone.
+            FaultError: the server does not run in lock step.
+        """
+        self._check_open()
+        request = sim_pb2.StepRequest(num_steps=1, step_size=duration_s)
+        (answer,) = await self._call("lock step", self._sim.Step(request, timeout=timeout_s))
+        if not answer.success:
+            raise FaultError(
+                f"lock step: {self.address} refused ({_one_line(answer.error.message)}); "
+                "start the twin with --lockstep or leave --step-lock out"
+            )
+
+
+class GyroCheck:
+    """Verifies the gyro's unit and frame: integrates it against the change of orientation.
+
+    Feed it readings; as soon as there was enough motion it has a verdict. The regression of the
+    orientation's change on the integrated gyro has slope 1 when the unit is right, 57.3 when the server
+    speaks rad/s and deg/s was set, 1/57.3 the other way round, and is negative when the frames disagree.
+
+    Args:
+        gyro_unit: the unit that was set, for the message.
+        motion_rad: path length of the orientation that is enough to judge by [rad].
+    """
+
+    def __init__(self, gyro_unit: str, motion_rad: float = 0.15) -> None:
+        self._unit = gyro_unit
+        self._enough = motion_rad
+        self._last: RobotState | None = None
+        self._qq = self._qg = self._gg = self.motion_rad = 0.0
+        self.samples = 0
+
+    def add(self, state: RobotState) -> None:
+        """One more reading; one that repeats the last is left out."""
+        last = self._last
+        if last is not None and last.same_reading(state):
+            return
+        self._last = state
+        if last is None:
+            return
+        dt = state.time_s - last.time_s
+        if not 0.0 < dt < 0.2:
+            return
+        turned = rotation_vector(last.quat_wxyz, state.quat_wxyz)
+        gyro = 0.5 * (last.gyro_b + state.gyro_b) * dt
+        self._qq += float(turned @ turned)
+        self._qg += float(turned @ gyro)
+        self._gg += float(gyro @ gyro)
+        self.motion_rad += float(np.linalg.norm(turned))
+        self.samples += 1
+
+    @property
+    def slope(self) -> float:
+        """Orientation's change over integrated gyro; NaN without any."""
+        return self._qg / self._gg if self._gg > 0 else math.nan
+
+    @property
+    def correlation(self) -> float:
+        """Of the two, from -1 to 1; 0 without motion."""
+        scale = math.sqrt(self._qq * self._gg)
+        return self._qg / scale if scale > 0 else 0.0
+
+    @property
+    def verdict(self) -> str:
+        """One of "ok", "wrong" and "not enough motion"."""
+        if self.samples < 8 or self.motion_rad < self._enough or abs(self.correlation) < 0.8:
+            return "not enough motion"
+        return "ok" if 0.2 < self.slope < 5.0 else "wrong"
+
+    @property
+    def message(self) -> str:
+        """The verdict as one line."""
+        figures = f"orientation over gyro {self.slope:.3g}, correlation {self.correlation:.2f}"
+        figures += f", {self.motion_rad:.2f} rad of motion"
+        if self.verdict != "wrong":
+            return f"gyro: {self.verdict} ({figures}, unit set to {self._unit})"
+        if self.slope < 0:
+            return f"gyro: it turns against the orientation ({figures}); its frame or the quaternion's is another"
+        other = next(unit for unit in GYRO_UNITS if unit != self._unit)
+        return f"gyro: {self._unit} is the wrong unit ({figures}); try --gyro-unit {other}"

@@ -1,0 +1,404 @@
+"""The control loop: one grid of absolute deadlines from the first tick of the ramp to the last of the policy.
+
+Named behaviour when time or the network misbehave:
+- late: a tick that ends after the next deadline is an overrun; the next tick starts at once if that is
+  less than half a period late, else it is skipped, so that ticks never come in a burst;
+- lost: an answer that does not come within the tick counts as lost; the policy goes on with the state
+  before (stale) and the robot with the target before; too many in a row end the run;
+- stale: readings equal to the bit to the ones before count as stale; too many in a row end the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deploy.errors import ConnectionLost, DeployError, FaultError
+from deploy.kos import GyroCheck, KosRobot
+from deploy.policy import OnnxPolicy, observe
+from deploy.recorder import Recorder, Tick
+from deploy.safety import Limits, check_state, damp, hold, limit, nominal
+from deploy.state import RobotState
+from robots.spec import PolicySpec
+
+# Shares of the period that a state may take to come, and a command to be acknowledged.
+READ_SHARE, COMMAND_SHARE = 0.75, 1.0
+# asyncio wakes up to a millisecond late (epoll counts in milliseconds), sleep up to a tenth of one.
+COARSE_S, FINE_S = 0.0016, 0.0002
+DAMP_ATTEMPTS = 6
+DAMP_TIMEOUT_S = 0.5
+_NAN = float("nan")
+
+
+class Fall(FaultError):
+    """The robot tilted beyond the limit."""
+
+
+class Stopped(Exception):
+    """A signal asked for the end; carries its number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+@dataclass
+class Stop:
+    """Set by a signal handler, looked at once a tick."""
+
+    signum: int = 0
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def set(self, signum: int) -> None:
+        """Ask for the end; the first signal counts."""
+        self.signum = self.signum or signum
+        self.event.set()
+
+    def check(self) -> None:
+        """Raise Stopped when the end was asked for."""
+        if self.signum:
+            raise Stopped(self.signum)
+
+
+@dataclass
+class Counts:
+    """What happened in a run, counted."""
+
+    ramp_ticks: int = 0
+    run_ticks: int = 0
+    overruns: int = 0
+    skipped: int = 0
+    lost_states: int = 0
+    lost_commands: int = 0
+    stale: int = 0
+    clamped_ticks: int = 0
+    clamps: Counter[str] = field(default_factory=Counter)
+    starts: list[tuple[int, float, float]] = field(default_factory=list)
+    state_round_trips: list[float] = field(default_factory=list)
+    command_round_trips: list[float] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """The collector stops the world for milliseconds; a run allocates little and without cycles."""
+    was = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was:
+            gc.enable()
+
+
+def smooth(share: float) -> float:
+    """Minimum-jerk profile from 0 to 1: speed and acceleration are 0 at both ends."""
+    s = min(max(share, 0.0), 1.0)
+    return s * s * s * (10.0 + s * (6.0 * s - 15.0))
+
+
+class ControlLoop:
+    """One run on one robot.
+
+    Args:
+        robot: connected.
+        spec: what the policy and the robot are.
+        policy: loaded.
+        command: the command vector (commands,).
+        limits: of the robot.
+        recorder: open.
+        stop: where signals arrive.
+        ramp_s: time to go to the home pose [s].
+        duration_s: time to run the policy [s].
+        step_lock: advance a simulator by a period after each tick, in place of waiting.
+        lost_ticks_max: more lost ticks in a row than this end the run.
+        home_tolerance_rad: a pose that is this near to home needs no ramp [rad].
+        on_second: called about once a second with a line to show.
+    """
+
+    def __init__(
+        self,
+        *,
+        robot: KosRobot,
+        spec: PolicySpec,
+        policy: OnnxPolicy,
+        command: np.ndarray,
+        limits: Limits,
+        recorder: Recorder,
+        stop: Stop,
+        ramp_s: float,
+        duration_s: float,
+        step_lock: bool = False,
+        lost_ticks_max: int = 10,
+        home_tolerance_rad: float = 0.1,
+        on_second: Callable[[str], None] | None = None,
+    ) -> None:
+        self._robot, self._spec, self._policy, self._command_vector = robot, spec, policy, command
+        self._limits, self._recorder, self._stop = limits, recorder, stop
+        self._ramp_s, self._duration_s, self._step_lock = ramp_s, duration_s, step_lock
+        self._lost_max, self._tolerance, self._on_second = lost_ticks_max, home_tolerance_rad, on_second
+        self.period_s = spec.control_period_s
+        self.counts = Counts()
+        self._names = tuple(a.name for a in spec.inputs)
+        self._home = np.asarray(spec.robot.column("home_rad"))
+        self._gyro = GyroCheck(robot.gyro_unit)
+        self._gyro_done = False
+        self._lost_in_row = self._stale_in_row = 0
+        self._heading = 0.0
+        self._epoch = time.monotonic()
+        self._touched = False
+        self._tick_done = -1
+        self._ramp_ticks = 0
+
+    @property
+    def survived_s(self) -> float:
+        """How long the policy ran [s]: periods begun and not ended by a fault."""
+        return self.counts.run_ticks * self.period_s
+
+    def _now(self) -> float:
+        return time.monotonic() - self._epoch
+
+    def event(self, kind: str, message: str) -> None:
+        """Write an event to the log."""
+        self._recorder.event(self._now(), kind, message)
+
+    async def run(self, first: RobotState) -> None:
+        """Configure, ramp, run the policy to the end of its time.
+
+        Raises:
+            DeployError: what ended the run early.
+            Stopped: a signal did.
+        """
+        self._state = first
+        self._from = first.joint_position
+        self._sent, self._sent_tick = first.joint_position, -1
+        far = float(np.max(np.abs(first.joint_position - self._home)))
+        ramp_ticks = 0 if far <= self._tolerance else round(self._ramp_s / self.period_s)
+        run_ticks = max(1, round(self._duration_s / self.period_s))
+        self._touched = True
+        # The target first: gains on an old target would jump there.
+        await self._robot.command(hold(first))
+        await self._robot.configure(nominal(self._limits))
+        for difference in await self._robot.gain_differences(nominal(self._limits)):
+            self.event("gains", difference)
+        self._ramp_ticks = ramp_ticks
+        self.event("phase", f"ramp: {ramp_ticks} ticks, {far:.3f} rad from home; then {run_ticks} ticks of the policy")
+        with _no_garbage_collection():
+            await self._grid(ramp_ticks + run_ticks)
+
+    async def _grid(self, ticks: int) -> None:
+        period, k = self.period_s, 0
+        t0 = self._now() + 0.5 * period
+        shown = t0
+        while k < ticks:
+            self._stop.check()
+            scheduled = k * period if self._step_lock else t0 + k * period
+            if not self._step_lock:
+                await self._wait_until(scheduled)
+            await self._tick(k, scheduled)
+            following = k + 1
+            if self._step_lock:
+                await self._robot.step_simulation(period)
+            else:
+                now = self._now()
+                late = now - (t0 + following * period)
+                self.counts.overruns += late > 0
+                if late > 0.5 * period:
+                    following = math.floor((now - t0) / period) + 1
+                    self.counts.skipped += following - (k + 1)
+                if self._on_second is not None and now - shown >= 1.0:
+                    shown = now
+                    self._on_second(f"{now - t0:.0f} s: tick {k}, tilt {self._state.tilt_rad:.2f} rad")
+            k = following
+        if not self._step_lock:
+            await self._wait_until(t0 + ticks * period)
+        if not self._gyro_done:
+            self.event("gyro", self._gyro.message)
+
+    async def _wait_until(self, deadline: float) -> None:
+        """Sleep, then nap, then spin to a deadline of this run's clock."""
+        left = deadline - self._now()
+        if left > COARSE_S:
+            await asyncio.sleep(left - COARSE_S)
+            left = deadline - self._now()
+        if left > FINE_S:
+            time.sleep(left - FINE_S)  # nothing of ours is in flight between ticks
+        while self._now() < deadline:
+            pass
+
+    async def _read(self) -> tuple[RobotState, bool, float]:
+        """(state, stale, round trip); the state before where none came in time."""
+        timeout = 10.0 if self._step_lock else READ_SHARE * self.period_s
+        try:
+            state = await self._robot.read(timeout)
+        except ConnectionLost as error:
+            self.counts.lost_states += 1
+            self._lost(error)
+            return self._state, True, _NAN
+        self.counts.state_round_trips.append(state.round_trip_s)
+        return state, state.same_reading(self._state), state.round_trip_s
+
+    def _lost(self, error: ConnectionLost) -> None:
+        self._lost_in_row += 1
+        self.event("lost", str(error))
+        if self._lost_in_row > self._lost_max:
+            raise ConnectionLost(f"{self._lost_in_row} ticks in a row without an answer: {error}") from error
+
+    def _check_gyro(self, state: RobotState) -> None:
+        self._gyro.add(state)
+        if self._gyro.verdict == "not enough motion":
+            return
+        self._gyro_done = True
+        self.event("gyro", self._gyro.message)
+        if self._gyro.verdict == "wrong":
+            raise FaultError(self._gyro.message)
+
+    async def _tick(self, k: int, scheduled: float) -> None:
+        start = scheduled if self._step_lock else self._now()
+        lost_before = self._lost_in_row
+        state, stale, state_round_trip = await self._read()
+        self._state = state
+        self._stale_in_row = self._stale_in_row + 1 if stale else 0
+        self.counts.stale += stale
+        state_s = start + state_round_trip if self._step_lock else state.time_s - self._epoch
+        faults = check_state(state, self._limits, self._stale_in_row)
+        if faults:
+            kind = Fall if faults[0].startswith("fall") else FaultError
+            raise kind("; ".join(faults))
+        if not self._gyro_done and not stale and not self._step_lock:
+            self._check_gyro(state)
+
+        inputs: dict[str, np.ndarray] = {}
+        action: np.ndarray | None = None
+        if k < self._ramp_ticks:
+            phase = "ramp"
+            share = smooth((k + 1) / self._ramp_ticks)
+            target = self._from + share * (self._home - self._from)
+        else:
+            phase = "run"
+            if self.counts.run_ticks == 0:
+                self._policy.reset()
+                self._heading = state.heading_rad
+            time_s = (k - self._ramp_ticks) * self.period_s
+            inputs = observe(self._names, state, self._command_vector, time_s, self._heading)
+            action = self._policy.step(inputs)
+            target = action
+
+        # how far the target may move counts from the last one that the robot acknowledged
+        safe = limit(target, self._sent, state, self._limits, (k - self._sent_tick) * self.period_s)
+        command_s = command_round_trip = _NAN
+        timeout = 10.0 if self._step_lock else COMMAND_SHARE * self.period_s
+        try:
+            command_round_trip = await self._robot.command(safe, timeout)
+            command_s = start + command_round_trip if self._step_lock else self._now()
+            self._sent, self._sent_tick = safe.rad, k
+            self.counts.command_round_trips.append(command_round_trip)
+            if self._lost_in_row == lost_before:
+                self._lost_in_row = 0
+        except ConnectionLost as error:
+            self.counts.lost_commands += 1
+            if self._lost_in_row == lost_before:  # a tick that lost both counts once
+                self._lost(error)
+        finally:
+            self._recorder.tick(
+                self._record(
+                    state,
+                    tick=k,
+                    phase=phase,
+                    scheduled_s=scheduled,
+                    start_s=start,
+                    state_s=state_s,
+                    command_s=command_s,
+                    state_round_trip_s=state_round_trip,
+                    command_round_trip_s=command_round_trip,
+                    inputs=inputs,
+                    action=action,
+                    sent=safe.rad,
+                    safety=safe.reasons,
+                    stale=stale,
+                )
+            )
+        counts = self.counts
+        self._tick_done = k
+        counts.starts.append((k, scheduled, start))
+        counts.ramp_ticks += phase == "ramp"
+        counts.run_ticks += phase == "run"
+        counts.clamped_ticks += bool(safe.reasons)
+        counts.clamps.update(reason.rpartition(": ")[2] for reason in safe.reasons)
+
+    @staticmethod
+    def _record(state: RobotState, **values: Any) -> Tick:
+        names = ("joint_position", "joint_velocity", "joint_torque", "quat_wxyz", "gyro_b", "accel_b")
+        return Tick(**values, **{name: getattr(state, name) for name in names})
+
+    async def damp(self) -> bool:
+        """Leave the robot damped: no stiffness, nominal damping, the measured position as target.
+
+        Tries several times with deadlines. Does nothing to a robot that was not touched.
+
+        Returns:
+            Whether every joint acknowledged its gains; without stiffness a target has no force.
+        """
+        if not self._touched:
+            return True
+        gains, failure, damped, held = damp(self._limits), "", False, False
+        for attempt in range(DAMP_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(0.2)
+            try:
+                if not damped:
+                    await self._robot.configure(gains, DAMP_TIMEOUT_S)
+                    damped = True
+                await self._hold()
+                held = True
+                break
+            except DeployError as error:
+                failure = str(error)
+        if not damped:
+            self.event("damp", f"NOT damped, the robot keeps its last gains and target: {failure}")
+        elif not held:
+            self.event("damp", f"damped; the target could not be set to the measured position: {failure}")
+        else:
+            self.event("damp", "damped: kp 0, kd nominal, target at the measured position")
+        return damped
+
+    async def _hold(self) -> None:
+        start = self._now()
+        # A fault is often what ended the run: then the last good reading has to do.
+        fresh = False
+        try:
+            self._state = await self._robot.read(DAMP_TIMEOUT_S)
+            fresh = True
+        except FaultError:
+            pass
+        target = hold(self._state)
+        took = await self._robot.command(target, DAMP_TIMEOUT_S)
+        self._tick_done += 1
+        self._recorder.tick(
+            self._record(
+                self._state,
+                tick=self._tick_done,
+                phase="damp",
+                scheduled_s=start,
+                start_s=start,
+                state_s=self._state.time_s - self._epoch,
+                command_s=self._now(),
+                state_round_trip_s=self._state.round_trip_s if fresh else _NAN,
+                command_round_trip_s=took,
+                inputs={},
+                action=None,
+                sent=target.rad,
+                stale=not fresh,
+            )
+        )

@@ -1,0 +1,214 @@
+"""The policy on the robot's computer: two ONNX graphs, their carry, and the inputs that they declare.
+
+Everything that is done to an input or an action is inside the graph; here raw values in SI go in and
+target angles come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from deploy.errors import PolicyError
+from deploy.state import RobotState
+from robots.bundle import Bundle
+from robots.spec import ArraySpec, CommandSpec, PolicySpec, RobotSpec, input_specs
+
+CARRY = "carry"
+# a command whose range the bundle does not tell
+UNKNOWN_RANGE = 1e6
+
+
+def known_inputs(joints: int, commands: int, carry_size: int) -> dict[str, int]:
+    """Size of every input that a .kinfer may declare, by name; the last two only before kinfer 0.6."""
+    return {
+        "joint_angles": joints,
+        "joint_angular_velocities": joints,
+        "projected_gravity": 3,
+        "accelerometer": 3,
+        "gyroscope": 3,
+        "command": commands,
+        "time": 1,
+        CARRY: carry_size,
+        "quaternion": 4,
+        "initial_heading": 1,
+    }
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _session(what: str, model: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    # one thread: a policy is small, and a pool of threads costs jitter
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no common root
+        raise PolicyError(
+            f"{what}: not a model that ONNX Runtime {ort.__version__} loads ({_one_line(error)})"
+        ) from error
+
+
+class OnnxPolicy:
+    """A bundle's policy with its carry.
+
+    Args:
+        bundle: the bundle; its own specification, where it has one, must agree with the graphs.
+
+    Attributes:
+        inputs: names that `step` wants, in the graph's order, without the carry.
+        carry: the carry before the next step, float32 (carry_size,).
+
+    Raises:
+        PolicyError: the graphs are not what the bundle says.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._init = _session("init_fn.onnx", bundle.init_fn)
+        self._step = _session("step_fn.onnx", bundle.step_fn)
+        self._n = len(bundle.joint_names)
+        self._carry_size = bundle.carry_size
+        self.sizes = known_inputs(self._n, len(bundle.command_names), bundle.carry_size)
+        self._check_graphs(bundle)
+        declared = [i.name for i in self._step.get_inputs()]
+        self._takes_carry = CARRY in declared
+        self.inputs = tuple(name for name in declared if name != CARRY)
+        self._outputs = [o.name for o in self._step.get_outputs()[:2]]
+        first = self._run("init_fn.onnx", self._init, [self._init.get_outputs()[0].name], {})[0]
+        self._start = self._checked("init_fn.onnx: the carry", first, self._carry_size)
+        self.carry = self._start
+        # the first call of a session allocates; it also shows what the output's shapes are
+        self.step({name: np.zeros(self.sizes[name], dtype=np.float32) for name in self.inputs}, check_finite=False)
+        self.reset()
+
+    def _check_graphs(self, bundle: Bundle) -> None:
+        if self._init.get_inputs():
+            names = [i.name for i in self._init.get_inputs()]
+            raise PolicyError(f"init_fn.onnx: inputs {names}, expected none; export the policy again")
+        if len(self._init.get_outputs()) != 1 or len(self._step.get_outputs()) != 2:
+            got = len(self._init.get_outputs()), len(self._step.get_outputs())
+            raise PolicyError(f"init_fn and step_fn: {got} outputs, expected 1 (carry) and 2 (action, carry)")
+        for declared in self._step.get_inputs():
+            size = self.sizes.get(declared.name)
+            if size is None:
+                raise PolicyError(
+                    f"step_fn.onnx: input {declared.name!r} is unknown; expected some of {', '.join(self.sizes)}"
+                )
+            if declared.type != "tensor(float)" or list(declared.shape) != [size]:
+                raise PolicyError(
+                    f"step_fn.onnx: input {declared.name}: {declared.type} of shape {list(declared.shape)}, "
+                    f"expected tensor(float) of shape {[size]}"
+                )
+        if bundle.spec is not None:
+            names = {i.name for i in self._step.get_inputs()} - {CARRY}
+            promised = {a.name for a in bundle.spec.inputs}
+            if names != promised:
+                raise PolicyError(
+                    f"step_fn.onnx: inputs {sorted(names)}, its specification has {sorted(promised)}; "
+                    "export the policy again"
+                )
+
+    def _run(self, what: str, session: ort.InferenceSession, outputs: list[str], feed: dict[str, Any]) -> list[Any]:
+        try:
+            return list(session.run(outputs, feed))
+        except Exception as error:  # onnxruntime has no common root
+            raise PolicyError(f"{what}: cannot be run ({_one_line(error)})") from error
+
+    @staticmethod
+    def _checked(what: str, value: Any, size: int, check_finite: bool = True) -> np.ndarray:
+        array = np.asarray(value)
+        if array.dtype != np.float32 or array.shape != (size,):
+            raise PolicyError(f"{what}: {array.dtype} of shape {array.shape}, expected float32 of shape ({size},)")
+        if check_finite and not np.isfinite(array).all():
+            raise PolicyError(
+                f"{what}: got a value that is not finite at {np.flatnonzero(~np.isfinite(array)).tolist()}"
+            )
+        return array
+
+    def reset(self) -> None:
+        """Go back to the first carry."""
+        self.carry = self._start
+
+    def step(self, inputs: Mapping[str, np.ndarray], *, check_finite: bool = True) -> np.ndarray:
+        """One control step; the carry goes on.
+
+        Args:
+            inputs: float32 arrays by .kinfer name; more than the graph declares is left out.
+            check_finite: refuse an action or a carry that is not finite.
+
+        Returns:
+            Target joint angles, float32 (joints,) [rad], in the order of the bundle's joint names.
+
+        Raises:
+            PolicyError: an input is missing or of another shape, or the action is not finite.
+        """
+        feed: dict[str, np.ndarray] = {}
+        for name in self.inputs:
+            if name not in inputs:
+                raise PolicyError(f"input {name}: missing; the policy reads {', '.join(self.inputs)}")
+            feed[name] = self._checked(f"input {name}", inputs[name], self.sizes[name], check_finite=False)
+        if self._takes_carry:
+            feed[CARRY] = self.carry
+        action, carry = self._run("step_fn.onnx", self._step, self._outputs, feed)
+        action = self._checked("action", action, self._n, check_finite)
+        self.carry = self._checked("carry", carry, self._carry_size, check_finite)
+        return action
+
+
+def observe(
+    names: tuple[str, ...], state: RobotState, command: np.ndarray, time_s: float, initial_heading_rad: float
+) -> dict[str, np.ndarray]:
+    """The inputs called for by name, float32, exactly as the policy is to be given them.
+
+    Args:
+        names: .kinfer names.
+        state: measured.
+        command: (commands,).
+        time_s: since the policy's first step [s].
+        initial_heading_rad: yaw at the policy's first step [rad].
+    """
+    sources = {
+        "joint_angles": lambda: state.joint_position,
+        "joint_angular_velocities": lambda: state.joint_velocity,
+        "projected_gravity": lambda: state.projected_gravity,
+        "accelerometer": lambda: state.accel_b,
+        "gyroscope": lambda: state.gyro_b,
+        "command": lambda: command,
+        "time": lambda: [time_s],
+        "quaternion": lambda: state.quat_wxyz,
+        "initial_heading": lambda: [initial_heading_rad],
+    }
+    return {name: np.asarray(sources[name](), dtype=np.float32) for name in names}
+
+
+def spec_without_exporter(bundle: Bundle, policy: OnnxPolicy, robot: RobotSpec) -> PolicySpec:
+    """What can be said of a bundle that another exporter wrote, with the robot that it is to run on.
+
+    Args:
+        bundle: without a specification.
+        policy: of the bundle.
+        robot: its joints are in the bundle's order.
+    """
+    commands = tuple(CommandSpec(name=n, low=-UNKNOWN_RANGE, high=UNKNOWN_RANGE) for n in bundle.command_names)
+    known = input_specs(robot, commands)
+    known["quaternion"] = ArraySpec(name="quaternion", shape=(4,), unit="1", frame="world", low=(-1.0,), high=(1.0,))
+    known["initial_heading"] = ArraySpec(name="initial_heading", shape=(1,), unit="rad", low=(-7.0,), high=(7.0,))
+    return PolicySpec(
+        task="unknown",
+        robot=robot,
+        inputs=tuple(known[name] for name in policy.inputs),
+        commands=commands,
+        carry_size=bundle.carry_size,
+        control_period_s=robot.control_period_s,
+        action_low_rad=tuple(robot.column("lower_rad")),
+        action_high_rad=tuple(robot.column("upper_rad")),
+    )

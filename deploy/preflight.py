@@ -1,0 +1,154 @@
+"""What is checked before a robot is touched: bundle, robot and command line must fit together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deploy.errors import CheckError
+from deploy.policy import OnnxPolicy, spec_without_exporter
+from robots.bundle import Bundle, read_bundle
+from robots.load import load_robot
+from robots.spec import PolicySpec, RobotSpec
+
+COMPARED = ("id", "kp", "kd", "torque_limit_nm", "lower_rad", "upper_rad", "home_rad")
+# Both sides are written at full precision; this only forgives a conversion from degrees.
+TOLERANCE = 1e-6
+_LISTED = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything a run needs that is not the robot itself.
+
+    Attributes:
+        data: the .kinfer file's bytes.
+        bundle: read from them.
+        spec: the bundle's own, or made from the bundle and the robot named.
+        policy: loaded and run once.
+        command: the command vector (commands,).
+    """
+
+    data: bytes
+    bundle: Bundle
+    spec: PolicySpec
+    policy: OnnxPolicy
+    command: np.ndarray
+
+
+def _list(items: Sequence[str]) -> str:
+    more = f"; and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return "; ".join(items[:_LISTED]) + more
+
+
+def differences(trained: RobotSpec, robot: RobotSpec) -> list[str]:
+    """Where a robot is not the one that the policy was trained for, one string each; order does not matter."""
+    found = [f"no joint {name}" for name in trained.joint_names if name not in robot.joint_names]
+    found += [f"joint {name} is unknown to the policy" for name in robot.joint_names if name not in trained.joint_names]
+    for joint in trained.joints:
+        if joint.name not in robot.joint_names:
+            continue
+        other = robot.joint(joint.name)
+        for field in COMPARED:
+            a, b = getattr(joint, field), getattr(other, field)
+            if abs(a - b) > TOLERANCE * max(1.0, abs(a)):
+                found.append(f"{joint.name}: {field} {b:.6g} on the robot, {a:.6g} in the bundle")
+    if abs(trained.control_period_s - robot.control_period_s) > TOLERANCE:
+        found.append(f"control_period_s {robot.control_period_s:g} on the robot, {trained.control_period_s:g} trained")
+    return found
+
+
+def in_bundle_order(bundle: Bundle, robot: RobotSpec) -> RobotSpec:
+    """The robot with its joints in the bundle's order.
+
+    Raises:
+        CheckError: the two do not have the same joints.
+    """
+    missing = [n for n in bundle.joint_names if n not in robot.joint_names]
+    extra = [n for n in robot.joint_names if n not in bundle.joint_names]
+    if missing or extra:
+        parts = [f"the robot has no {', '.join(missing)}"] if missing else []
+        parts += [f"the bundle does not command {', '.join(extra)}"] if extra else []
+        raise CheckError(f"bundle and robot {robot.name}: {'; '.join(parts)}; expected the same joints in both")
+    return robot.replace(joints=tuple(robot.joint(n) for n in bundle.joint_names))
+
+
+def parse_commands(pairs: Sequence[str]) -> dict[str, float]:
+    """`["vx=0.3", "yaw=0"]` as numbers by name.
+
+    Raises:
+        CheckError: not name=number, or a name twice.
+    """
+    values: dict[str, float] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not equals or not name or not math.isfinite(value):
+            raise CheckError(f"--command {pair!r}: expected NAME=NUMBER, for example vx=0.3")
+        if name in values:
+            raise CheckError(f"--command {name}: given twice; expected once")
+        values[name] = value
+    return values
+
+
+def command_vector(spec: PolicySpec, values: Mapping[str, float]) -> np.ndarray:
+    """The command in the policy's order; what is not given is 0, or the end of its range next to 0.
+
+    Raises:
+        CheckError: an unknown name, or a value outside the range of training.
+    """
+    unknown = sorted(set(values) - set(spec.command_names))
+    if unknown:
+        known = ", ".join(spec.command_names) or "no commands at all"
+        raise CheckError(f"--command {', '.join(unknown)}: unknown; this policy takes {known}")
+    out = np.zeros(len(spec.commands))
+    for i, command in enumerate(spec.commands):
+        value = values.get(command.name, min(max(0.0, command.low), command.high))
+        if not command.low <= value <= command.high:
+            raise CheckError(
+                f"--command {command.name}={value:g}: expected {command.low:g} to {command.high:g} "
+                f"{command.unit or '(no unit)'}, the range that the policy was trained for"
+            )
+        out[i] = value
+    return out
+
+
+def prepare(path: str | Path, robot: str | Path | None, commands: Mapping[str, float]) -> Prepared:
+    """Read and check a bundle against the robot named and the commands given.
+
+    Args:
+        path: the .kinfer file.
+        robot: name or folder; None takes the robot in the bundle.
+        commands: by name.
+
+    Raises:
+        ToolkitError: something does not fit; the message says what.
+    """
+    bundle = read_bundle(path)
+    data = Path(path).read_bytes()
+    loaded = None if robot is None else load_robot(robot)
+    if bundle.spec is None and loaded is None:
+        raise CheckError(
+            f"{path}: it tells joint names only, no ids, gains or limits (another exporter wrote it); "
+            "name the robot that they come from: --robot kbot"
+        )
+    if bundle.spec is not None and loaded is not None:
+        found = differences(bundle.spec.robot, loaded)
+        if found:
+            raise CheckError(
+                f"{path}: trained for another robot than {loaded.name}: {_list(found)}; "
+                "train for this robot, or correct its metadata"
+            )
+    policy = OnnxPolicy(bundle)
+    spec = bundle.spec
+    if spec is None:
+        assert loaded is not None
+        spec = spec_without_exporter(bundle, policy, in_bundle_order(bundle, loaded))
+    return Prepared(data=data, bundle=bundle, spec=spec, policy=policy, command=command_vector(spec, commands))

@@ -1,0 +1,463 @@
+"""`ksim run`: a policy on a robot over KOS, every tick recorded, the robot damped on every way out."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import math
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from deploy.errors import CheckError, ConnectionLost, DeployError, FaultError, LogError, SafetyError
+from deploy.kos import GYRO_UNITS, KosRobot
+from deploy.loop import ControlLoop, Counts, Fall, Stop, Stopped
+from deploy.preflight import Prepared, parse_commands, prepare
+from deploy.recorder import Recorder
+from deploy.safety import Limits, check_start
+from deploy.state import RobotState
+from robots.errors import ToolkitError
+
+T = TypeVar("T")
+EXIT_SIGINT, EXIT_SIGTERM = 130, 143
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What to run, where, for how long.
+
+    Attributes:
+        bundle: the .kinfer file.
+        host: where the KOS server is.
+        port: its port.
+        duration_s: how long the policy runs, after the ramp [s].
+        command: command values by name; what is left out is 0, or the end of its range next to 0.
+        log: the log's file; None names one by the time of day in the current folder.
+        force: replace a log that is there.
+        ramp_s: time from the measured pose to home [s]; none where the pose is home already. 0 starts the policy
+            at once from any pose.
+        robot: name or folder to check the bundle against; None trusts the bundle.
+        gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s".
+        step_lock: drive a simulator that is in lock step; time is then the simulator's.
+        tilt_max_rad: more tilt than this is a fall [rad].
+        lost_ticks_max: more ticks in a row without an answer than this end the run.
+        connect_timeout_s: how long to wait for the server [s].
+        on_second: called about once a second with a line to show.
+    """
+
+    bundle: Path
+    host: str = "127.0.0.1"
+    port: int = 50051
+    duration_s: float = 20.0
+    command: Mapping[str, float] = field(default_factory=dict)
+    log: Path | None = None
+    force: bool = False
+    ramp_s: float = 3.0
+    robot: str | Path | None = None
+    gyro_unit: str = "deg/s"
+    step_lock: bool = False
+    tilt_max_rad: float = 1.0
+    lost_ticks_max: int = 10
+    connect_timeout_s: float = 3.0
+    on_second: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("duration_s", 0.0, 86400.0),
+            ("ramp_s", 0.0, 600.0),
+            ("tilt_max_rad", 0.0, math.pi),
+            ("connect_timeout_s", 0.0, 600.0),
+            ("port", 1, 65535),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high) or (name == "duration_s" and value == 0):
+                raise CheckError(f"{name}: got {value!r}, expected more than 0 up to {high:g}")
+        if self.gyro_unit not in GYRO_UNITS:
+            raise CheckError(f"gyro_unit: got {self.gyro_unit!r}, expected one of {', '.join(GYRO_UNITS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """How a run went. Times of the loop are over all its ticks; None in lock step, where time is simulated.
+
+    Attributes:
+        ended: "completed", "fall", "fault", "lost", "interrupted", "terminated" or "error".
+        message: one line about the end.
+        damped: every joint acknowledged the gains of a safe stop.
+        log: the log's file; None when the robot was not reached.
+        duration_s: asked for [s].
+        survived_s: how long the policy ran [s].
+        ticks: ticks of ramp and policy.
+        ramp_ticks: of the ramp.
+        overruns: ticks that ended after the next one was due.
+        skipped: deadlines left out because a tick was late by more than half a period.
+        lost_states: ticks without a state in time.
+        lost_commands: commands without an acknowledgement in time.
+        stale_ticks: ticks without anything newly measured, the lost ones among them.
+        clamped_ticks: ticks in which safety changed a target.
+        clamps: how often, by reason.
+        period_ms: nominal control period [ms].
+        period_p50_ms, period_p99_ms, period_max_ms: from start to start of successive ticks [ms].
+        loop_period_error_p99_ms: 99th percentile of |period - nominal| [ms].
+        lateness_p99_ms: 99th percentile of start - deadline [ms].
+        state_round_trip_p50_ms, state_round_trip_p99_ms: question to complete answer [ms].
+        command_round_trip_p50_ms, command_round_trip_p99_ms: command to acknowledgement [ms].
+    """
+
+    ended: str
+    message: str
+    damped: bool
+    log: Path | None
+    duration_s: float
+    survived_s: float = 0.0
+    ticks: int = 0
+    ramp_ticks: int = 0
+    overruns: int = 0
+    skipped: int = 0
+    lost_states: int = 0
+    lost_commands: int = 0
+    stale_ticks: int = 0
+    clamped_ticks: int = 0
+    clamps: Mapping[str, int] = field(default_factory=dict)
+    period_ms: float = 0.0
+    period_p50_ms: float | None = None
+    period_p99_ms: float | None = None
+    period_max_ms: float | None = None
+    loop_period_error_p99_ms: float | None = None
+    lateness_p99_ms: float | None = None
+    state_round_trip_p50_ms: float | None = None
+    state_round_trip_p99_ms: float | None = None
+    command_round_trip_p50_ms: float | None = None
+    command_round_trip_p99_ms: float | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 only when the time was completed and the robot was left damped."""
+        if self.ended == "completed":
+            return 0 if self.damped else 1
+        return {"interrupted": EXIT_SIGINT, "terminated": EXIT_SIGTERM}.get(self.ended, 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, with `exit_code`."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return values | {
+            "log": None if self.log is None else str(self.log),
+            "clamps": dict(self.clamps),
+            "exit_code": self.exit_code,
+        }
+
+    def summary(self) -> str:
+        """Lines for a person."""
+
+        def ms(value: float | None) -> str:
+            return "-" if value is None else f"{value:.2f}"
+
+        clamps = ", ".join(f"{k} {v}" for k, v in sorted(self.clamps.items())) or "none"
+        lines = [
+            f"ended      {self.ended}: {self.message}",
+            f"robot      {'damped' if self.damped else 'NOT DAMPED: it keeps its last gains and target'}",
+            f"policy     {self.survived_s:.2f} of {self.duration_s:g} s; "
+            f"{self.ticks} ticks, {self.ramp_ticks} of them in the ramp",
+            f"period     {self.period_ms:g} ms nominal; p50 {ms(self.period_p50_ms)}, p99 {ms(self.period_p99_ms)}, "
+            f"max {ms(self.period_max_ms)}; error p99 {ms(self.loop_period_error_p99_ms)}; "
+            f"{self.overruns} overruns, {self.skipped} skipped",
+            f"round trip state p50 {ms(self.state_round_trip_p50_ms)}, p99 {ms(self.state_round_trip_p99_ms)} ms; "
+            f"command p50 {ms(self.command_round_trip_p50_ms)}, p99 {ms(self.command_round_trip_p99_ms)} ms; "
+            f"lost {self.lost_states} and {self.lost_commands}, stale {self.stale_ticks}",
+            f"clamped    {self.clamped_ticks} ticks ({clamps})",
+            f"log        {self.log if self.log is not None else 'none'}",
+        ]
+        return "\n".join(lines)
+
+
+def _percentile(values: list[float], share: float) -> float | None:
+    return None if not values else round(float(np.percentile(values, share)) * 1e3, 4)
+
+
+def _report(loop: ControlLoop, options: RunOptions, log: Path, ended: str, message: str, damped: bool) -> RunReport:
+    counts: Counts = loop.counts
+    timing: dict[str, float | None] = {}
+    if not options.step_lock and len(counts.starts) > 1:
+        k, scheduled, start = (np.array(column) for column in zip(*counts.starts, strict=True))
+        periods = np.diff(start)
+        timing = {
+            "period_p50_ms": _percentile(periods.tolist(), 50),
+            "period_p99_ms": _percentile(periods.tolist(), 99),
+            "period_max_ms": _percentile(periods.tolist(), 100),
+            "loop_period_error_p99_ms": _percentile(np.abs(periods - np.diff(k) * loop.period_s).tolist(), 99),
+            "lateness_p99_ms": _percentile((start - scheduled).tolist(), 99),
+        }
+    return RunReport(
+        ended=ended,
+        message=message,
+        damped=damped,
+        log=log,
+        duration_s=options.duration_s,
+        survived_s=round(loop.survived_s, 6),
+        ticks=counts.ramp_ticks + counts.run_ticks,
+        ramp_ticks=counts.ramp_ticks,
+        overruns=counts.overruns,
+        skipped=counts.skipped,
+        lost_states=counts.lost_states,
+        lost_commands=counts.lost_commands,
+        stale_ticks=counts.stale,
+        clamped_ticks=counts.clamped_ticks,
+        clamps=dict(counts.clamps),
+        period_ms=round(loop.period_s * 1e3, 6),
+        **timing,
+        state_round_trip_p50_ms=_percentile(counts.state_round_trips, 50),
+        state_round_trip_p99_ms=_percentile(counts.state_round_trips, 99),
+        command_round_trip_p50_ms=_percentile(counts.command_round_trips, 50),
+        command_round_trip_p99_ms=_percentile(counts.command_round_trips, 99),
+    )
+
+
+def _signal_end(signum: int) -> tuple[str, str]:
+    ended = "terminated" if signum == signal.SIGTERM else "interrupted"
+    return ended, f"{signal.Signals(signum).name} received"
+
+
+async def _or_stop(stop: Stop, work: Awaitable[T]) -> T:
+    """The result of `work`, or Stopped as soon as a signal asks for the end."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(stop.event.wait())
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        stop.check()
+        return task.result()
+    finally:
+        for pending in (task, watch):
+            if not pending.done():
+                pending.cancel()
+                with contextlib.suppress(asyncio.CancelledError, DeployError):
+                    await pending
+
+
+async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
+    state = await robot.read(1.0)
+    faults = check_start(state, limits)
+    if faults:
+        raise SafetyError(f"the robot may not start: {'; '.join(faults)}; put it right and try again")
+    return state
+
+
+def _settings(options: RunOptions, ready: Prepared) -> dict[str, Any]:
+    names = ("ksim2real", "onnxruntime", "grpcio", "numpy")
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "bundle": options.bundle.name,
+        "bundle_digest": ready.bundle.digest,
+        "host": options.host,
+        "port": options.port,
+        "command": dict(zip(ready.spec.command_names, ready.command.tolist(), strict=True)),
+        "duration_s": options.duration_s,
+        "ramp_s": options.ramp_s,
+        "gyro_unit": options.gyro_unit,
+        "step_lock": options.step_lock,
+        "tilt_max_rad": options.tilt_max_rad,
+        "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        "versions": versions,
+    }
+
+
+async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop) -> RunReport:
+    limits = Limits.from_spec(ready.spec, tilt_max_rad=options.tilt_max_rad)
+    robot = KosRobot(ready.spec.robot, options.host, options.port, gyro_unit=options.gyro_unit)
+    try:
+        await _or_stop(stop, robot.connect(options.connect_timeout_s))
+        first = await _or_stop(stop, _first_reading(robot, limits))
+        recorder = Recorder(
+            log, spec=ready.spec, bundle=ready.data, settings=_settings(options, ready), force=options.force
+        )
+        with recorder:
+            loop = ControlLoop(
+                robot=robot,
+                spec=ready.spec,
+                policy=ready.policy,
+                command=ready.command,
+                limits=limits,
+                recorder=recorder,
+                stop=stop,
+                ramp_s=options.ramp_s,
+                duration_s=options.duration_s,
+                step_lock=options.step_lock,
+                lost_ticks_max=options.lost_ticks_max,
+                on_second=options.on_second,
+            )
+            return await _guarded(loop, first, recorder, options)
+    except Stopped as stopped:
+        ended, message = _signal_end(stopped.signum)
+        return RunReport(
+            ended=ended,
+            message=f"{message} before the robot was touched",
+            damped=True,
+            log=None,
+            duration_s=options.duration_s,
+        )
+    finally:
+        await robot.close()
+
+
+async def _guarded(loop: ControlLoop, first: RobotState, recorder: Recorder, options: RunOptions) -> RunReport:
+    """Run the loop; whatever happens, damp the robot and close the log."""
+    ended, message = "error", "the run was cancelled"
+    try:
+        await loop.run(first)
+        ended, message = "completed", f"{options.duration_s:g} s of the policy"
+    except Stopped as stopped:
+        ended, message = _signal_end(stopped.signum)
+    except Fall as error:
+        ended, message = "fall", str(error)
+    except ConnectionLost as error:
+        ended, message = "lost", str(error)
+    except FaultError as error:
+        ended, message = "fault", str(error)
+    except ToolkitError as error:
+        ended, message = "error", str(error)
+    except Exception as error:
+        # a full disk, a bug: the robot comes first, and the user gets one line
+        ended, message = "error", f"{type(error).__name__}: {' '.join(str(error).split())}"
+    finally:
+        with contextlib.suppress(OSError):
+            loop.event("end", f"{ended}: {message}")
+        try:
+            damped = await loop.damp()
+        except OSError:  # the log's disk, not the robot: damp() records after the robot has answered
+            damped = True
+        report = _report(loop, options, recorder.path, ended, message, damped)
+        result = report.to_json()
+        del result["log"]
+        with contextlib.suppress(OSError):
+            recorder.close(result)
+    return report
+
+
+@contextlib.contextmanager
+def _signals(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set `stop` while this is open; only a process's main thread may ask for them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stop.set, signum)
+    try:
+        yield
+    finally:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(signum)
+
+
+def run(options: RunOptions) -> RunReport:
+    """Run a policy and report how it went; a run that began is always reported, and the robot left damped.
+
+    Raises:
+        ToolkitError: something did not fit before the robot was touched: bundle, robot, command, log, no
+            server, a fault or a joint outside its limits.
+    """
+    log = options.log
+    if log is None:
+        log = Path(f"run_{datetime.datetime.now():%Y%m%d_%H%M%S}.mcap")
+    if log.exists() and not options.force:
+        raise LogError(f"log {log}: it exists; expected a new file; name another or add --force")
+    ready = prepare(options.bundle, options.robot, options.command)
+
+    async def session() -> RunReport:
+        stop = Stop()
+        with _signals(stop, asyncio.get_running_loop()):
+            return await _control(options, ready, log, stop)
+
+    # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run.
+    with asyncio.Runner() as runner:
+        return runner.run(session())
+
+
+_DESCRIPTION = """\
+Run a policy on a robot over KOS.
+
+Checks the bundle against the robot, sets the gains of training, goes to the home pose, runs the policy at
+its own rate, clamps every target, records every tick, and leaves the robot damped (no stiffness, nominal
+damping) on every way out: time up, Ctrl-C, SIGTERM, an error, a lost server, a fall. A damped robot sinks:
+have it on a gantry, or near the floor.
+
+Exit code: 0 when the whole duration was run, 130 after Ctrl-C, 143 after SIGTERM, 1 for anything else.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ksim run",
+        description=_DESCRIPTION,
+        epilog="example:\n  ksim run policy.kinfer --host 127.0.0.1 --duration 20 --command vx=0 --log run.mcap",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, help="the policy, a .kinfer file")
+    add("--host", default="127.0.0.1", help="where the KOS server is (default %(default)s)")
+    add("--port", type=int, default=50051, help="its port (default %(default)s)")
+    add("--duration", type=float, default=20.0, metavar="S", help="time to run the policy [s] (default %(default)s)")
+    add("--command", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="commands, in SI (default 0)")
+    add("--log", type=Path, help="log file, written as the run goes (default run_<time>.mcap here)")
+    add("--force", action="store_true", help="replace a log that is there")
+    add("--ramp", type=float, default=3.0, metavar="S", help="time to the home pose, skipped when there (default 3)")
+    add("--robot", metavar="NAME|FOLDER", help="check the bundle against this robot (default: trust the bundle)")
+    add("--gyro-unit", choices=sorted(GYRO_UNITS), default="deg/s", help="what the server sends (default %(default)s)")
+    add("--max-tilt", type=float, default=1.0, metavar="RAD", help="more tilt is a fall [rad] (default %(default)s)")
+    add("--step-lock", action="store_true", help="advance a twin in lock step (ksim twin --lockstep)")
+    add("--json", action="store_true", help="print the report as one JSON object")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `ksim run`."""
+    args = _parser().parse_args(argv)
+
+    def show(line: str) -> None:
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    live = sys.stderr.isatty()
+    report = run(
+        RunOptions(
+            bundle=args.bundle,
+            host=args.host,
+            port=args.port,
+            duration_s=args.duration,
+            command=parse_commands(args.command),
+            log=args.log,
+            force=args.force,
+            ramp_s=args.ramp,
+            robot=args.robot,
+            gyro_unit=args.gyro_unit,
+            step_lock=args.step_lock,
+            tilt_max_rad=args.max_tilt,
+            on_second=show if live else None,
+        )
+    )
+    if live:
+        print("\r\x1b[K", end="", file=sys.stderr)
+    print(report.summary(), file=sys.stderr if args.json else sys.stdout)
+    if args.json:
+        print(json.dumps(report.to_json()))
+    if report.exit_code:
+        print(f"ksim run: {report.ended}: {report.message}", file=sys.stderr)
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ToolkitError as error:
+        print(f"ksim run: {error}", file=sys.stderr)
+        sys.exit(1)

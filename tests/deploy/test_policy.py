@@ -1,0 +1,114 @@
+"""The ONNX policy: what it declares is checked, what it computes is what the graph says."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from deploy.errors import PolicyError
+from deploy.policy import OnnxPolicy, observe, spec_without_exporter
+from deploy.state import RobotState
+
+STATE = RobotState(
+    joint_position=np.array([0.1, 0.2, 0.3]),
+    joint_velocity=np.array([1.0, 2.0, 3.0]),
+    joint_torque=np.zeros(3),
+    quat_wxyz=np.array([math.sqrt(0.5), 0.0, 0.0, math.sqrt(0.5)]),
+    gyro_b=np.array([4.0, 5.0, 6.0]),
+    accel_b=np.array([7.0, 8.0, 9.0]),
+    time_s=0.0,
+    round_trip_s=0.0,
+)
+
+
+def zeros(policy):
+    return {name: np.zeros(policy.sizes[name], dtype=np.float32) for name in policy.inputs}
+
+
+def test_a_step_computes_the_graph_and_carries_on(bundle):
+    policy = OnnxPolicy(bundle)
+    inputs = zeros(policy) | {"command": np.array([0.5, 0.0], dtype=np.float32)}
+    assert policy.carry.tolist() == [0.0, 0.0], "loading leaves no trace in the carry"
+    # home [0.3, -0.5, 0] plus 0.1 x 0.5
+    assert np.allclose(policy.step(inputs), [0.35, -0.45, 0.05], atol=1e-7)
+    policy.step(inputs)
+    assert policy.carry.tolist() == [2.0, 2.0]
+    policy.reset()
+    assert policy.carry.tolist() == [0.0, 0.0]
+
+
+def test_only_declared_inputs_are_asked_for(robot, bundle_factory):
+    policy = OnnxPolicy(bundle_factory(robot, used=("joint_angles", "command")))
+    assert policy.inputs == ("joint_angles", "command")
+    inputs = observe(policy.inputs, STATE, np.zeros(2), 0.0, 0.0)
+    assert set(inputs) == {"joint_angles", "command"}
+    assert policy.step(inputs | {"gyroscope": np.zeros(3, dtype=np.float32)}).shape == (3,)
+
+
+def test_old_inputs_are_fed_the_quaternion_with_w_first_and_the_heading(robot, bundle_factory):
+    bundle = bundle_factory(robot, used=("joint_angles", "quaternion", "initial_heading"), with_spec=False)
+    policy = OnnxPolicy(bundle)
+    inputs = observe(policy.inputs, STATE, np.zeros(2), 1.5, STATE.heading_rad)
+    assert np.allclose(inputs["quaternion"], [math.sqrt(0.5), 0, 0, math.sqrt(0.5)])
+    assert np.allclose(inputs["initial_heading"], [math.pi / 2])
+    policy.step(inputs)
+    spec = spec_without_exporter(bundle, policy, robot)
+    assert [a.name for a in spec.inputs] == list(policy.inputs) and spec.command_names == ("vx", "yaw")
+
+
+def test_every_input_is_the_measured_value_in_float32():
+    names = ("joint_angles", "joint_angular_velocities", "projected_gravity", "accelerometer", "gyroscope", "time")
+    inputs = observe((*names, "command"), STATE, np.array([0.5, -0.5]), 0.04, 0.0)
+    assert all(v.dtype == np.float32 for v in inputs.values())
+    assert np.allclose(inputs["joint_angles"], [0.1, 0.2, 0.3])
+    assert np.allclose(inputs["joint_angular_velocities"], [1, 2, 3])
+    assert np.allclose(inputs["projected_gravity"], [0, 0, -9.81])
+    assert np.allclose(inputs["accelerometer"], [7, 8, 9]) and np.allclose(inputs["gyroscope"], [4, 5, 6])
+    assert np.allclose(inputs["time"], [0.04]) and np.allclose(inputs["command"], [0.5, -0.5])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"used": ("joint_angles", "lidar"), "with_spec": False}, "input 'lidar' is unknown; expected some of joint_"),
+        ({"shapes": {"gyroscope": [4]}}, r"input gyroscope: .* shape \[4\], expected .* shape \[3\]"),
+        ({"shapes": {"joint_angles": [1, 3]}}, r"input joint_angles: .* shape \[1, 3\], expected .* shape \[3\]"),
+    ],
+)
+def test_a_graph_that_declares_something_else_is_refused(robot, bundle_factory, options, message):
+    with pytest.raises(PolicyError, match=message) as caught:
+        OnnxPolicy(bundle_factory(robot, **options))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_that_is_not_what_the_specification_promises_is_refused(robot, bundle_factory):
+    one, other = bundle_factory(robot), bundle_factory(robot, used=("joint_angles", "command"))
+    with pytest.raises(PolicyError, match="its specification has"):
+        OnnxPolicy(dataclasses.replace(one, step_fn=other.step_fn))
+    with pytest.raises(PolicyError, match=r"carry: .* shape \[3\]|init_fn.onnx: the carry: .* expected .* \(2,\)"):
+        OnnxPolicy(dataclasses.replace(one, init_fn=bundle_factory(robot, carry_size=3).init_fn))
+    with pytest.raises(PolicyError, match="not a model"):
+        OnnxPolicy(dataclasses.replace(one, step_fn=b"garbage"))
+    with pytest.raises(PolicyError, match="expected none"):
+        OnnxPolicy(dataclasses.replace(one, init_fn=one.step_fn))
+
+
+def test_a_missing_or_misshaped_input_is_named(bundle):
+    policy = OnnxPolicy(bundle)
+    inputs = zeros(policy)
+    with pytest.raises(PolicyError, match="input gyroscope: missing"):
+        policy.step({k: v for k, v in inputs.items() if k != "gyroscope"})
+    with pytest.raises(PolicyError, match="input time: float64"):
+        policy.step(inputs | {"time": np.zeros(1)})
+    with pytest.raises(PolicyError, match=r"input command: float32 of shape \(3,\)"):
+        policy.step(inputs | {"command": np.zeros(3, dtype=np.float32)})
+
+
+def test_an_action_that_is_not_finite_is_an_error(robot, bundle_factory):
+    policy = OnnxPolicy(bundle_factory(robot, divide_by_carry=True))
+    inputs = zeros(policy)
+    policy.step(inputs)
+    policy.step(inputs)
+    with pytest.raises(PolicyError, match="action: got a value that is not finite"):
+        policy.step(inputs)

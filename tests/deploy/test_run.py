@@ -1,0 +1,411 @@
+"""A whole run against a real server: how it goes, how it ends, and what it leaves behind."""
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from deploy.errors import CheckError, ConnectionLost, FaultError, LogError, SafetyError
+from deploy.loop import smooth
+from deploy.policy import OnnxPolicy
+from deploy.preflight import command_vector, differences, in_bundle_order, parse_commands, prepare
+from deploy.recorder import read_log
+from deploy.run import RunOptions, main, run
+from robots.bundle import write_bundle
+from robots.errors import BundleError, RobotLoadError
+
+
+@pytest.fixture
+def dead_port():
+    """A port that is taken and that nothing listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def options(tmp_path, kinfer, server):
+    def make(**changes):
+        values = {"bundle": kinfer, "port": server.port, "duration_s": 0.5, "log": tmp_path / "run.mcap"}
+        return RunOptions(**(values | changes))
+
+    return make
+
+
+def test_a_completed_run_ends_damped_with_a_whole_log(options, server):
+    report = run(options(command={"vx": 0.5}))
+    assert report.ended == "completed" and report.exit_code == 0 and report.damped
+    assert server.damped()
+    assert report.survived_s == pytest.approx(0.02 * (25 - report.skipped))
+    log = read_log(report.log)
+    assert log.complete and log.result["ended"] == "completed" and log.bundle is not None
+    assert log.run.sum() == report.ticks and log.phase[-1] == "damp"
+    assert np.allclose(log.action[log.run], np.array([0.3, -0.5, 0.0]) + 0.05, atol=1e-6)
+    assert np.array_equal(log.inputs["command"][log.run], np.tile(np.float32([0.5, 0.0]), (log.run.sum(), 1)))
+    assert log.metadata["command"] == {"vx": 0.5, "yaw": 0.0}
+
+
+def test_the_log_alone_replays_to_the_same_actions(options):
+    log = read_log(run(options()).log)
+    policy = OnnxPolicy(log.bundle)
+    for row in np.flatnonzero(log.run):
+        action = policy.step({name: values[row] for name, values in log.inputs.items()})
+        assert np.array_equal(action, log.action[row].astype(np.float32))
+
+
+def test_the_first_command_holds_the_measured_pose_before_any_gain_is_set(options, server):
+    server.position_deg = {31: 40.0, 12: -10.0, 25: 5.0}
+    run(options(ramp_s=0.2))
+    kinds = [kind for kind, _ in server.requests if kind in ("command", "configure")]
+    assert kinds[:4] == ["command", "configure", "configure", "configure"]
+    first = next(r for kind, r in server.requests if kind == "command").commands
+    assert np.allclose([c.position for c in first], [40.0, -10.0, 5.0], atol=0.01)
+
+
+def test_the_ramp_goes_smoothly_from_the_measured_pose_to_home(options, server):
+    server.position_deg = {31: 40.0, 12: -10.0, 25: 5.0}
+    log = read_log(run(options(ramp_s=0.4, duration_s=0.1)).log)
+    ramp = log.sent[log.mask("ramp")]
+    start, home = np.radians([40.0, -10.0, 5.0]), np.array([0.3, -0.5, 0.0])
+    assert 18 <= len(ramp) <= 20 and np.allclose(ramp[-1], home)
+    ticks = log.tick[log.mask("ramp")]
+    expected = start + np.array([smooth((k + 1) / 20) for k in ticks])[:, None] * (home - start)
+    assert np.allclose(ramp, expected, atol=1e-3)
+    assert np.isnan(log.action[log.mask("ramp")]).all()
+
+
+def test_a_pose_that_is_home_needs_no_ramp(options):
+    report = run(options(ramp_s=3.0))
+    assert report.ramp_ticks == 0 and report.ticks > 20
+
+
+def test_minimum_jerk_by_hand():
+    assert [smooth(s) for s in (-1, 0, 0.5, 1, 2)] == [0, 0, 0.5, 1, 1]
+    assert smooth(0.25) == pytest.approx(10 / 64 - 15 / 256 + 6 / 1024)
+
+
+def test_every_target_is_clamped_and_says_why(tmp_path, robot, bundle_factory, options):
+    write_bundle(tmp_path / "wild.kinfer", bundle_factory(robot, constant=5.0))
+    report = run(options(bundle=tmp_path / "wild.kinfer", ramp_s=0.0))
+    log = read_log(report.log)
+    assert report.clamped_ticks == report.ticks and report.clamps["position limit"] > 0
+    assert log.sent[log.run].max() == 1.5 and log.action[log.run].min() > 4
+    assert "hip: target speed" in log.safety[0]
+    steps = np.diff(log.sent[log.run], axis=0)
+    assert (np.abs(steps) <= 0.3 * np.diff(log.tick[log.run])[:, None] + 1e-9).all()
+
+
+def test_ticks_keep_to_the_grid(options):
+    report = run(options(duration_s=1.0))
+    log = read_log(report.log)
+    at = log.scheduled_s[log.run] - log.scheduled_s[0]
+    assert np.allclose(at, log.tick[log.run] * 0.02, atol=1e-9)
+    assert (log.start_s[log.run] >= log.scheduled_s[log.run] - 1e-6).all()
+    assert report.period_p50_ms == pytest.approx(20.0, abs=1.0)
+
+
+def test_a_slow_server_is_lost_after_the_ticks_allowed(options, server):
+    def slow(count):
+        server.delay_s["state"] = 0.06 if count == 10 else server.delay_s.get("state", 0.0)
+
+    server.on_tick = slow
+    report = run(options(duration_s=5.0, lost_ticks_max=4))
+    assert report.ended == "lost" and report.exit_code == 1 and report.lost_states == 5
+    assert "5 ticks in a row without an answer" in report.message and "deadline exceeded" in report.message
+    assert report.damped and server.damped(), "0.06 s is slow for a tick and in time for damping"
+    log = read_log(report.log)
+    assert log.stale[log.run].sum() == report.stale_ticks >= 4
+
+
+def test_one_lost_answer_is_ridden_through_with_the_state_before(options, server):
+    def hiccup(count):
+        server.delay_s["imu"] = 0.03 if count == 8 else 0.0
+
+    server.on_tick = hiccup
+    report = run(options())
+    assert report.ended == "completed" and report.lost_states == 1 and report.lost_commands == 0
+    log = read_log(report.log)
+    row = int(np.flatnonzero(np.isnan(log.state_round_trip_s[log.run]))[0])
+    assert log.stale[row] and np.array_equal(log.joint_position[row], log.joint_position[row - 1])
+    assert [e["kind"] for e in log.events].count("lost") == 1
+
+
+def test_a_tick_that_is_late_by_more_than_half_a_period_skips_a_deadline(options, server):
+    def stall(count):
+        # the tick of command 9 loses its state (15 ms) and its command (20 ms): 15 ms into the next one
+        server.delay_s = {8: {"imu": 0.05}, 9: {"command": 0.05}}.get(count, {})
+
+    server.on_tick = stall
+    report = run(options())
+    assert report.ended == "completed" and report.overruns >= 1 and report.skipped >= 1
+    assert report.lost_states == report.lost_commands == 1
+    log = read_log(report.log)
+    row = int(np.flatnonzero(np.isnan(log.command_round_trip_s[log.run]))[0])
+    assert np.isnan(log.command_s[row]) and np.isnan(log.state_round_trip_s[row])
+    assert log.tick[row + 1] - log.tick[row] >= 2
+    assert np.diff(log.start_s[log.run]).min() > 0.01, "no burst to catch up"
+    assert [e["kind"] for e in log.events].count("lost") == 1, "a tick that loses both counts once"
+
+
+def test_readings_that_never_change_are_a_fault(options, server):
+    server.frozen = True
+    report = run(options(duration_s=5.0))
+    assert report.ended == "fault" and "stale: nothing new measured for 11 ticks" in report.message
+    assert server.damped()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "ended", "words"),
+    [
+        (lambda s: setattr(s, "quat_wxyz", [math.cos(0.6), math.sin(0.6), 0, 0]), "fall", "tilt 1.20 rad"),
+        (lambda s: s.missing.add(12), "fault", "knee (id 12) is missing"),
+        (lambda s: s.faults.update({31: ["over temperature"]}), "fault", "hip (id 31) reports over temperature"),
+        (lambda s: setattr(s, "quat_wxyz", [0.0] * 4), "fault", "the IMU has no data"),
+    ],
+)
+def test_a_fall_or_a_fault_ends_the_run_damped(options, server, break_it, ended, words):
+    server.on_tick = lambda count: break_it(server) if count == 12 else None
+    report = run(options(duration_s=5.0))
+    assert report.ended == ended and words in report.message and report.exit_code == 1
+    assert 0.1 < report.survived_s < 1.0
+    assert report.damped and server.damped()
+    log = read_log(report.log)
+    assert log.complete and log.events[-1]["kind"] == "damp"
+    assert any(e["kind"] == "end" and words in e["message"] for e in log.events)
+
+
+def test_an_action_that_is_not_finite_ends_the_run_damped(tmp_path, robot, bundle_factory, options, server):
+    write_bundle(tmp_path / "nan.kinfer", bundle_factory(robot, divide_by_carry=True))
+    report = run(options(bundle=tmp_path / "nan.kinfer"))
+    assert report.ended == "error" and "not finite" in report.message and report.exit_code == 1
+    assert server.damped() and read_log(report.log).complete
+
+
+def test_a_wrong_gyro_unit_is_found_while_running(options, server):
+    def rock(count):
+        angle = 0.3 * math.sin(count / 5)
+        server.quat_wxyz = [math.cos(angle / 2), math.sin(angle / 2), 0, 0]
+        server.gyro = [0.3 / 5 / 0.02 * math.cos(count / 5), 0, 0]  # rad/s
+
+    server.on_tick = rock
+    report = run(options(duration_s=3.0))
+    assert report.ended == "fault" and "try --gyro-unit rad/s" in report.message
+    report = run(options(duration_s=1.0, gyro_unit="rad/s", force=True))
+    assert report.ended == "completed"
+    assert any("gyro: ok" in e["message"] for e in read_log(report.log).events)
+
+
+def test_a_server_that_dies_is_lost_and_said_to_be_not_damped(options, server):
+    server.on_tick = lambda count: threading.Thread(target=server.kill).start() if count == 10 else None
+    report = run(options(duration_s=5.0))
+    assert report.ended == "lost" and not report.damped and report.exit_code == 1
+    assert "NOT DAMPED" in report.summary()
+    log = read_log(report.log)
+    assert log.complete and log.run.sum() == report.ticks
+    assert any(e["kind"] == "damp" and "NOT damped" in e["message"] for e in log.events)
+
+
+def test_lock_step_advances_one_period_a_tick_and_its_times_are_exact(options, server):
+    server.lockstep = True
+    report = run(options(step_lock=True, duration_s=0.4))
+    assert report.ended == "completed" and report.ticks == 20 and report.period_p50_ms is None
+    assert np.allclose(server.steps, 0.02) and len(server.steps) == 20
+    log = read_log(report.log)
+    assert np.allclose(log.start_s[log.run], np.arange(20) * 0.02, atol=1e-12)
+
+
+# what is refused before the robot is touched
+
+
+def untouched(server):
+    return not [kind for kind, _ in server.requests if kind in ("command", "configure")]
+
+
+def test_a_robot_that_may_not_start_is_not_touched(options, server, tmp_path):
+    server.position_deg[31] = 100.0
+    with pytest.raises(SafetyError, match=r"may not start: joint out of range: hip at 1.745 rad"):
+        run(options())
+    server.position_deg[31] = 0.0
+    server.quat_wxyz = [math.cos(0.6), 0, math.sin(0.6), 0]
+    with pytest.raises(SafetyError, match=r"may not start: fall: tilt 1.20 rad"):
+        run(options())
+    server.quat_wxyz = [1.0, 0, 0, 0]
+    server.offline.add(25)
+    with pytest.raises(FaultError, match=r"ankle .* is offline"):
+        run(options())
+    assert untouched(server) and not (tmp_path / "run.mcap").exists()
+
+
+def test_an_existing_log_is_refused_before_the_robot_is_reached(options, server, tmp_path):
+    (tmp_path / "run.mcap").write_text("mine")
+    with pytest.raises(LogError, match=r"it exists.*--force"):
+        run(options())
+    assert server.requests == [] and (tmp_path / "run.mcap").read_text() == "mine"
+    assert run(options(force=True)).exit_code == 0
+
+
+def test_commands_are_checked_by_name_and_range(bundle):
+    spec = bundle.spec
+    assert command_vector(spec, {"yaw": -0.5}).tolist() == [0.0, -0.5]
+    with pytest.raises(CheckError, match=r"--command vz: unknown; this policy takes vx, yaw"):
+        command_vector(spec, {"vz": 0.0})
+    with pytest.raises(CheckError, match=r"--command vx=2: expected -0.5 to 1 m/s"):
+        command_vector(spec, {"vx": 2.0})
+    above = spec.replace(commands=(spec.commands[0].replace(low=0.2), spec.commands[1]))
+    assert command_vector(above, {}).tolist() == [0.2, 0.0], "0 is outside: the nearest end of the range"
+    assert parse_commands(["vx=0.5", "yaw=-1e-1"]) == {"vx": 0.5, "yaw": -0.1}
+    for bad in ("vx", "vx=", "vx=fast", "=1", "vx=nan"):
+        with pytest.raises(CheckError, match=r"expected NAME=NUMBER"):
+            parse_commands([bad])
+    with pytest.raises(CheckError, match=r"given twice"):
+        parse_commands(["vx=1", "vx=2"])
+
+
+def test_differences_between_bundle_and_robot_are_listed(robot):
+    assert differences(robot, robot) == []
+    shuffled = robot.replace(joints=robot.joints[::-1])
+    assert differences(robot, shuffled) == []
+    hip = robot.joints[0].replace(kp=55.0, id=7)
+    other = robot.replace(joints=(hip, *robot.joints[1:]), control_period_s=0.01)
+    assert differences(robot, other) == [
+        "hip: id 7 on the robot, 31 in the bundle",
+        "hip: kp 55 on the robot, 50 in the bundle",
+        "control_period_s 0.01 on the robot, 0.02 trained",
+    ]
+    renamed = robot.replace(joints=(robot.joints[0].replace(name="toe"), *robot.joints[1:]))
+    assert differences(robot, renamed) == ["no joint hip", "joint toe is unknown to the policy"]
+
+
+def test_a_bundle_for_another_robot_is_refused(kinfer):
+    with pytest.raises(CheckError, match=r"trained for another robot than .*: no joint hip; no joint knee"):
+        prepare(kinfer, "kbot", {})
+
+
+def test_a_bundle_of_another_exporter_needs_a_robot(tmp_path, robot, bundle_factory):
+    write_bundle(tmp_path / "k.kinfer", bundle_factory(robot, with_spec=False))
+    with pytest.raises(CheckError, match=r"names only.*--robot kbot"):
+        prepare(tmp_path / "k.kinfer", None, {})
+    with pytest.raises(CheckError, match=r"the robot has no hip, knee, ankle"):
+        prepare(tmp_path / "k.kinfer", "kbot", {})
+    bundle = bundle_factory(robot, with_spec=False)
+    shuffled = robot.replace(joints=robot.joints[::-1])
+    assert in_bundle_order(bundle, shuffled).joint_names == robot.joint_names
+
+
+def test_a_kbot_bundle_of_another_exporter_takes_the_kbot_s_gains(tmp_path, bundle_factory):
+    from robots.load import load_robot
+
+    kbot = load_robot("kbot")
+    reverse = kbot.replace(joints=kbot.joints[::-1])
+    write_bundle(tmp_path / "k.kinfer", bundle_factory(reverse, with_spec=False))
+    ready = prepare(tmp_path / "k.kinfer", "kbot", {"vx": 3.0})
+    assert ready.spec.robot.joint_names == kbot.joint_names[::-1]
+    assert ready.spec.robot.column("kp") == kbot.column("kp")[::-1] and ready.spec.control_period_s == 0.02
+
+
+def test_bad_files_and_names_are_one_line(options, tmp_path, kinfer):
+    (tmp_path / "cut.kinfer").write_bytes(kinfer.read_bytes()[:200])
+    for changes, kind in (
+        ({"bundle": tmp_path / "none.kinfer"}, BundleError),
+        ({"bundle": tmp_path / "cut.kinfer"}, BundleError),
+        ({"robot": "nobot"}, RobotLoadError),
+    ):
+        with pytest.raises(kind) as caught:
+            run(options(**changes))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(CheckError, match=r"duration_s: got -1"):
+        options(duration_s=-1)
+    assert not (tmp_path / "run.mcap").exists()
+
+
+def test_no_server_is_refused_and_leaves_no_log(options, tmp_path, dead_port):
+    with pytest.raises(ConnectionLost, match=rf"no KOS server at 127.0.0.1:{dead_port} "):
+        run(options(port=dead_port, connect_timeout_s=0.3))
+    assert not (tmp_path / "run.mcap").exists()
+
+
+# the command
+
+
+def command_line(kinfer, server, tmp_path, *more):
+    return [str(kinfer), "--port", str(server.port), "--log", str(tmp_path / "run.mcap"), *more]
+
+
+def test_json_is_one_object_on_stdout(kinfer, server, tmp_path, capsys):
+    code = main(command_line(kinfer, server, tmp_path, "--duration", "0.3", "--command", "vx=0.1", "yaw=0", "--json"))
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert code == result["exit_code"] == 0 and result["ended"] == "completed" and "ended      completed" in err
+    assert result["log"] == str(tmp_path / "run.mcap") and result["loop_period_error_p99_ms"] >= 0
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0 and "ksim run policy.kinfer --host" in capsys.readouterr().out
+
+
+def start(kinfer, server, tmp_path, *more):
+    """The command in a process of its own, running its policy."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "deploy.run", *command_line(kinfer, server, tmp_path, "--duration", "30", *more)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while sum(1 for kind, _ in list(server.requests) if kind == "command") < 20:
+        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
+        time.sleep(0.01)
+    return child
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "ended"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_the_run_damped_with_its_own_exit_code(kinfer, server, tmp_path, signum, code, ended):
+    child = start(kinfer, server, tmp_path)
+    child.send_signal(signum)
+    out, err = child.communicate(timeout=20)
+    assert child.returncode == code and f"ended      {ended}" in out and "Traceback" not in err
+    assert server.damped()
+    log = read_log(tmp_path / "run.mcap")
+    assert log.complete and log.result["ended"] == ended and log.phase[-1] == "damp"
+
+
+def test_a_killed_run_leaves_a_log_up_to_its_last_tick(kinfer, server, tmp_path):
+    child = start(kinfer, server, tmp_path)
+    child.send_signal(signal.SIGKILL)
+    child.communicate(timeout=20)
+    commands = sum(1 for kind, _ in server.requests if kind == "command")
+    log = read_log(tmp_path / "run.mcap")
+    # the first command only holds; the last may have been sent and not yet recorded
+    assert not log.complete and commands - 2 <= log.run.sum() <= commands - 1
+    assert log.bundle is not None and np.isfinite(log.sent).all()
+
+
+def test_errors_are_one_line_on_stderr(kinfer, tmp_path, dead_port):
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.run", str(kinfer), "--port", str(dead_port), "--log", str(tmp_path / "x.mcap")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"ksim run: no KOS server at 127.0.0.1:{dead_port} ") and done.stderr.count("\n") == 1
+
+
+def test_importing_the_command_loads_no_simulator_and_no_training():
+    code = (
+        "import sys, deploy.run; "
+        "print([m for m in ('jax', 'mujoco', 'equinox', 'optax', 'ksim', 'export', 'plotly') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert done.stdout == "[]\n", done.stderr
