@@ -36,8 +36,42 @@ def _finite(what: str, value: object) -> None:
     _check(number and math.isfinite(value), what, value, "a finite number")  # type: ignore[arg-type]
 
 
+def _settle_value(what: str, kind: str, value: Any, kinds: dict[str, type]) -> Any:
+    """A value of the declared type, integers made floats where floats are declared."""
+    if kind.startswith("tuple["):
+        _check(isinstance(value, tuple), what, value, "a tuple")
+        inner = kind.removeprefix("tuple[").removesuffix(", ...]")
+        return tuple(_settle_value(what, inner, v, kinds) for v in value)
+    if kind.startswith("dict["):
+        _check(isinstance(value, dict) and all(isinstance(k, str) for k in value), what, value, "a dict of names")
+        inner = kind.removeprefix("dict[str, ").removesuffix("]")
+        return (
+            value if inner == "Any" else {k: _settle_value(f"{what}: {k}", inner, v, kinds) for k, v in value.items()}
+        )
+    if kind == "float":
+        _finite(what, value)
+        return float(value)
+    if kind == "int":
+        _check(isinstance(value, int) and not isinstance(value, bool), what, value, "an integer")
+    elif kind == "str":
+        _check(isinstance(value, str), what, value, "text")
+    else:
+        _check(isinstance(value, kinds[kind]), what, value, f"a {kind}")
+    return value
+
+
 class _Json:
     """JSON in and out for frozen dataclasses of numbers, strings, tuples and each other."""
+
+    _nested: ClassVar[dict[str, type[_Json]]] = {}
+
+    def _settle(self, who: str, skip: tuple[str, ...] = ()) -> None:
+        """Check every field against its declared type."""
+        kinds: dict[str, type] = {kind.__name__: kind for kind in self._nested.values()}
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            if f.name not in skip:
+                value = _settle_value(f"{who}{f.name}", str(f.type), getattr(self, f.name), kinds)
+                object.__setattr__(self, f.name, value)
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values; `from_json` of it is equal to this."""
@@ -71,13 +105,15 @@ class _Json:
         }
         missing = sorted(required - set(data))
         _check(not missing, f"{cls.__name__} keys", f"none of {missing}", "all of them")
-        nested = getattr(cls, "_nested", {})
 
         def rich(name: str, value: Any) -> Any:
-            if name in nested:
-                kind = nested[name]
-                return tuple(kind.from_json(v) for v in value) if isinstance(value, list) else kind.from_json(value)
-            return tuple(value) if isinstance(value, list) else value
+            kind = cls._nested.get(name)
+            if kind is None:
+                return tuple(value) if isinstance(value, list) else value
+            if not str(fields[name].type).startswith("tuple["):
+                return kind.from_json(value)
+            _check(isinstance(value, list), f"{cls.__name__}: {name}", value, "a list")
+            return tuple(kind.from_json(v) for v in value)
 
         try:
             return cls(**{n: rich(n, v) for n, v in data.items()})
@@ -133,15 +169,8 @@ class JointSpec(_Json):
     def __post_init__(self) -> None:
         _check(isinstance(self.name, str) and bool(self.name), "joint name", self.name, "a non-empty string")
         who = f"joint {self.name}"
-        _check(
-            isinstance(self.id, int) and not isinstance(self.id, bool) and 0 <= self.id < 2**32,
-            f"{who}: id",
-            self.id,
-            "an integer from 0 to 2^32-1",
-        )
-        for name in (f.name for f in dataclasses.fields(self) if f.type == "float"):
-            _finite(f"{who}: {name}", getattr(self, name))
-            object.__setattr__(self, name, float(getattr(self, name)))
+        self._settle(f"{who}: ")
+        _check(0 <= self.id < 2**32, f"{who}: id", self.id, "an integer from 0 to 2^32-1")
         for name in ("kp", "kd", "armature", "friction_nm", "damping"):
             _check(getattr(self, name) >= 0, f"{who}: {name}", getattr(self, name), "0 or more")
         _check(
@@ -189,12 +218,13 @@ class RobotSpec(_Json):
     _nested: ClassVar[dict[str, type[_Json]]] = {"joints": JointSpec}
 
     def __post_init__(self) -> None:
+        self._settle(f"robot {self.name}: ")
         _check(bool(self.joints), f"robot {self.name}: joints", (), "at least one joint")
         for what, values in (("joint names", self.joint_names), ("joint ids", self.joint_ids)):
             twice = sorted({v for v in values if values.count(v) > 1})  # type: ignore[arg-type]
             _check(not twice, f"robot {self.name}: {what}", twice, "each once")
-        _finite(f"robot {self.name}: control_period_s", self.control_period_s)
         _check(0 < self.control_period_s <= 1, f"robot {self.name}: control_period_s", self.control_period_s, "(0, 1]")
+        _check(self.mass_kg >= 0, f"robot {self.name}: mass_kg", self.mass_kg, "0 or more")
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -245,15 +275,15 @@ class ArraySpec(_Json):
     def __post_init__(self) -> None:
         _check(isinstance(self.name, str) and bool(self.name), "array name", self.name, "a non-empty string")
         who = f"array {self.name}"
-        _check(
-            isinstance(self.shape, tuple) and all(isinstance(n, int) and n > 0 for n in self.shape),
-            f"{who}: shape",
-            self.shape,
-            "a tuple of positive integers",
-        )
+        self._settle(f"{who}: ", skip=("low", "high"))
+        _check(all(n > 0 for n in self.shape), f"{who}: shape", self.shape, "positive integers")
         size = math.prod(self.shape)
         for what in ("low", "high"):
             values = getattr(self, what)
+            known = isinstance(values, tuple) and all(
+                v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)) for v in values
+            )
+            _check(known, f"{who}: {what}", values, "a tuple of numbers")
             # JSON has no infinity; None stands for it
             values = tuple((-math.inf if what == "low" else math.inf) if v is None else float(v) for v in values)
             object.__setattr__(self, what, values)
@@ -278,8 +308,7 @@ class CommandSpec(_Json):
     unit: str = ""
 
     def __post_init__(self) -> None:
-        _finite(f"command {self.name}: low", self.low)
-        _finite(f"command {self.name}: high", self.high)
+        self._settle(f"command {self.name}: ")
         _check(self.low <= self.high, f"command {self.name}: low", self.low, f"at most high ({self.high})")
 
 
@@ -321,22 +350,20 @@ class PolicySpec(_Json):
     _nested: ClassVar[dict[str, type[_Json]]] = {"robot": RobotSpec, "inputs": ArraySpec, "commands": CommandSpec}
 
     def __post_init__(self) -> None:
+        self._settle("")
         n = len(self.robot.joints)
-        _check(
-            isinstance(self.carry_size, int) and 0 <= self.carry_size <= 1_000_000,
-            "carry_size",
-            self.carry_size,
-            "an integer from 0 to 1000000",
-        )
-        _finite("control_period_s", self.control_period_s)
+        _check(0 <= self.carry_size <= 1_000_000, "carry_size", self.carry_size, "an integer from 0 to 1000000")
         _check(0 < self.control_period_s <= 1, "control_period_s", self.control_period_s, "(0, 1]")
         for what in ("action_low_rad", "action_high_rad"):
-            values = getattr(self, what)
-            _check(len(values) == n, what, f"{len(values)} numbers", f"one for each of the {n} joints")
-            for v in values:
-                _finite(what, v)
-        names = [a.name for a in self.inputs]
-        _check(len(set(names)) == len(names), "inputs", names, "each name once")
+            count = len(getattr(self, what))
+            _check(count == n, what, f"{count} numbers", f"one for each of the {n} joints")
+        pairs = zip(self.action_low_rad, self.action_high_rad, strict=True)
+        _check(all(a <= b for a, b in pairs), "action_low_rad", self.action_low_rad, "at most action_high_rad")
+        for what in ("observation_latency_s", "action_latency_s"):
+            span = getattr(self, what)
+            _check(len(span) == 2 and 0 <= span[0] <= span[1], what, span, "least and greatest, 0 or more")
+        for what, names in (("inputs", [a.name for a in self.inputs]), ("commands", [c.name for c in self.commands])):
+            _check(len(set(names)) == len(names), what, names, "each name once")
         command = next((a for a in self.inputs if a.name == "command"), None)
         if command is not None:
             _check(

@@ -18,16 +18,16 @@ PUBLISHED = Path(__file__).parents[3] / "shared" / "kbot"
 
 # id, kp, kd, soft torque limit [N m], range [deg]; the right side mirrors the left. Source: kbot-headless
 LEFT = {
-    "dof_left_shoulder_pitch_03": (11, 100.0, 8.284, 42.0, -60, 180),  # the metadata says -80 to 180, the model -60 to 200
+    "dof_left_shoulder_pitch_03": (11, 100.0, 8.284, 42.0, -60, 180),  # metadata -80 to 180, model -60 to 200
     "dof_left_shoulder_roll_03": (12, 100.0, 8.257, 42.0, -20, 95),
     "dof_left_shoulder_yaw_02": (13, 40.0, 0.945, 11.9, -95, 95),
     "dof_left_elbow_02": (14, 40.0, 1.266, 11.9, -142, 0),
-    "dof_left_wrist_00": (15, 20.0, 0.295, 9.8, -79, 79),  # the metadata says 100, the model 79
+    "dof_left_wrist_00": (15, 20.0, 0.295, 9.8, -79, 79),  # metadata 100, model 79
     "dof_left_hip_pitch_04": (31, 150.0, 24.722, 84.0, -60, 127),
     "dof_left_hip_roll_03": (32, 200.0, 26.387, 42.0, -12, 130),
     "dof_left_hip_yaw_03": (33, 100.0, 3.419, 42.0, -90, 90),
     "dof_left_knee_04": (34, 150.0, 8.654, 84.0, 0, 155),
-    "dof_left_ankle_02": (35, 40.0, 0.990, 11.9, -65, 13),  # the metadata says -72, the model -65
+    "dof_left_ankle_02": (35, 40.0, 0.990, 11.9, -65, 13),  # metadata -72, model -65
 }
 # by the two digits that end a joint's name: peak torque [N m], no-load speed [rad/s], armature, friction
 MOTORS = {
