@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
@@ -76,8 +77,6 @@ def main(argv: list[str] | None = None) -> int:
         print(_usage())
         return 0 if argv else 2
     if argv[0] in ("-V", "--version"):
-        import importlib.metadata
-
         print(f"ksim2real {importlib.metadata.version('ksim2real')}")
         return 0
     verb, rest = argv[0], argv[1:]

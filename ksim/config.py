@@ -102,7 +102,7 @@ class RewardConfig:
     torque: float = -0.2
     action_rate: float = -0.02
     joint_limits: float = -1.0
-    fall: float = -50.0
+    fall: float = -2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +126,9 @@ class PolicyConfig:
     head: int = 128
     critic_hidden: int = 64
     critic_head: int = 128
-    action_scale: float = 0.25
+    action_scale: float = 0.6
     smoothing: float = 0.0
-    init_std: float = 0.6
+    init_std: float = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +139,14 @@ class PpoConfig:
     rollout_steps: int = 32
     epochs: int = 4
     minibatches: int = 4
-    gamma: float = 0.98
+    gamma: float = 0.985
     lam: float = 0.95
     clip: float = 0.2
-    learning_rate: float = 1e-3
-    target_kl: float = 0.012
-    entropy: float = 0.002
+    learning_rate: float = 5e-4
+    learning_rate_min: float = 3e-5
+    learning_rate_max: float = 2e-3
+    target_kl: float = 0.015
+    entropy: float = 0.001
     value_coefficient: float = 1.0
     max_grad_norm: float = 1.0
 

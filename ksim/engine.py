@@ -7,6 +7,10 @@ line. They differ only in who integrates. All arrays are batched, (E, ...).
 from __future__ import annotations
 
 import abc
+import contextlib
+import functools
+import io
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -14,7 +18,6 @@ import jax.numpy as jnp
 import mujoco
 import mujoco.batch
 import numpy as np
-from mujoco import mjx
 
 from ksim.errors import KsimError
 from ksim.types import GRAVITY, Drive, PhysicsParams, PhysicsState, Sensors
@@ -23,6 +26,14 @@ from robots.model import BuiltModel
 
 # MjModel fields that may differ between environments.
 MODEL_FIELDS = ("geom_friction", "body_mass", "body_inertia", "body_ipos", "dof_armature")
+
+
+@functools.cache
+def load_mjx() -> ModuleType:
+    """MJX, imported when first needed; without the notice that it prints where Warp is not installed."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        from mujoco import mjx
+    return mjx
 
 
 def gravity_in_frame(quat: Any, xp: Any) -> Any:
@@ -227,21 +238,22 @@ class MjxEngine(PhysicsEngine):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._mjx = mjx.put_model(self.built.model)
-        self._blank = mjx.make_data(self._mjx)
+        self._lib = load_mjx()
+        self._mjx = self._lib.put_model(self.built.model)
+        self._blank = self._lib.make_data(self._mjx)
 
     def _model(self, fields: dict[str, Any]) -> Any:
         return self._mjx.tree_replace(fields)
 
     def _sense(self, model: Any, data: Any) -> Any:
         """Position and velocity sensors at the state that the last step left."""
-        data = mjx.fwd_position(model, data)
-        data = mjx.fwd_velocity(model, data)
-        return mjx.sensor_vel(model, mjx.sensor_pos(model, data))
+        lib = self._lib
+        data = lib.fwd_velocity(model, lib.fwd_position(model, data))
+        return lib.sensor_vel(model, lib.sensor_pos(model, data))
 
     def _fresh(self, fields: dict[str, Any], qpos: Any, qvel: Any) -> Any:
         data = self._blank.replace(qpos=qpos, qvel=qvel)
-        return mjx.forward(self._model(fields), data)
+        return self._lib.forward(self._model(fields), data)
 
     def init(self, params: PhysicsParams, qpos: Any, qvel: Any) -> PhysicsState:
         qpos, qvel = jnp.asarray(qpos, jnp.float32), jnp.asarray(qvel, jnp.float32)
@@ -274,7 +286,7 @@ class MjxEngine(PhysicsEngine):
 
             def one(fields: dict[str, Any], data: Any) -> Any:
                 model = self._model(fields)
-                return self._sense(model, mjx.step(model, data))
+                return self._sense(model, self._lib.step(model, data))
 
             data = jax.vmap(one)(params.model, data.replace(ctrl=net))
             sensors = self._sensors(params, data.qpos, data.qvel, data.sensordata, jnp)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ksim.config import LatencyConfig, NoiseConfig
 from ksim.resets import quat_of_rotvec
-from ksim.types import EnvState, PhysicsParams, PhysicsState, Sensors
+from ksim.types import GRAVITY, EnvState, PhysicsParams, PhysicsState, Sensors
 from robots import delay
 
 
@@ -76,11 +76,11 @@ class Privileged:
             return jnp.atleast_1d(a / b - 1.0)
 
         parts = [
-            2.0 * (physics.joint_position - jnp.asarray(self.home, jnp.float32)),
+            4.0 * (physics.joint_position - jnp.asarray(self.home, jnp.float32)),
             0.1 * physics.joint_velocity,
-            physics.sensors.gravity_b / 9.81,
-            0.5 * physics.sensors.gyro_b,
-            2.0 * rotate_inverse(quat, qvel[:3]),
+            6.0 * (physics.sensors.gravity_b / GRAVITY + jnp.asarray([0.0, 0.0, 1.0], jnp.float32)),
+            1.0 * physics.sensors.gyro_b,
+            4.0 * rotate_inverse(quat, qvel[:3]),
             5.0 * jnp.atleast_1d(physics.qpos[2] - self.standing_height_m),
             physics.foot_force / 200.0,
             env.action,

@@ -225,22 +225,23 @@ def update(
         return Batch(**one)
 
     def one(carry: Any, ids: Array) -> Any:
-        arrays, opt_state, rate = carry
+        arrays, opt_state = carry
 
         def of_arrays(a: Any) -> Any:
             return loss(eqx.combine(a, static), pick(ids), config)
 
         (total, figures), gradient = jax.value_and_grad(of_arrays, has_aux=True)(arrays)
         steps, opt_state = transform.update(gradient, opt_state, arrays)
-        # the step size follows the KL: Rudin et al., arXiv 2109.11978
-        rate = jnp.where(figures["kl"] > 2.0 * config.target_kl, rate / 1.5, rate)
-        rate = jnp.where(figures["kl"] < 0.5 * config.target_kl, rate * 1.5, rate)
-        rate = jnp.clip(rate, 1e-5, 5e-3)
         arrays = jax.tree.map(lambda p, s: p - rate * s, arrays, steps)
-        return (arrays, opt_state, rate), {**figures, "loss": total, "gradient": optax.global_norm(gradient)}
+        return (arrays, opt_state), {**figures, "loss": total, "gradient": optax.global_norm(gradient)}
 
-    (arrays, opt_state, rate), figures = jax.lax.scan(one, (arrays, opt_state, rate), groups)
+    (arrays, opt_state), figures = jax.lax.scan(one, (arrays, opt_state), groups)
+    figures |= {"kl": figures["kl"][-config.minibatches :]}
     figures = {k: jnp.mean(v) for k, v in figures.items()}
+    # the next rollout's step size follows the last epoch's KL, as in Rudin et al., arXiv 2109.11978
+    rate = jnp.where(figures["kl"] > 1.5 * config.target_kl, rate / 1.3, rate)
+    rate = jnp.where(figures["kl"] < config.target_kl / 1.5, rate * 1.3, rate)
+    rate = jnp.clip(rate, config.learning_rate_min, config.learning_rate_max)
     spread = 1.0 - jnp.var(returns - value[:-1]) / (jnp.var(returns) + 1e-8)
     figures |= {"rate": rate, "explained_variance": spread, "std": jnp.mean(jnp.exp(model.actor.log_std))}
     return eqx.combine(arrays, static), opt_state, rate, scale, critic_state, figures
