@@ -1,0 +1,7 @@
+"""The exception root of the export package."""
+
+from robots.errors import ToolkitError
+
+
+class ExportError(ToolkitError):
+    """A policy cannot be exported, or its export is not the policy."""
