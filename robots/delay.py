@@ -48,9 +48,10 @@ def read(line: Any, latency_s: Any, dt: float, xp: Any = np) -> Any:
         latency = latency[..., None]
     steps = xp.clip(latency / dt, 0.0, line.shape[-2] - 1.0)
     steps = xp.broadcast_to(steps, line.shape[:-2] + line.shape[-1:])
-    early = xp.floor(steps).astype("int32")
+    whole = xp.floor(steps)
+    share = steps - whole
+    early = whole.astype("int32")
     late = xp.minimum(early + 1, line.shape[-2] - 1)
-    share = steps - early
     new = xp.take_along_axis(line, early[..., None, :], axis=-2)[..., 0, :]
     old = xp.take_along_axis(line, late[..., None, :], axis=-2)[..., 0, :]
     return new + share * (old - new)

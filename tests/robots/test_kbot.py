@@ -154,6 +154,7 @@ def test_it_stands_for_a_moment_under_the_motor_law_and_falls_without_it(kbot):
             data.ctrl[:] = net if powered else 0.0
             mujoco.mj_step(kbot.model, data)
             weight += sum(float(data.sensordata[kbot.sensors[f"touch_{s}_foot"]][0]) for s in ("left", "right")) / 100
+        assert not any(warning.number for warning in data.warning)
         heights[powered] = data.qpos[2]
         if powered:
             assert weight == pytest.approx(kbot.spec.mass_kg * 9.81, rel=0.15)
@@ -204,10 +205,13 @@ def test_contact_with_the_floor_is_the_published_models(kbot):
         data = mujoco.MjData(built.model)
         data.qpos[:] = kbot.home_qpos
         data.qpos[2] += 0.01
+        params, dt = MotorParams.of(built.spec), built.model.opt.timestep
         for step in range(60):
-            error = kbot.home_qpos[kbot.qpos_ids] - data.qpos[built.qpos_ids]
-            data.ctrl[:] = 150 * error - 5 * data.qvel[built.dof_ids] + 3 * math.sin(step)
+            position, velocity = data.qpos[built.qpos_ids], data.qvel[built.dof_ids]
+            target = kbot.home_qpos[kbot.qpos_ids] + 0.1 * math.sin(step / 5)
+            data.ctrl[:] = joint_torque(params, position, velocity, target, dt)[1]
             mujoco.mj_step(built.model, data)
         assert data.ncon > 0
+        assert not any(warning.number for warning in data.warning)
         motion.append(data.qpos.copy())
     np.testing.assert_allclose(*motion, rtol=0, atol=1e-9)

@@ -13,6 +13,7 @@ import pytest
 
 from robots.errors import RobotLoadError
 from robots.model import BuiltModel, build_model
+from robots.motor import MotorParams, joint_torque
 
 mujoco = pytest.importorskip("mujoco")
 
@@ -63,14 +64,16 @@ def lowest(built: BuiltModel) -> float:
 
 
 def settle(built: BuiltModel, seconds: float = 0.5) -> mujoco.MjData:
-    """Drop the robot from its home pose with joints held stiffly."""
+    """Let the robot stand in its home pose under the motor law."""
     data = mujoco.MjData(built.model)
     data.qpos[:] = built.home_qpos
-    for _ in range(round(seconds / built.model.opt.timestep)):
-        error = built.home_qpos[built.qpos_ids] - data.qpos[built.qpos_ids]
-        data.ctrl[:] = 300 * error - 5 * data.qvel[built.dof_ids]
+    params, target, dt = MotorParams.of(built.spec), built.home_qpos[built.qpos_ids], built.model.opt.timestep
+    for _ in range(round(seconds / dt)):
+        position, velocity = data.qpos[built.qpos_ids], data.qvel[built.dof_ids]
+        data.ctrl[:] = joint_torque(params, position, velocity, target, dt)[1]
         mujoco.mj_step(built.model, data)
     mujoco.mj_forward(built.model, data)
+    assert not any(warning.number for warning in data.warning)
     return data
 
 
