@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -100,9 +101,9 @@ class Plant:
         self._apply_body(self.built)
         import mujoco
 
-        self._mujoco = mujoco
+        self._mujoco: Any = mujoco
         self.model = self.built.model
-        self.data = mujoco.MjData(self.model)
+        self.data = self._mujoco.MjData(self.model)
         n = len(self.spec.joints)
         self.joints = n
         settings = self.reality.joints
@@ -147,7 +148,8 @@ class Plant:
             model.geom_friction[np.asarray(geoms, dtype=int), 0] = body.floor_friction
         import mujoco
 
-        mujoco.mj_setConst(model, mujoco.MjData(model))  # the masses changed
+        library: Any = mujoco
+        library.mj_setConst(model, library.MjData(model))  # the masses changed
 
     def _touch_gains(self) -> None:
         limit = np.where(self.enabled, np.minimum(np.abs(self.max_torque), self._torque_max), 0.0)
@@ -216,7 +218,7 @@ class Plant:
     def place(
         self,
         position: Sequence[float] | None = None,
-        quat_wxyz: Sequence[float] | None = None,
+        quat_wxyz: Sequence[float] | np.ndarray | None = None,
         joint_position: np.ndarray | None = None,
         joint_velocity: np.ndarray | None = None,
     ) -> None:

@@ -4,6 +4,8 @@ Every default is the nominal robot with a perfect sensor and no delay, so an emp
 Values per joint are a number for all joints, or a mapping from joint name to number with an optional key `all`.
 """
 
+# ruff: noqa: RUF009  (_setting is dataclasses.field)
+
 from __future__ import annotations
 
 import dataclasses
@@ -269,7 +271,9 @@ class Reality:
         return digest(self.to_json())
 
 
-SECTIONS = {f.name: type(f.default) for f in dataclasses.fields(Reality) if dataclasses.is_dataclass(f.default)}
+SECTIONS: dict[str, Any] = {
+    f.name: type(f.default) for f in dataclasses.fields(Reality) if dataclasses.is_dataclass(f.default)
+}
 
 
 def _refuse_unknown(where: str, got: Mapping[Any, Any], known: list[str]) -> None:

@@ -30,7 +30,7 @@ from kos_protos import actuator_pb2, common_pb2, imu_pb2, sim_pb2
 from deploy.errors import DeployError
 from deploy.plant import Plant
 from deploy.reality import Reality, load_reality
-from deploy.state import GRAVITY_M_S2, projected_gravity
+from deploy.state import projected_gravity
 from robots.bundle import atomic_path
 
 # How often physics catches up when nobody asks; a call catches up by itself first.
@@ -53,11 +53,11 @@ def _refused(message: str, code: Any = common_pb2.INVALID_ARGUMENT) -> common_pb
     return common_pb2.ActionResponse(success=False, error=_error(message, code))
 
 
+def _bytes_of(message: Any) -> bytes:
+    return message.SerializeToString()
+
+
 OK = common_pb2.ActionResponse(success=True)
-
-
-class _Refusal(Exception):
-    """A call is answered with success=false and this message."""
 
 
 class Services:
@@ -112,7 +112,7 @@ class Services:
 
     # ActuatorService
 
-    def CommandActuators(self, request: Any) -> Any:  # noqa: N802
+    def CommandActuators(self, request: Any) -> Any:
         joints, position, velocity, torque, results = [], [], [], [], []
         for c in request.commands:
             joint = self._joint_of.get(c.actuator_id)
@@ -133,7 +133,7 @@ class Services:
             self.plant.command(joints, position, velocity, torque)
         return actuator_pb2.CommandActuatorsResponse(results=results)
 
-    def ConfigureActuator(self, request: Any) -> Any:  # noqa: N802
+    def ConfigureActuator(self, request: Any) -> Any:
         joint = self._joint_of.get(request.actuator_id)
         if joint is None:
             return _refused(f"actuator {request.actuator_id} is not on the bus")
@@ -151,7 +151,7 @@ class Services:
             self._forget()
         return OK
 
-    def GetActuatorsState(self, request: Any) -> Any:  # noqa: N802
+    def GetActuatorsState(self, request: Any) -> Any:
         plant, states = self.plant, []
         sample = self._sample()
         # K-Bot: no ids gives no states, and an id without feedback is left out
@@ -181,24 +181,24 @@ class Services:
 
     # IMUService
 
-    def GetValues(self, request: Any) -> Any:  # noqa: N802
+    def GetValues(self, request: Any) -> Any:
         sample = self._sample()
         ax, ay, az = sample.accel_b.tolist()
         gx, gy, gz = (self._gyro_scale * sample.gyro_b).tolist()
         return imu_pb2.IMUValuesResponse(accel_x=ax, accel_y=ay, accel_z=az, gyro_x=gx, gyro_y=gy, gyro_z=gz)
 
-    def GetQuaternion(self, request: Any) -> Any:  # noqa: N802
+    def GetQuaternion(self, request: Any) -> Any:
         w, x, y, z = self._sample().quat_wxyz.tolist()
         return imu_pb2.QuaternionResponse(x=x, y=y, z=z, w=w)
 
-    def GetEuler(self, request: Any) -> Any:  # noqa: N802
+    def GetEuler(self, request: Any) -> Any:
         w, x, y, z = self._sample().quat_wxyz.tolist()
         roll = math.atan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
         pitch = math.asin(max(-1.0, min(1.0, 2 * (w * y - z * x))))
         yaw = math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
         return imu_pb2.EulerAnglesResponse(roll=math.degrees(roll), pitch=math.degrees(pitch), yaw=math.degrees(yaw))
 
-    def GetAdvancedValues(self, request: Any) -> Any:  # noqa: N802
+    def GetAdvancedValues(self, request: Any) -> Any:
         sample = self._sample()
         down = projected_gravity(sample.quat_wxyz)
         lin = sample.accel_b + down
@@ -208,7 +208,7 @@ class Services:
 
     # SimulationService
 
-    def Reset(self, request: Any) -> Any:  # noqa: N802
+    def Reset(self, request: Any) -> Any:
         """Pick the robot up: joints by name in degrees and degrees/s, an absent quaternion is upright."""
         plant = self.plant
         home = np.asarray(plant.spec.column("home_rad"))
@@ -234,7 +234,7 @@ class Services:
         self._anchor()
         return OK
 
-    def SetPaused(self, request: Any) -> Any:  # noqa: N802
+    def SetPaused(self, request: Any) -> Any:
         """Stop simulated time, or let it run; going on also releases a robot that is held."""
         if not request.paused:
             self.plant.release()
@@ -242,7 +242,7 @@ class Services:
         self._anchor()
         return OK
 
-    def Step(self, request: Any) -> Any:  # noqa: N802
+    def Step(self, request: Any) -> Any:
         """Advance by num_steps of step_size, a multiple of the physics step (the default)."""
         if not (self.lockstep or self.paused):
             return _refused("time runs by itself; start the twin with --lockstep, or pause it first")
@@ -255,7 +255,7 @@ class Services:
         self.plant.advance(request.num_steps * round(ratio))
         return OK
 
-    def SetParameters(self, request: Any) -> Any:  # noqa: N802
+    def SetParameters(self, request: Any) -> Any:
         """Time scale [simulated s/s] and gravity [m/s^2], downwards whatever its sign."""
         p = request.parameters
         if p.HasField("time_scale"):
@@ -269,14 +269,14 @@ class Services:
             self.plant.model.opt.gravity[:] = (0.0, 0.0, -abs(p.gravity))
         return OK
 
-    def GetParameters(self, request: Any) -> Any:  # noqa: N802
+    def GetParameters(self, request: Any) -> Any:
         gravity = float(np.linalg.norm(self.plant.model.opt.gravity))
         return sim_pb2.GetParametersResponse(
             parameters=sim_pb2.SimulationParameters(time_scale=self.time_scale, gravity=gravity)
         )
 
 
-CALLS: dict[str, dict[str, type]] = {
+CALLS: dict[str, dict[str, Any]] = {
     "kos.actuator.ActuatorService": {
         "CommandActuators": actuator_pb2.CommandActuatorsRequest,
         "ConfigureActuator": actuator_pb2.ConfigureActuatorRequest,
@@ -388,7 +388,7 @@ class Twin:
                 call: grpc.unary_unary_rpc_method_handler(
                     self._handler(service, call),
                     request_deserializer=request.FromString,
-                    response_serializer=lambda message: message.SerializeToString(),
+                    response_serializer=_bytes_of,
                 )
                 for call, request in calls.items()
             }
