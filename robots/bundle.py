@@ -38,6 +38,9 @@ class Bundle:
         init_fn: ONNX model without inputs; its output is the first carry.
         step_fn: ONNX model of one control step.
         spec: what our exporter added; None in a file that it did not write.
+
+    Raises:
+        BundleError: names are given twice, or the spec says something else than the fields.
     """
 
     joint_names: tuple[str, ...]
@@ -46,6 +49,21 @@ class Bundle:
     init_fn: bytes
     step_fn: bytes
     spec: PolicySpec | None = None
+
+    def __post_init__(self) -> None:
+        for what, names in (("joint_names", self.joint_names), ("command_names", self.command_names)):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise BundleError(f"{what}: {', '.join(twice)} given twice; expected each once")
+        if self.spec is None:
+            return
+        for what, outer, inner in (
+            ("joint_names", self.joint_names, self.spec.robot.joint_names),
+            ("command_names", self.command_names, self.spec.command_names),
+            ("carry_size", self.carry_size, self.spec.carry_size),
+        ):
+            if outer != inner:
+                raise BundleError(f"{what}: got {outer}, expected {inner} as in {EXTRA_KEY}; export it again")
 
     def metadata(self) -> dict[str, Any]:
         """The content of metadata.json."""
@@ -161,18 +179,14 @@ def _parse(path: Path, contents: dict[str, bytes]) -> Bundle:
             spec = PolicySpec.from_json(data[EXTRA_KEY])
         except (SpecError, RecursionError) as error:
             raise BundleError(f"{path}: metadata.json: {EXTRA_KEY}: {error}") from error
-        for what, outer, inner in (
-            ("joint_names", tuple(names), spec.robot.joint_names),
-            ("command_names", tuple(commands), spec.command_names),
-            ("carry_size", carry_size, spec.carry_size),
-        ):
-            if outer != inner:
-                raise BundleError(f"{path}: metadata.json: {what}: {outer} there and {inner} in {EXTRA_KEY}")
-    return Bundle(
-        joint_names=tuple(names),
-        command_names=tuple(commands),
-        carry_size=carry_size,
-        init_fn=contents["init_fn.onnx"],
-        step_fn=contents["step_fn.onnx"],
-        spec=spec,
-    )
+    try:
+        return Bundle(
+            joint_names=tuple(names),
+            command_names=tuple(commands),
+            carry_size=carry_size,
+            init_fn=contents["init_fn.onnx"],
+            step_fn=contents["step_fn.onnx"],
+            spec=spec,
+        )
+    except BundleError as error:
+        raise BundleError(f"{path}: metadata.json: {error}") from error

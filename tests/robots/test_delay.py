@@ -122,6 +122,7 @@ def test_numpy_and_jax_agree():
         lost = rng.random(8) < 0.3
         latency = rng.uniform(0, 0.045, (8, 3)).astype(np.float32)
         ours = delay.push(ours, value, lost)
-        theirs, read = step(theirs, value, lost, latency)
+        with jax.numpy_dtype_promotion("strict"):
+            theirs, read = step(theirs, value, lost, latency)
         np.testing.assert_array_equal(np.asarray(theirs), ours)
         np.testing.assert_allclose(np.asarray(read), delay.read(ours, latency, DT), rtol=1e-5, atol=1e-5)

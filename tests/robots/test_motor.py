@@ -108,6 +108,8 @@ def test_numpy_and_jax_agree_in_batches():
     single = MotorParams(*(p.astype(np.float32) for p in scaled))
     inputs = [v.astype(np.float32) for v in (position, velocity, target)]
     law = jax.jit(lambda p, q, v, t: joint_torque(p, q, v, t, 0.004, jax.numpy))
-    for ours, theirs in zip(expected, law(single, *inputs), strict=True):
+    with jax.numpy_dtype_promotion("strict"):
+        results = law(single, *inputs)
+    for ours, theirs in zip(expected, results, strict=True):
         # 120 N m in single precision, with positions to 2 rad and gains to 300 N m/rad
         np.testing.assert_allclose(np.asarray(theirs), ours, rtol=2e-5, atol=2e-4)
