@@ -70,7 +70,7 @@ class Bundle:
         data: dict[str, Any] = {
             "joint_names": list(self.joint_names),
             "command_names": list(self.command_names),
-            "carry_size": self.carry_size,
+            "carry_size": [self.carry_size],  # a shape: kinfer 0.6.1 refuses a bare number
         }
         if self.spec is not None:
             data[EXTRA_KEY] = self.spec.to_json()
@@ -171,8 +171,10 @@ def _parse(path: Path, contents: dict[str, bytes]) -> Bundle:
     if not isinstance(commands, list) or not all(isinstance(n, str) for n in commands):
         raise BundleError(f"{path}: metadata.json: command_names: got {commands!r}, expected a list of names")
     carry_size = data.get("carry_size")
+    if isinstance(carry_size, list) and len(carry_size) == 1:
+        carry_size = carry_size[0]
     if not isinstance(carry_size, int) or isinstance(carry_size, bool) or not 0 <= carry_size <= 1_000_000:
-        raise BundleError(f"{path}: metadata.json: carry_size: got {carry_size!r}, expected 0 to 1000000")
+        raise BundleError(f"{path}: metadata.json: carry_size: got {carry_size!r}, expected one number, 0 to 1000000")
     spec = None
     if EXTRA_KEY in data:
         try:
