@@ -26,7 +26,7 @@ from deploy.errors import ConnectionLost, DeployError, FaultError
 from deploy.kos import GyroCheck, KosRobot
 from deploy.policy import OnnxPolicy, observe
 from deploy.recorder import Recorder, Tick
-from deploy.safety import Limits, check_state, damp, hold, limit, nominal
+from deploy.safety import FALL, Limits, check_state, damp, hold, limit, nominal
 from deploy.state import RobotState
 from robots.spec import PolicySpec
 
@@ -274,8 +274,8 @@ class ControlLoop:
         state_s = start + state_round_trip if self._step_lock else state.time_s - self._epoch
         faults = check_state(state, self._limits, self._stale_in_row)
         if faults:
-            kind = Fall if faults[0].startswith("fall") else FaultError
-            raise kind("; ".join(faults))
+            kind = Fall if faults[0].startswith(FALL) else FaultError
+            raise kind("; ".join(faults).removeprefix(FALL))
         if not self._gyro_done and not stale and not self._step_lock:
             self._check_gyro(state)
 

@@ -9,6 +9,7 @@ import datetime
 import importlib.metadata
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -52,6 +53,7 @@ class RunOptions:
         tilt_max_rad: more tilt than this is a fall [rad].
         lost_ticks_max: more ticks in a row without an answer than this end the run.
         connect_timeout_s: how long to wait for the server [s].
+        realtime: ask the system for real-time scheduling; goes on without where that is not allowed.
         on_second: called about once a second with a line to show.
     """
 
@@ -69,6 +71,7 @@ class RunOptions:
     tilt_max_rad: float = 1.0
     lost_ticks_max: int = 10
     connect_timeout_s: float = 3.0
+    realtime: bool = False
     on_second: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
@@ -251,7 +254,7 @@ async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
     return state
 
 
-def _settings(options: RunOptions, ready: Prepared) -> dict[str, Any]:
+def _settings(options: RunOptions, ready: Prepared, realtime: bool) -> dict[str, Any]:
     names = ("ksim2real", "onnxruntime", "grpcio", "numpy")
     versions = {}
     for name in names:
@@ -268,19 +271,20 @@ def _settings(options: RunOptions, ready: Prepared) -> dict[str, Any]:
         "gyro_unit": options.gyro_unit,
         "step_lock": options.step_lock,
         "tilt_max_rad": options.tilt_max_rad,
+        "realtime": realtime,
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "versions": versions,
     }
 
 
-async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop) -> RunReport:
+async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop, realtime: bool) -> RunReport:
     limits = Limits.from_spec(ready.spec, tilt_max_rad=options.tilt_max_rad)
     robot = KosRobot(ready.spec.robot, options.host, options.port, gyro_unit=options.gyro_unit)
     try:
         await _or_stop(stop, robot.connect(options.connect_timeout_s))
         first = await _or_stop(stop, _first_reading(robot, limits))
         recorder = Recorder(
-            log, spec=ready.spec, bundle=ready.data, settings=_settings(options, ready), force=options.force
+            log, spec=ready.spec, bundle=ready.data, settings=_settings(options, ready, realtime), force=options.force
         )
         with recorder:
             loop = ControlLoop(
@@ -360,6 +364,28 @@ def _signals(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
             loop.remove_signal_handler(signum)
 
 
+@contextlib.contextmanager
+def _realtime(wanted: bool) -> Iterator[bool]:
+    """Real-time scheduling for this thread and those that gRPC starts from it; whether it was granted.
+
+    Round robin at the lowest real-time priority: before any ordinary process, behind the drivers. It needs
+    root, CAP_SYS_NICE or an rtprio limit, so a refusal is normal and no error.
+    """
+    if not wanted or not hasattr(os, "sched_setscheduler"):
+        yield False
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+    except OSError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.sched_setscheduler(0, *before)
+
+
 def run(options: RunOptions) -> RunReport:
     """Run a policy and report how it went; a run that began is always reported, and the robot left damped.
 
@@ -377,10 +403,10 @@ def run(options: RunOptions) -> RunReport:
     async def session() -> RunReport:
         stop = Stop()
         with _signals(stop, asyncio.get_running_loop()):
-            return await _control(options, ready, log, stop)
+            return await _control(options, ready, log, stop, realtime)
 
     # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run.
-    with asyncio.Runner() as runner:
+    with _realtime(options.realtime) as realtime, asyncio.Runner() as runner:
         return runner.run(session())
 
 
@@ -416,6 +442,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--gyro-unit", choices=sorted(GYRO_UNITS), default="deg/s", help="what the server sends (default %(default)s)")
     add("--max-tilt", type=float, default=1.0, metavar="RAD", help="more tilt is a fall [rad] (default %(default)s)")
     add("--step-lock", action="store_true", help="advance a twin in lock step (ksim twin --lockstep)")
+    add(
+        "--realtime",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="real-time scheduling where the system allows it (default on)",
+    )
     add("--json", action="store_true", help="print the report as one JSON object")
     return parser
 
@@ -442,6 +474,7 @@ def main(argv: list[str] | None = None) -> int:
             gyro_unit=args.gyro_unit,
             step_lock=args.step_lock,
             tilt_max_rad=args.max_tilt,
+            realtime=args.realtime,
             on_second=show if live else None,
         )
     )

@@ -20,6 +20,7 @@ _KEY = object()
 # Joint zero offsets of up to 3 degrees are usual on the K-Bot (K-Scale's randomization range), so a
 # robot at a stop may read that much beyond its limit.
 START_SLACK_RAD = 0.06
+FALL = "fall: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,7 @@ def limit(
 
 
 def check_state(state: RobotState, limits: Limits, stale_ticks: int = 0) -> list[str]:
-    """What forbids going on, one string each; empty when all is well. A fall starts with "fall"."""
+    """What forbids going on, one string each; empty when all is well. A fall is the first and starts with FALL."""
     faults: list[str] = []
     for name in ("joint_position", "joint_velocity", "joint_torque", "quat_wxyz", "gyro_b", "accel_b"):
         bad = np.flatnonzero(~np.isfinite(getattr(state, name)))
@@ -198,7 +199,7 @@ def check_state(state: RobotState, limits: Limits, stale_ticks: int = 0) -> list
     if faults:
         return faults
     if state.tilt_rad > limits.tilt_max_rad:
-        faults.append(f"fall: tilt {state.tilt_rad:.2f} rad, limit {limits.tilt_max_rad:.2f} rad")
+        faults.append(f"{FALL}tilt {state.tilt_rad:.2f} rad, limit {limits.tilt_max_rad:.2f} rad")
     low, high = limits.lower - limits.range_slack_rad, limits.upper + limits.range_slack_rad
     for i in np.flatnonzero((state.joint_position < low) | (state.joint_position > high)):
         faults.append(

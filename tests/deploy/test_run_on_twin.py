@@ -1,0 +1,113 @@
+"""`ksim run` against the twin in a process of its own: every way out, and what the robot is left in."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco")
+
+from deploy.kos import KosRobot
+from deploy.recorder import read_log
+from deploy.run import RunOptions, run
+from deploy.safety import Limits, damp
+from deploy.twin import spawn_twin
+from robots.bundle import write_bundle
+from robots.load import load_robot
+
+
+@pytest.fixture
+def kbot_kinfer(tmp_path, bundle_factory):
+    """A policy that holds the K-Bot's home pose; the robot falls in about 1.5 s."""
+    path = tmp_path / "kbot.kinfer"
+    write_bundle(path, bundle_factory(load_robot("kbot")))
+    return path
+
+
+def differences_from_damped(port):
+    spec = load_robot("kbot")
+
+    async def ask():
+        async with KosRobot(spec, "127.0.0.1", port) as robot:
+            return await robot.gain_differences(damp(Limits.from_spec(spec)))
+
+    with asyncio.Runner() as runner:
+        return runner.run(ask())
+
+
+def start(kbot_kinfer, port, log):
+    """The command, once its log shows that the policy runs."""
+    command = [sys.executable, "-m", "deploy.run", str(kbot_kinfer), "--robot", "kbot", "--port", str(port)]
+    child = subprocess.Popen(
+        [*command, "--duration", "30", "--max-tilt", "3.1", "--log", str(log), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not log.exists() or read_log(log).run.sum() < 10:
+        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
+        time.sleep(0.05)
+    return child
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_the_twin_damped(kbot_kinfer, tmp_path, signum, code):
+    with spawn_twin("kbot") as twin:
+        child = start(kbot_kinfer, twin.port, tmp_path / "run.mcap")
+        assert len(differences_from_damped(twin.port)) >= 20, "stiff while the policy runs"
+        child.send_signal(signum)
+        out, err = child.communicate(timeout=30)
+        assert child.returncode == code and json.loads(out)["damped"] and "Traceback" not in err
+        assert differences_from_damped(twin.port) == []
+    log = read_log(tmp_path / "run.mcap")
+    assert log.complete and log.phase[-1] == "damp" and log.bundle is not None
+
+
+def test_a_killed_twin_ends_the_run_with_its_log_whole_to_the_last_tick(kbot_kinfer, tmp_path):
+    with spawn_twin("kbot") as twin:
+        child = start(kbot_kinfer, twin.port, tmp_path / "run.mcap")
+        twin.process.kill()
+        out, err = child.communicate(timeout=30)
+    report = json.loads(out)
+    assert child.returncode == 1 and report["ended"] == "lost" and not report["damped"]
+    assert "Traceback" not in err and "ksim run: lost:" in err
+    log = read_log(tmp_path / "run.mcap")
+    assert log.complete and len(log.tick) == report["ticks"]
+
+
+def test_holding_the_home_pose_falls_and_says_when(kbot_kinfer, tmp_path):
+    with spawn_twin("kbot") as twin:
+        options = RunOptions(bundle=kbot_kinfer, port=twin.port, duration_s=10.0, log=tmp_path / "run.mcap")
+        report = run(options)
+        assert report.ended == "fall" and 0.5 < report.survived_s < 4.0 and report.exit_code == 1
+        assert report.damped and differences_from_damped(twin.port) == []
+    log = read_log(tmp_path / "run.mcap")
+    gyro = next(e["message"] for e in log.events if e["kind"] == "gyro")
+    assert gyro.startswith("gyro: ok") and "unit set to deg/s" in gyro
+
+
+def test_the_wrong_gyro_unit_is_found_on_the_twin(kbot_kinfer, tmp_path):
+    with spawn_twin("kbot") as twin:
+        report = run(
+            RunOptions(bundle=kbot_kinfer, port=twin.port, duration_s=10.0, log=tmp_path / "a.mcap", gyro_unit="rad/s")
+        )
+    assert report.ended == "fault" and "try --gyro-unit deg/s" in report.message
+
+
+def test_in_lock_step_the_same_seed_gives_the_same_log(kbot_kinfer, tmp_path):
+    logs = []
+    for name in ("a", "b"):
+        with spawn_twin("kbot", lockstep=True, seed=3) as twin:
+            path = tmp_path / f"{name}.mcap"
+            report = run(RunOptions(bundle=kbot_kinfer, port=twin.port, duration_s=1.0, log=path, step_lock=True))
+            assert report.ended == "completed" and report.ticks == 50
+            logs.append(read_log(path))
+    for field in ("sent", "joint_position", "joint_velocity", "joint_torque", "quat_wxyz", "gyro_b", "accel_b"):
+        assert np.array_equal(getattr(logs[0], field), getattr(logs[1], field)), field
+    assert np.ptp(logs[0].joint_position, axis=0).max() > 0.01, "the robot moved"
