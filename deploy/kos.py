@@ -2,6 +2,7 @@
 
 What the servers do that a client must not trust, and what is done here about it:
 - a gain left out of ConfigureActuator is set to 0 (K-Bot) or kept (kos-sim): always all four are sent;
+- max_torque is N m, as the K-Bot's server takes it, though the proto's comment says percent;
 - a position or velocity left out of CommandActuators is read as 0: always all three are sent;
 - GetActuatorsState answers nothing for an empty list, in any order, and leaves actuators out: explicit
   ids, mapped by id, a missing one is a fault;
@@ -289,10 +290,9 @@ class KosRobot:
         self._check_open()
         (answer,) = await self._call("state", self._actuator.GetActuatorsState(self._ask, timeout=timeout_s))
         found: list[str] = []
-        for state in answer.states:
-            row = self._row.get(state.actuator_id)
-            if row is None:
-                continue
+        known = [state for state in answer.states if state.actuator_id in self._row]
+        for state in sorted(known, key=lambda s: self._row[s.actuator_id]):
+            row = self._row[state.actuator_id]
             wanted = {"kp": gains.kp[row], "kd": gains.kd[row], "max_torque": gains.max_torque[row]}
             for name, value in wanted.items():
                 got = getattr(state, name)

@@ -26,7 +26,7 @@ from deploy.errors import ConnectionLost, DeployError, FaultError
 from deploy.kos import GyroCheck, KosRobot
 from deploy.policy import OnnxPolicy, observe
 from deploy.recorder import Recorder, Tick
-from deploy.safety import FALL, Limits, check_state, damp, hold, limit, nominal
+from deploy.safety import FALL, Limits, SafeTarget, check_state, damp, hold, limit, nominal
 from deploy.state import RobotState
 from robots.spec import PolicySpec
 
@@ -85,6 +85,7 @@ class Counts:
     starts: list[tuple[int, float, float]] = field(default_factory=list)
     state_round_trips: list[float] = field(default_factory=list)
     command_round_trips: list[float] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -149,6 +150,8 @@ class ControlLoop:
         self._ramp_s, self._duration_s, self._step_lock = ramp_s, duration_s, step_lock
         self._lost_max, self._tolerance, self._on_second = lost_ticks_max, home_tolerance_rad, on_second
         self.period_s = spec.control_period_s
+        # a simulator in lock step waits for us, so we can wait for it
+        self._patience = 500.0 if step_lock else 1.0
         self.counts = Counts()
         self._names = tuple(a.name for a in spec.inputs)
         self._home = np.asarray(spec.robot.column("home_rad"))
@@ -170,8 +173,9 @@ class ControlLoop:
         return time.monotonic() - self._epoch
 
     def event(self, kind: str, message: str) -> None:
-        """Write an event to the log."""
-        self._recorder.event(self._now(), kind, message)
+        """Write an event to the log; where that fails the next tick's writing ends the run, this does not."""
+        with contextlib.suppress(OSError):
+            self._recorder.event(self._now(), kind, message)
 
     async def run(self, first: RobotState) -> None:
         """Configure, ramp, run the policy to the end of its time.
@@ -190,8 +194,13 @@ class ControlLoop:
         # The target first: gains on an old target would jump there.
         await self._robot.command(hold(first))
         await self._robot.configure(nominal(self._limits))
-        for difference in await self._robot.gain_differences(nominal(self._limits)):
-            self.event("gains", difference)
+        different = await self._robot.gain_differences(nominal(self._limits))
+        if different:
+            self.event("gains", "; ".join(different))
+            more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+            self.counts.warnings.append(
+                f"the server reports other gains than it was sent: {'; '.join(different[:3])}{more}"
+            )
         self._ramp_ticks = ramp_ticks
         self.event("phase", f"ramp: {ramp_ticks} ticks, {far:.3f} rad from home; then {run_ticks} ticks of the policy")
         with _no_garbage_collection():
@@ -239,9 +248,8 @@ class ControlLoop:
 
     async def _read(self) -> tuple[RobotState, bool, float]:
         """(state, stale, round trip); the state before where none came in time."""
-        timeout = 10.0 if self._step_lock else READ_SHARE * self.period_s
         try:
-            state = await self._robot.read(timeout)
+            state = await self._robot.read(READ_SHARE * self.period_s * self._patience)
         except ConnectionLost as error:
             self.counts.lost_states += 1
             self._lost(error)
@@ -279,28 +287,12 @@ class ControlLoop:
         if not self._gyro_done and not stale and not self._step_lock:
             self._check_gyro(state)
 
-        inputs: dict[str, np.ndarray] = {}
-        action: np.ndarray | None = None
-        if k < self._ramp_ticks:
-            phase = "ramp"
-            share = smooth((k + 1) / self._ramp_ticks)
-            target = self._from + share * (self._home - self._from)
-        else:
-            phase = "run"
-            if self.counts.run_ticks == 0:
-                self._policy.reset()
-                self._heading = state.heading_rad
-            time_s = (k - self._ramp_ticks) * self.period_s
-            inputs = observe(self._names, state, self._command_vector, time_s, self._heading)
-            action = self._policy.step(inputs)
-            target = action
-
+        phase, inputs, action, target = self._decide(k, state)
         # how far the target may move counts from the last one that the robot acknowledged
         safe = limit(target, self._sent, state, self._limits, (k - self._sent_tick) * self.period_s)
         command_s = command_round_trip = _NAN
-        timeout = 10.0 if self._step_lock else COMMAND_SHARE * self.period_s
         try:
-            command_round_trip = await self._robot.command(safe, timeout)
+            command_round_trip = await self._robot.command(safe, COMMAND_SHARE * self.period_s * self._patience)
             command_s = start + command_round_trip if self._step_lock else self._now()
             self._sent, self._sent_tick = safe.rad, k
             self.counts.command_round_trips.append(command_round_trip)
@@ -329,6 +321,22 @@ class ControlLoop:
                     stale=stale,
                 )
             )
+            self._count(k, phase, scheduled, start, safe)
+
+    def _decide(self, k: int, state: RobotState) -> tuple[str, dict[str, np.ndarray], np.ndarray | None, np.ndarray]:
+        """(phase, inputs, action, target) of a tick."""
+        if k < self._ramp_ticks:
+            share = smooth((k + 1) / self._ramp_ticks)
+            return "ramp", {}, None, self._from + share * (self._home - self._from)
+        if self.counts.run_ticks == 0:
+            self._policy.reset()
+            self._heading = state.heading_rad
+        time_s = (k - self._ramp_ticks) * self.period_s
+        inputs = observe(self._names, state, self._command_vector, time_s, self._heading)
+        action = self._policy.step(inputs)
+        return "run", inputs, action, action
+
+    def _count(self, k: int, phase: str, scheduled: float, start: float, safe: SafeTarget) -> None:
         counts = self.counts
         self._tick_done = k
         counts.starts.append((k, scheduled, start))
@@ -375,30 +383,28 @@ class ControlLoop:
 
     async def _hold(self) -> None:
         start = self._now()
-        # A fault is often what ended the run: then the last good reading has to do.
+        # What ended the run is often a fault or a silent sensor: then the last good reading has to do.
         fresh = False
-        try:
+        with contextlib.suppress(DeployError):
             self._state = await self._robot.read(DAMP_TIMEOUT_S)
             fresh = True
-        except FaultError:
-            pass
         target = hold(self._state)
         took = await self._robot.command(target, DAMP_TIMEOUT_S)
         self._tick_done += 1
-        self._recorder.tick(
-            self._record(
-                self._state,
-                tick=self._tick_done,
-                phase="damp",
-                scheduled_s=start,
-                start_s=start,
-                state_s=self._state.time_s - self._epoch,
-                command_s=self._now(),
-                state_round_trip_s=self._state.round_trip_s if fresh else _NAN,
-                command_round_trip_s=took,
-                inputs={},
-                action=None,
-                sent=target.rad,
-                stale=not fresh,
-            )
+        record = self._record(
+            self._state,
+            tick=self._tick_done,
+            phase="damp",
+            scheduled_s=start,
+            start_s=start,
+            state_s=self._state.time_s - self._epoch,
+            command_s=self._now(),
+            state_round_trip_s=self._state.round_trip_s if fresh else _NAN,
+            command_round_trip_s=took,
+            inputs={},
+            action=None,
+            sent=target.rad,
+            stale=not fresh,
         )
+        with contextlib.suppress(OSError):  # a full disk may be what ended the run
+            self._recorder.tick(record)

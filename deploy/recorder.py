@@ -9,6 +9,7 @@ it was writing. In JSON a number that is not finite is null.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import tempfile
@@ -137,14 +138,25 @@ class Recorder:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("wb" if force else "xb")
-        except FileExistsError:
-            raise LogError(f"log {self.path}: it exists; expected a new file; name another or add --force") from None
         except OSError as error:
+            if isinstance(error, FileExistsError) and self.path.exists():
+                raise LogError(
+                    f"log {self.path}: it exists; expected a new file; name another or add --force"
+                ) from None
             raise LogError(
                 f"log {self.path}: cannot be written ({error.strerror}); name a file in a folder of yours"
             ) from error
         self._epoch_ns = time.time_ns()
         self._closed = False
+        try:
+            self._begin(spec, bundle, settings)
+        except OSError as error:
+            self._closed = True
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise LogError(f"log {self.path}: cannot be written ({error.strerror}); make room for it") from error
+
+    def _begin(self, spec: PolicySpec, bundle: bytes, settings: Mapping[str, Any]) -> None:
         # chunk_size=1 closes a chunk after each message
         self._writer = Writer(self._file, chunk_size=1, compression=CompressionType.NONE)
         self._writer.start(profile="", library="ksim2real")

@@ -16,13 +16,13 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
 from deploy.errors import CheckError, ConnectionLost, DeployError, FaultError, LogError, SafetyError
 from deploy.kos import GYRO_UNITS, KosRobot
-from deploy.loop import ControlLoop, Counts, Fall, Stop, Stopped
+from deploy.loop import ControlLoop, Fall, Stop, Stopped
 from deploy.preflight import Prepared, parse_commands, prepare
 from deploy.recorder import Recorder
 from deploy.safety import Limits, check_start
@@ -30,7 +30,8 @@ from deploy.state import RobotState
 from robots.errors import ToolkitError
 
 T = TypeVar("T")
-EXIT_SIGINT, EXIT_SIGTERM = 130, 143
+# SIGHUP comes when the terminal or the connection to the robot's computer is lost
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,8 @@ class RunReport:
         damped: every joint acknowledged the gains of a safe stop.
         log: the log's file; None when the robot was not reached.
         duration_s: asked for [s].
+        signum: the signal that ended it, 0 for none.
+        warnings: what a person should look at, one line each.
         survived_s: how long the policy ran [s].
         ticks: ticks of ramp and policy.
         ramp_ticks: of the ramp.
@@ -122,6 +125,8 @@ class RunReport:
     damped: bool
     log: Path | None
     duration_s: float
+    signum: int = 0
+    warnings: tuple[str, ...] = ()
     survived_s: float = 0.0
     ticks: int = 0
     ramp_ticks: int = 0
@@ -145,10 +150,10 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0 only when the time was completed and the robot was left damped."""
+        """0 only when the time was completed and the robot was left damped; 128 and its number after a signal."""
         if self.ended == "completed":
             return 0 if self.damped else 1
-        return {"interrupted": EXIT_SIGINT, "terminated": EXIT_SIGTERM}.get(self.ended, 1)
+        return 128 + self.signum if self.signum else 1
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, with `exit_code`."""
@@ -156,6 +161,7 @@ class RunReport:
         return values | {
             "log": None if self.log is None else str(self.log),
             "clamps": dict(self.clamps),
+            "warnings": list(self.warnings),
             "exit_code": self.exit_code,
         }
 
@@ -179,16 +185,31 @@ class RunReport:
             f"lost {self.lost_states} and {self.lost_commands}, stale {self.stale_ticks}",
             f"clamped    {self.clamped_ticks} ticks ({clamps})",
             f"log        {self.log if self.log is not None else 'none'}",
+            *(f"warning    {line}" for line in self.warnings),
         ]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a run ended."""
+
+    ended: str
+    message: str
+    signum: int = 0
+
+    @classmethod
+    def by_signal(cls, signum: int) -> _End:
+        ended = "interrupted" if signum == signal.SIGINT else "terminated"
+        return cls(ended, f"{signal.Signals(signum).name} received", signum)
 
 
 def _percentile(values: list[float], share: float) -> float | None:
     return None if not values else round(float(np.percentile(values, share)) * 1e3, 4)
 
 
-def _report(loop: ControlLoop, options: RunOptions, log: Path, ended: str, message: str, damped: bool) -> RunReport:
-    counts: Counts = loop.counts
+def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, end: _End) -> RunReport:
+    counts = loop.counts
     timing: dict[str, float | None] = {}
     if not options.step_lock and len(counts.starts) > 1:
         k, scheduled, start = (np.array(column) for column in zip(*counts.starts, strict=True))
@@ -201,11 +222,13 @@ def _report(loop: ControlLoop, options: RunOptions, log: Path, ended: str, messa
             "lateness_p99_ms": _percentile((start - scheduled).tolist(), 99),
         }
     return RunReport(
-        ended=ended,
-        message=message,
+        ended=end.ended,
+        message=end.message,
         damped=damped,
         log=log,
         duration_s=options.duration_s,
+        signum=end.signum,
+        warnings=tuple(counts.warnings),
         survived_s=round(loop.survived_s, 6),
         ticks=counts.ramp_ticks + counts.run_ticks,
         ramp_ticks=counts.ramp_ticks,
@@ -223,11 +246,6 @@ def _report(loop: ControlLoop, options: RunOptions, log: Path, ended: str, messa
         command_round_trip_p50_ms=_percentile(counts.command_round_trips, 50),
         command_round_trip_p99_ms=_percentile(counts.command_round_trips, 99),
     )
-
-
-def _signal_end(signum: int) -> tuple[str, str]:
-    ended = "terminated" if signum == signal.SIGTERM else "interrupted"
-    return ended, f"{signal.Signals(signum).name} received"
 
 
 async def _or_stop(stop: Stop, work: Awaitable[T]) -> T:
@@ -303,13 +321,14 @@ async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop, 
             )
             return await _guarded(loop, first, recorder, options)
     except Stopped as stopped:
-        ended, message = _signal_end(stopped.signum)
+        end = _End.by_signal(stopped.signum)
         return RunReport(
-            ended=ended,
-            message=f"{message} before the robot was touched",
+            ended=end.ended,
+            message=f"{end.message} before the robot was touched",
             damped=True,
             log=None,
             duration_s=options.duration_s,
+            signum=end.signum,
         )
     finally:
         await robot.close()
@@ -317,31 +336,27 @@ async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop, 
 
 async def _guarded(loop: ControlLoop, first: RobotState, recorder: Recorder, options: RunOptions) -> RunReport:
     """Run the loop; whatever happens, damp the robot and close the log."""
-    ended, message = "error", "the run was cancelled"
+    end = _End("error", "the run was cancelled")
     try:
         await loop.run(first)
-        ended, message = "completed", f"{options.duration_s:g} s of the policy"
+        end = _End("completed", f"{options.duration_s:g} s of the policy")
     except Stopped as stopped:
-        ended, message = _signal_end(stopped.signum)
+        end = _End.by_signal(stopped.signum)
     except Fall as error:
-        ended, message = "fall", str(error)
+        end = _End("fall", str(error))
     except ConnectionLost as error:
-        ended, message = "lost", str(error)
+        end = _End("lost", str(error))
     except FaultError as error:
-        ended, message = "fault", str(error)
+        end = _End("fault", str(error))
     except ToolkitError as error:
-        ended, message = "error", str(error)
+        end = _End("error", str(error))
     except Exception as error:
         # a full disk, a bug: the robot comes first, and the user gets one line
-        ended, message = "error", f"{type(error).__name__}: {' '.join(str(error).split())}"
+        end = _End("error", f"{type(error).__name__}: {' '.join(str(error).split())}")
     finally:
-        with contextlib.suppress(OSError):
-            loop.event("end", f"{ended}: {message}")
-        try:
-            damped = await loop.damp()
-        except OSError:  # the log's disk, not the robot: damp() records after the robot has answered
-            damped = True
-        report = _report(loop, options, recorder.path, ended, message, damped)
+        loop.event("end", f"{end.ended}: {end.message}")
+        damped = await loop.damp()
+        report = _report(loop, options, recorder.path, damped, end)
         result = report.to_json()
         del result["log"]
         with contextlib.suppress(OSError):
@@ -351,16 +366,16 @@ async def _guarded(loop: ControlLoop, first: RobotState, recorder: Recorder, opt
 
 @contextlib.contextmanager
 def _signals(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set `stop` while this is open; only a process's main thread may ask for them."""
+    """Ctrl-C, SIGTERM and SIGHUP set `stop` while this is open; only a process's main thread may ask for them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in SIGNALS:
         loop.add_signal_handler(signum, stop.set, signum)
     try:
         yield
     finally:
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in SIGNALS:
             loop.remove_signal_handler(signum)
 
 
@@ -415,19 +430,26 @@ Run a policy on a robot over KOS.
 
 Checks the bundle against the robot, sets the gains of training, goes to the home pose, runs the policy at
 its own rate, clamps every target, records every tick, and leaves the robot damped (no stiffness, nominal
-damping) on every way out: time up, Ctrl-C, SIGTERM, an error, a lost server, a fall. A damped robot sinks:
-have it on a gantry, or near the floor.
+damping) on every way out: time up, Ctrl-C, SIGTERM, SIGHUP, an error, a lost server, a fall. A damped robot
+sinks: have it on a gantry, or near the floor.
 
-Exit code: 0 when the whole duration was run, 130 after Ctrl-C, 143 after SIGTERM, 1 for anything else.
+Exit code: 0 when the whole duration was run, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 1 for
+anything else.
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ksim run",
         description=_DESCRIPTION,
         epilog="example:\n  ksim run policy.kinfer --host 127.0.0.1 --duration 20 --command vx=0 --log run.mcap",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("bundle", type=Path, help="the policy, a .kinfer file")
@@ -457,7 +479,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
 
     def show(line: str) -> None:
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the terminal may be gone; the run is not
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
     live = sys.stderr.isatty()
     report = run(
@@ -478,13 +501,14 @@ def main(argv: list[str] | None = None) -> int:
             on_second=show if live else None,
         )
     )
-    if live:
-        print("\r\x1b[K", end="", file=sys.stderr)
-    print(report.summary(), file=sys.stderr if args.json else sys.stdout)
-    if args.json:
-        print(json.dumps(report.to_json()))
-    if report.exit_code:
-        print(f"ksim run: {report.ended}: {report.message}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        if live:
+            print("\r\x1b[K", end="", file=sys.stderr)
+        print(report.summary(), file=sys.stderr if args.json else sys.stdout, flush=True)
+        if args.json:
+            print(json.dumps(report.to_json()), flush=True)
+        if report.exit_code:
+            print(f"ksim run: {report.ended}: {report.message}", file=sys.stderr, flush=True)
     return report.exit_code
 
 

@@ -212,6 +212,8 @@ class KBotServer:
         self.frozen = False
         self.delay_s: dict[str, float] = {}
         self.refuse: set[int] = set()
+        self.refuse_configure: set[int] = set()
+        self.max_torque_reported: float | None = None
         self.lockstep = False
         self.on_tick = None
         self._count = 0
@@ -267,6 +269,8 @@ class KBotServer:
         states = []
         for id_ in ids:
             gains = self.gains.get(id_, {"kp": 0.0, "kd": 0.0, "max_torque": 120.0, "torque_enabled": False})
+            if self.max_torque_reported is not None:
+                gains = gains | {"max_torque": self.max_torque_reported}
             states.append(
                 actuator_pb2.ActuatorStateResponse(
                     actuator_id=id_,
@@ -302,7 +306,7 @@ class KBotServer:
         from kos_protos import common_pb2
 
         self._enter("configure", request)
-        if request.actuator_id in self.refuse:
+        if request.actuator_id in self.refuse | self.refuse_configure:
             return common_pb2.ActionResponse(success=False, error=common_pb2.Error(message="bus error"))
         self.gains[request.actuator_id] = {
             "kp": request.kp,

@@ -122,6 +122,15 @@ def test_an_existing_log_is_refused_unless_forced(tmp_path, kinfer):
     assert len(read_log(tmp_path / "a.mcap").tick) == 0
 
 
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path, kinfer):
+    spec = read_bundle(kinfer).spec
+    (tmp_path / "file").write_text("")
+    for path in ("/dev/full", tmp_path, tmp_path / "file" / "a.mcap"):
+        with pytest.raises(LogError, match="cannot be written") as caught:
+            Recorder(path, spec=spec, bundle=kinfer.read_bytes(), settings={}, force=True)
+        assert "\n" not in str(caught.value)
+
+
 def test_a_file_that_is_no_log_is_one_line(tmp_path, kinfer):
     for name, data in (("text", b"hello world, not a log"), ("empty", b""), ("kinfer", kinfer.read_bytes())):
         (tmp_path / name).write_bytes(data)

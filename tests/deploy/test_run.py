@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -214,6 +215,33 @@ def test_a_server_that_dies_is_lost_and_said_to_be_not_damped(options, server):
     assert any(e["kind"] == "damp" and "NOT damped" in e["message"] for e in log.events)
 
 
+def test_damping_is_tried_again_when_it_does_not_get_through(options, server):
+    def stall(count):
+        if count == 10:
+            server.missing.add(12)
+            server.delay_s["configure"] = 0.7  # beyond the deadline of the first attempt
+            threading.Timer(0.6, server.delay_s.clear).start()
+
+    server.on_tick = stall
+    report = run(options(duration_s=5.0))
+    assert report.ended == "fault" and report.damped and server.damped()
+
+
+def test_a_joint_that_refuses_its_gains_is_not_damped_and_the_others_are(options, server):
+    server.refuse_configure = {12}
+    report = run(options())
+    assert report.ended == "fault" and "configure refused: knee (id 12)" in report.message
+    assert not report.damped and report.exit_code == 1
+    assert all(server.gains[id_]["kp"] == 0 for id_ in (31, 25))
+
+
+def test_gains_that_the_server_changed_are_a_warning(options, server):
+    server.max_torque_reported = 17.0
+    report = run(options(duration_s=0.1))
+    assert len(report.warnings) == 1 and "hip: max_torque is 17, sent 20; knee: max_torque" in report.warnings[0]
+    assert "warning    " in report.summary()
+
+
 def test_lock_step_advances_one_period_a_tick_and_its_times_are_exact(options, server):
     server.lockstep = True
     report = run(options(step_lock=True, duration_s=0.4))
@@ -354,13 +382,14 @@ def test_help_has_an_example(capsys):
     assert caught.value.code == 0 and "ksim run policy.kinfer --host" in capsys.readouterr().out
 
 
-def start(kinfer, server, tmp_path, *more):
+def start(kinfer, server, tmp_path, *more, **popen):
     """The command in a process of its own, running its policy."""
     child = subprocess.Popen(
         [sys.executable, "-m", "deploy.run", *command_line(kinfer, server, tmp_path, "--duration", "30", *more)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        **popen,
     )
     deadline = time.monotonic() + 30
     while sum(1 for kind, _ in list(server.requests) if kind == "command") < 20:
@@ -370,7 +399,12 @@ def start(kinfer, server, tmp_path, *more):
 
 
 @pytest.mark.parametrize(
-    ("signum", "code", "ended"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("signum", "code", "ended"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "terminated"),
+    ],
 )
 def test_a_signal_ends_the_run_damped_with_its_own_exit_code(kinfer, server, tmp_path, signum, code, ended):
     child = start(kinfer, server, tmp_path)
@@ -391,6 +425,35 @@ def test_a_killed_run_leaves_a_log_up_to_its_last_tick(kinfer, server, tmp_path)
     # the first command only holds; the last may have been sent and not yet recorded
     assert not log.complete and commands - 2 <= log.run.sum() <= commands - 1
     assert log.bundle is not None and np.isfinite(log.sent).all()
+
+
+def test_a_full_disk_ends_the_run_damped(kinfer, server, tmp_path):
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    child = start(kinfer, server, tmp_path, "--json", preexec_fn=small_files)
+    out, err = child.communicate(timeout=20)
+    assert child.returncode == 1 and "File too large" in json.loads(out)["message"] and "Traceback" not in err
+    assert server.damped()
+    assert len(read_log(tmp_path / "run.mcap").tick) > 15
+
+
+def test_a_signal_while_connecting_ends_at_once(kinfer, tmp_path, dead_port):
+    child = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "deploy.run", str(kinfer), "--port", str(dead_port)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    for line in child.stderr:
+        if "onnxruntime" in line:
+            break
+    time.sleep(1.0)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=10)
+    assert child.returncode == 130 and "before the robot was touched" in out and "Traceback" not in err
+    assert list(tmp_path.glob("*.mcap")) == []
 
 
 def test_errors_are_one_line_on_stderr(kinfer, tmp_path, dead_port):
