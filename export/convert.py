@@ -8,10 +8,11 @@ export/validate.py has proven.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import graph
 from export.errors import ExportError
-from robots.bundle import EXTRA_KEY, Bundle, atomic_path, write_bundle
+from robots.bundle import Bundle, atomic_path, write_bundle
 from robots.spec import PolicySpec, canonical_json, input_specs
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _stamp(model: onnx.ModelProto, spec: PolicySpec) -> None:
     model.producer_name = "ksim2real"
     model.producer_version = spec.versions.get("ksim2real", "")
     properties = {
-        EXTRA_KEY: canonical_json(spec.to_json()),
+        graph.SPEC_PROPERTY: canonical_json(spec.to_json()),
         "spec_digest": spec.digest,
         "robot_digest": spec.robot.digest,
         "weights_digest": spec.weights_digest,
@@ -192,15 +193,7 @@ def write_proven(path: str | Path, bundle: Bundle, report: Report) -> Exported:
     """Write `path` and the .onnx file beside it, both or none, with the proofs in the bundle's spec."""
     kinfer, alone = output_paths(path)
     assert bundle.spec is not None
-    proofs: Mapping[str, Any] = report.to_json()
-    bundle = Bundle(
-        joint_names=bundle.joint_names,
-        command_names=bundle.command_names,
-        carry_size=bundle.carry_size,
-        init_fn=bundle.init_fn,
-        step_fn=bundle.step_fn,
-        spec=bundle.spec.replace(proofs=dict(proofs)),
-    )
+    bundle = dataclasses.replace(bundle, spec=bundle.spec.replace(proofs=report.to_json()))
     with atomic_path(alone) as part:
         part.write_bytes(bundle.step_fn)
         write_bundle(kinfer, bundle)

@@ -10,13 +10,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from export.errors import ExportError
-from robots.spec import PolicySpec
+from robots.bundle import EXTRA_KEY
+from robots.spec import PolicySpec, canonical_json
 
 # K-Scale's runtime bundles ONNX Runtime 1.20, which reads opsets to 21 and IR versions to 10.
 OPSET_MAX, IR_MAX = 21, 10
 # Opset 17 has all that policies need and is read by ONNX Runtime 1.13 and later; its own IR version is 8.
 OPSET, IR_VERSION = 17, 8
 CARRY, ACTION, CARRY_OUT = "carry", "action", "carry_out"
+# The metadata property of both graphs that holds the spec, without the proofs, as canonical JSON.
+SPEC_PROPERTY = EXTRA_KEY
 # What may hold an integer that the graph computes; anything else on integers is arithmetic on the data path.
 _INDEX_OPS = {
     "ArgMax", "ArgMin", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Expand", "Gather", "Identity",
@@ -197,6 +200,17 @@ def check_init(model: onnx.ModelProto, spec: PolicySpec) -> None:
     _expect(not model.graph.input, "init_fn: inputs", len(model.graph.input), "none")
     got = _signature(model.graph.output, "init_fn: output")
     _expect([s for _, s in got] == [(spec.carry_size,)], "init_fn: outputs", got, f"one of {spec.carry_size}")
+
+
+def check_stamp(model: onnx.ModelProto, spec: PolicySpec, what: str) -> None:
+    """The graph's own copy of the spec is the bundle's.
+
+    Raises:
+        ExportError: the spec was changed after the export, or the graph is another policy's.
+    """
+    stamped = {p.key: p.value for p in model.metadata_props}.get(SPEC_PROPERTY, "")
+    same = stamped == canonical_json(spec.replace(proofs={}).to_json())
+    _expect(same, f"{what}: metadata property {SPEC_PROPERTY}", "another specification", "that of metadata.json")
 
 
 def operators(model: onnx.ModelProto) -> dict[str, int]:

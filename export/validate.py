@@ -107,7 +107,7 @@ class Report:
 def _require(value: float, limit: float, what: str) -> None:
     if not value <= limit:
         raise ExportError(
-            f"{what}: got {value:.3g}, expected at most {limit:g}; the bundle is not the policy, nothing is written"
+            f"{what}: got {value:.3g}, expected at most {limit:g}; the bundle is not the policy and is refused"
         )
 
 
@@ -142,7 +142,10 @@ def validate(
         raise ExportError(f"episodes: got {episodes}, expected 1 or more")
     step_model = graph.parse(bundle.step_fn, "step_fn")
     graph.check_step(step_model, spec)
-    graph.check_init(graph.parse(bundle.init_fn, "init_fn"), spec)
+    init_model = graph.parse(bundle.init_fn, "init_fn")
+    graph.check_init(init_model, spec)
+    for model, what in ((step_model, "step_fn"), (init_model, "init_fn")):
+        graph.check_stamp(model, spec, what)
     start = np.asarray(policy.init_carry())
     init_error = float(np.max(np.abs(initial_carry(bundle) - start), initial=0.0))
     _require(init_error, 0.0, "init_fn against the JAX initial carry")

@@ -1,0 +1,70 @@
+"""A small untrained policy on the K-Bot, its export, and ways to damage a graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import onnx
+import pytest
+
+from export.convert import convert
+from ksim import checkpoint
+from ksim.config import Config, PolicyConfig
+from ksim.environment import Environment
+from ksim.policy import make_model
+from ksim.tasks import make_environment
+from robots import Bundle
+
+# Short episodes, and commands that are not all zero, so that every weight matters.
+CONFIG = Config(
+    episode_length_s=0.4,
+    commands={"vx": (-0.5, 1.0), "vy": (-0.3, 0.3), "yaw_rate": (-1.0, 1.0)},
+    policy=PolicyConfig(hidden=16, layers=2, head=16, critic_hidden=4, critic_head=4, smoothing=0.2),
+)
+
+
+@pytest.fixture(scope="session")
+def environment() -> Environment:
+    """The simulation of CONFIG, two environments."""
+    return make_environment(CONFIG, 2, "mujoco")
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(environment, tmp_path_factory) -> Path:
+    """A checkpoint of an untrained model whose actions are not small."""
+    robot = environment.engine.built.spec
+    model = make_model(robot, len(CONFIG.commands), 5, CONFIG.policy, key=jax.random.key(3))
+    where = lambda m: m.actor.net.output_layer.weight  # noqa: E731
+    model = eqx.tree_at(where, model, 100.0 * where(model))
+    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
+    meta = {"config": CONFIG.to_dict(), "robot": robot.to_json(), "privileged": 5}
+    checkpoint.write(path, meta, checkpoint.model_arrays(model))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(checkpoint_path) -> checkpoint.Trained:
+    """The checkpoint's policy."""
+    return checkpoint.load_trained(checkpoint_path)
+
+
+@pytest.fixture(scope="session")
+def bundle(trained) -> Bundle:
+    """Its export."""
+    return convert(trained.policy.step, trained.policy.init_carry(), trained.spec)
+
+
+@pytest.fixture
+def damage() -> Callable[..., Bundle]:
+    """`damage(bundle, change)`: the bundle with `change(model)` done to its step graph (or `member`)."""
+
+    def apply(bundle: Bundle, change: Callable[[onnx.ModelProto], None], member: str = "step_fn") -> Bundle:
+        model = onnx.load_model_from_string(getattr(bundle, member))
+        change(model)
+        return dataclasses.replace(bundle, **{member: model.SerializeToString(deterministic=True)})
+
+    return apply

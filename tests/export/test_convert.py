@@ -1,0 +1,259 @@
+"""The exported files: what K-Scale's runtime and ours expect of them, and that equal gives equal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from export import ExportError, graph
+from export.compare import difference, drawn, session
+from export.convert import convert, output_paths
+from robots import PolicySpec, read_bundle, write_bundle
+from robots.spec import canonical_json
+
+INPUTS = ["joint_angles", "joint_angular_velocities", "projected_gravity", "gyroscope", "command"]
+N = 20
+
+
+def model_of(data: bytes) -> onnx.ModelProto:
+    return onnx.load_model_from_string(data)
+
+
+def shapes(values) -> list[tuple[str, int, list[int]]]:
+    tensors = [(v.name, v.type.tensor_type) for v in values]
+    return [(name, t.elem_type, [d.dim_value for d in t.shape.dim]) for name, t in tensors]
+
+
+def test_step_fn_has_the_inputs_and_outputs_of_the_contract(bundle):
+    step, carry = model_of(bundle.step_fn), 2 * 2 * 16 + 2 * N
+    sizes = [[N], [N], [3], [3], [3], [carry]]
+    expected = [(name, onnx.TensorProto.FLOAT, size) for name, size in zip([*INPUTS, "carry"], sizes, strict=True)]
+    assert shapes(step.graph.input) == expected
+    assert shapes(step.graph.output) == [("action", 1, [N]), ("carry_out", 1, [carry])]
+    assert step.graph.input[2].doc_string == "m/s^2, frame imu"
+
+
+def test_init_fn_has_no_input_and_gives_the_first_carry_to_the_bit(bundle, trained):
+    init = model_of(bundle.init_fn)
+    assert not init.graph.input and len(init.graph.output) == 1
+    carry = session(bundle.init_fn).run(None, {})[0]
+    home = np.float32([j.home_rad for j in trained.spec.robot.joints])
+    assert carry.dtype == np.float32
+    np.testing.assert_array_equal(carry, np.concatenate([np.zeros(2 * 2 * 16 + N, np.float32), home]))
+
+
+@pytest.mark.parametrize("member", ["init_fn", "step_fn"])
+def test_both_graphs_are_plain_onnx_that_onnx_runtime_1_20_reads(bundle, member):
+    model = model_of(getattr(bundle, member))
+    onnx.checker.check_model(model, full_check=True)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    assert model.ir_version == 8
+    assert not model.functions and {n.domain for n in model.graph.node} == {""}
+
+
+def test_the_data_path_is_float32_and_every_initializer_is_used(bundle):
+    step = model_of(bundle.step_fn).graph
+    kinds = {v.type.tensor_type.elem_type for v in step.value_info}
+    assert kinds == {onnx.TensorProto.FLOAT}
+    assert {i.name for i in step.initializer} <= {name for node in step.node for name in node.input}
+
+
+def test_each_gate_product_is_one_matmul_and_no_einsum_is_left(bundle):
+    counts = graph.operators(model_of(bundle.step_fn))
+    assert "Einsum" not in counts
+    assert counts["MatMul"] == 4  # two layers, input and state
+
+
+def test_graphs_carry_the_spec_at_full_precision(bundle, trained):
+    for data in (bundle.step_fn, bundle.init_fn):
+        properties = {p.key: p.value for p in model_of(data).metadata_props}
+        spec = PolicySpec.from_json(json.loads(properties["ksim2real"]))
+        assert spec == bundle.spec
+        assert properties["spec_digest"] == bundle.spec.digest
+        assert properties["weights_digest"] == trained.spec.weights_digest != ""
+        assert json.loads(properties["versions"])["jax2onnx"]
+    assert bundle.spec.robot.column("kp") == trained.spec.robot.column("kp")
+
+
+def test_kinfer_file_has_exactly_the_members_and_keys_that_k_scale_reads(bundle, tmp_path):
+    write_bundle(tmp_path / "policy.kinfer", bundle)
+    with tarfile.open(tmp_path / "policy.kinfer", "r:gz") as tar:
+        assert tar.getnames() == ["init_fn.onnx", "step_fn.onnx", "metadata.json"]
+        metadata = json.loads(tar.extractfile("metadata.json").read())
+    assert metadata["joint_names"] == list(bundle.spec.robot.joint_names)
+    assert metadata["command_names"] == ["vx", "vy", "yaw_rate"]
+    assert metadata["carry_size"] == [2 * 2 * 16 + 2 * N]  # a shape, not a number
+    assert set(metadata) == {"joint_names", "command_names", "carry_size", "ksim2real"}
+
+
+def test_the_same_policy_gives_the_same_bytes_here_and_in_another_process(bundle, trained, checkpoint_path, tmp_path):
+    again = convert(trained.policy.step, trained.policy.init_carry(), trained.spec)
+    assert again == bundle
+    code = (
+        "import sys, hashlib; from ksim.checkpoint import load_trained; from export.convert import convert; "
+        "t = load_trained(sys.argv[1]); b = convert(t.policy.step, t.policy.init_carry(), t.spec); "
+        "print(hashlib.sha256(b.step_fn + b.init_fn).hexdigest(), b.digest)"
+    )
+    out = subprocess.run([sys.executable, "-c", code, checkpoint_path], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == [hashlib.sha256(bundle.step_fn + bundle.init_fn).hexdigest(), bundle.digest]
+    for name in ("a", "b"):
+        write_bundle(tmp_path / name, bundle)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert read_bundle(tmp_path / "a") == bundle
+
+
+# Policies that were trained elsewhere: any JAX function with the signature.
+
+
+def foreign(trained, inputs: tuple[str, ...], carry_size: int) -> PolicySpec:
+    from robots.spec import input_specs
+
+    known = input_specs(trained.spec.robot, trained.spec.commands)
+    return trained.spec.replace(inputs=tuple(known[i] for i in inputs), carry_size=carry_size, weights_digest="")
+
+
+def scanned(inputs, carry):
+    weight = 0.3 * jnp.cos(jnp.arange(N * N, dtype=jnp.float32)).reshape(N, N)
+    out, _ = jax.lax.scan(lambda c, _: (jnp.tanh(weight @ c), None), inputs["joint_angles"], length=3)
+    return out, jnp.concatenate([carry[1:], out[:1]])
+
+
+POLICIES = {
+    "without a state": (lambda i, c: (0.5 * i["joint_angles"], c), ("joint_angles", "time"), 1),
+    "whose action is an input": (lambda i, c: (i["joint_angles"], jnp.tanh(c)), ("joint_angles",), 4),
+    "whose action is its carry": (lambda i, c: (jnp.sin(i["joint_angles"]) + c,) * 2, ("joint_angles",), N),
+    "that is constant": (lambda i, c: (jnp.full(N, 0.25), c + 1), ("joint_angles",), 1),
+    "with a scan": (scanned, ("joint_angles",), 3),
+    "with a branch": (
+        lambda i, c: (jnp.where(i["time"] > 2.0, i["joint_angles"], -i["joint_angles"]), c + i["time"]),
+        ("joint_angles", "time"),
+        1,
+    ),
+    "with layer norm and softmax": (
+        lambda i, c: (jax.nn.softmax(jax.nn.standardize(i["joint_angles"])), c * c.mean()),
+        ("joint_angles",),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_trained_elsewhere_exports_and_agrees(name, trained):
+    step, inputs, carry_size = POLICIES[name]
+    start = np.linspace(0, 0.5, carry_size, dtype=np.float32)
+    bundle = convert(step, start, foreign(trained, inputs, carry_size))
+    rng = np.random.default_rng(0)
+    found = difference(bundle, step, start, drawn(foreign(trained, inputs, carry_size).inputs, 50, rng), rng.random(50) < 0.2)
+    assert found.error <= 1e-5
+
+
+def test_an_input_that_the_policy_does_not_use_is_left_out_of_graph_and_spec(trained):
+    step, inputs, carry_size = POLICIES["without a state"]
+    bundle = convert(step, np.zeros(1, np.float32), foreign(trained, inputs, carry_size))
+    assert [i.name for i in model_of(bundle.step_fn).graph.input] == ["joint_angles", "carry"]
+    assert [a.name for a in bundle.spec.inputs] == ["joint_angles"]
+
+
+def refused(match: str, step, trained, inputs=("joint_angles",), carry=None, carry_size=2):
+    carry = np.zeros(carry_size, np.float32) if carry is None else carry
+    with pytest.raises(ExportError, match=match) as error:
+        convert(step, carry, foreign(trained, inputs, carry_size))
+    assert "\n" not in str(error.value)
+
+
+def test_a_function_of_another_signature_is_refused_in_one_line(trained):
+    refused(r"returns .*\(3,\).*expected .*\(20,\)", lambda i, c: (jnp.zeros(3), c), trained)
+    refused(r"returns .*expected", lambda i, c: i["joint_angles"], trained)
+    refused(r"int32.*expected .*float32", lambda i, c: (jnp.zeros(N, int), c), trained)
+    refused(r"reads input 'gyroscope', expected only joint_angles", lambda i, c: (i["gyroscope"], c), trained)
+    refused(r"cannot be traced: TypeError", lambda i, c: (i["joint_angles"] @ c, c), trained)
+
+
+def test_an_initial_carry_of_another_shape_type_or_value_is_refused(trained):
+    def step(i, c):
+        return i["joint_angles"], c
+
+    for carry in (np.zeros(3, np.float32), np.zeros(2), np.float32([0, np.nan])):
+        refused(r"initial carry: got .*expected \(2,\) float32, all finite", step, trained, carry=carry)
+
+
+def test_an_input_that_kinfer_does_not_have_is_refused(trained):
+    step = POLICIES["without a state"][0]
+    spec = foreign(trained, ("joint_angles",), 1)
+    wrong = spec.replace(inputs=(spec.inputs[0].replace(name="foot_force"),))
+    with pytest.raises(ExportError, match=r"input foot_force: .*\.kinfer has no other inputs"):
+        convert(step, np.zeros(1, np.float32), wrong)
+
+
+def test_half_precision_on_the_data_path_is_refused(trained):
+    def step(i, c):
+        return i["joint_angles"].astype(jnp.float16).astype(jnp.float32), c
+
+    refused(r"got FLOAT16, expected float32", step, trained)
+
+
+def test_integer_arithmetic_on_the_data_path_is_refused(trained):
+    def step(i, c):
+        return (i["joint_angles"].astype(jnp.int32) * 3).astype(jnp.float32), c
+
+    refused(r"got integer arithmetic, expected float32", step, trained)
+
+
+def test_a_graph_beyond_the_runtime_of_k_scale_is_refused(bundle, damage):
+    def opset(model):
+        model.opset_import[0].version = 22
+
+    def ir(model):
+        model.ir_version = 11
+
+    def domain(model):
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+
+    for change, match in ((opset, "opset: got 22, expected at most 21"), (ir, "IR version: got 11"), (domain, "domains")):
+        with pytest.raises(ExportError, match=match):
+            graph.check_step(model_of(damage(bundle, change).step_fn), bundle.spec)
+
+
+def test_a_matrix_times_a_vector_becomes_one_matmul_with_the_transposed_constant():
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+    node = onnx.helper.make_node("Einsum", ["w", "x"], ["y"], equation="ab,b->a")
+    vector = onnx.helper.make_tensor_value_info("x", 1, [3])
+    out = onnx.helper.make_tensor_value_info("y", 1, [2])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", [vector], [out], [numpy_helper.from_array(weight, "w")]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    graph.matvec_to_matmul(model)
+    graph.drop_unused(model, keep="")
+    assert [n.op_type for n in model.graph.node] == ["MatMul"]
+    # (0*1 + 1*2 + 2*3, 3*1 + 4*2 + 5*3)
+    got = session(model.SerializeToString()).run(None, {"x": np.float32([1, 2, 3])})[0]
+    assert got.tolist() == [8.0, 26.0]
+
+
+def test_the_output_must_be_a_kinfer_file(tmp_path):
+    assert output_paths("a/policy.kinfer")[1].name == "policy.onnx"
+    (tmp_path / "folder.kinfer").mkdir()
+    for path in ("policy.onnx", tmp_path / "folder.kinfer"):
+        with pytest.raises(ExportError, match="expected a file name that ends in .kinfer"):
+            output_paths(path)
+
+
+def test_stamped_spec_is_the_canonical_json_of_the_spec_without_proofs(bundle):
+    graph.check_stamp(model_of(bundle.step_fn), bundle.spec.replace(proofs={"a": 1}), "step_fn")
+    joint = bundle.spec.robot.joints[0]
+    softer = bundle.spec.robot.replace(joints=(joint.replace(kp=joint.kp / 2), *bundle.spec.robot.joints[1:]))
+    assert canonical_json(softer.to_json()) != canonical_json(bundle.spec.robot.to_json())
+    with pytest.raises(ExportError, match="another specification"):
+        graph.check_stamp(model_of(bundle.step_fn), bundle.spec.replace(robot=softer), "step_fn")
