@@ -23,9 +23,10 @@ from ksim.cli import parser
 from ksim.config import Config, apply_overrides, load_config
 from ksim.environment import Environment, choose_engine
 from ksim.errors import KsimError
+from ksim.paths import shipped_config
 from ksim.policy import Policy
 from ksim.tasks import make_environment
-from robots import Bundle, read_bundle
+from robots import Bundle, load_robot, read_bundle
 from robots.spec import RobotSpec
 
 
@@ -103,6 +104,8 @@ class Evaluation:
         inputs: where recorded, the policy's inputs by name, (T, N, k).
         targets: where recorded, its targets [rad], (T, N, n).
         alive: where recorded, whether each episode was still running at each step, (T, N).
+        qpos: where recorded, (T, N, nq).
+        force_w: where recorded, the push during each step [N], (T, N, 3).
     """
 
     episodes: int
@@ -115,6 +118,8 @@ class Evaluation:
     inputs: dict[str, np.ndarray] | None = None
     targets: np.ndarray | None = None
     alive: np.ndarray | None = None
+    qpos: np.ndarray | None = None
+    force_w: np.ndarray | None = None
 
     @property
     def survival(self) -> float:
@@ -174,19 +179,20 @@ def evaluate(
     returns, lengths, drift = np.zeros(episodes), np.zeros(episodes), np.zeros(episodes)
     survived = np.zeros(episodes, bool)
     start = np.asarray(batch.physics.qpos)[:, :2]
-    kept: list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]] = []
+    kept: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = []
     for step in range(env.task.episode_steps):
         inputs = {k: np.asarray(v) for k, v in seen.inputs.items()}
         targets, carry = policy.step(inputs, carry)
+        before = np.asarray(batch.physics.qpos)
         if record:
-            kept.append((inputs, np.asarray(targets), alive.copy()))
-        before = np.asarray(batch.physics.qpos)[:, :2]
+            force = np.asarray(batch.env.event.force_w)
+            kept.append((inputs, {"targets": np.asarray(targets), "alive": alive.copy(), "qpos": before, "force_w": force}))
         batch, seen, outcome = env.step(batch, zeros, jnp.asarray(targets, jnp.float32))
         done = np.asarray(outcome.done)
         returns += alive * np.asarray(outcome.reward)
         lengths += alive
         ended = alive & done
-        drift[ended] = np.linalg.norm(before - start, axis=1)[ended]
+        drift[ended] = np.linalg.norm(before[:, :2] - start, axis=1)[ended]
         survived[ended] = np.asarray(outcome.timeout)[ended]
         alive &= ~done
         if progress is not None:
@@ -203,24 +209,32 @@ def evaluate(
         lengths_s=lengths * config.physics.control_period_s,
         drift_m=drift,
         inputs={k: np.stack([row[0][k] for row in kept]) for k in names} if record else None,
-        targets=np.stack([row[1] for row in kept]) if record else None,
-        alive=np.stack([row[2] for row in kept]) if record else None,
+        **({k: np.stack([row[1][k] for row in kept]) for k in kept[0][1]} if kept else {}),
     )
 
 
-def config_of_bundle(bundle: Bundle, path: str | Path, overrides: list[str], config: str | None) -> Config:
-    """The task to evaluate a bundle in: `config`, or the shipped one of the task that it names.
+def load_policy(name: str, config: str | None = None) -> tuple[Config, BatchPolicy]:
+    """(task, policy) of a .ckpt, a .kinfer or the word `home`, the PD hold without a policy.
+
+    Args:
+        name: what to run.
+        config: the task to run it in; by default the checkpoint's own, or for a bundle the shipped
+            one of the task that it names.
 
     Raises:
-        KsimError: neither is there.
+        KsimError: there is no task for it.
     """
-    if config is not None:
-        return load_config(config, overrides)
-    task = bundle.spec.task if bundle.spec is not None else ""
-    shipped = Path(__file__).parent.parent / "configs" / f"{task}.yaml"
-    if not task or not shipped.is_file():
-        raise KsimError(f"{path}: no shipped configuration for task {task!r}; give one with --config")
-    return load_config(shipped, overrides)
+    if name == "home":
+        task = load_config(config or shipped_config("kbot_stand.yaml"))
+        return task, HoldHome(load_robot(task.robot))
+    if Path(name).suffix == ".kinfer":
+        bundle = read_bundle(name)
+        if config is None and bundle.spec is None:
+            raise KsimError(f"{name}: the bundle names no task; give a configuration with --config")
+        task = load_config(config or shipped_config(f"{bundle.spec.task}.yaml"))  # type: ignore[union-attr]
+        return task, OnnxBatchPolicy(bundle)
+    trained = load_trained(name)
+    return load_config(config) if config else trained.config, JaxBatchPolicy(trained.policy)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -240,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     if args.episodes < 1:
         raise KsimError(f"--episodes: got {args.episodes}, expected 1 or more")
-    config, policy = _load(args)
+    config, policy = load_policy(args.policy, args.config)
     config = apply_overrides(config, args.set)
     result = evaluate(
         config,
@@ -261,20 +275,6 @@ def main(argv: list[str] | None = None) -> int:
             f"drift {figures['drift_mean_m']:.2f} m, engine {result.engine}, seed {args.seed}"
         )
     return 0
-
-
-def _load(args: Any) -> tuple[Config, BatchPolicy]:
-    if args.policy == "home":
-        config = load_config(args.config or Path(__file__).parent.parent / "configs" / "kbot_stand.yaml")
-        from robots import load_robot
-
-        return config, HoldHome(load_robot(config.robot))
-    if Path(args.policy).suffix == ".kinfer":
-        bundle = read_bundle(args.policy)
-        return config_of_bundle(bundle, args.policy, [], args.config), OnnxBatchPolicy(bundle)
-    trained = load_trained(args.policy)
-    config = load_config(args.config) if args.config else trained.config
-    return config, JaxBatchPolicy(trained.policy)
 
 
 def _progress(step: int, steps: int) -> None:
