@@ -8,6 +8,7 @@ import io
 import json
 import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -231,9 +232,14 @@ def test_what_is_no_file_or_no_archive_is_refused(tmp_path):
 def test_a_file_that_unpacks_to_too_much_is_refused_before_it_does(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle_module, "MAX_BYTES", 10_000)
     path = tmp_path / "bomb.kinfer"
-    path.write_bytes(gzip.compress(bytes(1_000_000)))
-    with pytest.raises(BundleError, match="more than 10000 bytes unpacked"):
-        read_bundle(path)
+    path.write_bytes(gzip.compress(bytes(50_000_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match="more than 10000 bytes unpacked"):
+            read_bundle(path)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):

@@ -80,8 +80,9 @@ def test_packets_are_lost_per_environment():
 def test_depth_holds_the_latency_and_one_sample_to_interpolate_with():
     assert delay.depth(0.0, DT) == 2
     assert delay.depth(0.0124, DT) == 5
-    # 0.015 / 0.005 is a hair above 3 in floating point, and needs no sample more
-    assert delay.depth(0.015, DT) == 5
+    # 0.035 / 0.005 is a hair above 7 in floating point, and needs no sample more
+    assert 0.035 / DT > 7
+    assert delay.depth(0.035, DT) == 9
     for latency in np.linspace(0, 0.06, 61):
         samples = delay.depth(float(latency), DT)
         line = ramp(samples, 100)

@@ -78,7 +78,11 @@ def settle(built: BuiltModel, seconds: float = 0.5) -> mujoco.MjData:
 
 
 def test_motors_are_plain_torques_in_the_order_of_the_joints(write_robot, biped_xml):
-    text = biped_xml.replace("<default>\n", '<default>\n<position kp="9" ctrlrange="-1 1" forcerange="-2 2"/>\n', 1)
+    text = biped_xml.replace(
+        "<default>\n",
+        '<default>\n<position kp="9" ctrllimited="true" ctrlrange="-1 1" forcelimited="true" forcerange="-2 2"/>\n',
+        1,
+    )
     built = build_model(write_robot(text))
     model = built.model
     assert [model.actuator(i).name for i in range(model.nu)] == list(built.spec.joint_names)
