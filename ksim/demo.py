@@ -1,0 +1,273 @@
+"""`ksim demo`: the whole path on this machine, no robot and no GPU.
+
+Each stage is the command that a person would type, run as a process of its own: train, eval, export, twin,
+run, parity. What the demo adds is the order, the choice of policy, and one table.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ksim.cli import parser
+from ksim.errors import KsimError
+from ksim.paths import shipped_config, shipped_policy
+from robots.bundle import atomic_path
+
+GOOD_ENOUGH = 0.8
+TASK = "kbot_stand"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much of everything."""
+
+    train: tuple[str, ...]
+    choose_episodes: int
+    survival_episodes: int
+    export: tuple[str, ...]
+    run_s: float
+
+
+FULL = Plan(
+    train=("run.max_minutes=6", "run.stop_at_survival=0.92"),
+    choose_episodes=48,
+    survival_episodes=100,
+    export=(),
+    run_s=20.0,
+)
+FAST = Plan(
+    train=("run.total_steps=2048", "ppo.envs=32", "ppo.rollout_steps=16", "policy.hidden=16", "policy.head=32"),
+    choose_episodes=8,
+    survival_episodes=8,
+    export=("--episodes", "2"),
+    run_s=5.0,
+)
+
+
+@dataclass
+class Stages:
+    """Runs the stages and keeps their times. Everything for people goes to stderr."""
+
+    out: Path
+    console: Console
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        """One line for a person."""
+        self.console.print(text, highlight=False)
+
+    def call(self, verb: str, *arguments: object, may_fail: bool = False, label: str | None = None) -> dict[str, Any]:
+        """Run a verb with --json; its object. Its stderr passes through.
+
+        Raises:
+            KsimError: it failed, and `may_fail` is false or it printed nothing.
+        """
+        words = [str(a) for a in arguments]
+        self.say(f"[bold]$ ksim {verb} {shlex.join(words)}[/bold]")
+        began = time.monotonic()
+        command = [sys.executable, "-m", "ksim.cli", verb, *words, "--json"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        label = label or verb
+        self.seconds[label] = self.seconds.get(label, 0.0) + time.monotonic() - began
+        lines = done.stdout.strip().splitlines()
+        if (done.returncode != 0 and not may_fail) or not lines:
+            raise KsimError(f"demo: ksim {verb} ended with status {done.returncode}; its own message is above")
+        return json.loads(lines[-1])
+
+
+def _fall_time(truth: Path, start_height_share: float = 0.6) -> float | None:
+    """When the twin's robot truly fell [s of the twin], or None."""
+    if not truth.is_file():
+        return None
+    saved = np.load(truth)
+    height, held = saved["base_position_m"][:, 2], saved["held"].astype(bool)
+    free = np.flatnonzero(~held)
+    if not len(free):
+        return None
+    low = free[height[free] < start_height_share * height[free[0]]]
+    return float(saved["time_s"][low[0]] - saved["time_s"][free[0]]) if len(low) else None
+
+
+def _video(stages: Stages, truth: Path, out: Path) -> str | None:
+    """A video of the twin's motion, or None with one line that says why."""
+    from ksim.video import REMEDY, render
+
+    began = time.monotonic()
+    try:
+        saved = np.load(truth)
+        free = ~saved["held"].astype(bool)
+        dt = float(np.median(np.diff(saved["time_s"])))
+        done = render(out, "kbot", saved["qpos"][free], dt, saved["push_n"][free])
+    except (KsimError, OSError, KeyError, subprocess.SubprocessError) as error:
+        stages.say(f"no video: {error}")
+        return None
+    stages.seconds["video"] = time.monotonic() - began
+    if not done:
+        stages.say(f"no video: {REMEDY}")
+        return None
+    return str(out)
+
+
+def demo(out: Path, *, fast: bool, seed: int, console: Console) -> dict[str, Any]:
+    """Run all stages into a folder.
+
+    Returns:
+        What demo.json holds.
+
+    Raises:
+        KsimError: a stage failed.
+    """
+    plan = FAST if fast else FULL
+    stages = Stages(out=out, console=console)
+    out.mkdir(parents=True, exist_ok=True)
+    run_folder = out / "train"
+    shutil.rmtree(run_folder, ignore_errors=True)  # an earlier demo's own
+    config = shipped_config(f"{TASK}.yaml")
+    settings = [word for s in (f"seed={seed}", *plan.train) for word in ("--set", s)]
+
+    stages.say(f"\n[cyan]1/6 train[/cyan] from scratch{'' if fast else ', at most 6 minutes'}")
+    trained = stages.call("train", "--config", config, "--out", run_folder, *settings)
+    checkpoint, source = Path(trained["checkpoint"]), "trained here"
+    quick = ("--episodes", plan.choose_episodes, "--seed", seed + 2000)
+    survival_trained = stages.call("eval", checkpoint, *quick, label="eval")["survival"]
+    if not fast and survival_trained < GOOD_ENOUGH:
+        checkpoint, source = shipped_policy(TASK, ".ckpt"), "shipped"
+        stages.say(
+            f"survival {survival_trained:.0%} after {trained['seconds'] / 60:.1f} minutes is below {GOOD_ENOUGH:.0%}: "
+            f"going on with the shipped policy (a longer run of the same training)"
+        )
+
+    stages.say("\n[cyan]2/6 export and prove[/cyan]")
+    bundle = out / "policy.kinfer"
+    exported = stages.call("export", checkpoint, "-o", bundle, *plan.export)
+
+    stages.say("\n[cyan]3/6 survival[/cyan] under pushes: the exported policy, and the same PD controller without one")
+    many = ("--episodes", plan.survival_episodes, "--seed", seed + 1000)
+    policy = stages.call("eval", bundle, *many, label="survival")
+    baseline = stages.call("eval", "home", *many, label="survival")
+
+    stages.say(f"\n[cyan]4/6 run[/cyan] {plan.run_s:g} s over KOS, on a twin whose reality is not the training model")
+    log, truth = out / "run.mcap", out / "twin.npz"
+    ran = _run_on_twin(stages, bundle, log, truth, seed, plan.run_s)
+
+    stages.say("\n[cyan]5/6 parity[/cyan] of the recorded run with the simulation")
+    parity = stages.call("parity", log, "--out", out)
+
+    stages.say("\n[cyan]6/6 video[/cyan]")
+    video = _video(stages, truth, out / "run.mp4")
+
+    files = [checkpoint, bundle, out / "policy.onnx", log, out / "report.json", out / "report.html", truth]
+    files += [Path(video)] if video else []
+    missing = [str(f) for f in files if not Path(f).is_file()]
+    if missing:
+        raise KsimError(f"demo: not written: {', '.join(missing)}")
+    loop = parity["loop"]
+    result = {
+        "survival_policy": policy["survival"],
+        "survival_baseline": baseline["survival"],
+        "survival_trained_here": survival_trained,
+        "policy_source": source,
+        "training_minutes": trained["seconds"] / 60.0,
+        "training_steps": trained["steps"],
+        "export_error_max": exported["error_max"],
+        "twin_run_s": ran["survived_s"],
+        "twin_fell_after_s": _fall_time(truth),
+        "run_ended": ran["ended"],
+        "loop_period_error_p99_ms": loop["period_error_p99_ms"],
+        "loop_overruns": loop["overruns"],
+        "parity_joint_rmse_rad": parity["joint_position_rmse_rad"],
+        "parity_policy_replay_error_max": parity["policy_replay_error_max"],
+        "seconds": {k: round(v, 1) for k, v in stages.seconds.items()},
+        "fast": fast,
+        "seed": seed,
+        "files": [str(f) for f in [*files, out / "demo.json"]],
+    }
+    with atomic_path(out / "demo.json") as part:
+        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _run_on_twin(stages: Stages, bundle: Path, log: Path, truth: Path, seed: int, seconds: float) -> dict[str, Any]:
+    from deploy.twin import spawn_twin
+
+    reality = shipped_config("reality_demo.yaml")
+    stages.say(f"[bold]$ ksim twin --robot kbot --reality {reality} --seed {seed} --truth {truth} &[/bold]")
+    with spawn_twin("kbot", reality=reality, seed=seed, truth=truth) as twin:
+        return stages.call(
+            "run",
+            bundle,
+            *("--host", "127.0.0.1", "--port", twin.port),
+            *("--duration", seconds, "--command", "vx=0", "--log", log, "--force"),
+            may_fail=True,
+        )
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The closing table."""
+    t = Table(title="from training to parity, on this machine", show_header=False, title_style="bold")
+    t.add_column("what", style="cyan", no_wrap=True)
+    t.add_column("figure")
+    if result["policy_source"] == "shipped":
+        t.add_row(
+            "policy",
+            f"shipped: the one trained here in {result['training_minutes']:.1f} min survives "
+            f"{result['survival_trained_here']:.0%}, below {GOOD_ENOUGH:.0%}",
+        )
+    else:
+        t.add_row("policy", f"trained here: {result['training_steps']:,} steps, {result['training_minutes']:.1f} min")
+    t.add_row("survival under pushes, policy", f"{result['survival_policy']:.0%} of ten-second episodes")
+    t.add_row("survival under pushes, PD hold alone", f"{result['survival_baseline']:.0%}")
+    t.add_row("export error, ONNX against JAX", f"{result['export_error_max']:.1e} (limit 1e-5)")
+    fell = result["twin_fell_after_s"]
+    stood = f"stood {result['twin_run_s']:.1f} s under pushes" if fell is None else f"fell after {fell:.1f} s"
+    t.add_row("run on the twin over KOS", f"{stood} ({result['run_ended']})")
+    t.add_row("loop period error, p99", f"{result['loop_period_error_p99_ms']:.2f} ms")
+    t.add_row("loop overruns", f"{result['loop_overruns']}")
+    t.add_row("parity: replayed actions differ by at most", f"{result['parity_policy_replay_error_max']:.1e} rad")
+    t.add_row("parity: joint error, twin against simulation", f"{result['parity_joint_rmse_rad']:.4f} rad RMS")
+    t.add_row("files", "\n".join(os.path.relpath(f) for f in result["files"]))
+    return t
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    p = parser(
+        "ksim demo",
+        "Train, export, prove, run over KOS on a simulated robot, record, compare. No robot, no GPU, 10 minutes.",
+        "ksim demo --out runs/demo",
+    )
+    p.add_argument("--out", default="runs/demo", help="folder for everything it writes (default runs/demo)")
+    p.add_argument("--fast", action="store_true", help="every stage in under 90 s, with a policy that need not be good")
+    p.add_argument("--seed", type=int, default=0, help="of training, twin and pushes (default 0)")
+    p.add_argument("--json", action="store_true", help="print the figures as one JSON object on stdout")
+    args = p.parse_args(argv)
+    for module in ("jax", "jax2onnx", "onnx", "mujoco"):
+        if importlib.util.find_spec(module) is None:
+            raise KsimError(f"demo: needs {module}; install it with: pip install 'ksim2real[all]'")
+    console = Console(stderr=True)
+    result = demo(Path(args.out), fast=args.fast, seed=args.seed, console=console)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        Console().print(table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    from ksim.cli import run_verb
+
+    sys.exit(run_verb("demo", main, sys.argv[1:]))
