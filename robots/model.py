@@ -63,7 +63,8 @@ class BuiltModel:
         dof_ids: index in qvel of each joint, (joints,).
         home_qpos: qpos of the home pose with the lowest foot point on the floor, (nq,).
         sensors: slice of sensordata of each sensor, by name: `imu_quat` (w, x, y, z), `imu_gyro` [rad/s],
-            `imu_accelerometer` [m/s^2], and one `touch_<foot site>` [N] per foot.
+            `imu_accelerometer` [m/s^2], and one `touch_<foot site>` [N] per foot. On a body that is fixed to
+            the world MuJoCo's accelerometer reads zero, not gravity.
         base_body: the body with the free joint; -1 for a robot that is fixed to the world.
         imu_body: the body that carries the IMU; pushes act on it.
         floor_geom: the floor, -1 where there is none.
@@ -188,6 +189,7 @@ def _load_meshes(mjspec: mujoco.MjSpec, path: Path, colliding: Callable[[mujoco.
     for number, mesh in enumerate(mjspec.meshes):
         if not mesh.file:
             continue
+        mesh.name = mesh.name or Path(mesh.file).stem  # as MuJoCo names it, but only when it compiles
         # ROS names a file by its package, whose folder is the robot's own
         name = mesh.file.split("://", 1)[-1]
         tries = [folder / part for part in (name, Path(name).name) for folder in folders]
@@ -195,7 +197,6 @@ def _load_meshes(mjspec: mujoco.MjSpec, path: Path, colliding: Callable[[mujoco.
         if found is None:
             missing[mesh.name] = mesh.file
         else:
-            mesh.name = mesh.name or found.stem
             mesh.file = f"{number}{found.suffix.lower()}"
             assets[mesh.file] = found.read_bytes()
     mjspec.meshdir = ""

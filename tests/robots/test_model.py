@@ -300,7 +300,7 @@ def test_meshes_that_collide_must_be_there_and_those_to_be_seen_may_miss(write_r
 
 
 def test_visual_meshes_of_an_mjcf_are_loaded_where_they_are(write_robot, biped_xml):
-    text = biped_xml.replace("<worldbody>", '<asset><mesh name="cover" file="cover.stl"/></asset><worldbody>')
+    text = biped_xml.replace("<worldbody>", '<asset><mesh file="cover.stl"/></asset><worldbody>')
     geom = '<geom type="mesh" mesh="cover" contype="0" conaffinity="0" mass="0"/>'
     text = text.replace('<site name="imu"/>', f'<site name="imu"/>{geom}')
     text = text.replace('angle="degree"', 'angle="degree" meshdir="parts"')
