@@ -99,12 +99,18 @@ def test_the_archive_has_exactly_the_three_members_of_the_format(tmp_path, bundl
         assert tar.getnames() == ["init_fn.onnx", "step_fn.onnx", "metadata.json"]
         metadata = json.load(tar.extractfile("metadata.json"))
     assert set(metadata) == {"joint_names", "command_names", "carry_size", "ksim2real"}
+    assert metadata["carry_size"] == [256]
 
 
 def test_a_bundle_of_k_scales_exporter_reads_without_our_key(tmp_path):
     back = read_bundle(pack(tmp_path / "p.kinfer", plain()))
     assert (back.joint_names, back.command_names, back.carry_size, back.spec) == (("a", "b"), ("vx",), 3, None)
     assert (back.init_fn, back.step_fn) == (b"init", b"step")
+
+
+def test_a_carry_size_may_be_a_shape_or_a_number(tmp_path):
+    for written in ([3], 3):
+        assert read_bundle(pack(tmp_path / "p.kinfer", plain(carry_size=written))).carry_size == 3
 
 
 def test_a_bundle_from_before_named_commands_gets_names(tmp_path):
@@ -201,6 +207,7 @@ BAD_METADATA = {
         "num_commands: got 1000000000, expected 0 to 1024",
     ),
     "no carry": ({"carry_size": ...}, "carry_size: got None"),
+    "a carry of two dimensions": ({"carry_size": [2, 3]}, r"carry_size: got \[2, 3\], expected one number"),
     "negative carry": ({"carry_size": -1}, "carry_size: got -1"),
     "true for a carry": ({"carry_size": True}, "carry_size: got True"),
     "our key of another kind": ({"ksim2real": 3}, "ksim2real: PolicySpec: got 'int'"),
