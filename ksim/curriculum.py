@@ -1,4 +1,7 @@
-"""How hard an environment is: a level from 0 to 1 that follows the robot's success."""
+"""How hard an environment is: a level from 0 to 1 that follows the robot's success.
+
+The level scales the pushes (ksim/events.py) and the randomisation drawn at a reset (ksim/environment.py).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class PushCurriculum:
-    """The level scales the pushes. It rises while episodes last, and falls while they are short.
+class LevelCurriculum:
+    """The level rises while episodes last, and falls while they are short.
 
     Attributes:
         enabled: off means level 1 from the start.

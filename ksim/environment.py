@@ -25,6 +25,10 @@ from ksim.rewards import Transition
 from ksim.types import Drive, EnvState, PhysicsParams, PhysicsState
 
 
+# Share of the randomisation that an environment of level 0 has.
+RANDOMIZED_AT_LEVEL_0 = 0.2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A whole task: the terms of every room, and the weight of each reward per second."""
@@ -95,13 +99,16 @@ class Environment:
 
     # One environment; vmapped below.
 
-    def _fresh(self, key: Array, stagger: Any) -> tuple[EnvState, PhysicsParams, Array, Array]:
+    def _fresh(self, key: Array, stagger: Any, level: Any) -> tuple[EnvState, PhysicsParams, Array, Array]:
         keys = jax.random.split(key, 6)
         params = self._nominal
         for term, k in zip(
             self.task.randomizations, jax.random.split(keys[0], max(1, len(self.task.randomizations))), strict=False
         ):
             params = term(k, params)
+        # at a low level the robot is near the nominal one: standing comes before standing on any robot
+        share = RANDOMIZED_AT_LEVEL_0 + (1.0 - RANDOMIZED_AT_LEVEL_0) * level
+        params = jax.tree.map(lambda n, r: n + share * (r - n), self._nominal, params)
         qpos, qvel = self.task.reset(keys[1])
         n = len(self.engine.built.spec.joints)
         late = jax.random.randint(keys[4], (), 0, self.task.episode_steps)
@@ -153,9 +160,9 @@ class Environment:
         outcome, terms = jax.vmap(self._judge_one)(physics, env)
         return outcome._replace(terms={k: jnp.mean(v) for k, v in terms.items()})
 
-    def _renew_all(self, env: EnvState, params: PhysicsParams, mask: Any) -> tuple:
+    def _renew_all(self, env: EnvState, params: PhysicsParams, mask: Any, level: Any) -> tuple:
         keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(env.key)
-        fresh_env, fresh_params, qpos, qvel = jax.vmap(self._fresh, in_axes=(0, None))(keys, False)
+        fresh_env, fresh_params, qpos, qvel = jax.vmap(self._fresh, in_axes=(0, None, None))(keys, False, level)
 
         def pick(new: Any, old: Any) -> Any:
             return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
@@ -166,10 +173,15 @@ class Environment:
     def _observe_all(self, physics: PhysicsState, params: PhysicsParams, env: EnvState) -> tuple[EnvState, Observed]:
         return jax.vmap(self._observe_one)(physics, params, env)
 
-    def reset(self, key: Any, *, stagger: bool = False) -> tuple[EnvBatch, Observed]:
-        """Fresh environments; with `stagger` their clocks start at random times, as in a long run."""
+    def reset(self, key: Any, *, stagger: bool = False, level: float = 1.0) -> tuple[EnvBatch, Observed]:
+        """Fresh environments; with `stagger` their clocks start at random times, as in a long run.
+
+        `level` in [0, 1] scales the randomisation, see ksim/curriculum.py.
+        """
         keys = jax.random.split(key, self.envs)
-        env, params, qpos, qvel = jax.jit(jax.vmap(self._fresh, in_axes=(0, None)))(keys, stagger)
+        env, params, qpos, qvel = jax.jit(jax.vmap(self._fresh, in_axes=(0, None, None)))(
+            keys, stagger, jnp.asarray(level, jnp.float32)
+        )
         init = jax.jit(self.engine.init) if isinstance(self.engine, MjxEngine) else self.engine.init
         physics = init(params, qpos, qvel)
         env, seen = self._observe(physics._replace(internal=()), params, env)
@@ -188,7 +200,7 @@ class Environment:
         outcome = self._judge(physics, env)
         params, done = batch.params, np.asarray(outcome.done)
         if done.any():
-            env, params, qpos, qvel = self._renew(env, params, outcome.done)
+            env, params, qpos, qvel = self._renew(env, params, outcome.done, level)
             physics = self.engine.reset(physics, done, params, qpos, qvel)
         env, seen = self._observe(physics, params, env)
         return EnvBatch(physics, params, env), seen, outcome
@@ -198,7 +210,7 @@ class Environment:
         physics = self.engine.step(batch.physics, drive, batch.params)
         public = physics._replace(internal=())
         outcome = self._judge_all(public, env)
-        env, params, qpos, qvel = self._renew_all(env, batch.params, outcome.done)
+        env, params, qpos, qvel = self._renew_all(env, batch.params, outcome.done, level)
         physics = self.engine.reset(physics, outcome.done, params, qpos, qvel)
         env, seen = self._observe_all(physics._replace(internal=()), params, env)
         return EnvBatch(physics, params, env), seen, outcome

@@ -19,7 +19,7 @@ import numpy as np
 from ksim import checkpoint, ppo
 from ksim.cli import parser
 from ksim.config import Config, apply_overrides, load_config
-from ksim.curriculum import PushCurriculum
+from ksim.curriculum import LevelCurriculum
 from ksim.environment import EnvBatch, Environment, Observed
 from ksim.errors import CheckpointError, TrainingError
 from ksim.metrics import Metrics
@@ -94,7 +94,7 @@ class Trainer:
         self.config = config
         self.env = environment or make_environment(config, config.ppo.envs)
         self.robot = self.env.engine.built.spec
-        self.curriculum = PushCurriculum(enabled=config.pushes.curriculum)
+        self.curriculum = LevelCurriculum(enabled=config.pushes.curriculum)
         self.privileged = 0
         self._act = eqx.filter_jit(act)
         self._update = eqx.filter_jit(ppo.update)
@@ -109,7 +109,8 @@ class Trainer:
         """A fresh run from the configuration's seed."""
         config = self.config
         key, model_key, env_key = jax.random.split(jax.random.key(config.seed), 3)
-        batch, seen = self.env.reset(env_key, stagger=True)
+        level = self.curriculum.start()
+        batch, seen = self.env.reset(env_key, stagger=True, level=level)
         self.privileged = int(seen.privileged.shape[-1])
         model = make_model(self.robot, len(config.commands), self.privileged, config.policy, key=model_key)
         carry = jnp.tile(self.policy(model).init_carry(), (config.ppo.envs, 1))
@@ -123,7 +124,7 @@ class Trainer:
             critic_state=jnp.zeros((config.ppo.envs, model.critic.net.state_size)),
             resets=jnp.ones(config.ppo.envs, bool),
         )
-        return learner, batch, seen, Progress(level=self.curriculum.start())
+        return learner, batch, seen, Progress(level=level)
 
     def iterate(
         self, learner: Learner, batch: EnvBatch, seen: Observed, progress: Progress
