@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import importlib
 import importlib.metadata
 import json
+import logging
+import pkgutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,10 +76,32 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
+@functools.cache
+def _load_jax2onnx() -> None:
+    """Import jax2onnx's plugins, quickly.
+
+    Their modules build example layers when imported, which compiles some seventy XLA programs: ten seconds of one
+    core. Under an abstract trace nothing is compiled, and the examples are never used. What cannot be imported
+    that way, the first conversion imports as usual.
+    """
+    import jax2onnx.plugins
+
+    logging.getLogger("jax2onnx").setLevel(logging.ERROR)  # its examples register themselves twice, and say so
+
+    def load() -> Any:
+        for module in pkgutil.walk_packages(jax2onnx.plugins.__path__, "jax2onnx.plugins.", onerror=lambda name: None):
+            with contextlib.suppress(Exception):
+                importlib.import_module(module.name)
+        return jnp.zeros(())
+
+    jax.eval_shape(load)
+
+
 def _trace(step: Step, spec: PolicySpec, opset: int) -> onnx.ModelProto:
     """The function as ONNX, its inputs in the order of the spec with the carry last."""
     from jax2onnx import to_onnx
 
+    _load_jax2onnx()
     names = [a.name for a in spec.inputs]
     shapes = [a.shape for a in spec.inputs] + [(spec.carry_size,)]
 

@@ -14,10 +14,8 @@ import pytest
 from export.convert import convert
 from ksim import checkpoint
 from ksim.config import Config, PolicyConfig
-from ksim.environment import Environment
 from ksim.policy import make_model
-from ksim.tasks import make_environment
-from robots import Bundle
+from robots import Bundle, load_robot
 
 # Short episodes, and commands that are not all zero, so that every weight matters.
 CONFIG = Config(
@@ -28,15 +26,9 @@ CONFIG = Config(
 
 
 @pytest.fixture(scope="session")
-def environment() -> Environment:
-    """The simulation of CONFIG, two environments."""
-    return make_environment(CONFIG, 2, "mujoco")
-
-
-@pytest.fixture(scope="session")
-def checkpoint_path(environment, tmp_path_factory) -> Path:
+def checkpoint_path(tmp_path_factory) -> Path:
     """A checkpoint of an untrained model whose actions are not small."""
-    robot = environment.engine.built.spec
+    robot = load_robot(CONFIG.robot)
     model = make_model(robot, len(CONFIG.commands), 5, CONFIG.policy, key=jax.random.key(3))
     where = lambda m: m.actor.net.output_layer.weight  # noqa: E731
     model = eqx.tree_at(where, model, 100.0 * where(model))
