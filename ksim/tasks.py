@@ -115,7 +115,7 @@ def make_environment(config: Config, envs: int, engine: str | None = None) -> En
         near = difflib.get_close_matches(config.task, TASKS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(TASKS)}"
         raise ConfigError(f"configuration key task: got {config.task!r}; {hint}")
-    built = build_model(config.robot, config.physics.timestep_s)
+    built = build_model(config.robot, config.physics.timestep_s, shapes=False)
     task = TASKS[config.task](config, built)
     arguments: dict[str, Any] = {
         "control_period_s": config.physics.control_period_s,
