@@ -27,10 +27,9 @@ class CommandChannel:
         self, key: Array, target: Float[Array, " n"], last_target: Float[Array, " n"], latency_s: Float[Array, ""]
     ) -> tuple[Float[Array, " n"], Float[Array, ""]]:
         """(target that arrives, its latency [s])."""
-        loss_key, jitter_key = jax.random.split(key)
-        lost = jax.random.bernoulli(loss_key, self.config.loss)
-        jitter = jax.random.uniform(jitter_key, (), minval=0.0, maxval=self.config.jitter_s)
-        return jnp.where(lost, last_target, target), latency_s + jitter
+        luck, late = jax.random.uniform(key, (2,))
+        lost = luck < self.config.loss
+        return jnp.where(lost, last_target, target), latency_s + self.config.jitter_s * late
 
     @property
     def latency_max_s(self) -> float:

@@ -160,9 +160,9 @@ class Environment:
         outcome, terms = jax.vmap(self._judge_one)(physics, env)
         return outcome._replace(terms={k: jnp.mean(v) for k, v in terms.items()})
 
-    def _renew_all(self, env: EnvState, params: PhysicsParams, mask: Any, level: Any) -> tuple:
+    def _renew_all(self, env: EnvState, params: PhysicsParams, mask: Any, level: Any, stagger: Any) -> tuple:
         keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(env.key)
-        fresh_env, fresh_params, qpos, qvel = jax.vmap(self._fresh, in_axes=(0, None, None))(keys, False, level)
+        fresh_env, fresh_params, qpos, qvel = jax.vmap(self._fresh, in_axes=(0, None, None))(keys, stagger, level)
 
         def pick(new: Any, old: Any) -> Any:
             return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
@@ -178,9 +178,13 @@ class Environment:
 
         `level` in [0, 1] scales the randomisation, see ksim/curriculum.py.
         """
+        # the same compiled function as for a renewal, with everything renewed
         keys = jax.random.split(key, self.envs)
-        env, params, qpos, qvel = jax.jit(jax.vmap(self._fresh, in_axes=(0, None, None)))(
-            keys, stagger, jnp.asarray(level, jnp.float32)
+        shapes = jax.eval_shape(jax.vmap(self._fresh, in_axes=(0, None, None)), keys, False, 1.0)[:2]
+        env, params = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0]._replace(key=()), shapes[1]))
+        everyone = jnp.ones(self.envs, bool)
+        env, params, qpos, qvel = self._renew(
+            env._replace(key=keys), params, everyone, jnp.asarray(level, jnp.float32), jnp.asarray(stagger)
         )
         init = jax.jit(self.engine.init) if isinstance(self.engine, MjxEngine) else self.engine.init
         physics = init(params, qpos, qvel)
@@ -200,7 +204,7 @@ class Environment:
         outcome = self._judge(physics, env)
         params, done = batch.params, np.asarray(outcome.done)
         if done.any():
-            env, params, qpos, qvel = self._renew(env, params, outcome.done, level)
+            env, params, qpos, qvel = self._renew(env, params, outcome.done, level, jnp.asarray(False))
             physics = self.engine.reset(physics, done, params, qpos, qvel)
         env, seen = self._observe(physics, params, env)
         return EnvBatch(physics, params, env), seen, outcome
@@ -210,7 +214,7 @@ class Environment:
         physics = self.engine.step(batch.physics, drive, batch.params)
         public = physics._replace(internal=())
         outcome = self._judge_all(public, env)
-        env, params, qpos, qvel = self._renew_all(env, batch.params, outcome.done, level)
+        env, params, qpos, qvel = self._renew_all(env, batch.params, outcome.done, level, False)
         physics = self.engine.reset(physics, outcome.done, params, qpos, qvel)
         env, seen = self._observe_all(physics._replace(internal=()), params, env)
         return EnvBatch(physics, params, env), seen, outcome

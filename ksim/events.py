@@ -29,12 +29,11 @@ class Pushes:
     def __call__(self, key: Array, event: Event, level: Any) -> Event:
         """The event during the next control step; `level` in [0, 1] scales the force."""
         c = self.config
-        keys = jax.random.split(key, 4)
-        size = level * jax.random.uniform(keys[0], (), maxval=c.force_n)
-        angle = jax.random.uniform(keys[1], (), minval=-np.pi, maxval=np.pi)
-        force = size * jnp.stack([jnp.cos(angle), jnp.sin(angle), jnp.zeros(())])
-        lasts = jax.random.uniform(keys[2], (), minval=c.duration_s[0], maxval=c.duration_s[1])
-        wait = jax.random.uniform(keys[3], (), minval=c.interval_s[0], maxval=c.interval_s[1])
+        size, turn, length, pause = jax.random.uniform(key, (4,))
+        angle = 2.0 * np.pi * turn
+        force = level * c.force_n * size * jnp.stack([jnp.cos(angle), jnp.sin(angle), jnp.zeros(())])
+        lasts = c.duration_s[0] + length * (c.duration_s[1] - c.duration_s[0])
+        wait = c.interval_s[0] + pause * (c.interval_s[1] - c.interval_s[0])
         begin = event.next_s <= 0.0
         left = jnp.where(begin, lasts, jnp.maximum(event.left_s - self.control_period_s, 0.0))
         kept = jnp.where(left > 0.0, event.force_w, 0.0)

@@ -38,21 +38,18 @@ class PolicyInputs:
     control_period_s: float
 
     def __call__(self, key: Array, physics: PhysicsState, params: PhysicsParams, env: EnvState) -> dict[str, Array]:
-        keys = jax.random.split(key, 6)
-        late = params.observation_latency + jax.random.uniform(keys[0], (), maxval=self.latency.jitter_s)
+        late_key, noise_key = jax.random.split(key)
+        late = params.observation_latency + jax.random.uniform(late_key, (), maxval=self.latency.jitter_s)
         seen = Sensors.unflat(delay.read(physics.sensor_line, late, self.dt, jnp), self.joints)
-        tilt = quat_of_rotvec(params.imu_tilt)
-
-        def noisy(k: Array, value: Array, std: float) -> Array:
-            return value + std * jax.random.normal(k, value.shape)
-
-        n = self.noise
+        tilt, std = quat_of_rotvec(params.imu_tilt), self.noise
+        # one draw for all channels: each draw costs compile time
+        noise = Sensors.unflat(jax.random.normal(noise_key, (2 * self.joints + 9,)), self.joints)
         return {
-            "joint_angles": noisy(keys[1], seen.joint_position, n.joint_position_rad),
-            "joint_angular_velocities": noisy(keys[2], seen.joint_velocity, n.joint_velocity_rad_s),
-            "projected_gravity": noisy(keys[3], rotate(tilt, seen.gravity_b), n.gravity_m_s2),
-            "accelerometer": noisy(keys[4], rotate(tilt, seen.accel_b), n.accel_m_s2),
-            "gyroscope": noisy(keys[5], rotate(tilt, seen.gyro_b), n.gyro_rad_s),
+            "joint_angles": seen.joint_position + std.joint_position_rad * noise.joint_position,
+            "joint_angular_velocities": seen.joint_velocity + std.joint_velocity_rad_s * noise.joint_velocity,
+            "projected_gravity": rotate(tilt, seen.gravity_b) + std.gravity_m_s2 * noise.gravity_b,
+            "accelerometer": rotate(tilt, seen.accel_b) + std.accel_m_s2 * noise.accel_b,
+            "gyroscope": rotate(tilt, seen.gyro_b) + std.gyro_rad_s * noise.gyro_b,
             "command": env.command,
             "time": jnp.full((1,), env.step, jnp.float32) * self.control_period_s,
         }

@@ -8,6 +8,7 @@ last targets.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -73,7 +74,7 @@ class Actor(eqx.Module):
 
     def __init__(self, observation: int, joints: int, config: PolicyConfig, *, key: Array):
         self.net = RecurrentNet(observation, joints, config.hidden, config.layers, config.head, 0.01, key=key)
-        self.log_std = jnp.full((joints,), jnp.log(config.init_std))
+        self.log_std = jnp.full((joints,), math.log(config.init_std), jnp.float32)
 
 
 class Critic(eqx.Module):

@@ -74,10 +74,11 @@ class Payload:
     com_m: float
 
     def __call__(self, key: Array, params: PhysicsParams) -> PhysicsParams:
-        mass_key, com_key = jax.random.split(key)
+        unit = jax.random.uniform(key, (4,))
         mass, centre = params.model["body_mass"], params.model["body_ipos"]
-        added = jnp.maximum(_uniform(mass_key, self.mass_kg), -0.5 * mass[self.body])
-        moved = _uniform(com_key, (-self.com_m, self.com_m), (3,))
+        added = self.mass_kg[0] + unit[0] * (self.mass_kg[1] - self.mass_kg[0])
+        added = jnp.maximum(added, -0.5 * mass[self.body])
+        moved = self.com_m * (2.0 * unit[1:] - 1.0)
         return _with_model(
             params, body_mass=mass.at[self.body].add(added), body_ipos=centre.at[self.body].add(moved)
         )
@@ -105,14 +106,16 @@ class MotorGains:
     config: RandomizationConfig
 
     def __call__(self, key: Array, params: PhysicsParams) -> PhysicsParams:
-        keys, c, m = jax.random.split(key, 5), self.config, params.motor
-        n = m.kp.shape
+        c, m = self.config, params.motor
+        ranges = jnp.asarray([c.kp, c.kd, c.torque_limit, c.joint_friction, c.damping])
+        unit = jax.random.uniform(key, (5, *m.kp.shape))
+        kp, kd, limit, friction, damping = ranges[:, :1] + unit * (ranges[:, 1:] - ranges[:, :1])
         motor = m._replace(
-            kp=m.kp * _uniform(keys[0], c.kp, n),
-            kd=m.kd * _uniform(keys[1], c.kd, n),
-            torque_limit=m.torque_limit * _uniform(keys[2], c.torque_limit, n),
-            friction=m.friction * _uniform(keys[3], c.joint_friction, n),
-            damping=m.damping + _uniform(keys[4], c.damping, n),
+            kp=m.kp * kp,
+            kd=m.kd * kd,
+            torque_limit=m.torque_limit * limit,
+            friction=m.friction * friction,
+            damping=m.damping + damping,
         )
         return params._replace(motor=motor)
 
@@ -145,8 +148,9 @@ class Latency:
     config: LatencyConfig
 
     def __call__(self, key: Array, params: PhysicsParams) -> PhysicsParams:
-        action_key, observation_key = jax.random.split(key)
+        action, observation = jax.random.uniform(key, (2,))
+        c = self.config
         return params._replace(
-            action_latency=_uniform(action_key, self.config.action_s),
-            observation_latency=_uniform(observation_key, self.config.observation_s),
+            action_latency=c.action_s[0] + action * (c.action_s[1] - c.action_s[0]),
+            observation_latency=c.observation_s[0] + observation * (c.observation_s[1] - c.observation_s[0]),
         )

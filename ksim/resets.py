@@ -34,23 +34,21 @@ class NoisyHome:
 
     def __call__(self, key: Array) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
         b, c = self.built, self.config
-        keys = jax.random.split(key, 6)
-
-        def noise(k: Array, size: int, width: float) -> Array:
-            return jax.random.uniform(k, (size,), minval=-width, maxval=width)
-
+        n = len(b.spec.joints)
+        # one draw for all: each draw costs compile time
+        unit = jax.random.uniform(key, (2 * n + 8,), minval=-1.0, maxval=1.0)
+        joints_u, speeds_u, base_u = unit[:n], unit[n : 2 * n], unit[2 * n :]
         qpos = jnp.asarray(b.home_qpos, jnp.float32)
         qvel = jnp.zeros(b.model.nv, jnp.float32)
-        n = len(b.spec.joints)
-        joints = qpos[b.qpos_ids] + noise(keys[0], n, c.joint_position_rad)
+        joints = qpos[b.qpos_ids] + c.joint_position_rad * joints_u
         low, high = np.asarray(b.spec.column("lower_rad")), np.asarray(b.spec.column("upper_rad"))
         qpos = qpos.at[b.qpos_ids].set(jnp.clip(joints, low, high))
-        qvel = qvel.at[b.dof_ids].set(noise(keys[1], n, c.joint_velocity_rad_s))
+        qvel = qvel.at[b.dof_ids].set(c.joint_velocity_rad_s * speeds_u)
         if b.base_body >= 0:
-            tilt = quat_of_rotvec(jnp.concatenate([noise(keys[2], 2, c.tilt_rad), jnp.zeros(1)]))
-            yaw = quat_of_rotvec(jnp.concatenate([jnp.zeros(2), noise(keys[3], 1, np.pi)]))
+            tilt = quat_of_rotvec(jnp.concatenate([c.tilt_rad * base_u[:2], jnp.zeros(1)]))
+            yaw = quat_of_rotvec(jnp.concatenate([jnp.zeros(2), np.pi * base_u[2:3]]))
             qpos = qpos.at[3:7].set(quat_product(yaw, quat_product(tilt, qpos[3:7])))
             qpos = qpos.at[2].add(c.lift_m)
-            qvel = qvel.at[:2].set(noise(keys[4], 2, c.lin_vel_m_s))
-            qvel = qvel.at[3:6].set(noise(keys[5], 3, c.ang_vel_rad_s))
+            qvel = qvel.at[:2].set(c.lin_vel_m_s * base_u[3:5])
+            qvel = qvel.at[3:6].set(c.ang_vel_rad_s * base_u[5:8])
         return qpos, qvel

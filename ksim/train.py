@@ -112,7 +112,9 @@ class Trainer:
         level = self.curriculum.start()
         batch, seen = self.env.reset(env_key, stagger=True, level=level)
         self.privileged = int(seen.privileged.shape[-1])
-        model = make_model(self.robot, len(config.commands), self.privileged, config.policy, key=model_key)
+        # compiled as one: op by op its random draws take longer than all of them
+        fresh = eqx.filter_jit(make_model)
+        model = fresh(self.robot, len(config.commands), self.privileged, config.policy, key=model_key)
         carry = jnp.tile(self.policy(model).init_carry(), (config.ppo.envs, 1))
         learner = Learner(
             model=model,
