@@ -5,6 +5,7 @@ The twin serves one over KOS; the parity report replays a log through one.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -208,6 +209,17 @@ class Plant:
             due = max(due, self._pending[-1][0])
         self._pending.append((due, target))
 
+    def set_command_latency(self, latency_s: float) -> None:
+        """Change the latency of commands; to be followed by `place` or `set_state`, which fill the line anew."""
+        self.reality = dataclasses.replace(
+            self.reality, commands=dataclasses.replace(self.reality.commands, latency_s=latency_s)
+        )
+        self._command_rows = delay.depth(latency_s, self.dt)
+
+    def drive(self, target: np.ndarray) -> None:
+        """Put a target (joints,) [rad] on the line as arrived now, with no velocity and torque; none of the above."""
+        self._arrived[: self.joints] = target
+
     def release(self) -> None:
         """Let go of a robot that is held; pushes count from here."""
         if self.held:
@@ -247,23 +259,26 @@ class Plant:
         self._begin()
         self.held = True
 
-    def set_state(self, qpos: np.ndarray, qvel: np.ndarray, targets: Sequence[np.ndarray] = ()) -> None:
-        """Start free from a whole state.
+    def set_state(
+        self, qpos: np.ndarray, qvel: np.ndarray, targets: Sequence[np.ndarray] = (), *, held: bool = False
+    ) -> None:
+        """Start from a whole state.
 
         Args:
             qpos: positions of the model, (nq,).
             qvel: velocities of the model, (nv,).
             targets: joint targets that were in force, newest first, each (joints,) [rad] and one physics step long;
                 those missing are taken as the oldest given, or as the measured position.
+            held: hold it: with start "hang" the base only, else all of it.
         """
         self._mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:], self.data.qvel[:] = qpos, qvel
         self._begin()
-        for row, target in zip(reversed(range(len(targets))), reversed(targets), strict=True):
+        for row, target in enumerate(targets):
             self._command_line[row:, : self.joints] = target
         if targets:
             self._arrived[: self.joints] = targets[0]
-        self.held = False
+        self.held = held
 
     def _begin(self) -> None:
         n = self.joints

@@ -1,0 +1,177 @@
+"""Small static SVG charts for reports: no library, no script, readable offline and in print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+import numpy as np
+
+LEFT, RIGHT, TOP, BOTTOM = 62, 16, 12, 40
+POINTS_MAX = 1500
+
+
+def _text(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers that divide [low, high] into about `count` parts."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+@dataclass
+class Chart:
+    """A chart with linear axes; series are added, then `svg` draws them.
+
+    Attributes:
+        x_label, y_label: what the axes show, with unit.
+        width, height: size in pixels.
+        y_zero: the y axis begins at 0.
+    """
+
+    x_label: str
+    y_label: str
+    width: int = 980
+    height: int = 240
+    y_zero: bool = False
+    _lines: list[tuple[np.ndarray, np.ndarray, str, str]] = field(default_factory=list)
+    _bars: list[tuple[float, float, float, str]] = field(default_factory=list)
+    _marks: list[tuple[float, str]] = field(default_factory=list)
+
+    def line(
+        self, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, style: str, name: str = ""
+    ) -> None:
+        """A line; NaN breaks it. Series of equal `name` and `style` share an entry in the legend."""
+        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        keep = slice(None, None, max(1, len(x) // POINTS_MAX))
+        self._lines.append((x[keep], y[keep], style, name))
+
+    def bar(self, left: float, right: float, top: float, tip: str) -> None:
+        """A bar from 0 to `top` between two x values."""
+        self._bars.append((left, right, top, tip))
+
+    def mark(self, x: float, text: str) -> None:
+        """A vertical line with a text."""
+        self._marks.append((x, text))
+
+    def _range(self) -> tuple[float, float, float, float]:
+        xs = [v for x, *_ in self._lines for v in x] + [v for b in self._bars for v in b[:2]]
+        ys = [v for _, y, *_ in self._lines for v in y] + [b[2] for b in self._bars]
+        xs, ys = ([v for v in values if math.isfinite(v)] or [0.0, 1.0] for values in (xs, ys))
+        x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
+        if self.y_zero or self._bars:
+            y0 = min(0.0, y0)
+        x1 = x1 if x1 > x0 else x0 + 1.0
+        pad = 0.06 * (y1 - y0) if y1 > y0 else 0.5 * abs(y1) or 1.0
+        return x0, x1, y0 if y0 == 0.0 else y0 - pad, y1 + pad
+
+    def svg(self) -> str:
+        """The chart as an inline <svg> element."""
+        x0, x1, y0, y1 = self._range()
+        inner_w, inner_h = self.width - LEFT - RIGHT, self.height - TOP - BOTTOM
+
+        def px(x: float) -> float:
+            return LEFT + (x - x0) / (x1 - x0) * inner_w
+
+        def py(y: float) -> float:
+            return TOP + (y1 - y) / (y1 - y0) * inner_h
+
+        out = [f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(self.y_label)}">']
+        for y in nice_ticks(y0, y1):
+            out.append(f'<line class="grid" x1="{LEFT}" x2="{self.width - RIGHT}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
+            out.append(f'<text class="tick" x="{LEFT - 7}" y="{py(y) + 4:.1f}" text-anchor="end">{_text(y)}</text>')
+        for x in nice_ticks(x0, x1, 8):
+            base = self.height - BOTTOM
+            out.append(f'<line class="axis" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{base}" y2="{base + 4}"/>')
+            out.append(f'<text class="tick" x="{px(x):.1f}" y="{base + 17}" text-anchor="middle">{_text(x)}</text>')
+        out.append(
+            f'<line class="axis" x1="{LEFT}" x2="{self.width - RIGHT}" y1="{self.height - BOTTOM}" '
+            f'y2="{self.height - BOTTOM}"/>'
+        )
+        out.append(
+            f'<text class="label" x="{LEFT + inner_w / 2}" y="{self.height - 5}" text-anchor="middle">'
+            f"{escape(self.x_label)}</text>"
+        )
+        out.append(
+            f'<text class="label" transform="translate(14 {TOP + inner_h / 2}) rotate(-90)" text-anchor="middle">'
+            f"{escape(self.y_label)}</text>"
+        )
+        for left, right, top, tip in self._bars:
+            a, b, y = px(left), px(right), py(top)
+            out.append(
+                f'<rect class="bar" x="{a + 0.5:.1f}" y="{y:.1f}" width="{max(0.5, b - a - 1):.1f}" '
+                f'height="{max(0.0, py(0) - y):.1f}"><title>{escape(tip)}</title></rect>'
+            )
+        for x, text in self._marks:
+            if x0 <= x <= x1:
+                out.append(
+                    f'<line class="mark" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{TOP}" y2="{self.height - BOTTOM}"/>'
+                )
+                side, shift = ("end", -4) if px(x) > self.width * 0.8 else ("start", 4)
+                place = f'x="{px(x) + shift:.1f}" y="{TOP + 10}" text-anchor="{side}"'
+                out.append(f'<text class="tick" {place}>{escape(text)}</text>')
+        for x, y, style, _ in self._lines:
+            path, pen = [], "M"
+            for a, b in zip(x, y, strict=True):
+                if math.isfinite(a) and math.isfinite(b):
+                    path.append(f"{pen}{px(a):.1f} {py(b):.1f}")
+                    pen = "L"
+                else:
+                    pen = "M"
+            out.append(f'<path class="{style}" d="{"".join(path)}"/>')
+        out.append("</svg>")
+        return "".join(out) + self._legend()
+
+    def _legend(self) -> str:
+        seen = dict.fromkeys((name, style) for *_, style, name in self._lines if name)
+        if not seen:
+            return ""
+        items = (
+            f'<span><svg class="key" viewBox="0 0 22 8"><path class="{style}" d="M0 4L22 4"/></svg>'
+            f"{escape(name)}</span>"
+            for name, style in seen
+        )
+        return f'<div class="legend">{"".join(items)}</div>'
+
+
+def bars_by_name(values: dict[str, float], unit: str, reference: float | None = None, width: int = 980) -> str:
+    """Horizontal bars, one a name; a thin line marks `reference`."""
+    step, left, right = 19, 190, 90
+    top = max([v for v in values.values() if math.isfinite(v)] + ([reference] if reference else []) + [1e-12])
+    height = step * len(values) + 8
+    scale = (width - left - right) / top
+    out = [f'<svg viewBox="0 0 {width} {height}" role="img">']
+    for k, (name, value) in enumerate(values.items()):
+        y = 4 + k * step
+        size = value * scale if math.isfinite(value) else 0.0
+        out.append(f'<text class="label" x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
+        out.append(f'<rect class="bar" x="{left}" y="{y + 2}" width="{size:.1f}" height="{step - 5}" rx="2"/>')
+        out.append(f'<text class="tick" x="{left + size + 6:.1f}" y="{y + 13}">{_text(value)} {escape(unit)}</text>')
+    if reference:
+        x = left + reference * scale
+        out.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}"/>')
+    out.append("</svg>")
+    return "".join(out)
+
+
+def histogram(values: np.ndarray, x_label: str, bins: int = 50, width: int = 480, height: int = 220) -> str:
+    """A histogram of finite values; the two per mille beyond either end go into the outermost bars."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return '<p class="quiet">nothing measured</p>'
+    low, high = np.percentile(values, [0.2, 99.8])
+    edges = np.histogram_bin_edges(np.clip(values, low, high), bins=bins)
+    counts, edges = np.histogram(np.clip(values, low, high), bins=edges)
+    chart = Chart(x_label, "ticks", width=width, height=height)
+    for count, a, b in zip(counts, edges[:-1], edges[1:], strict=True):
+        chart.bar(float(a), float(b), float(count), f"{count} of {len(values)}: {a:.3g} to {b:.3g}")
+    return chart.svg()

@@ -1,0 +1,314 @@
+"""The page of a parity report: one HTML file with inline style and SVG, nothing to load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deploy.charts import Chart, bars_by_name, histogram
+from deploy.state import projected_gravity
+
+if TYPE_CHECKING:
+    from deploy.parity import Parity
+
+WORST_JOINTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One row of the summary.
+
+    Attributes:
+        what: the question it answers.
+        value: its figure as text.
+        wanted: what would be good, as text.
+        mark: "good", "look", "bad" or "none".
+    """
+
+    what: str
+    value: str
+    wanted: str
+    mark: str
+
+
+def _graded(what: str, value: float | None, unit: str, good: float, poor: float, digits: str = ".3g") -> Verdict:
+    if value is None:
+        return Verdict(what=what, value="cannot be told", wanted=f"up to {good:g} {unit}", mark="none")
+    size = abs(value)
+    mark = "good" if size <= good else "look" if size <= poor else "bad"
+    return Verdict(what=what, value=f"{value:{digits}} {unit}", wanted=f"up to {good:g} {unit}", mark=mark)
+
+
+def verdicts(report: dict[str, Any]) -> list[Verdict]:
+    """The summary's rows. The bounds are ours: export error 1e-5 as everywhere in the toolkit; joints and tilt of
+    the size of sensor noise and zero offsets that policies are trained to bear; a tenth of a 50 Hz period of jitter.
+    """
+    loop, delay, safety = report["loop"], report["delay_s"], report["safety"]
+
+    def ms(value: float | None) -> float | None:
+        return None if value is None else 1e3 * value
+
+    ended = (report["result"] or {}).get("ended")
+    rows = [
+        Verdict(
+            what="How the run ended",
+            value=f"{ended or 'log breaks off'} after {loop['duration_s']:.1f} s",
+            wanted="completed",
+            mark="good" if ended == "completed" else "bad",
+        ),
+        _graded("Same actions when the policy is replayed", report["policy_replay_error_max"], "rad", 1e-5, 1e-4),
+        _graded(
+            "Joint position error, simulation against measured", report["joint_position_rmse_rad"], "rad", 0.02, 0.05
+        ),
+        _graded("Joint velocity error", report["joint_velocity_rmse_rad_s"], "rad/s", 0.4, 1.0),
+        _graded("Base tilt error", report["base_tilt_rmse_rad"], "rad", 0.03, 0.08),
+        _graded("Delay beyond the assumed one", ms(delay["difference_s"]), "ms", 5, 15, "+.1f"),
+        _graded("Loop period error, 99 %", loop["period_error_p99_ms"], "ms", 2, 5, ".2f"),
+        _graded("Missed deadlines", loop["overruns"], "ticks", 0, 0.01 * loop["ticks"], "d"),
+        _graded("Ticks with a safety intervention", safety["ticks_with_intervention"], "ticks", 0, loop["ticks"], "d"),
+    ]
+    return rows
+
+
+def summary_lines(report: dict[str, Any]) -> list[str]:
+    """The summary for a terminal."""
+    rows = verdicts(report)
+    width = max(len(r.what) for r in rows)
+    return [
+        f"{r.what:{width}}  {r.value:<28}{r.mark if r.mark != 'none' else '-':<6}(wanted: {r.wanted})" for r in rows
+    ]
+
+
+STYLE = """
+:root{--ink:#1d2430;--quiet:#677083;--page:#f5f6f8;--card:#fff;--rule:#e2e5ea;--a:#2563eb;--b:#e4572e;--c:#9aa3b2;
+--good:#1a7f4b;--look:#a86400;--bad:#c0262d}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--quiet:#98a1b3;--page:#12151b;--card:#1b2029;--rule:#2c3340;
+--a:#6ea0ff;--b:#ff8563;--c:#5c6678;--good:#4cc38a;--look:#e0a040;--bad:#ff7b80}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
+main{max-width:1060px;margin:0 auto;padding:28px 20px 60px}
+h1{font-size:26px;margin:0 0 2px}h2{font-size:17px;margin:0 0 4px}
+section{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:18px 20px;margin:16px 0}
+p{margin:4px 0 10px}.quiet{color:var(--quiet)}
+table{border-collapse:collapse;width:100%}th{text-align:left;font-weight:600;color:var(--quiet);font-size:13px}
+td,th{padding:6px 10px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top}tr:last-child td{border:0}
+td.n{font-variant-numeric:tabular-nums;white-space:nowrap}
+.chip{display:inline-block;border-radius:99px;padding:0 10px;font-size:13px;font-weight:600;border:1px solid}
+.good{color:var(--good)}.look{color:var(--look)}.bad{color:var(--bad)}.none{color:var(--quiet)}
+svg{display:block;width:100%;height:auto;max-width:100%}
+svg.key{display:inline-block;width:22px;height:8px;margin-right:6px;vertical-align:middle}
+.grid{stroke:var(--rule)}.axis{stroke:var(--quiet)}.mark{stroke:var(--quiet);stroke-dasharray:3 3}
+.tick{font-size:11px;fill:var(--quiet)}.label{font-size:12px;fill:var(--ink)}
+.bar{fill:var(--a)}path{fill:none;stroke-linejoin:round}
+path.measured{stroke:var(--a);stroke-width:1.6}path.simulated{stroke:var(--b);stroke-width:1.4}
+path.sent{stroke:var(--c);stroke-width:1}
+.legend{display:flex;gap:20px;font-size:13px;color:var(--quiet);margin:2px 0 10px 62px;flex-wrap:wrap}
+.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:16px}
+h3{font-size:14px;margin:14px 0 2px}
+"""
+
+
+def short(joint: str) -> str:
+    """A joint's name without what all names share."""
+    return joint.removeprefix("dof_")
+
+
+def _summary(report: dict[str, Any]) -> str:
+    marks = {"good": "good", "look": "look at it", "bad": "bad", "none": "no answer"}
+    rows = "".join(
+        f'<tr><td>{escape(v.what)}</td><td class="n">{escape(v.value)}</td><td class="quiet">{escape(v.wanted)}</td>'
+        f'<td><span class="chip {v.mark}">{marks[v.mark]}</span></td></tr>'
+        for v in verdicts(report)
+    )
+    return f"<table><tr><th>Question</th><th>Found</th><th>Wanted</th><th></th></tr>{rows}</table>"
+
+
+def _joints(report: dict[str, Any]) -> str:
+    per_joint = report["per_joint"]
+    order = sorted(per_joint, key=lambda name: -per_joint[name]["position_rmse_rad"])
+    values = {short(name): per_joint[name]["position_rmse_rad"] for name in order}
+
+    def cell(value: float | None, digits: str) -> str:
+        return '<td class="n quiet">&ndash;</td>' if value is None else f'<td class="n">{value:{digits}}</td>'
+
+    rows = "".join(
+        f"<tr><td>{escape(short(name))}</td>{cell(j['position_rmse_rad'], '.4f')}{cell(j['position_bias_rad'], '+.4f')}"
+        f"{cell(j['position_correlation'], '.2f')}{cell(j['velocity_rmse_rad_s'], '.3f')}"
+        f"{cell(j['velocity_correlation'], '.2f')}{cell(j['motion_rms_rad'], '.4f')}</tr>"
+        for name, j in ((n, per_joint[n]) for n in order)
+    )
+    head = (
+        "<tr><th>Joint</th><th>position RMSE [rad]</th><th>bias [rad]</th><th>correlation of the motion</th>"
+        "<th>velocity RMSE [rad/s]</th><th>correlation</th><th>motion itself, RMS [rad]</th></tr>"
+    )
+    return (
+        bars_by_name(values, "rad", report["joint_position_rmse_rad"])
+        + '<p class="quiet">The dashed line is the figure over all joints.</p>'
+        + f"<details><summary>All figures</summary><table>{head}{rows}</table></details>"
+    )
+
+
+def _horizon(report: dict[str, Any]) -> str:
+    h = report["horizon"]
+    position = Chart("time since the restart [s]", "position RMSE [rad]", width=480, height=210, y_zero=True)
+    position.line(h["time_s"], h["joint_position_rmse_rad"], "measured")
+    tilt = Chart("time since the restart [s]", "tilt RMSE [rad]", width=480, height=210, y_zero=True)
+    tilt.line(h["time_s"], h["base_tilt_rmse_rad"], "measured")
+    return f'<div class="two"><div>{position.svg()}</div><div>{tilt.svg()}</div></div>'
+
+
+def _overlays(result: Parity) -> str:
+    log, replay, per_joint = result.log, result.replay, result.report["per_joint"]
+    names = log.spec.robot.joint_names
+    worst = sorted(range(len(names)), key=lambda j: -per_joint[names[j]]["position_rmse_rad"])[:WORST_JOINTS]
+    rows = np.flatnonzero(log.run)
+    zero = log.state_s[rows[0]]
+    gap = np.full((len(replay.first), 1), np.nan)
+    time = np.concatenate([replay.time_s, gap], axis=1).ravel()
+    out = []
+    for j in worst:
+        chart = Chart("time [s]", "position [rad]", height=190)
+        chart.line(log.state_s[rows] - zero, log.sent[rows, j], "sent", "target sent")
+        chart.line(log.state_s[rows] - zero, log.joint_position[rows, j], "measured", "measured")
+        simulated = np.concatenate([replay.position_sim[..., j], gap], axis=1).ravel()
+        chart.line(time, simulated, "simulated", "simulated, restarted each window")
+        out.append(f"<h3>{escape(short(names[j]))}</h3>{chart.svg()}")
+    return "".join(out)
+
+
+def _delay(report: dict[str, Any]) -> str:
+    delay = report["delay_s"]
+    fit = Chart(
+        "delay from command to measured effect [ms]", "squared position error, relative", width=480, y_zero=True
+    )
+    fit.line([1e3 * v for v in delay["searched_s"]], delay["searched_error"], "measured")
+    fit.mark(1e3 * delay["assumed_s"], "assumed")
+    said = "No delay inside the search fits best: the motion does not tell it."
+    if delay["estimated_s"] is not None:
+        fit.mark(1e3 * delay["estimated_s"], "best")
+        said = (
+            f"The simulation fits best with {1e3 * delay['estimated_s']:.1f} ms from command to measured effect; "
+            f"{1e3 * delay['assumed_s']:.1f} ms were assumed."
+        )
+    lags = delay["per_joint"]
+    if lags:
+        both = sorted(lags, key=lambda name: -lags[name]["measured_s"])
+        head = "<tr><th>Joint</th><th>measured [ms]</th><th>simulated [ms]</th><th>correlation</th></tr>"
+
+        def row(name: str) -> str:
+            lag = lags[name]
+            simulated = "&ndash;" if lag["simulated_s"] is None else f"{1e3 * lag['simulated_s']:.1f}"
+            return (
+                f'<tr><td>{escape(short(name))}</td><td class="n">{1e3 * lag["measured_s"]:.1f}</td>'
+                f'<td class="n">{simulated}</td><td class="n">{lag["correlation"]:.2f}</td></tr>'
+            )
+
+        cells = "".join(row(name) for name in both)
+        table = f"<table>{head}{cells}</table>"
+    else:
+        table = '<p class="quiet">No joint moved enough for a lag behind its target.</p>'
+    return (
+        f"<p>{said}</p>"
+        f'<div class="two"><div><h3>Replayed at several delays</h3>{fit.svg()}</div>'
+        f"<div><h3>Lag of each joint behind its target</h3>{table}</div></div>"
+    )
+
+
+def _timing(result: Parity) -> str:
+    log, loop = result.log, result.report["loop"]
+    rows = np.flatnonzero(log.run)
+    keys = (
+        ("period_p50_ms", "period p50"),
+        ("period_p99_ms", "p99"),
+        ("period_max_ms", "greatest"),
+        ("state_round_trip_p50_ms", "state round trip p50"),
+        ("state_round_trip_p99_ms", "p99"),
+        ("command_round_trip_p50_ms", "command p50"),
+        ("command_round_trip_p99_ms", "p99"),
+    )
+    said = ", ".join(f"{name} {loop[key]:.2f} ms" for key, name in keys if loop[key] is not None)
+    return (
+        f"<p>{loop['ticks']} ticks, {loop['overruns']} missed deadlines, {loop['stale']} stale states: {said}.</p>"
+        f'<div class="two"><div>{histogram(1e3 * np.diff(log.start_s[rows]), "period [ms]")}</div>'
+        f"<div>{histogram(1e3 * log.state_round_trip_s[rows], 'state round trip [ms]')}</div></div>"
+    )
+
+
+def _tilt(result: Parity) -> str:
+    log = result.log
+    rows = np.flatnonzero(log.run)
+    good = rows[np.isfinite(log.quat_wxyz[rows]).all(axis=1)]
+    gravity = np.asarray([projected_gravity(q) for q in log.quat_wxyz[good]])
+    tilt = np.degrees(np.arccos(np.clip(-gravity[:, 2] / np.linalg.norm(gravity, axis=1), -1, 1)))
+    zero = log.start_s[rows[0]]
+    chart = Chart("time [s]", "tilt of the IMU [deg]", y_zero=True)
+    chart.line(log.start_s[good] - zero, tilt, "measured")
+    return chart.svg()
+
+
+def _safety(report: dict[str, Any]) -> str:
+    safety = report["safety"]
+    if not safety["kinds"]:
+        return "<p>No target was changed on its way to the robot.</p>"
+    kinds = "".join(f'<tr><td>{escape(k)}</td><td class="n">{n}</td></tr>' for k, n in safety["kinds"].items())
+    joints = {short(name): float(n) for name, n in list(safety["joints"].items())[:10]}
+    return (
+        f"<p>{safety['ticks_with_intervention']} of {report['loop']['ticks']} ticks; the greatest change of a target "
+        f"was {safety['change_max_rad'] or 0.0:.3f} rad.</p><table><tr><th>What</th><th>times</th></tr>{kinds}</table>"
+        + bars_by_name(joints, "times")
+    )
+
+
+def _events(result: Parity) -> str:
+    if not result.log.events:
+        return '<p class="quiet">None.</p>'
+    rows = "".join(
+        f'<tr><td class="n">{e["t_s"]:.2f} s</td><td>{escape(str(e["kind"]))}</td>'
+        f"<td>{escape(str(e['message']))}</td></tr>"
+        for e in result.log.events
+    )
+    return f"<table>{rows}</table>"
+
+
+def write_html(path: Path, result: Parity) -> None:
+    """Write the page."""
+    report = result.report
+    incomplete = "" if report["log_complete"] else " The log breaks off; this is what is there."
+    window = report["window_s"]
+    sections = (
+        ("", "", _summary(report)),
+        (
+            "Where joints differ",
+            f"Recorded targets through the simulation in {report['windows']} windows of {window:.2g} s, each restarted "
+            "from the measured state. RMSE of position by joint.",
+            _joints(report),
+        ),
+        ("How the error grows", "Over all joints and windows, by the time since the restart.", _horizon(report)),
+        ("The joints that differ most", "", _overlays(result)),
+        ("Delay", "", _delay(report)),
+        ("Balance", "Angle between the IMU's z axis and up.", _tilt(result)),
+        ("Timing of the loop", "", _timing(result)),
+        ("Safety", "", _safety(report)),
+        ("Events", "", _events(result)),
+    )
+    body = "".join(
+        "<section>"
+        + (f"<h2>{escape(title)}</h2>" if title else "")
+        + (f'<p class="quiet">{escape(said)}</p>' if said else "")
+        + f"{content}</section>"
+        for title, said, content in sections
+    )
+    ticks, length = report["loop"]["ticks"], report["loop"]["duration_s"]
+    title = f"{report['robot']}: measured against simulated"
+    path.write_text(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head><body><main>'
+        f"<h1>{escape(title)}</h1>"
+        f'<p class="quiet">{escape(report["log"])}: task {escape(report["task"])}, {ticks} ticks, {length:.1f} s, '
+        f"compared with the {escape(report['simulation'])} simulation.{incomplete}</p>{body}</main></body></html>\n",
+        encoding="utf-8",
+    )

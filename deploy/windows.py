@@ -1,0 +1,275 @@
+"""Recorded targets through the simulation, in short windows that restart from the measured state.
+
+A long replay of a robot that balances shows only that it falls elsewhere; a short one from the measured state
+shows how far the model is from reality, joint by joint and as time goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deploy.plant import Plant
+from deploy.reality import Commands, Network, Pushes, Reality, Sensors
+from deploy.recorder import RunLog
+from deploy.state import quaternion_product
+
+# A foot point this close to the lowest one stands on the floor as well [m].
+STANCE_M = 0.01
+# What contacts at rest give way, so that a window does not begin with a drop: (1 - d) g / (d k) with MuJoCo's
+# default impedance d = 0.9 and stiffness k = 1 / (0.95 * 0.02 s)^2 [m].
+REST_DEPTH_M = 0.0004
+HANG_M = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """Measured and simulated motion of every window; horizons are the ticks after the restart.
+
+    Attributes:
+        first: row in the log of each window's restart, (windows,).
+        time_s: time of each compared tick since the first run tick, (windows, horizons) [s].
+        position: measured joint positions, (windows, horizons, joints) [rad].
+        position_sim: simulated, likewise.
+        velocity: measured joint velocities [rad/s].
+        velocity_sim: simulated, likewise.
+        tilt_error_rad: angle between measured and simulated "up" in the IMU's frame, (windows, horizons).
+        start: measured positions at the restart, (windows, joints) [rad].
+    """
+
+    first: np.ndarray
+    time_s: np.ndarray
+    position: np.ndarray
+    position_sim: np.ndarray
+    velocity: np.ndarray
+    velocity_sim: np.ndarray
+    tilt_error_rad: np.ndarray
+    start: np.ndarray
+
+
+def up_in_body(quat_wxyz: np.ndarray) -> np.ndarray:
+    """The world's up in the frame of orientations (..., 4): the third row of the matrix, (..., 3)."""
+    w, x, y, z = np.moveaxis(np.asarray(quat_wxyz, dtype=float), -1, 0)
+    return np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=-1)
+
+
+def measured_at_s(log: RunLog) -> np.ndarray:
+    """When the server sampled each tick's state: the answer less half the round trip, (ticks,) [s].
+
+    In lock step the simulator's clock stands still between question and command: both are the tick's start.
+    """
+    if log.metadata.get("step_lock"):
+        return log.start_s
+    half = np.where(np.isfinite(log.state_round_trip_s), 0.5 * log.state_round_trip_s, 0.0)
+    return log.state_s - half
+
+
+def arrived_at_s(log: RunLog) -> np.ndarray:
+    """When the server got each tick's command, (ticks,) [s]; NaN where it was never acknowledged."""
+    if log.metadata.get("step_lock"):
+        return np.where(np.isfinite(log.command_s), log.start_s, np.nan)
+    return log.command_s - 0.5 * log.command_round_trip_s
+
+
+class WindowedSimulation:
+    """Replays windows of one log.
+
+    Args:
+        robot: name or folder to build the model from.
+        log: the log.
+        reality: what the simulation is; only its body, its joints and its command latency count, and its command
+            and sensor latency together are what the replay assumes.
+        hang: the robot hung from its base, feet off the floor.
+    """
+
+    def __init__(self, robot: str | Path, log: RunLog, reality: Reality, *, hang: bool = False) -> None:
+        self._hang = hang
+        self.log = log
+        self.observation_latency_s = reality.sensors.latency_s
+        self.action_latency_s = reality.commands.latency_s
+        still = dataclasses.replace(reality, sensors=Sensors(), network=Network(), pushes=Pushes(), commands=Commands())
+        self.plant = Plant(robot, still, start="hang" if hang else "home")
+        for i, joint in enumerate(log.spec.robot.joints):
+            self.plant.configure(i, kp=joint.kp, kd=joint.kd, max_torque=joint.torque_limit_nm, torque_enabled=True)
+        rows = np.flatnonzero(log.run)
+        self.rows = rows
+        self._measured_s = measured_at_s(log)
+        arrivals = arrived_at_s(log)
+        usable = np.isfinite(arrivals) & np.isfinite(log.sent).all(axis=1)
+        self._arrival_s, self._sent = arrivals[usable], log.sent[usable]
+
+    def windows(self, horizon: int) -> np.ndarray:
+        """Rows of the restarts: windows of `horizon` ticks end to end, without gaps, stale or missing states."""
+        log, rows = self.log, self.rows
+        good = (
+            np.isfinite(log.joint_position[rows]).all(axis=1)
+            & np.isfinite(log.joint_velocity[rows]).all(axis=1)
+            & np.isfinite(log.quat_wxyz[rows]).all(axis=1)
+            & np.isfinite(log.gyro_b[rows]).all(axis=1)
+            & np.isfinite(self._measured_s[rows])
+            & ~log.stale[rows]
+        )
+        span_s = 1.5 * horizon * log.spec.control_period_s
+        out, at = [], 1  # before the first run tick another controller may have commanded
+        while at + horizon < len(rows):
+            window = rows[at : at + horizon + 1]
+            times = self._measured_s[window]
+            if good[at] and good[at : at + horizon + 1].all() and 0 < times[-1] - times[0] < span_s:
+                out.append(window[0])
+                at += horizon
+            else:
+                at += 1
+        return np.asarray(out, dtype=int)
+
+    def _targets(self, begin_s: float, steps: int, dt: float) -> np.ndarray:
+        """Mean target that had arrived during each physics step from `begin_s`, (steps, joints) [rad]."""
+        edges = begin_s + dt * np.arange(steps + 1)
+        # the integral of a held signal is linear between its changes
+        arrival, sent = self._arrival_s, self._sent
+        area = np.concatenate([np.zeros((1, sent.shape[1])), np.cumsum(np.diff(arrival)[:, None] * sent[:-1], axis=0)])
+        index = np.clip(np.searchsorted(arrival, edges, side="right") - 1, 0, len(arrival) - 1)
+        total = area[index] + (edges - arrival[index])[:, None] * sent[index]
+        return np.diff(total, axis=0) / dt
+
+    def state_of(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The whole state (qpos, qvel) that a tick's measurements stand for.
+
+        Joints are the measured ones less the reality's offsets; the base's orientation is the IMU's with heading 0,
+        its height puts the lowest foot point on the floor, its velocity lets the standing feet not slip.
+        """
+        import mujoco
+
+        library = mujoco
+        plant, log = self.plant, self.log
+        built, model = plant.built, plant.model
+        data = library.MjData(model)  # type: ignore[attr-defined]
+        qpos, qvel = built.home_qpos.copy(), np.zeros(model.nv)
+        qpos[built.qpos_ids] = log.joint_position[row] - plant.offset
+        qvel[built.dof_ids] = log.joint_velocity[row]
+        if built.base_body < 0:
+            return qpos, qvel
+        joint = model.body_jntadr[built.base_body]
+        q, v = model.jnt_qposadr[joint], model.jnt_dofadr[joint]
+        qpos[q : q + 7] = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+        data.qpos[:] = qpos
+        library.mj_kinematics(model, data)  # type: ignore[attr-defined]
+        library.mj_sensorPos(model, data)  # type: ignore[attr-defined]
+        relative = data.sensordata[built.sensors["imu_quat"]]
+        imu = log.quat_wxyz[row] / np.linalg.norm(log.quat_wxyz[row])
+        base = quaternion_product(imu, relative * (1.0, -1.0, -1.0, -1.0))
+        w, x, y, z = base
+        yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        qpos[q + 3 : q + 7] = quaternion_product(np.asarray([np.cos(yaw / 2), 0.0, 0.0, -np.sin(yaw / 2)]), base)
+        data.qpos[:] = qpos
+        library.mj_kinematics(model, data)  # type: ignore[attr-defined]
+        library.mj_comPos(model, data)  # type: ignore[attr-defined]
+        points = [] if self._hang else _foot_points(plant, data)
+        if self._hang:
+            qpos[q + 2] += HANG_M
+        if points:
+            lowest = min(p[1][2] for p in points)
+            qpos[q + 2] -= lowest + REST_DEPTH_M
+            data.qpos[:] = qpos
+            library.mj_kinematics(model, data)  # type: ignore[attr-defined]
+            library.mj_comPos(model, data)  # type: ignore[attr-defined]
+            points = _foot_points(plant, data)
+        rotate, shift = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+        library.mj_jacBody(model, data, None, rotate, built.imu_body)  # type: ignore[attr-defined]
+        # the gyro's frame in the world, by the IMU's measured orientation with the heading taken out
+        frame = quaternion_product(np.asarray(qpos[q + 3 : q + 7]), relative)
+        matrix = np.zeros(9)
+        library.mju_quat2Mat(matrix, frame)  # type: ignore[attr-defined]
+        turning = matrix.reshape(3, 3) @ log.gyro_b[row]
+        if self._hang:
+            return qpos, qvel
+        rest = turning - rotate @ qvel
+        qvel[v + 3 : v + 6] = np.linalg.solve(rotate[:, v + 3 : v + 6], rest)
+        if points:
+            floor = min(p[1][2] for p in points)
+            slips = []
+            for body, point in points:
+                if point[2] <= floor + STANCE_M:
+                    library.mj_jac(model, data, shift, None, point, body)  # type: ignore[attr-defined]
+                    slips.append(shift @ qvel)
+            qvel[v : v + 3] = -np.mean(slips, axis=0)
+        return qpos, qvel
+
+    def replay(self, starts: np.ndarray, horizon: int, extra_latency_s: float = 0.0) -> Replay:
+        """Simulate the windows that begin at `starts` for `horizon` ticks each.
+
+        Args:
+            starts: rows of the log, (windows,).
+            horizon: ticks to compare after each restart.
+            extra_latency_s: added to the assumed latency from a command to its effect as measured.
+        """
+        log, n = self.log, len(self.log.spec.robot.joints)
+        # a state measured with latency is older, so against it commands act later by as much
+        latency = max(0.0, self.action_latency_s + self.observation_latency_s + extra_latency_s)
+        states = [self.state_of(row) for row in starts]
+        plant = self.plant
+        plant.set_command_latency(latency)
+        dt, history = plant.dt, int(np.ceil(latency / plant.dt)) + 2
+        shape = (len(starts), horizon, n)
+        position, velocity, tilt = np.empty(shape), np.empty(shape), np.empty(shape[:2])
+        ticks = starts[:, None] + np.arange(1, horizon + 1)[None]
+        for k, (row, (qpos, qvel)) in enumerate(zip(starts, states, strict=True)):
+            begin = float(self._measured_s[row])
+            due = self._measured_s[ticks[k]] - begin
+            steps = int(np.ceil(due[-1] / dt)) + 1
+            targets = self._targets(begin - history * dt, history + steps, dt)
+            plant.set_state(qpos, qvel, list(targets[:history][::-1]), held=self._hang)
+            track = np.empty((steps + 1, 2 * n + 3))
+            track[0] = self._row(plant)
+            for i in range(steps):
+                plant.drive(targets[history + i])
+                plant.advance()
+                track[i + 1] = self._row(plant)
+            at = np.minimum(due / dt, steps - 1e-9)
+            low = at.astype(int)
+            share = (at - low)[:, None]
+            values = track[low] + share * (track[low + 1] - track[low])
+            position[k], velocity[k] = values[:, :n], values[:, n : 2 * n]
+            up = values[:, 2 * n :] / np.linalg.norm(values[:, 2 * n :], axis=1, keepdims=True)
+            cosine = np.sum(up * up_in_body(log.quat_wxyz[ticks[k]]), axis=1)
+            tilt[k] = np.arccos(np.clip(cosine, -1.0, 1.0))
+        zero = self._measured_s[self.rows[0]]
+        return Replay(
+            first=starts,
+            time_s=self._measured_s[ticks] - zero,
+            position=log.joint_position[ticks],
+            position_sim=position,
+            velocity=log.joint_velocity[ticks],
+            velocity_sim=velocity,
+            tilt_error_rad=tilt,
+            start=log.joint_position[starts],
+        )
+
+    @staticmethod
+    def _row(plant: Plant) -> np.ndarray:
+        sample = plant.read()
+        return np.concatenate([sample.position, sample.velocity, up_in_body(sample.quat_wxyz)])
+
+
+def _foot_points(plant: Plant, data: object) -> list[tuple[int, np.ndarray]]:
+    """Candidate contact points of the feet: (body, world point), the lowest of each end of each geom.
+
+    Capsules have two ends and spheres one; of any other shape the lowest point of its bounding sphere's axis.
+    """
+    model, out = plant.model, []
+    for geom in np.atleast_1d(plant.built.foot_geoms):
+        centre = data.geom_xpos[geom]  # type: ignore[attr-defined]
+        matrix = data.geom_xmat[geom].reshape(3, 3)  # type: ignore[attr-defined]
+        size, kind, body = model.geom_size[geom], int(model.geom_type[geom]), int(model.geom_bodyid[geom])
+        if kind == 3:  # capsule: radius, half length along z
+            ends = [centre + sign * size[1] * matrix[:, 2] for sign in (-1.0, 1.0)]
+            out += [(body, end - (0.0, 0.0, size[0])) for end in ends]
+        elif kind == 2:  # sphere
+            out.append((body, centre - (0.0, 0.0, size[0])))
+        else:  # box corners, or those of the bounding box of any other shape
+            middle, half = model.geom_aabb[geom][:3], model.geom_aabb[geom][3:]
+            for corner in np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3), axis=-1).reshape(-1, 3):
+                out.append((body, centre + matrix @ (middle + corner * half)))
+    return out
