@@ -1,0 +1,86 @@
+"""Charts and the summary of a parity report."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.charts import Chart, bars_by_name, histogram, nice_ticks
+from deploy.report import summary_lines, verdicts
+
+
+def figures(**changes: Any) -> dict[str, Any]:
+    """A report with nothing to complain about."""
+    report = {
+        "policy_replay_error_max": 0.0,
+        "joint_position_rmse_rad": 0.01,
+        "joint_velocity_rmse_rad_s": 0.1,
+        "base_tilt_rmse_rad": 0.01,
+        "delay_s": {"difference_s": 0.002},
+        "loop": {"duration_s": 20.0, "ticks": 1000, "overruns": 0, "period_error_p99_ms": 0.3},
+        "safety": {"ticks_with_intervention": 0},
+        "result": {"ended": "completed"},
+    }
+    return report | changes
+
+
+def test_ticks_are_round_numbers_inside_the_range() -> None:
+    assert nice_ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert nice_ticks(-0.3, 0.34, 4) == [-0.2, 0.0, 0.2]
+    assert nice_ticks(3.0, 3.0) == [3.0]
+
+
+def test_a_chart_is_well_formed_and_a_gap_breaks_the_line() -> None:
+    chart = Chart("time [s] <&>", "angle", width=200, height=100)
+    chart.line([0, 1, 2, 3], [0.0, 1.0, np.nan, 2.0], "measured", "measured & more")
+    chart.mark(1.0, "here")
+    root = ET.fromstring(f"<div>{chart.svg()}</div>")
+    paths = [p.get("d") for p in root.iter("path") if p.get("class") == "measured"]
+    assert paths[0] is not None and paths[0].count("M") == 2 and paths[0].count("L") == 1
+
+
+def test_a_line_spans_the_inner_width_and_height() -> None:
+    chart = Chart("x", "y", width=178, height=152, y_zero=True)
+    chart.line([0, 10], [0.0, 1.0], "measured")
+    path = next(p.get("d") for p in ET.fromstring(f"<div>{chart.svg()}</div>").iter("path"))
+    # left margin 62, right 16, top 12, bottom 40; 6 % of the range is left free at the top
+    assert path == "M62.0 112.0L162.0 17.7"
+
+
+def test_bars_have_the_lengths_of_their_values() -> None:
+    root = ET.fromstring(f"<div>{bars_by_name({'a': 1.0, 'b': 0.5, 'c': float('nan')}, 'rad', 0.75)}</div>")
+    widths = [float(r.get("width", "")) for r in root.iter("rect")]
+    assert widths == [700.0, 350.0, 0.0]
+
+
+def test_a_histogram_counts_every_finite_value_even_when_all_are_equal() -> None:
+    for values in (np.r_[np.random.default_rng(0).normal(size=200), np.nan], np.full(200, 20.0)):
+        root = ET.fromstring(f"<div>{histogram(values, 'x')}</div>")
+        counts = [int((t.text or "").split()[0]) for t in root.iter("title")]
+        assert sum(counts) == 200
+    assert "nothing measured" in histogram(np.full(3, np.nan), "x")
+
+
+def test_a_good_run_has_only_good_marks() -> None:
+    assert {v.mark for v in verdicts(figures())} == {"good"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "mark"),
+    [
+        ({"policy_replay_error_max": 2e-5}, "Same actions", "look"),
+        ({"policy_replay_error_max": None}, "Same actions", "none"),
+        ({"joint_position_rmse_rad": 0.2}, "Joint position", "bad"),
+        ({"delay_s": {"difference_s": -0.02}}, "Delay", "bad"),
+        ({"result": None}, "How the run ended", "bad"),
+        ({"result": {"ended": "fall"}}, "How the run ended", "bad"),
+        ({"safety": {"ticks_with_intervention": 3}}, "Ticks with a safety", "look"),
+    ],
+)
+def test_what_is_not_good_is_marked(changes: dict[str, Any], what: str, mark: str) -> None:
+    row = next(v for v in verdicts(figures(**changes)) if v.what.startswith(what))
+    assert row.mark == mark
+    assert len(summary_lines(figures(**changes))) == len(verdicts(figures()))
