@@ -14,7 +14,9 @@ import pytest
 from export.convert import convert
 from ksim import checkpoint
 from ksim.config import Config, PolicyConfig
+from ksim.environment import Environment
 from ksim.policy import make_model
+from ksim.tasks import make_environment
 from robots import Bundle, load_robot
 
 # Short episodes, and commands that are not all zero, so that every weight matters.
@@ -60,3 +62,19 @@ def damage() -> Callable[..., Bundle]:
         return dataclasses.replace(bundle, **{member: model.SerializeToString(deterministic=True)})
 
     return apply
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_environment():
+    """Compile the simulation of each configuration once for all tests."""
+    made: dict[tuple, Environment] = {}
+
+    def once(config: Config, envs: int, engine: str | None = None) -> Environment:
+        key = (config.digest, envs, engine)
+        if key not in made:
+            made[key] = make_environment(config, envs, engine)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.validate.make_environment", once)
+        yield
