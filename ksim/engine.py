@@ -256,7 +256,9 @@ class MjxEngine(PhysicsEngine):
         return self._lib.forward(self._model(fields), data)
 
     def init(self, params: PhysicsParams, qpos: Any, qvel: Any) -> PhysicsState:
-        qpos, qvel = jnp.asarray(qpos, jnp.float32), jnp.asarray(qvel, jnp.float32)
+        # the precision that JAX runs in: float32 unless x64 is enabled
+        kind = self._blank.qpos.dtype
+        qpos, qvel = jnp.asarray(qpos, kind), jnp.asarray(qvel, kind)
         data = jax.vmap(self._fresh)(params.model, qpos, qvel)
         sensors = self._sensors(params, data.qpos, data.qvel, data.sensordata, jnp)
         line = delay.fill(sensors.flat(jnp), self.sensor_depth, jnp)
