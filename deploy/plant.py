@@ -136,7 +136,7 @@ class Plant:
         self._command_rng, self._push_rng = (np.random.Generator(np.random.Philox(s)) for s in streams)
         self.step_count = 0
         self.commands_lost = 0
-        self._truth = _Truth(n, self.dt)
+        self._truth = _Truth(self.built, self.dt)
         self.place()
 
     def _apply_body(self, built: BuiltModel) -> None:
@@ -411,45 +411,38 @@ class _Truth:
     """True states at a fixed period; when it is full, every second row goes and the period doubles.
 
     Arrays: time_s [T], held [T], base_position_m [T, 3] and base_quat_wxyz [T, 4] of the body that carries the IMU,
-    joint_position_rad [T, joints], joint_velocity_rad_s [T, joints], push_n [T, 3].
+    qpos [T, nq], qvel [T, nv], joint_position_rad [T, joints], joint_velocity_rad_s [T, joints], push_n [T, 3].
     """
 
-    def __init__(self, joints: int, dt: float) -> None:
-        self.joints = joints
+    def __init__(self, built: BuiltModel, dt: float) -> None:
+        self.built = built
         self.every = max(1, round(TRUTH_PERIOD_S / dt))
         self.rows: list[np.ndarray] = []
 
     def add(self, plant: Plant) -> None:
         if plant.step_count % self.every:
             return
-        built, data = plant.built, plant.data
-        self.rows.append(
-            np.concatenate(
-                [
-                    (plant.time_s, plant.held),
-                    data.xpos[built.imu_body],
-                    data.xquat[built.imu_body],
-                    data.qpos[built.qpos_ids],
-                    data.qvel[built.dof_ids],
-                    data.xfrc_applied[built.imu_body, :3],
-                ]
-            )
-        )
+        body, data = self.built.imu_body, plant.data
+        head = (plant.time_s, plant.held)
+        push = data.xfrc_applied[body, :3]
+        self.rows.append(np.concatenate([head, data.xpos[body], data.xquat[body], push, data.qpos, data.qvel]))
         if len(self.rows) >= TRUTH_ROWS:
-            self.rows = self.rows[::2]
+            self.rows = self.rows[1::2]  # those at multiples of the doubled period
             self.every *= 2
 
     def arrays(self) -> dict[str, np.ndarray]:
-        n = self.joints
-        table = np.asarray(self.rows).reshape(-1, 12 + 2 * n)
-        ends = np.cumsum([1, 1, 3, 4, n, n])
-        time_s, held, position, quat, joint_position, joint_velocity, push = np.split(table, ends, axis=1)
+        built = self.built
+        nq, nv = built.model.nq, built.model.nv
+        table = np.asarray(self.rows).reshape(-1, 12 + nq + nv)
+        time_s, held, position, quat, push, qpos, qvel = np.split(table, np.cumsum([1, 1, 3, 4, 3, nq]), axis=1)
         return {
             "time_s": time_s[:, 0],
             "held": held[:, 0] > 0.5,
             "base_position_m": position,
             "base_quat_wxyz": quat,
-            "joint_position_rad": joint_position,
-            "joint_velocity_rad_s": joint_velocity,
+            "qpos": qpos,
+            "qvel": qvel,
+            "joint_position_rad": qpos[:, built.qpos_ids],
+            "joint_velocity_rad_s": qvel[:, built.dof_ids],
             "push_n": push,
         }

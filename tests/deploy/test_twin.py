@@ -369,6 +369,16 @@ def test_pushes_move_the_base_within_their_limits() -> None:
     assert not calm.truth()["push_n"].any()
 
 
+def test_the_truth_is_bounded_and_stays_evenly_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.plant.TRUTH_ROWS", 64)
+    plant = Plant("kbot")
+    plant.advance(1000)
+    time_s = plant.truth()["time_s"]
+    assert 16 <= len(time_s) < 64
+    assert time_s[-1] > 1.9
+    assert len(set(np.diff(time_s).round(9))) == 1
+
+
 def test_offsets_masses_noise_and_gains_are_what_the_reality_says() -> None:
     reality = parse_reality(
         {
@@ -467,6 +477,8 @@ def test_a_signal_ends_it_with_0_and_the_truth_is_written(tmp_path: Path, number
     assert truth["time_s"][-1] > 0.2
     assert truth["joint_position_rad"].shape == (len(truth["time_s"]), 20)
     assert truth["held"].all()
+    assert truth["qpos"].shape == (len(truth["time_s"]), 27)
+    np.testing.assert_allclose(truth["qpos"][0, 7:], HOME)
 
 
 def test_a_port_in_use_is_one_line_and_a_failure() -> None:
