@@ -31,11 +31,11 @@ class PhysicsConfig:
 class ResetConfig:
     """Half-widths of the uniform noise about the home pose at a start."""
 
-    joint_position_rad: float = 0.08
-    joint_velocity_rad_s: float = 0.5
-    tilt_rad: float = 0.06
-    lin_vel_m_s: float = 0.2
-    ang_vel_rad_s: float = 0.3
+    joint_position_rad: float = 0.05
+    joint_velocity_rad_s: float = 0.3
+    tilt_rad: float = 0.04
+    lin_vel_m_s: float = 0.1
+    ang_vel_rad_s: float = 0.2
     lift_m: float = 0.01
 
 
@@ -53,8 +53,8 @@ class RandomizationConfig:
     torque_limit: Range = (0.9, 1.0)
     joint_friction: Range = (0.5, 2.0)
     damping: Range = (0.0, 0.2)
-    joint_offset_rad: float = 0.03
-    imu_tilt_rad: float = 0.03
+    joint_offset_rad: float = 0.02
+    imu_tilt_rad: float = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,11 @@ class LatencyConfig:
 class NoiseConfig:
     """Standard deviation of the white noise on each sensor."""
 
-    joint_position_rad: float = 0.01
-    joint_velocity_rad_s: float = 0.2
-    gravity_m_s2: float = 0.2
-    gyro_rad_s: float = 0.1
-    accel_m_s2: float = 0.5
+    joint_position_rad: float = 0.005
+    joint_velocity_rad_s: float = 0.1
+    gravity_m_s2: float = 0.1
+    gyro_rad_s: float = 0.05
+    accel_m_s2: float = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class PpoConfig:
     learning_rate: float = 5e-4
     learning_rate_min: float = 3e-5
     learning_rate_max: float = 2e-3
-    target_kl: float = 0.015
+    target_kl: float = 0.025
     entropy: float = 0.001
     value_coefficient: float = 1.0
     max_grad_norm: float = 1.0

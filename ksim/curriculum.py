@@ -10,27 +10,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class LevelCurriculum:
-    """The level rises while episodes last, and falls while they are short.
+    """The level rises while most episodes last to the end, and falls while few do.
 
     Attributes:
         enabled: off means level 1 from the start.
-        rise_above: share of the full episode length above which the level rises.
-        fall_below: share below which it falls.
+        rise_above: survival above which the level rises.
+        fall_below: survival below which it falls.
         step: change of the level at one update.
     """
 
     enabled: bool = True
-    rise_above: float = 0.75
-    fall_below: float = 0.4
+    rise_above: float = 0.6
+    fall_below: float = 0.35
     step: float = 0.01
 
     def start(self) -> float:
         """The level at the start of training."""
         return 0.0 if self.enabled else 1.0
 
-    def __call__(self, level: float, length_share: float) -> float:
-        """The next level, from the mean length of ended episodes as a share of the longest."""
+    def __call__(self, level: float, survival: float) -> float:
+        """The next level, from the share of recent episodes that lasted to the end."""
         if not self.enabled:
             return 1.0
-        change = self.step * ((length_share > self.rise_above) - (length_share < self.fall_below))
+        change = self.step * ((survival > self.rise_above) - (survival < self.fall_below))
         return min(1.0, max(0.0, level + change))

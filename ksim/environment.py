@@ -109,7 +109,7 @@ class Environment:
         # at a low level the robot is near the nominal one: standing comes before standing on any robot
         share = RANDOMIZED_AT_LEVEL_0 + (1.0 - RANDOMIZED_AT_LEVEL_0) * level
         params = jax.tree.map(lambda n, r: n + share * (r - n), self._nominal, params)
-        qpos, qvel = self.task.reset(keys[1])
+        qpos, qvel = self.task.reset(keys[1], share)
         n = len(self.engine.built.spec.joints)
         late = jax.random.randint(keys[4], (), 0, self.task.episode_steps)
         env = EnvState(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +33,13 @@ class NoisyHome:
     built: BuiltModel
     config: ResetConfig
 
-    def __call__(self, key: Array) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+    def __call__(self, key: Array, share: Any = 1.0) -> tuple[Float[Array, " nq"], Float[Array, " nv"]]:
+        """(qpos, qvel); `share` scales the noise, but for the yaw."""
         b, c = self.built, self.config
         n = len(b.spec.joints)
         # one draw for all: each draw costs compile time
         unit = jax.random.uniform(key, (2 * n + 8,), minval=-1.0, maxval=1.0)
+        yaw_u, unit = unit[-1:], share * unit
         joints_u, speeds_u, base_u = unit[:n], unit[n : 2 * n], unit[2 * n :]
         qpos = jnp.asarray(b.home_qpos, jnp.float32)
         qvel = jnp.zeros(b.model.nv, jnp.float32)
@@ -46,9 +49,9 @@ class NoisyHome:
         qvel = qvel.at[b.dof_ids].set(c.joint_velocity_rad_s * speeds_u)
         if b.base_body >= 0:
             tilt = quat_of_rotvec(jnp.concatenate([c.tilt_rad * base_u[:2], jnp.zeros(1)]))
-            yaw = quat_of_rotvec(jnp.concatenate([jnp.zeros(2), np.pi * base_u[2:3]]))
+            yaw = quat_of_rotvec(jnp.concatenate([jnp.zeros(2), np.pi * yaw_u]))
             qpos = qpos.at[3:7].set(quat_product(yaw, quat_product(tilt, qpos[3:7])))
             qpos = qpos.at[2].add(c.lift_m)
-            qvel = qvel.at[:2].set(c.lin_vel_m_s * base_u[3:5])
-            qvel = qvel.at[3:6].set(c.ang_vel_rad_s * base_u[5:8])
+            qvel = qvel.at[:2].set(c.lin_vel_m_s * base_u[2:4])
+            qvel = qvel.at[3:6].set(c.ang_vel_rad_s * base_u[4:7])
         return qpos, qvel

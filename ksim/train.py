@@ -191,7 +191,7 @@ class Trainer:
             share += weight * (min(1.0, length / full if not timeout else 1.0) - share)
             survival += weight * (float(timeout) - survival)
             returned += weight * (total - returned)
-        level = self.curriculum(old.level, share)
+        level = self.curriculum(old.level, survival)
         c = self.config.ppo
         return Progress(old.updates + 1, old.steps + c.envs * c.rollout_steps, level, share, survival, returned)
 
