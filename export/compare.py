@@ -49,7 +49,8 @@ class Difference:
         resets: how often both carries started anew.
         action_error: greatest absolute difference of the action [rad].
         carry_error: greatest absolute difference of the carry.
-        worst_step: the step at which the greater of the two occurred.
+        relative_error: greatest difference of action or carry, divided by the value where that is beyond 1.
+        worst_step: the step at which the greatest difference occurred.
         early_error: greatest difference of action or carry in the first tenth.
         late_error: the same in the last tenth; far above `early_error` means that errors grow.
     """
@@ -58,6 +59,7 @@ class Difference:
     resets: int
     action_error: float
     carry_error: float
+    relative_error: float
     worst_step: int
     early_error: float
     late_error: float
@@ -94,7 +96,7 @@ def difference(
         raise ExportError(f"step_fn: inputs {missing}: not recorded; the simulation gives {', '.join(sorted(inputs))}")
     onnx_start, jax_start = initial_carry(bundle), np.asarray(init_carry, np.float32)
     onnx_carry, jax_carry = onnx_start, jax_start
-    errors = np.zeros((len(resets), 2))
+    errors, relative = np.zeros((len(resets), 2)), 0.0
     # The reference is computed in full float32: no TF32 of a GPU, no bfloat16.
     with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):
         jitted = jax.jit(lambda i, c: step(i, c))
@@ -105,10 +107,10 @@ def difference(
             feed = {**{n: row[n] for n in wanted}, graph.CARRY: onnx_carry}
             onnx_action, onnx_carry = (np.asarray(v) for v in run.run(None, feed))
             jax_action, jax_carry = (np.asarray(v) for v in jitted(row, jax_carry))
-            errors[t] = [
-                np.max(np.abs(np.subtract(a, b, dtype=np.float64)), initial=0.0)
-                for a, b in ((onnx_action, jax_action), (onnx_carry, jax_carry))
-            ]
+            for i, (a, b) in enumerate(((onnx_action, jax_action), (onnx_carry, jax_carry))):
+                apart = np.abs(np.subtract(a, b, dtype=np.float64))
+                errors[t, i] = np.max(apart, initial=0.0)
+                relative = max(relative, float(np.max(apart / np.maximum(1.0, np.abs(b)), initial=0.0)))
     if not np.isfinite(errors).all():
         at = int(np.argmax(~np.isfinite(errors).all(axis=1)))
         raise ExportError(f"step_fn against the JAX policy: got a value that is not finite at step {at}, expected none")
@@ -118,6 +120,7 @@ def difference(
         resets=int(np.sum(resets)),
         action_error=float(errors[:, 0].max()),
         carry_error=float(errors[:, 1].max()),
+        relative_error=relative,
         worst_step=int(both.argmax()),
         early_error=float(both[:tenth].max()),
         late_error=float(both[-tenth:].max()),

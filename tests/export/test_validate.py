@@ -207,6 +207,7 @@ def test_difference_reports_the_greatest_error_its_step_and_its_growth(trained):
     assert (found.steps, found.resets, found.action_error) == (20, 1, 0.5)
     assert (found.carry_error, found.worst_step) == (16 * 0.25, 15)
     assert (found.early_error, found.late_error) == (0.5, 4 * 0.25)
+    assert found.relative_error == 0.5  # of the action, whose value is below 1; of the carry 0.25 / 1.25
 
 
 def test_a_value_that_is_not_finite_is_refused(trained):
