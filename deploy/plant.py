@@ -181,7 +181,7 @@ class Plant:
     def set_zero(self, joint: int) -> None:
         """Make a joint's present position its zero, as the encoder tells it."""
         self.offset[joint] -= self._measured()[joint]
-        self._sensor_line = delay.fill(self._sense(), self._sensor_rows)
+        self._samples = deque([self._sense()] * self._sensor_rows, maxlen=self._sensor_rows)
 
     def command(
         self, joints: Sequence[int], position: Sequence[float], velocity: Sequence[float], torque: Sequence[float]
@@ -219,6 +219,7 @@ class Plant:
     def drive(self, target: np.ndarray) -> None:
         """Put a target (joints,) [rad] on the line as arrived now, with no velocity and torque; none of the above."""
         self._arrived[: self.joints] = target
+        self._settling = self._command_rows
 
     def release(self) -> None:
         """Let go of a robot that is held; pushes count from here."""
@@ -278,6 +279,7 @@ class Plant:
             self._command_line[row:, : self.joints] = target
         if targets:
             self._arrived[: self.joints] = targets[0]
+            self._settling = self._command_rows
         self.held = held
 
     def _begin(self) -> None:
@@ -288,8 +290,9 @@ class Plant:
         self._arrived = np.concatenate([self._measured(), np.zeros(2 * n)])
         self._pending: deque[tuple[float, np.ndarray]] = deque()
         self._command_line = delay.fill(self._arrived, self._command_rows)
+        self._settling = 0
         self._quat = self.data.sensordata[self.built.sensors["imu_quat"]].copy()
-        self._sensor_line = delay.fill(self._sense(), self._sensor_rows)
+        self._samples = deque([self._sense()] * self._sensor_rows, maxlen=self._sensor_rows)
         self._push_end_s = -1.0
         self._next_push_s = self.time_s + self.reality.pushes.start_s
         self._released_step = self.step_count
@@ -322,13 +325,16 @@ class Plant:
         n, data = self.joints, self.data
         while self._pending and self._pending[0][0] <= self.time_s:
             self._arrived = self._pending.popleft()[1]
+            self._settling = self._command_rows
         if self.held and self.start != "hang":
             self.step_count += 1
             self._truth.add(self)
             return
-        self._command_line = delay.push(self._command_line, self._arrived)
-        latency = self.reality.commands.latency_s
-        command = delay.read(self._command_line, latency, self.dt) if latency else self._arrived
+        latency, command = self.reality.commands.latency_s, self._arrived
+        if latency and self._settling:  # else the whole line holds what arrived, and reads as that
+            self._command_line = delay.push(self._command_line, self._arrived)
+            command = delay.read(self._command_line, latency, self.dt)
+            self._settling -= 1
         params = self.params
         target = command[:n]
         if command[n:].any():
@@ -343,8 +349,7 @@ class Plant:
             self._hold_base()
         self._mujoco.mj_step1(self.model, data)
         self.step_count += 1
-        sample = self._sense()
-        self._sensor_line = delay.push(self._sensor_line, sample) if self.reality.sensors.latency_s else sample[None]
+        self._samples.appendleft(self._sense())
         self._truth.add(self)
 
     def _hold_base(self) -> None:
@@ -378,8 +383,9 @@ class Plant:
     def read(self) -> Sample:
         """What the sensors answer now, with the reality's latency, bias and noise."""
         settings, n = self.reality.sensors, self.joints
-        line, latency = self._sensor_line, settings.latency_s
-        values = (delay.read(line, latency, self.dt) if latency else line[0]).copy()
+        latency = settings.latency_s
+        # the line is put together when it is read, ten times less often than it grows
+        values = delay.read(np.stack(self._samples), latency, self.dt) if latency else self._samples[0].copy()
         position, velocity, torque = values[:n], values[n : 2 * n], values[2 * n : 3 * n]
         quat, gyro, accel = values[3 * n : 3 * n + 4], values[3 * n + 4 : 3 * n + 7], values[3 * n + 7 :]
         if self._tilted:

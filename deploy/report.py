@@ -247,6 +247,9 @@ def _tilt(result: Parity) -> str:
     zero = log.start_s[rows[0]]
     chart = Chart("time [s]", "tilt of the IMU [deg]", y_zero=True)
     chart.line(log.start_s[good] - zero, tilt, "measured")
+    for event in log.events:
+        if event["kind"] == "end":
+            chart.mark(event["t_s"] - zero, str(event["message"])[:40])
     return chart.svg()
 
 
@@ -264,14 +267,25 @@ def _safety(report: dict[str, Any]) -> str:
 
 
 def _events(result: Parity) -> str:
-    if not result.log.events:
+    """Events in order; one that repeats is shown once, with how often and until when."""
+    shown: list[dict[str, Any]] = []
+    for event in result.log.events:
+        same = shown[-1] if shown else None
+        if same and (same["kind"], same["message"]) == (event["kind"], event["message"]):
+            same["times"], same["last_s"] = same["times"] + 1, event["t_s"]
+        else:
+            shown.append({**event, "times": 1, "last_s": event["t_s"]})
+    if not shown:
         return '<p class="quiet">None.</p>'
-    rows = "".join(
-        f'<tr><td class="n">{e["t_s"]:.2f} s</td><td>{escape(str(e["kind"]))}</td>'
-        f"<td>{escape(str(e['message']))}</td></tr>"
-        for e in result.log.events
-    )
-    return f"<table>{rows}</table>"
+
+    def row(event: dict[str, Any]) -> str:
+        again = f" &times; {event['times']}, until {event['last_s']:.2f} s" if event["times"] > 1 else ""
+        return (
+            f'<tr><td class="n">{event["t_s"]:.2f} s</td><td>{escape(str(event["kind"]))}</td>'
+            f"<td>{escape(str(event['message']))}{again}</td></tr>"
+        )
+
+    return f"<table>{''.join(row(event) for event in shown)}</table>"
 
 
 def write_html(path: Path, result: Parity) -> None:
