@@ -43,13 +43,6 @@ def gravity_in_frame(quat: Any, xp: Any) -> Any:
     return -GRAVITY * down
 
 
-def torso_body(built: BuiltModel) -> int:
-    """The heaviest body that is rigidly joined to the IMU's: pushes and payloads act on it."""
-    model = built.model
-    welded = np.flatnonzero(model.body_weldid == model.body_weldid[built.imu_body])
-    return int(welded[np.argmax(model.body_mass[welded])])
-
-
 class PhysicsEngine(abc.ABC):
     """Physics of a batch of environments.
 
@@ -74,7 +67,6 @@ class PhysicsEngine(abc.ABC):
         self.control_period_s = control_period_s
         self.command_depth = delay.depth(latency_max_s, self.dt)
         self.sensor_depth = delay.depth(observation_latency_max_s, self.dt)
-        self.torso = torso_body(built)
         self.foot_slices = [s for name, s in built.sensors.items() if name.startswith("touch_")]
 
     @abc.abstractmethod
@@ -183,7 +175,7 @@ class MujocoEngine(PhysicsEngine):
         wide = self._numpy(params)
         target, latency = np.asarray(drive.target), np.asarray(drive.latency)
         commands, line = np.asarray(state.command_line), np.asarray(state.sensor_line)
-        self._force[:, self.torso, :3] = drive.force_w
+        self._force[:, self.built.torso_body, :3] = drive.force_w
         torque = state.torque
         for _ in range(self.substeps):
             commands = delay.push(commands, target)
@@ -278,7 +270,7 @@ class MjxEngine(PhysicsEngine):
 
     def step(self, state: PhysicsState, drive: Drive, params: PhysicsParams) -> PhysicsState:
         data = state.internal
-        force = data.xfrc_applied.at[:, self.torso, :3].set(drive.force_w)
+        force = data.xfrc_applied.at[:, self.built.torso_body, :3].set(drive.force_w)
         data = data.replace(xfrc_applied=force)
 
         def substep(loop: Any, _: Any) -> Any:

@@ -9,7 +9,6 @@ from ksim.actuators import CommandChannel
 from ksim.commands import UniformCommands
 from ksim.config import Config
 from ksim.environment import Environment, Task, choose_engine, make_engine
-from ksim.engine import torso_body
 from ksim.errors import ConfigError
 from ksim.events import Pushes
 from ksim.observation import PolicyInputs, Privileged
@@ -55,7 +54,7 @@ def stand(config: Config, built: BuiltModel) -> Task:
         randomizations=(
             Friction(random.friction),
             LinkMass(random.link_mass),
-            Payload(torso_body(built), random.payload_kg, random.com_m),
+            Payload(built.torso_body, random.payload_kg, random.com_m),
             Armature(random.armature, tuple(built.dof_ids.tolist())),
             MotorGains(random),
             JointOffset(random.joint_offset_rad),
@@ -93,7 +92,7 @@ def stand(config: Config, built: BuiltModel) -> Task:
         privileged=Privileged(
             home=home,
             standing_height_m=height,
-            torso=torso_body(built),
+            torso=built.torso_body,
             force_n=config.pushes.force_n,
             nominal=base,
         ),

@@ -66,7 +66,8 @@ class BuiltModel:
             `imu_accelerometer` [m/s^2], and one `touch_<foot site>` [N] per foot. On a body that is fixed to
             the world MuJoCo's accelerometer reads zero, not gravity.
         base_body: the body with the free joint; -1 for a robot that is fixed to the world.
-        imu_body: the body that carries the IMU; pushes act on it.
+        imu_body: the body that carries the IMU.
+        torso_body: the heaviest body rigidly joined to it; pushes and payloads act on it.
         floor_geom: the floor, -1 where there is none.
         foot_geoms: the geoms of the feet that touch the floor.
     """
@@ -79,6 +80,7 @@ class BuiltModel:
     sensors: dict[str, slice]
     base_body: int
     imu_body: int
+    torso_body: int
     floor_geom: int
     foot_geoms: np.ndarray
 
@@ -137,6 +139,7 @@ def build_model(robot: str | Path, timestep_s: float = 0.005, *, shapes: bool = 
     base_body = model.body(root.name).id if floating else -1
     floor_geom = -1 if floor is None else model.geom(floor).id
     qpos_ids, dof_ids = model.jnt_qposadr[ids].copy(), model.jnt_dofadr[ids].copy()
+    imu_body = int(model.site_bodyid[model.site(imu.name).id])
     return BuiltModel(
         model=model,
         spec=spec,
@@ -148,7 +151,8 @@ def build_model(robot: str | Path, timestep_s: float = 0.005, *, shapes: bool = 
             for i in range(model.nsensor)
         },
         base_body=base_body,
-        imu_body=int(model.site_bodyid[model.site(imu.name).id]),
+        imu_body=imu_body,
+        torso_body=_torso(model, imu_body),
         floor_geom=floor_geom,
         foot_geoms=_foot_geoms(model, feet),
     )
@@ -441,3 +445,8 @@ def _lowest_point(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> floa
 def _foot_geoms(model: mujoco.MjModel, feet: list[tuple[str, str]]) -> np.ndarray:
     bodies = [model.body(body).id for _, body in feet]
     return np.flatnonzero(np.isin(model.geom_bodyid, bodies) & _touching(model))
+
+
+def _torso(model: mujoco.MjModel, imu_body: int) -> int:
+    welded = np.flatnonzero(model.body_weldid == model.body_weldid[imu_body])
+    return int(welded[np.argmax(model.body_mass[welded])])
