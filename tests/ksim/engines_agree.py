@@ -51,8 +51,10 @@ def main(steps: int) -> dict[str, Any]:
     apart, sensors, low = [], [], []
     for k in range(steps):
         target = home + 0.03 * np.sin(2 * np.pi * 0.5 * k * PERIOD_S + phase)
+        # a hand that holds the torso, so that the feet stay at work; the same force for both engines
         force = np.zeros((ENVS, 3))
-        force[0, 0] = 20.0 if k < 10 else 0.0
+        force[:, :2] = np.clip(-1500.0 * (a.qpos[:, :2] - qpos[:, :2]) - 150.0 * a.qvel[:, :2], -300.0, 300.0)
+        force[0, 0] += 20.0 if k < 10 else 0.0
         drive = Drive(target=np.tile(target, (ENVS, 1)), latency=np.asarray(params.action_latency), force_w=force)
         drive = jax.tree.map(lambda v: jnp.asarray(v, wide), drive)
         a, b = cpu.step(a, drive, params), step(b, drive, params)

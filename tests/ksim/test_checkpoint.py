@@ -1,0 +1,160 @@
+"""Checkpoints: what is written comes back to the bit, and what is damaged is one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from ksim import checkpoint
+from ksim.errors import CheckpointError
+from robots.errors import SpecError
+
+ARRAYS = {
+    "model.w": np.array([[1.5, -0.0], [np.float32(1e-40), np.inf]], np.float32),
+    "world.key": np.array([1, 2**32 - 1], np.uint32),
+    "scalar": np.array(0.1),
+    "empty": np.zeros((0, 3), np.float32),
+    "flag": np.array([True, False]),
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    target = tmp_path / "a.ckpt"
+    checkpoint.write(target, {"name": "x", "numbers": [0.1, 2]}, ARRAYS)
+    return target
+
+
+def test_what_is_written_comes_back_to_the_bit(path):
+    meta, arrays = checkpoint.read(path)
+    assert meta == {"format": 1, "name": "x", "numbers": [0.1, 2]}
+    assert set(arrays) == set(ARRAYS)
+    for name, value in ARRAYS.items():
+        assert arrays[name].dtype == value.dtype and arrays[name].shape == value.shape
+        assert arrays[name].tobytes() == value.tobytes()
+
+
+def test_the_same_content_is_the_same_bytes_in_whatever_order_it_is_given(path, tmp_path):
+    other = tmp_path / "b.ckpt"
+    checkpoint.write(other, {"numbers": [0.1, 2], "name": "x"}, dict(reversed(ARRAYS.items())))
+    assert other.read_bytes() == path.read_bytes()
+    checkpoint.write(other, {"numbers": [0.1, 3], "name": "x"}, ARRAYS)
+    assert other.read_bytes() != path.read_bytes()
+
+
+def test_reading_the_model_only_leaves_the_rest_in_the_file(path):
+    assert set(checkpoint.read(path, model_only=True)[1]) == {"model.w"}
+
+
+def rewritten(path, change):
+    """The checkpoint with `change(members)` done to its files."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def pickled() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"any": "object"}], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+DAMAGE = {
+    "missing": lambda p: p.unlink(),
+    "a folder": lambda p: (p.unlink(), p.mkdir()),
+    "empty": lambda p: p.write_bytes(b""),
+    "garbage": lambda p: p.write_bytes(b"garbage" * 100),
+    "half": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
+    "without its last byte": lambda p: p.write_bytes(p.read_bytes()[:-1]),
+    "without meta": lambda p: rewritten(p, lambda m: m.pop("meta.json")),
+    "meta not JSON": lambda p: rewritten(p, lambda m: m.update({"meta.json": b"{"})),
+    "meta a list": lambda p: rewritten(p, lambda m: m.update({"meta.json": b"[]"})),
+    "another format": lambda p: rewritten(p, lambda m: m.update({"meta.json": json.dumps({"format": 2}).encode()})),
+    "no format": lambda p: rewritten(p, lambda m: m.update({"meta.json": b"{}"})),
+    "an array cut short": lambda p: rewritten(p, lambda m: m.update({"arrays/model.w.npy": m["arrays/model.w.npy"][:-1]})),
+    "a pickled array": lambda p: rewritten(p, lambda m: m.update({"arrays/model.w.npy": pickled()})),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_checkpoint_is_one_line_that_names_the_file(path, name):
+    DAMAGE[name](path)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.read(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_flipped_bit_in_an_array_is_found(path):
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("arrays/model.w.npy")
+    data[info.header_offset + 30 + len(info.filename) + info.compress_size // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError):
+        checkpoint.read(path)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(path):
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"[Oo]bject arrays|pickle"):
+        checkpoint.write(path, {}, {"bad": np.array([object()], dtype=object)})
+    with pytest.raises((ValueError, SpecError)):
+        checkpoint.write(path, {"bad": float("nan")}, {})
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_fill_gives_the_leaves_back_with_random_keys_and_refuses_what_does_not_fit():
+    tree = {"a": np.arange(3.0, dtype=np.float32), "key": jax.random.key(7), "text": "kept"}
+    arrays = checkpoint.named_leaves(tree, "t")
+    blank = {"a": np.zeros(3, np.float32), "key": jax.random.key(0), "text": "kept"}
+    again = checkpoint.fill(blank, "t", arrays)
+    assert np.array_equal(again["a"], tree["a"]) and again["text"] == "kept"
+    assert np.array_equal(jax.random.key_data(again["key"]), jax.random.key_data(tree["key"]))
+    for name, value in (("t['a']", np.zeros(4, np.float32)), ("t['a']", np.zeros(3, np.float64))):
+        with pytest.raises(CheckpointError, match="expected"):
+            checkpoint.fill(blank, "t", {**arrays, name: value})
+    with pytest.raises(CheckpointError, match=r"no array t\['a'\]"):
+        checkpoint.fill(blank, "t", {k: v for k, v in arrays.items() if k != "t['a']"})
+
+
+def test_a_trained_policy_comes_back_with_its_weights_spec_and_configuration(trained, model, config, built):
+    ours, theirs = checkpoint.model_arrays(model), checkpoint.named_leaves(trained.policy.actor, "model.actor")
+    assert theirs and all(np.array_equal(ours[name], value) for name, value in theirs.items())
+    assert trained.config == config
+    spec = trained.spec
+    assert spec.robot == built.spec and spec.command_names == ("vx", "yaw_rate") and spec.carry_size == 72
+    assert spec.config_digest == config.digest and spec.weights_digest == checkpoint.weights_digest(ours)
+    assert spec.action_low_rad == tuple(built.spec.column("lower_rad"))
+
+
+def test_the_weights_digest_changes_with_any_weight_and_with_nothing_else(model):
+    arrays = checkpoint.model_arrays(model)
+    digest = checkpoint.weights_digest(arrays)
+    assert digest == checkpoint.weights_digest({**dict(reversed(arrays.items())), "lengths": np.ones(3)})
+    where = lambda m: m.critic.net.output_layer.bias  # noqa: E731
+    nudged = eqx.tree_at(where, model, where(model) + 1e-7)
+    assert digest != checkpoint.weights_digest(checkpoint.model_arrays(nudged))
+
+
+def test_a_checkpoint_of_another_shape_or_of_no_policy_is_one_line(checkpoint_path, tmp_path):
+    meta, arrays = checkpoint.read(checkpoint_path)
+    del meta["format"]
+    bad = tmp_path / "bad.ckpt"
+    for change in ({"privileged": 6}, {"config": {"ppoo": 1}}, {"robot": {}}):
+        checkpoint.write(bad, {**meta, **change}, arrays)
+        with pytest.raises(CheckpointError) as caught:
+            checkpoint.load_trained(bad)
+        assert str(bad) in str(caught.value) and "\n" not in str(caught.value)
+    checkpoint.write(bad, {k: v for k, v in meta.items() if k != "robot"}, arrays)
+    with pytest.raises(CheckpointError, match="robot"):
+        checkpoint.load_trained(bad)

@@ -1,0 +1,215 @@
+"""Recurrent PPO against numbers worked out by hand and the net called step by step."""
+
+from __future__ import annotations
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ksim import ppo
+from ksim.config import PolicyConfig, PpoConfig
+from ksim.policy import Actor, Critic, Model, RecurrentNet
+
+T, E, OBS, SEEN, ACT = 4, 4, 3, 5, 2
+
+
+@pytest.fixture(scope="module")
+def small() -> Model:
+    config = PolicyConfig(hidden=4, layers=2, head=4, critic_hidden=4, critic_head=4, init_std=0.5)
+    a, c = jax.random.split(jax.random.key(0))
+    return Model(actor=Actor(OBS, ACT, config, key=a), critic=Critic(SEEN, config, key=c))
+
+
+def test_gae_returns_hand_computed():
+    # gamma 0.5, lambda 0.5; the episode ends at the second of three steps
+    reward = jnp.asarray([[1.0], [2.0], [3.0]])
+    value = jnp.asarray([[0.5], [1.0], [2.0], [4.0]])
+    done = jnp.asarray([[0.0], [1.0], [0.0]])
+    # backwards: 3 + 0.5 * 4 - 2 = 3; 2 - 1 = 1, nothing from after the end; 1 + 0.5 * 1 - 0.5 + 0.25 * 1 = 1.25
+    assert np.allclose(ppo.gae(reward, value, done, 0.5, 0.5), [[1.25], [1.0], [3.0]])
+    # without the end the second takes 0.5 * 2 of the value after it and 0.25 * 3 of the advantage
+    assert np.allclose(ppo.gae(reward, value, 0 * done, 0.5, 0.5), [[1.6875], [2.75], [3.0]])
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_unroll_is_the_net_called_step_by_step_with_resets_in_the_middle(layers):
+    net = RecurrentNet(OBS, ACT, 4, layers, 6, 1.0, key=jax.random.key(1))
+    xs = jax.random.normal(jax.random.key(2), (T, 2, OBS))
+    state = start = jax.random.normal(jax.random.key(3), (2, net.state_size))
+    resets = jnp.asarray([[False, True], [False, False], [True, False], [False, False]])
+    outputs = []
+    for t in range(T):
+        state = jnp.where(resets[t][:, None], 0.0, state)
+        out, state = jax.vmap(net)(xs[t], state)
+        outputs.append(out)
+    got, last = ppo.unroll(net, xs, start, resets)
+    assert np.allclose(got, jnp.stack(outputs), atol=1e-6)
+    assert np.allclose(last, state, atol=1e-6)
+
+
+def test_hidden_states_align_with_trajectory_starts():
+    net = RecurrentNet(OBS, ACT, 4, 2, 6, 1.0, key=jax.random.key(1))
+    xs = jax.random.normal(jax.random.key(2), (T, 1, OBS))
+    noise = jax.random.normal(jax.random.key(3), (1, net.state_size))
+    reset_at_2 = jnp.zeros((T, 1), bool).at[2].set(True)
+    got, _ = ppo.unroll(net, xs, noise, reset_at_2)
+    # what follows the reset is a fresh trajectory, and what precedes it is not
+    fresh, _ = ppo.unroll(net, xs[2:], jnp.zeros_like(noise), jnp.zeros((2, 1), bool))
+    assert np.allclose(got[2:], fresh, atol=1e-6)
+    other, _ = ppo.unroll(net, xs, 0 * noise, reset_at_2)
+    assert np.allclose(got[2:], other[2:], atol=1e-6) and np.abs(got[:2] - other[:2]).max() > 1e-3
+
+
+def test_log_prob_is_the_sum_of_normal_log_densities():
+    action, mean, std = np.array([1.0, -2.0]), np.array([0.5, 0.0]), np.array([0.5, 2.0])
+    # z = 1 and -1
+    expected = sum(-0.5 - math.log(s) - 0.5 * math.log(2 * math.pi) for s in std)
+    assert float(ppo.log_prob(action, mean, np.log(std))) == pytest.approx(expected, rel=1e-6)
+
+
+def test_value_scale_is_zero_and_one_at_first_then_the_moments_of_the_returns():
+    scale = ppo.ValueScale.start()
+    assert [float(v) for v in scale.moments()] == [0.0, 1.0]
+    returns = jnp.asarray([[1.0, 3.0], [5.0, 7.0]])
+    for _ in range(3):  # debiased: the same returns give the same moments after one update and after three
+        scale = scale.update(returns)
+        assert [float(v) for v in scale.moments()] == pytest.approx([4.0, math.sqrt(5.0)], rel=1e-5)
+    scale = ppo.ValueScale.start().update(jnp.zeros(2), rate=0.5).update(jnp.full(2, 3.0), rate=0.5)
+    # weights 0.25 and 0.5 of 0.75: mean 2, mean square 6
+    assert [float(v) for v in scale.moments()] == pytest.approx([2.0, math.sqrt(2.0)], rel=1e-5)
+
+
+def test_returns_that_are_all_equal_do_not_divide_by_zero():
+    mean, std = ppo.ValueScale.start().update(jnp.full(4, 2.0)).moments()
+    assert float(mean) == pytest.approx(2.0) and float(std) == pytest.approx(0.01)
+
+
+def batch_of(model: Model, ratio: float, advantage: float, target_off: float = 0.0) -> ppo.Batch:
+    """A batch where each action's probability has changed by `ratio` since it was sampled."""
+    observation = jax.random.normal(jax.random.key(5), (T, E, OBS))
+    privileged = jax.random.normal(jax.random.key(6), (T, E, SEEN))
+    resets = jnp.zeros((T, E), bool)
+    actor_state = jnp.zeros((E, model.actor.net.state_size))
+    critic_state = jnp.zeros((E, model.critic.net.state_size))
+    mean, _ = ppo.unroll(model.actor.net, observation, actor_state, resets)
+    value, _ = ppo.unroll(model.critic.net, privileged, critic_state, resets)
+    log_prob = ppo.log_prob(mean, mean, model.actor.log_std)
+    return ppo.Batch(
+        observation=observation,
+        privileged=privileged,
+        action=mean,
+        log_prob=log_prob - math.log(ratio),
+        advantage=jnp.full((T, E), advantage),
+        target=value[..., 0] + target_off,
+        resets=resets,
+        actor_state=actor_state,
+        critic_state=critic_state,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "surrogate"),
+    [(1.0, 2.0, -2.0), (1.1, 2.0, -2.2), (1.5, 2.0, -2.4), (0.5, 2.0, -1.0), (1.5, -2.0, 3.0), (0.5, -2.0, 1.6)],
+)
+def test_the_surrogate_is_clipped_only_where_that_lowers_it(small, ratio, advantage, surrogate):
+    _, figures = ppo.loss(small, batch_of(small, ratio, advantage), PpoConfig(clip=0.2))
+    assert float(figures["surrogate"]) == pytest.approx(surrogate, rel=1e-4)
+    # Schulman's estimate: ratio - 1 - log ratio
+    assert float(figures["kl"]) == pytest.approx(ratio - 1 - math.log(ratio), abs=1e-5)
+
+
+def test_the_loss_is_surrogate_plus_value_error_minus_entropy(small):
+    config = PpoConfig(value_coefficient=0.5, entropy=0.1)
+    total, figures = ppo.loss(small, batch_of(small, 1.0, 1.0, target_off=3.0), config)
+    entropy = 2 * (math.log(0.5) + 0.5 * math.log(2 * math.pi * math.e))
+    assert float(figures["value_error"]) == pytest.approx(9.0, rel=1e-4)
+    assert float(figures["entropy"]) == pytest.approx(entropy, rel=1e-5)
+    assert float(total) == pytest.approx(-1.0 + 0.5 * 9.0 - 0.1 * entropy, rel=1e-4)
+
+
+def rollout_of(model: Model, timeout: bool = False) -> ppo.Rollout:
+    keys = jax.random.split(jax.random.key(7), 3)
+    observation = jax.random.normal(keys[0], (T, E, OBS))
+    privileged = jax.random.normal(keys[1], (T + 1, E, SEEN))
+    resets = jnp.zeros((T + 1, E), bool).at[3, 1].set(True)
+    done = jnp.zeros((T, E), bool).at[2, 1].set(True)
+    actor_state = jnp.zeros((E, model.actor.net.state_size))
+    mean, _ = ppo.unroll(model.actor.net, observation, actor_state, resets[:-1])
+    action = mean + jnp.exp(model.actor.log_std) * jax.random.normal(keys[2], mean.shape)
+    return ppo.Rollout(
+        observation=observation,
+        privileged=privileged,
+        action=action,
+        log_prob=ppo.log_prob(action, mean, model.actor.log_std),
+        reward=-jnp.sum((action - 1.0) ** 2, axis=-1),  # what pays is an action of 1
+        done=done,
+        timeout=done & timeout,
+        resets=resets,
+        actor_state=actor_state,
+        critic_state=jnp.zeros((E, model.critic.net.state_size)),
+    )
+
+
+@pytest.fixture(scope="module")
+def update():
+    return eqx.filter_jit(ppo.update)
+
+
+def test_updates_move_the_action_to_what_pays_and_lower_the_value_error(small, update):
+    config = PpoConfig(epochs=8, minibatches=2, gamma=0.0, entropy=0.0, target_kl=1.0, learning_rate_max=0.01)
+    rollout = rollout_of(small)
+    state = ppo.optimizer(config).init(eqx.filter(small, eqx.is_inexact_array))
+    model, scale, rate = small, ppo.ValueScale.start(), jnp.asarray(0.01)
+    errors = []
+    for k in range(8):
+        model, state, rate, scale, critic_state, figures = update(
+            model, state, rate, scale, rollout, jax.random.key(k), config
+        )
+        errors.append(float(figures["value_error"]))
+    paid = rollout.reward > jnp.median(rollout.reward)
+
+    def likelihood(m: Model):
+        mean, _ = ppo.unroll(m.actor.net, rollout.observation, rollout.actor_state, rollout.resets[:-1])
+        log_prob = ppo.log_prob(rollout.action, mean, m.actor.log_std)
+        return float(jnp.mean(log_prob[paid]) - jnp.mean(log_prob[~paid]))
+
+    assert likelihood(model) > likelihood(small) + 0.1
+    assert errors[-1] < 0.5 * errors[0]
+    assert critic_state.shape == (E, small.critic.net.state_size)
+    assert all(np.isfinite(float(v)) for v in figures.values())
+
+
+def test_the_step_size_follows_the_kl_within_its_bounds(small, update):
+    rollout, key = rollout_of(small), jax.random.key(0)
+
+    def rate_after(**changes) -> float:
+        config = PpoConfig(epochs=1, minibatches=1, **changes)
+        state = ppo.optimizer(config).init(eqx.filter(small, eqx.is_inexact_array))
+        return float(update(small, state, jnp.asarray(1e-3), ppo.ValueScale.start(), rollout, key, config)[2])
+
+    # the first minibatch of the first epoch has no KL yet, which is far below the target
+    assert rate_after(target_kl=1.0, learning_rate_max=1.0) == pytest.approx(1.3e-3, rel=1e-4)
+    assert rate_after(target_kl=1.0, learning_rate_max=1.1e-3) == pytest.approx(1.1e-3, rel=1e-4)
+
+
+def test_an_episode_cut_by_the_clock_keeps_the_value_that_it_would_have_had(small, update):
+    config = PpoConfig(epochs=1, minibatches=1, gamma=0.9)
+    state = ppo.optimizer(config).init(eqx.filter(small, eqx.is_inexact_array))
+    # a critic that knows a value of about -5: what the clock cut off is then worth that much
+    scale = ppo.ValueScale.start().update(jnp.asarray([-4.0, -6.0]))
+
+    def mean_return(timeout: bool) -> float:
+        new = update(small, state, jnp.asarray(0.0), scale, rollout_of(small, timeout), jax.random.key(0), config)[3]
+        return float((new.mean - 0.98 * scale.mean) / 0.02)
+
+    rollout = rollout_of(small)
+    value, _ = ppo.unroll(small.critic.net, rollout.privileged, rollout.critic_state, rollout.resets)
+    mean, std = scale.moments()
+    kept = 0.9 * float(value[2, 1, 0] * std + mean)
+    # added to the reward of step 2; the returns of steps 2, 1 and 0 take it with their share
+    share = 1 + 0.9 * 0.95 + (0.9 * 0.95) ** 2
+    assert mean_return(True) - mean_return(False) == pytest.approx(kept * share / (T * E), rel=1e-3)
