@@ -11,7 +11,7 @@ import pytest
 
 from ksim import randomization as rand
 from ksim.config import LatencyConfig, NoiseConfig, PushConfig, RandomizationConfig, ResetConfig
-from ksim.engine import MODEL_FIELDS, torso_body
+from ksim.engine import MODEL_FIELDS
 from ksim.events import Pushes
 from ksim.observation import PolicyInputs, rotate, rotate_inverse
 from ksim.resets import NoisyHome, quat_of_rotvec, quat_product
@@ -103,7 +103,7 @@ def test_link_mass_scales_mass_and_inertia_of_a_body_by_the_same_factor(built):
 
 
 def test_payload_adds_mass_to_one_body_and_moves_its_centre(built):
-    torso = torso_body(built)
+    torso = built.torso_body
     base = rand.nominal(built).model
     drawn = many(rand.Payload(torso, (-1.0, 2.0), 0.02), rand.nominal(built)).model
     added, moved = drawn["body_mass"] - base["body_mass"], drawn["body_ipos"] - base["body_ipos"]

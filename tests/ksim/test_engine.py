@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from ksim.engine import MujocoEngine, gravity_in_frame, torso_body
+from ksim.engine import MujocoEngine, gravity_in_frame
 from ksim.errors import KsimError
 from ksim.types import Drive
 from robots.load import robot_folder
@@ -126,7 +126,7 @@ def test_in_free_fall_a_force_accelerates_the_centre_of_mass_by_force_over_mass(
 
 def test_a_randomised_mass_is_the_mass_that_moves(built, batched):
     params = batched(2)
-    body = torso_body(built)
+    body = built.torso_body
     params.model["body_mass"][1, body] += 10.0
     engine = make(built, 2)
     qpos, _ = kicked(built, 2)
