@@ -73,7 +73,7 @@ def write(path: str | Path, meta: dict[str, Any], arrays: dict[str, np.ndarray])
         members = {"meta.json": canonical_json({"format": FORMAT, **meta}).encode()}
         for name in sorted(arrays):
             buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+            np.lib.format.write_array(buffer, np.asarray(arrays[name], order="C"), allow_pickle=False)
             members[f"arrays/{name}.npy"] = buffer.getvalue()
         for name, data in members.items():
             info = zipfile.ZipInfo(name, date_time=_DATE)
