@@ -40,7 +40,7 @@ CONFIG = Config(
     commands={"vx": (-0.5, 1.0), "yaw_rate": (-1.0, 1.0)},
     policy=PolicyConfig(hidden=8, layers=2, head=8, critic_hidden=8, critic_head=8, smoothing=0.2),
     ppo=PpoConfig(envs=ENVS, rollout_steps=4, epochs=1, minibatches=2),
-    run=RunConfig(total_steps=ENVS * 4 * 6, save_every_updates=2),
+    run=RunConfig(total_steps=ENVS * 4 * 20, save_every_updates=2),
 )
 
 

@@ -150,9 +150,9 @@ def test_offsets_tilts_and_latencies_stay_in_their_ranges(built):
     within(late.observation_latency, 0.002, 0.02)
 
 
-def start(built, **changes):
+def start(built, share=1.0, **changes):
     term = NoisyHome(built=built, config=ResetConfig(**{**vars(STILL), **changes}))
-    return (np.asarray(v) for v in jax.jit(jax.vmap(term))(KEYS))
+    return (np.asarray(v) for v in jax.jit(jax.vmap(lambda k: term(k, share)))(KEYS))
 
 
 def test_without_noise_a_start_is_home_at_any_yaw(built):
@@ -183,6 +183,13 @@ def test_noise_at_a_start_has_its_width_and_its_own_joint(built):
     within(qvel[:, :2], -0.2, 0.2)
     within(qvel[:, 3:6], -0.3, 0.3)
     assert not qvel[:, 2].any()
+
+
+def test_the_share_scales_the_noise_but_not_the_yaw(built):
+    width = {"joint_velocity_rad_s": 0.5, "tilt_rad": 0.0}
+    (all_q, all_v), (some_q, some_v) = start(built, **width), start(built, share=0.2, **width)
+    assert np.allclose(some_v, 0.2 * all_v, atol=1e-6) and all_v.any()
+    assert np.allclose(some_q, all_q, atol=1e-6)
 
 
 def test_a_start_is_clipped_to_the_joint_limits(built):

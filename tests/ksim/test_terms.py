@@ -164,7 +164,7 @@ def test_the_channel_knows_the_longest_latencies():
     assert send.observation_latency_max_s == pytest.approx(0.024)
 
 
-def test_the_level_rises_with_long_episodes_falls_with_short_ones_and_rests_between():
+def test_the_level_rises_with_survival_falls_without_and_rests_between():
     level = LevelCurriculum(rise_above=0.75, fall_below=0.4, step=0.1)
     assert level.start() == 0.0
     assert level(0.5, 0.76) == pytest.approx(0.6)

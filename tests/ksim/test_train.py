@@ -17,7 +17,7 @@ from ksim.config import load_config
 from ksim.errors import TrainingError
 from ksim.train import Trainer, train
 
-UPDATES = 6
+UPDATES = 20
 
 
 @pytest.fixture(scope="module")
