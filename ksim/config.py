@@ -95,9 +95,9 @@ class RewardConfig:
     alive: float = 1.0
     upright: float = 1.0
     base_height: float = 0.5
-    base_velocity: float = -0.5
+    base_velocity: float = -0.2
     base_spin: float = -0.05
-    joint_deviation: float = -0.3
+    joint_deviation: float = -0.1
     joint_velocity: float = -0.002
     torque: float = -0.2
     action_rate: float = -0.02
@@ -126,27 +126,27 @@ class PolicyConfig:
     head: int = 128
     critic_hidden: int = 64
     critic_head: int = 128
-    action_scale: float = 0.6
+    action_scale: float = 1.0
     smoothing: float = 0.0
-    init_std: float = 0.4
+    init_std: float = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
 class PpoConfig:
     """Proximal policy optimisation over truncated sequences."""
 
-    envs: int = 128
-    rollout_steps: int = 32
+    envs: int = 256
+    rollout_steps: int = 24
     epochs: int = 4
     minibatches: int = 4
-    gamma: float = 0.985
+    gamma: float = 0.99
     lam: float = 0.95
     clip: float = 0.2
     learning_rate: float = 5e-4
     learning_rate_min: float = 3e-5
     learning_rate_max: float = 2e-3
     target_kl: float = 0.025
-    entropy: float = 0.001
+    entropy: float = 0.002
     value_coefficient: float = 1.0
     max_grad_norm: float = 1.0
 

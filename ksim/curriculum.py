@@ -20,9 +20,9 @@ class LevelCurriculum:
     """
 
     enabled: bool = True
-    rise_above: float = 0.6
-    fall_below: float = 0.35
-    step: float = 0.01
+    rise_above: float = 0.5
+    fall_below: float = 0.2
+    step: float = 0.006
 
     def start(self) -> float:
         """The level at the start of training."""
