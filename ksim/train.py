@@ -261,7 +261,6 @@ def train(
         raise TrainingError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
     if resume and not last.exists():
         raise TrainingError(f"{out}: no last.ckpt to resume from; leave out --resume to start there")
-    out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     trainer = Trainer(config)
     if resume:
