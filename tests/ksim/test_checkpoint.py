@@ -80,7 +80,9 @@ DAMAGE = {
     "meta a list": lambda p: rewritten(p, lambda m: m.update({"meta.json": b"[]"})),
     "another format": lambda p: rewritten(p, lambda m: m.update({"meta.json": json.dumps({"format": 2}).encode()})),
     "no format": lambda p: rewritten(p, lambda m: m.update({"meta.json": b"{}"})),
-    "an array cut short": lambda p: rewritten(p, lambda m: m.update({"arrays/model.w.npy": m["arrays/model.w.npy"][:-1]})),
+    "an array cut short": lambda p: rewritten(
+        p, lambda m: m.update({"arrays/model.w.npy": m["arrays/model.w.npy"][:-1]})
+    ),
     "a pickled array": lambda p: rewritten(p, lambda m: m.update({"arrays/model.w.npy": pickled()})),
 }
 

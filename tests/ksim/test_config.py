@@ -38,7 +38,9 @@ def test_a_file_changes_what_it_names_and_nothing_else(yaml_file):
 
 
 def test_an_override_wins_over_the_file(yaml_file):
-    config = load_config(yaml_file("seed: 7\nppo: {envs: 64}\n"), ["ppo.envs=32", "seed = 9", "pushes.curriculum=false"])
+    config = load_config(
+        yaml_file("seed: 7\nppo: {envs: 64}\n"), ["ppo.envs=32", "seed = 9", "pushes.curriculum=false"]
+    )
     assert (config.ppo.envs, config.seed, config.pushes.curriculum) == (32, 9, False)
 
 
@@ -118,7 +120,9 @@ def test_a_missing_file_and_a_file_that_is_not_yaml_are_one_line_each(yaml_file,
 
 
 def test_the_resolved_values_give_the_same_configuration_and_digest():
-    config = Config(seed=5, ppo=PpoConfig(envs=8), latency=LatencyConfig(action_s=(0.0, 0.1)), commands={"vx": (0.0, 1.0)})
+    config = Config(
+        seed=5, ppo=PpoConfig(envs=8), latency=LatencyConfig(action_s=(0.0, 0.1)), commands={"vx": (0.0, 1.0)}
+    )
     again = from_dict(config.to_dict())
     assert again == config and again.digest == config.digest
     assert again.digest != dataclasses.replace(config, seed=6).digest

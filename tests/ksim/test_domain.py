@@ -32,7 +32,9 @@ def names_changed(drawn, base) -> set[str]:
     """Leaves that differ from `base` for any key."""
     old = jax.tree_util.tree_leaves_with_path(base)
     new = jax.tree.leaves(drawn)
-    return {jax.tree_util.keystr(path) for (path, a), b in zip(old, new, strict=True) if not np.array_equal(a + 0 * b, b)}
+    return {
+        jax.tree_util.keystr(path) for (path, a), b in zip(old, new, strict=True) if not np.array_equal(a + 0 * b, b)
+    }
 
 
 def test_nominal_parameters_are_the_model_and_the_spec(built):
@@ -202,7 +204,7 @@ def test_a_start_is_clipped_to_the_joint_limits(built):
 
 def test_a_tilt_leans_by_at_most_its_width_about_each_horizontal_axis(built):
     qpos, _ = start(built, tilt_rad=0.06)
-    w, x, y, z = qpos[:, 3:7].T
+    _, x, y, _ = qpos[:, 3:7].T
     lean = np.arccos(np.clip(1 - 2 * (x * x + y * y), -1, 1))
     assert 0.05 < lean.max() <= 0.06 * math.sqrt(2) + 1e-3
 
@@ -230,7 +232,9 @@ def run(pushes: Pushes, event: Event, steps: int, level: float = 1.0, seed: int 
         event = pushes(key, event, level)
         return event, event.force_w
 
-    return np.asarray(jax.jit(lambda e, k: jax.lax.scan(one, e, k))(event, jax.random.split(jax.random.key(seed), steps))[1])
+    return np.asarray(
+        jax.jit(lambda e, k: jax.lax.scan(one, e, k))(event, jax.random.split(jax.random.key(seed), steps))[1]
+    )
 
 
 def waiting(next_s: float) -> Event:
@@ -295,7 +299,9 @@ def test_jitter_makes_an_observation_older_by_at_most_its_width(built, physics, 
 
 
 def test_noise_has_the_standard_deviation_of_its_sensor(built, physics, env_state):
-    noise = NoiseConfig(joint_position_rad=0.01, joint_velocity_rad_s=0.2, gravity_m_s2=0.3, gyro_rad_s=0.1, accel_m_s2=0.5)
+    noise = NoiseConfig(
+        joint_position_rad=0.01, joint_velocity_rad_s=0.2, gravity_m_s2=0.3, gyro_rad_s=0.1, accel_m_s2=0.5
+    )
     params, keys = rand.nominal(built), jax.random.split(jax.random.key(0), 400)
     clean = inputs()(keys[0], physics, params, env_state)
     seen = jax.jit(jax.vmap(lambda k: inputs(noise)(k, physics, params, env_state)))(keys)

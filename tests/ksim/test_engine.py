@@ -239,7 +239,11 @@ def agree(steps: int, x64: bool) -> dict:
     program = Path(__file__).with_name("engines_agree.py")
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(int(x64))}
     done = subprocess.run(
-        [sys.executable, str(program), str(steps)], env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True
+        [sys.executable, str(program), str(steps)],
+        env=env,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)

@@ -55,7 +55,9 @@ def test_stdout_is_exactly_one_json_object(whole):
     assert (answer["updates"], answer["steps"], answer["stopped_by"]) == (UPDATES, 16 * UPDATES, "total_steps")
 
 
-def test_a_run_killed_in_the_middle_and_resumed_ends_in_the_bytes_of_an_unbroken_run(whole, ksim, config_file, tmp_path):
+def test_a_run_killed_in_the_middle_and_resumed_ends_in_the_bytes_of_an_unbroken_run(
+    whole, ksim, config_file, tmp_path
+):
     reference, _ = whole
     out = tmp_path / "killed"
     arguments = ("train", "--config", config_file, "--out", out)
@@ -109,7 +111,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_update_and_a_remedy(con
     trainer = Trainer(config, environment)
     learner, batch, seen, progress = trainer.start()
     learner = learner._replace(scale=learner.scale._replace(mean=np.float32(np.nan), weight=np.float32(1.0)))
-    with pytest.raises(TrainingError, match=r"update 1: the loss is nan; expected a finite number: lower ppo") as caught:
+    with pytest.raises(
+        TrainingError, match=r"update 1: the loss is nan; expected a finite number: lower ppo"
+    ) as caught:
         trainer.iterate(learner, batch, seen, progress)
     assert "\n" not in str(caught.value)
 
