@@ -363,7 +363,7 @@ class Plant:
 
     def _push(self) -> None:
         now, settings = self.time_s, self.reality.pushes
-        wrench = self.data.xfrc_applied[self.built.torso_body]
+        wrench = self.data.xfrc_applied[self.built.push_body]
         if now >= self._next_push_s:
             heading, size = self._push_rng.uniform(0, 2 * np.pi), self._push_rng.uniform(0, 1)
             force = settings.force_min_n + size * (settings.force_max_n - settings.force_min_n)
@@ -430,7 +430,7 @@ class _Truth:
             return
         body, data = self.built.imu_body, plant.data
         head = (plant.time_s, plant.held)
-        push = data.xfrc_applied[self.built.torso_body, :3]
+        push = data.xfrc_applied[self.built.push_body, :3]
         self.rows.append(np.concatenate([head, data.xpos[body], data.xquat[body], push, data.qpos, data.qvel]))
         if len(self.rows) >= TRUTH_ROWS:
             self.rows = self.rows[1::2]  # those at multiples of the doubled period

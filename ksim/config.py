@@ -80,7 +80,7 @@ class NoiseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PushConfig:
-    """Pushes on the torso: size drawn from 0 to `force_n`, direction horizontal, at random times."""
+    """Pushes on the base: size drawn from 0 to `force_n`, direction horizontal, at random times."""
 
     force_n: float = 50.0
     duration_s: Range = (0.1, 0.5)
@@ -119,6 +119,7 @@ class PolicyConfig:
 
     `action_scale`: targets move by this share of torque_limit / kp per unit of action.
     `smoothing`: share of the last target kept in the new one, a first-order low-pass.
+    `hold`: joints whose name contains one of these words hold the home pose.
     """
 
     hidden: int = 64
@@ -128,6 +129,7 @@ class PolicyConfig:
     critic_head: int = 128
     action_scale: float = 1.0
     smoothing: float = 0.0
+    hold: tuple[str, ...] = ()
     init_std: float = 0.3
 
 
@@ -199,7 +201,7 @@ class Config:
         for section in (self.randomization, self.latency, self.pushes):
             for f in dataclasses.fields(section):
                 value = getattr(section, f.name)
-                if isinstance(value, tuple):
+                if isinstance(value, tuple) and len(value) == 2:
                     _require(value[0] <= value[1], f.name, list(value), "low at most high")
 
     def to_dict(self) -> dict[str, Any]:
@@ -234,6 +236,9 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
         return {str(k): _typed(inner, v, f"{key}.{k}") for k, v in value.items()}
     if origin is tuple:
         args = typing.get_args(kind)
+        if args[-1] is Ellipsis:
+            _require(isinstance(value, (list, tuple)), key, value, "a list")
+            args = (args[0],) * len(value)
         _require(isinstance(value, (list, tuple)) and len(value) == len(args), key, value, f"a list of {len(args)}")
         return tuple(_typed(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
     if isinstance(kind, types.UnionType):  # pragma: no cover - no key is optional

@@ -20,9 +20,9 @@ class LevelCurriculum:
     """
 
     enabled: bool = True
-    rise_above: float = 0.5
-    fall_below: float = 0.2
-    step: float = 0.006
+    rise_above: float = 0.45
+    fall_below: float = 0.15
+    step: float = 0.005
 
     def start(self) -> float:
         """The level at the start of training."""

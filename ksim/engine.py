@@ -175,7 +175,7 @@ class MujocoEngine(PhysicsEngine):
         wide = self._numpy(params)
         target, latency = np.asarray(drive.target), np.asarray(drive.latency)
         commands, line = np.asarray(state.command_line), np.asarray(state.sensor_line)
-        self._force[:, self.built.torso_body, :3] = drive.force_w
+        self._force[:, self.built.push_body, :3] = drive.force_w
         torque = state.torque
         for _ in range(self.substeps):
             commands = delay.push(commands, target)
@@ -270,7 +270,7 @@ class MjxEngine(PhysicsEngine):
 
     def step(self, state: PhysicsState, drive: Drive, params: PhysicsParams) -> PhysicsState:
         data = state.internal
-        force = data.xfrc_applied.at[:, self.built.torso_body, :3].set(drive.force_w)
+        force = data.xfrc_applied.at[:, self.built.push_body, :3].set(drive.force_w)
         data = data.replace(xfrc_applied=force)
 
         def substep(loop: Any, _: Any) -> Any:

@@ -44,6 +44,7 @@ class Task:
     privileged: Privileged
     control_period_s: float
     episode_steps: int
+    actions: int
 
 
 class EnvBatch(NamedTuple):
@@ -110,7 +111,7 @@ class Environment:
         share = RANDOMIZED_AT_LEVEL_0 + (1.0 - RANDOMIZED_AT_LEVEL_0) * level
         params = jax.tree.map(lambda n, r: n + share * (r - n), self._nominal, params)
         qpos, qvel = self.task.reset(keys[1], share)
-        n = len(self.engine.built.spec.joints)
+        n = self.task.actions
         late = jax.random.randint(keys[4], (), 0, self.task.episode_steps)
         env = EnvState(
             key=keys[5],
@@ -192,7 +193,7 @@ class Environment:
         return EnvBatch(physics, params, env), seen
 
     def step(self, batch: EnvBatch, action: Any, target: Any, level: Any = 1.0) -> tuple[EnvBatch, Observed, Outcome]:
-        """One control step: raw actions and joint targets [rad], both (E, n).
+        """One control step: raw actions (E, actions) and joint targets [rad], (E, n).
 
         Environments that end are started anew; what is observed then is the new start.
         """

@@ -138,8 +138,8 @@ class Evaluation:
             "seed": self.seed,
             "engine": self.engine,
             "survival": p,
-            "survival_low95": max(0.0, centre - width),
-            "survival_high95": min(1.0, centre + width),
+            "survival_low95": centre - width if p > 0.0 else 0.0,
+            "survival_high95": centre + width if p < 1.0 else 1.0,
             "return_mean": float(np.mean(self.returns)),
             "length_mean_s": float(np.mean(self.lengths_s)),
             "drift_mean_m": float(np.mean(self.drift_m)),
@@ -172,9 +172,8 @@ def evaluate(
     env = environment or make_environment(config, episodes, engine)
     if env.envs != episodes:
         raise KsimError(f"evaluation: got an environment of {env.envs}, expected {episodes}")
-    n = len(env.engine.built.spec.joints)
     batch, seen = env.reset(jax.random.fold_in(jax.random.key(seed), 0x65766131))
-    carry, zeros = policy.init(episodes), np.zeros((episodes, n), np.float32)
+    carry, zeros = policy.init(episodes), np.zeros((episodes, env.task.actions), np.float32)
     alive = np.ones(episodes, bool)
     returns, lengths, drift = np.zeros(episodes), np.zeros(episodes), np.zeros(episodes)
     survived = np.zeros(episodes, bool)

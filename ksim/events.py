@@ -16,7 +16,7 @@ from ksim.types import Event
 
 @dataclass(frozen=True, kw_only=True)
 class Pushes:
-    """Horizontal forces of random size, direction, length and time, on the body that carries the IMU."""
+    """Horizontal forces of random size, direction, length and time, on the robot's base."""
 
     config: PushConfig
     control_period_s: float

@@ -112,26 +112,35 @@ class Policy(eqx.Module):
         return len(self.targets.home)
 
     @property
+    def actions(self) -> int:
+        """Length of the raw action: the number of joints that move."""
+        return len(self.targets.index)
+
+    @property
     def carry_size(self) -> int:
         """Length of the flat carry."""
-        return self.actor.net.state_size + 2 * self.joints
+        return self.actor.net.state_size + self.actions + self.joints
 
     def init_carry(self) -> Float[Array, " carry"]:
         """The first carry: zero states, zero action, targets at home."""
-        zeros = jnp.zeros(self.actor.net.state_size + self.joints, jnp.float32)
+        zeros = jnp.zeros(self.actor.net.state_size + self.actions, jnp.float32)
         return jnp.concatenate([zeros, jnp.asarray(self.targets.home, jnp.float32)])
 
     def split(self, carry: Float[Array, "*envs carry"]) -> tuple[Array, Array, Array]:
         """(recurrent state, last raw action, last targets)."""
-        size, n = self.actor.net.state_size, self.joints
+        size, n = self.actor.net.state_size, self.actions
         return carry[..., :size], carry[..., size : size + n], carry[..., size + n :]
 
     def encode(self, inputs: dict[str, Array], last_action: Array) -> Float[Array, " observation"]:
         """Named inputs in SI -> the vector that the network sees."""
         home = jnp.asarray(self.targets.home, jnp.float32)
+        angles = JOINT_ANGLE_SCALE * (inputs["joint_angles"] - home)
+        velocities = JOINT_VELOCITY_SCALE * inputs["joint_angular_velocities"]
+        if self.targets.active:  # joints that hold say nothing new
+            angles, velocities = (jnp.take(v, self.targets.index, axis=-1) for v in (angles, velocities))
         parts = [
-            JOINT_ANGLE_SCALE * (inputs["joint_angles"] - home),
-            JOINT_VELOCITY_SCALE * inputs["joint_angular_velocities"],
+            angles,
+            velocities,
             GRAVITY_SCALE * (inputs["projected_gravity"] / GRAVITY + jnp.asarray([0.0, 0.0, 1.0], jnp.float32)),
             GYRO_SCALE * inputs["gyroscope"],
         ]
@@ -152,16 +161,16 @@ class Policy(eqx.Module):
         return self.act(mean, state, last_targets)
 
 
-def observation_size(robot: RobotSpec, commands: int) -> int:
-    """Length of the vector that `Policy.encode` makes."""
-    return 3 * len(robot.joints) + 6 + commands
+def observation_size(actions: int, commands: int) -> int:
+    """Length of the vector that `Policy.encode` makes, for `actions` joints that move."""
+    return 3 * actions + 6 + commands
 
 
 def make_policy(actor: Actor, robot: RobotSpec, commands: int, config: PolicyConfig) -> Policy:
     """The policy function of an actor on a robot."""
     return Policy(
         actor=actor,
-        targets=JointTargets.of(robot, config.action_scale, config.smoothing),
+        targets=JointTargets.of(robot, config.action_scale, config.smoothing, config.hold),
         commands=commands,
     )
 
@@ -169,8 +178,9 @@ def make_policy(actor: Actor, robot: RobotSpec, commands: int, config: PolicyCon
 def make_model(robot: RobotSpec, commands: int, privileged: int, config: PolicyConfig, *, key: Any) -> Model:
     """A freshly initialised model."""
     actor_key, critic_key = jax.random.split(key)
-    size = observation_size(robot, commands)
+    actions = len(JointTargets.of(robot, config.action_scale, config.smoothing, config.hold).index)
+    size = observation_size(actions, commands)
     return Model(
-        actor=Actor(size, len(robot.joints), config, key=actor_key),
+        actor=Actor(size, actions, config, key=actor_key),
         critic=Critic(privileged, config, key=critic_key),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from ksim.actions import JointTargets
 from ksim.actuators import CommandChannel
 from ksim.commands import UniformCommands
 from ksim.config import Config
@@ -98,6 +99,7 @@ def stand(config: Config, built: BuiltModel) -> Task:
         ),
         control_period_s=dt,
         episode_steps=round(config.episode_length_s / dt),
+        actions=len(JointTargets.of(spec, 1.0, 0.0, config.policy.hold).index),
     )
 
 

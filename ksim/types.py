@@ -97,7 +97,7 @@ class Drive(NamedTuple):
     Attributes:
         target: joint targets sent by the policy [rad], (E, n).
         latency: latency of this step's target [s], (E,).
-        force_w: force on the IMU's body in the world frame [N], (E, 3).
+        force_w: force on the base in the world frame [N], (E, 3).
     """
 
     target: Any
@@ -121,8 +121,8 @@ class EnvState(NamedTuple):
         step: control steps since the reset.
         command: the command vector, (commands,).
         target: targets of the last step [rad], (n,).
-        action: the policy's last raw action, (n,).
-        action_before: the one before, (n,).
+        action: the policy's last raw action, (actions,).
+        action_before: the one before, (actions,).
         event: the push.
     """
 

@@ -108,7 +108,7 @@ def _draw(robot: str, data_path: str, out: str) -> None:
         camera.lookat[:] = [follow[0], follow[1], 0.65]
         renderer.update_scene(data, camera)
         if np.linalg.norm(force[i]) > 1.0:
-            end = data.xipos[built.torso_body].copy()
+            end = data.xipos[built.push_body].copy()
             _arrow(renderer.scene, end - 0.01 * force[i], end)
         writer.send(np.ascontiguousarray(renderer.render()))
     writer.close()

@@ -67,7 +67,8 @@ class BuiltModel:
             the world MuJoCo's accelerometer reads zero, not gravity.
         base_body: the body with the free joint; -1 for a robot that is fixed to the world.
         imu_body: the body that carries the IMU.
-        torso_body: the heaviest body rigidly joined to it; pushes and payloads act on it.
+        torso_body: the heaviest body rigidly joined to it; payloads sit on it.
+        push_body: the body that pushes act on: the base, or the torso of a robot that is fixed to the world.
         floor_geom: the floor, -1 where there is none.
         foot_geoms: the geoms of the feet that touch the floor.
     """
@@ -81,6 +82,7 @@ class BuiltModel:
     base_body: int
     imu_body: int
     torso_body: int
+    push_body: int
     floor_geom: int
     foot_geoms: np.ndarray
 
@@ -140,6 +142,7 @@ def build_model(robot: str | Path, timestep_s: float = 0.005, *, shapes: bool = 
     floor_geom = -1 if floor is None else model.geom(floor).id
     qpos_ids, dof_ids = model.jnt_qposadr[ids].copy(), model.jnt_dofadr[ids].copy()
     imu_body = int(model.site_bodyid[model.site(imu.name).id])
+    torso = _torso(model, imu_body)
     return BuiltModel(
         model=model,
         spec=spec,
@@ -152,7 +155,8 @@ def build_model(robot: str | Path, timestep_s: float = 0.005, *, shapes: bool = 
         },
         base_body=base_body,
         imu_body=imu_body,
-        torso_body=_torso(model, imu_body),
+        torso_body=torso,
+        push_body=base_body if base_body >= 0 else torso,
         floor_geom=floor_geom,
         foot_geoms=_foot_geoms(model, feet),
     )
