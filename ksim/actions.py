@@ -38,9 +38,7 @@ class JointTargets:
         return np.asarray(self.active or range(len(self.home)), dtype=np.int32)
 
     @classmethod
-    def of(
-        cls, robot: RobotSpec, action_scale: float, smoothing: float, hold: tuple[str, ...] = ()
-    ) -> JointTargets:
+    def of(cls, robot: RobotSpec, action_scale: float, smoothing: float, hold: tuple[str, ...] = ()) -> JointTargets:
         """Scaled so that one unit of action asks for `action_scale` of the torque limit at home.
 
         Joints whose name contains one of `hold` stay at home.

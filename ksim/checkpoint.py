@@ -17,6 +17,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ksim.commands import UniformCommands
@@ -37,7 +38,7 @@ def named_leaves(tree: Any, prefix: str) -> dict[str, np.ndarray]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not eqx.is_array_like(leaf):
             continue
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         out[prefix + jax.tree_util.keystr(path)] = np.asarray(leaf)
     return out
@@ -57,12 +58,12 @@ def fill(template: Any, prefix: str, arrays: dict[str, np.ndarray]) -> Any:
         if name not in arrays:
             raise CheckpointError(f"checkpoint: no array {name}; it was written by another version or task")
         value = arrays[name]
-        is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         expected = jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
         shape, kind = np.shape(expected), np.dtype(getattr(expected, "dtype", np.asarray(expected).dtype))
         if value.shape != shape or value.dtype != kind:
             raise CheckpointError(f"checkpoint: array {name}: got {value.shape} {value.dtype}, expected {shape} {kind}")
-        return jax.random.wrap_key_data(value) if is_key else jax.numpy.asarray(value)
+        return jax.random.wrap_key_data(jnp.asarray(value)) if is_key else jnp.asarray(value)
 
     return jax.tree_util.tree_map_with_path(one, template)
 

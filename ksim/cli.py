@@ -54,10 +54,10 @@ def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -
         if name not in extra:
             raise
         print(f"ksim {verb}: needs {name}; install it with: pip install 'ksim2real[{extra[name]}]'", file=sys.stderr)
-    except OSError as error:
-        print(f"ksim {verb}: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"ksim {verb}: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
     except KeyboardInterrupt:
         print(f"ksim {verb}: interrupted", file=sys.stderr)
         return 130
@@ -67,7 +67,9 @@ def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -
 def _usage() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {verb:{width}}  {what}" for verb, (_, what) in VERBS.items()]
-    return "\n".join(["usage: ksim VERB [options]   (ksim VERB --help for each)", "", *lines, "", "example:\n  ksim demo"])
+    return "\n".join(
+        ["usage: ksim VERB [options]   (ksim VERB --help for each)", "", *lines, "", "example:\n  ksim demo"]
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

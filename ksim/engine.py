@@ -27,6 +27,9 @@ from robots.model import BuiltModel
 # MjModel fields that may differ between environments.
 MODEL_FIELDS = ("geom_friction", "body_mass", "body_inertia", "body_ipos", "dof_armature")
 
+_NO_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE.value)  # pyright: ignore[reportAttributeAccessIssue]
+_VELOCITY_STAGE = int(mujoco.mjtStage.mjSTAGE_VEL.value)  # pyright: ignore[reportAttributeAccessIssue]
+
 
 @functools.cache
 def load_mjx() -> ModuleType:
@@ -54,7 +57,12 @@ class PhysicsEngine(abc.ABC):
     """
 
     def __init__(
-        self, built: BuiltModel, envs: int, control_period_s: float, latency_max_s: float, observation_latency_max_s: float
+        self,
+        built: BuiltModel,
+        envs: int,
+        control_period_s: float,
+        latency_max_s: float,
+        observation_latency_max_s: float,
     ):
         self.built = built
         self.envs = envs
@@ -126,7 +134,7 @@ class MujocoEngine(PhysicsEngine):
         self._ctrl, self._force = self._batch.bind("ctrl"), self._batch.bind("xfrc_applied")
         self._sensordata = self._batch.bind("sensordata")
         self._fields = {name: self._batch.expand(name) for name in MODEL_FIELDS}
-        self._stage = int(mujoco.mjtStage.mjSTAGE_VEL.value)
+        self._stage = _VELOCITY_STAGE
         self._cached: tuple[Any, PhysicsParams] | None = None
 
     def _numpy(self, params: PhysicsParams) -> PhysicsParams:
@@ -140,7 +148,7 @@ class MujocoEngine(PhysicsEngine):
             self._fields[name][mask] = values[mask]
 
     def _start(self, ids: np.ndarray, qpos: Any, qvel: Any) -> None:
-        self._batch.reset(ids, stage=int(mujoco.mjtStage.mjSTAGE_NONE.value))
+        self._batch.reset(ids, stage=_NO_STAGE)
         self._qpos[ids] = np.asarray(qpos, np.float64)[ids]
         self._qvel[ids] = np.asarray(qvel, np.float64)[ids]
         self._batch.forward(ids)

@@ -24,7 +24,6 @@ from ksim.randomization import nominal
 from ksim.rewards import Transition
 from ksim.types import Drive, EnvState, PhysicsParams, PhysicsState
 
-
 # Share of the randomisation that an environment of level 0 has.
 RANDOMIZED_AT_LEVEL_0 = 0.2
 
@@ -64,7 +63,8 @@ class Observed(NamedTuple):
 
 class Outcome(NamedTuple):
     """What a step gave, each (E,): reward, whether the episode ended, by the clock, by a fall; and the
-    mean of each reward term."""
+    mean of each reward term.
+    """
 
     reward: Any
     done: Any

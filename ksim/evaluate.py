@@ -35,9 +35,11 @@ class BatchPolicy(Protocol):
 
     def init(self, envs: int) -> Any:
         """The first carry of E environments."""
+        ...
 
     def step(self, inputs: dict[str, Any], carry: Any) -> tuple[Any, Any]:
         """(targets (E, n) [rad], next carry)."""
+        ...
 
 
 class JaxBatchPolicy:
@@ -185,7 +187,9 @@ def evaluate(
         before = np.asarray(batch.physics.qpos)
         if record:
             force = np.asarray(batch.env.event.force_w)
-            kept.append((inputs, {"targets": np.asarray(targets), "alive": alive.copy(), "qpos": before, "force_w": force}))
+            kept.append(
+                (inputs, {"targets": np.asarray(targets), "alive": alive.copy(), "qpos": before, "force_w": force})
+            )
         batch, seen, outcome = env.step(batch, zeros, jnp.asarray(targets, jnp.float32))
         done = np.asarray(outcome.done)
         returns += alive * np.asarray(outcome.reward)

@@ -41,9 +41,7 @@ class RecurrentNet(eqx.Module):
         self.cells = tuple(eqx.nn.LSTMCell(inputs if i == 0 else width, width, key=keys[i]) for i in range(layers))
         self.hidden_layer = eqx.nn.Linear(inputs + width, head, key=keys[-2])
         last = eqx.nn.Linear(head, outputs, key=keys[-1])
-        self.output_layer = eqx.tree_at(
-            lambda m: (m.weight, m.bias), last, (last.weight * gain, jnp.zeros_like(last.bias))
-        )
+        self.output_layer = eqx.tree_at(lambda m: (m.weight, m.bias), last, (last.weight * gain, jnp.zeros(outputs)))
         self.width = width
 
     @property

@@ -107,9 +107,12 @@ def unroll(
         (h, c), signal = jax.lax.scan(step, (h0, c0), (given, keep))
         finals += [h, c]
 
+    def linear(layer: eqx.nn.Linear, x: Array) -> Array:
+        assert layer.bias is not None
+        return x @ layer.weight.T + layer.bias
+
     def head(x: Array) -> Array:
-        hidden = x @ net.hidden_layer.weight.T + net.hidden_layer.bias
-        return jax.nn.elu(hidden) @ net.output_layer.weight.T + net.output_layer.bias
+        return linear(net.output_layer, jax.nn.elu(linear(net.hidden_layer, x)))
 
     return head(jnp.concatenate([xs, signal], axis=-1)), jnp.concatenate(finals, axis=-1)
 

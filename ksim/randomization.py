@@ -79,9 +79,7 @@ class Payload:
         added = self.mass_kg[0] + unit[0] * (self.mass_kg[1] - self.mass_kg[0])
         added = jnp.maximum(added, -0.5 * mass[self.body])
         moved = self.com_m * (2.0 * unit[1:] - 1.0)
-        return _with_model(
-            params, body_mass=mass.at[self.body].add(added), body_ipos=centre.at[self.body].add(moved)
-        )
+        return _with_model(params, body_mass=mass.at[self.body].add(added), body_ipos=centre.at[self.body].add(moved))
 
 
 @dataclass(frozen=True)

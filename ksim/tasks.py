@@ -72,7 +72,10 @@ def stand(config: Config, built: BuiltModel) -> Task:
             "joint_velocity": (w.joint_velocity, JointVelocity()),
             "torque": (w.torque, Torque(tuple(spec.column("torque_limit_nm")))),
             "action_rate": (w.action_rate, ActionRate()),
-            "joint_limits": (w.joint_limits, JointLimits(tuple(spec.column("lower_rad")), tuple(spec.column("upper_rad")))),
+            "joint_limits": (
+                w.joint_limits,
+                JointLimits(tuple(spec.column("lower_rad")), tuple(spec.column("upper_rad"))),
+            ),
             "fall": (w.fall, Fall(dt)),
         },
         terminations={

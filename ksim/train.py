@@ -349,7 +349,9 @@ def _resumed(config: Config, last: Path) -> Config:
     if replace(config, run=saved.run) != saved:
         ours, theirs = config.to_dict(), saved.to_dict()
         keys = [k for k in ours if k != "run" and ours[k] != theirs[k]]
-        raise CheckpointError(f"{last}: was trained with other values of {', '.join(keys)}; use the same, or a new --out")
+        raise CheckpointError(
+            f"{last}: was trained with other values of {', '.join(keys)}; use the same, or a new --out"
+        )
     return config
 
 

@@ -6,11 +6,13 @@ drawing happens in a process of its own: `render` starts it.
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,10 @@ FPS, WIDTH, HEIGHT = 50, 640, 480
 
 def headless_backend() -> str | None:
     """The OpenGL backend that can draw here without a screen, or None."""
-    probe = "import mujoco; mujoco.GLContext(16, 16).make_current(); mujoco.MjrContext(mujoco.MjModel.from_xml_string('<mujoco/>'), 0)"
+    probe = (
+        "import mujoco; mujoco.GLContext(16, 16).make_current(); "
+        "mujoco.MjrContext(mujoco.MjModel.from_xml_string('<mujoco/>'), 0)"
+    )
     wanted = os.environ.get("MUJOCO_GL")
     for backend in [wanted] if wanted else BACKENDS:
         done = subprocess.run(
@@ -69,24 +74,22 @@ def render(path: str | Path, robot: str, qpos: np.ndarray, dt_s: float, force_w:
     return True
 
 
-def _arrow(scene: object, start: np.ndarray, end: np.ndarray) -> None:
-    import mujoco
-
-    if scene.ngeom >= scene.maxgeom:  # type: ignore[attr-defined]
+def _arrow(mujoco: Any, scene: Any, start: np.ndarray, end: np.ndarray) -> None:
+    if scene.ngeom >= scene.maxgeom:
         return
-    geom = scene.geoms[scene.ngeom]  # type: ignore[attr-defined]
+    geom = scene.geoms[scene.ngeom]
     colour = np.array([0.9, 0.25, 0.1, 1.0], np.float32)
     mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_ARROW, np.zeros(3), np.zeros(3), np.zeros(9), colour)
     mujoco.mjv_connector(geom, mujoco.mjtGeom.mjGEOM_ARROW, 0.02, start, end)
-    scene.ngeom += 1  # type: ignore[attr-defined]
+    scene.ngeom += 1
 
 
 def _draw(robot: str, data_path: str, out: str) -> None:
     import imageio_ffmpeg
-    import mujoco
 
     from robots.model import build_model
 
+    mujoco: Any = importlib.import_module("mujoco")
     built = build_model(robot)
     saved = np.load(data_path)
     qpos, force, dt = saved["qpos"], saved["force"], float(saved["dt"])
@@ -109,7 +112,7 @@ def _draw(robot: str, data_path: str, out: str) -> None:
         renderer.update_scene(data, camera)
         if np.linalg.norm(force[i]) > 1.0:
             end = data.xipos[built.push_body].copy()
-            _arrow(renderer.scene, end - 0.01 * force[i], end)
+            _arrow(mujoco, renderer.scene, end - 0.01 * force[i], end)
         writer.send(np.ascontiguousarray(renderer.render()))
     writer.close()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,14 +61,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _window(robot: str, qpos: np.ndarray, dt: float) -> None:
-    import mujoco
-    import mujoco.viewer
-
     from robots.model import build_model
 
+    mujoco: Any = importlib.import_module("mujoco")
     built = build_model(robot)
     data = mujoco.MjData(built.model)
-    with mujoco.viewer.launch_passive(built.model, data) as viewer:
+    with importlib.import_module("mujoco.viewer").launch_passive(built.model, data) as viewer:
         while viewer.is_running():
             start = time.monotonic()
             for i, row in enumerate(qpos):
