@@ -43,7 +43,7 @@ class Plan:
 
 
 FULL = Plan(
-    train=("run.max_minutes=6", "run.stop_at_survival=0.92"),
+    train=("run.max_minutes=5", "run.stop_at_survival=0.92"),
     choose_episodes=48,
     survival_episodes=100,
     export=(),
@@ -139,7 +139,7 @@ def demo(out: Path, *, fast: bool, seed: int, console: Console) -> dict[str, Any
     config = shipped_config(f"{TASK}.yaml")
     settings = [word for s in (f"seed={seed}", *plan.train) for word in ("--set", s)]
 
-    stages.say(f"\n[cyan]1/6 train[/cyan] from scratch{'' if fast else ', at most 6 minutes'}")
+    stages.say(f"\n[cyan]1/6 train[/cyan] from scratch{'' if fast else ', at most 5 minutes'}")
     trained = stages.call("train", "--config", config, "--out", run_folder, *settings)
     checkpoint, source = Path(trained["checkpoint"]), "trained here"
     quick = ("--episodes", plan.choose_episodes, "--seed", seed + 2000)

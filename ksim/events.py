@@ -32,14 +32,14 @@ class Pushes:
         unit = jax.random.uniform(key, (4,))
         size, turn, length, pause = unit[0], unit[1], unit[2], unit[3]
         angle = 2.0 * np.pi * turn
-        force = level * c.force_n * size * jnp.stack([jnp.cos(angle), jnp.sin(angle), jnp.zeros(())])
+        force: Any = level * c.force_n * size * jnp.stack([jnp.cos(angle), jnp.sin(angle), jnp.zeros(())])
         lasts = c.duration_s[0] + length * (c.duration_s[1] - c.duration_s[0])
         wait = c.interval_s[0] + pause * (c.interval_s[1] - c.interval_s[0])
         begin = event.next_s <= 0.0
-        left = jnp.where(begin, lasts, jnp.maximum(event.left_s - self.control_period_s, 0.0))
-        kept = jnp.where(left > 0.0, event.force_w, jnp.zeros(3))
+        left: Any = jnp.where(begin, lasts, jnp.maximum(event.left_s - self.control_period_s, 0.0))
+        kept: Any = jnp.where(left > 0.0, event.force_w, jnp.zeros(3))
         return Event(
-            force_w=jnp.where(begin, jnp.asarray(force), kept),
+            force_w=jnp.where(begin, force, kept),
             left_s=left,
             next_s=jnp.where(begin, wait, event.next_s - self.control_period_s),
         )
