@@ -243,7 +243,7 @@ def test_logs_that_cannot_be_compared_are_refused_in_one_line(hung: dict[str, Ru
     first = int(np.flatnonzero(log.run)[0])
     for bad, message in (
         (shortened(log, 20, "ramp"), "no tick in which the policy ran"),
-        (shortened(log, first + 8), "8 ticks in which the policy ran, expected at least 17"),
+        (shortened(log, first + 4), "4 ticks in which the policy ran, expected at least 6"),
     ):
         with pytest.raises(ParityError) as caught:
             parity(bad)

@@ -60,7 +60,7 @@ def test_encode_is_zero_at_home_upright_at_rest_and_as_long_as_it_says(policy, b
         "command": jnp.zeros(2),
     }
     vector = policy.encode(calm, jnp.zeros(n))
-    assert vector.shape == (observation_size(built.spec, 2),) == (3 * 20 + 6 + 2,)
+    assert vector.shape == (observation_size(len(built.spec.joints), 2),) == (3 * 20 + 6 + 2,)
     assert np.allclose(vector, 0.0, atol=1e-6)
 
 
