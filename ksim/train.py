@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -238,6 +240,30 @@ class Trainer:
         return learner, EnvBatch(physics, params, env), seen, Progress(**meta["progress"])
 
 
+class _Interrupt:
+    """The first Ctrl-C or SIGTERM ends training after the running update, with a checkpoint; a second at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("stopping after this update; once more to stop at once", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> _Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
 def train(
     config: Config,
     out: Path,
@@ -268,7 +294,7 @@ def train(
     else:
         learner, batch, seen, progress = trainer.start()
     stopped, recent = "total_steps", deque(maxlen=20)
-    with Metrics(out, config, since_step=progress.steps) as metrics:
+    with Metrics(out, config, since_step=progress.steps) as metrics, _Interrupt() as interrupt:
         while progress.steps < config.run.total_steps:
             tick = time.monotonic()
             learner, batch, seen, progress, figures = trainer.iterate(learner, batch, seen, progress)
@@ -283,6 +309,9 @@ def train(
                 trainer.save(last, learner, batch, seen, progress)
             if 0 < config.run.stop_at_survival <= progress.survival and progress.level >= 1.0:
                 stopped = "survival"
+                break
+            if interrupt.asked:
+                stopped = "interrupted"
                 break
             if 0 < config.run.max_minutes * 60.0 <= seconds:
                 stopped = "max_minutes"
@@ -337,7 +366,7 @@ def main(argv: list[str] | None = None) -> int:
             f"next: ksim eval {result.checkpoint}   or   ksim export {result.checkpoint} -o {out / 'policy.kinfer'}",
             file=sys.stdout,
         )
-    return 0
+    return 130 if result.stopped == "interrupted" else 0
 
 
 def _resumed(config: Config, last: Path) -> Config:

@@ -144,3 +144,21 @@ def test_extending_a_finished_run_goes_on_from_where_it_ended(whole, ksim, confi
     assert checkpoint.load_trained(out / "model.ckpt").config == dataclasses.replace(
         config, run=dataclasses.replace(config.run, total_steps=more)
     )
+
+
+def test_control_c_ends_training_after_the_update_with_a_checkpoint_to_go_on_from(ksim, config_file, tmp_path):
+    out = tmp_path / "stopped"
+    arguments = ("train", "--config", config_file, "--out", out)
+    process = ksim(*arguments, "--set", "run.total_steps=1000000", wait=False)
+    rows, deadline = out / "metrics.jsonl", time.monotonic() + 500
+    while not rows.exists() or rows.read_text().count("\n") < 3:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    done = [json.loads(line)["updates"] for line in rows.read_text().splitlines()][-1]
+    for name in ("last.ckpt", "model.ckpt"):
+        assert checkpoint.read(out / name)[0]["progress"]["updates"] == done
