@@ -43,7 +43,7 @@ class Plan:
 
 
 FULL = Plan(
-    train=("run.max_minutes=5", "run.stop_at_survival=0.92"),
+    train=("run.max_minutes=6", "run.stop_at_survival=0.92"),
     choose_episodes=48,
     survival_episodes=100,
     export=(),
@@ -139,7 +139,7 @@ def demo(out: Path, *, fast: bool, seed: int, console: Console) -> dict[str, Any
     config = shipped_config(f"{TASK}.yaml")
     settings = [word for s in (f"seed={seed}", *plan.train) for word in ("--set", s)]
 
-    stages.say(f"\n[cyan]1/6 train[/cyan] from scratch{'' if fast else ', at most 5 minutes'}")
+    stages.say(f"\n[cyan]1/6 train[/cyan] from scratch{'' if fast else ', at most 6 minutes'}")
     trained = stages.call("train", "--config", config, "--out", run_folder, *settings)
     checkpoint, source = Path(trained["checkpoint"]), "trained here"
     quick = ("--episodes", plan.choose_episodes, "--seed", seed + 2000)
@@ -150,6 +150,9 @@ def demo(out: Path, *, fast: bool, seed: int, console: Console) -> dict[str, Any
             f"survival {survival_trained:.0%} after {trained['seconds'] / 60:.1f} minutes is below {GOOD_ENOUGH:.0%}: "
             f"going on with the shipped policy (a longer run of the same training)"
         )
+
+    shutil.copyfile(checkpoint, out / "model.ckpt")
+    checkpoint = out / "model.ckpt"
 
     stages.say("\n[cyan]2/6 export and prove[/cyan]")
     bundle = out / "policy.kinfer"
@@ -220,7 +223,7 @@ def table(result: dict[str, Any]) -> Table:
     """The closing table."""
     t = Table(title="from training to parity, on this machine", show_header=False, title_style="bold")
     t.add_column("what", style="cyan", no_wrap=True)
-    t.add_column("figure")
+    t.add_column("figure", overflow="fold")
     if result["policy_source"] == "shipped":
         t.add_row(
             "policy",
@@ -239,7 +242,8 @@ def table(result: dict[str, Any]) -> Table:
     t.add_row("loop overruns", f"{result['loop_overruns']}")
     t.add_row("parity: replayed actions differ by at most", f"{result['parity_policy_replay_error_max']:.1e} rad")
     t.add_row("parity: joint error, twin against simulation", f"{result['parity_joint_rmse_rad']:.4f} rad RMS")
-    t.add_row("files", "\n".join(os.path.relpath(f) for f in result["files"]))
+    names = [Path(f).name for f in result["files"]]
+    t.add_row(f"files in {os.path.relpath(Path(result['files'][-1]).parent)}", ", ".join(names))
     return t
 
 
