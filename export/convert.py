@@ -181,7 +181,7 @@ def convert(step: Step, init_carry: Any, spec: PolicySpec, *, opset: int = graph
     graph.name_outputs(model, [graph.ACTION, graph.CARRY_OUT])
     graph.drop_unused(model, keep=graph.CARRY)
     used = {v.name for v in model.graph.input}
-    spec = spec.replace(inputs=tuple(a for a in spec.inputs if a.name in used), versions=_versions(spec), proofs={})
+    spec = spec.replace(inputs=tuple(a for a in spec.inputs if a.name in used), versions=_versions(spec)).contract()
     model, init = graph.infer(model), _init_model(carry, opset)
     for each in (model, init):
         each.ir_version = graph.IR_VERSION if opset <= graph.OPSET else graph.IR_MAX

@@ -209,7 +209,7 @@ def check_stamp(model: onnx.ModelProto, spec: PolicySpec, what: str) -> None:
         ExportError: the spec was changed after the export, or the graph is another policy's.
     """
     stamped = {p.key: p.value for p in model.metadata_props}.get(SPEC_PROPERTY, "")
-    same = stamped == canonical_json(spec.replace(proofs={}).to_json())
+    same = stamped == canonical_json(spec.contract().to_json())
     _expect(same, f"{what}: metadata property {SPEC_PROPERTY}", "another specification", "that of metadata.json")
 
 

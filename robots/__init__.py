@@ -3,12 +3,13 @@
 from robots.bundle import Bundle, read_bundle, write_bundle
 from robots.errors import BundleError, RobotLoadError, RobotsError, SpecError, ToolkitError
 from robots.load import load_robot
-from robots.spec import ArraySpec, CommandSpec, JointSpec, PolicySpec, RobotSpec
+from robots.spec import ArraySpec, CarrySpec, CommandSpec, JointSpec, PolicySpec, RobotSpec
 
 __all__ = [
     "ArraySpec",
     "Bundle",
     "BundleError",
+    "CarrySpec",
     "CommandSpec",
     "JointSpec",
     "PolicySpec",

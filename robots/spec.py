@@ -313,6 +313,24 @@ class CommandSpec(_Json):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CarrySpec(_Json):
+    """One part of the flat carry; parts follow one another, each in row-major order."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        self._settle(f"carry part {self.name}: ")
+        _check(bool(self.name), "carry part: name", self.name, "a non-empty string")
+        _check(all(n > 0 for n in self.shape), f"carry part {self.name}: shape", self.shape, "positive integers")
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicySpec(_Json):
     """All that training and deployment must agree on; travels in the bundle at full precision.
 
@@ -322,6 +340,7 @@ class PolicySpec(_Json):
         inputs: what `step` reads, by .kinfer name, without the carry.
         commands: the elements of the input `command`, in order.
         carry_size: length of the flat carry.
+        carry_layout: what the flat carry holds, in order; empty where that is not known.
         control_period_s: the period it was trained at [s].
         action_low_rad: least target of each joint [rad].
         action_high_rad: greatest target of each joint [rad].
@@ -330,7 +349,14 @@ class PolicySpec(_Json):
         weights_digest: digest of the parameters.
         config_digest: digest of the resolved training configuration.
         versions: versions of the packages that made it.
-        proofs: figures of the validation, by name; empty when not validated.
+        training: the settings of training that a user would ask for, by name.
+        proofs: figures of the validation, by name; empty when not validated. `failures`, where it is there and
+            not empty, lists what did not hold.
+        envelope: least and greatest value of each element of each input that the policy met in simulation:
+            {input: {"low": [...], "high": [...]}}.
+        self_test: inputs of successive steps from the first carry on, and what the policy made of them, for the
+            robot's computer to run again: {"inputs": {name: [[...], ...]}, "actions": [[...], ...],
+            "carry": [...], "tolerance": number}; `carry` is the one after the last step.
     """
 
     task: str
@@ -346,8 +372,17 @@ class PolicySpec(_Json):
     weights_digest: str = ""
     config_digest: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    carry_layout: tuple[CarrySpec, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
     proofs: dict[str, Any] = field(default_factory=dict)
-    _nested: ClassVar[dict[str, type[_Json]]] = {"robot": RobotSpec, "inputs": ArraySpec, "commands": CommandSpec}
+    envelope: dict[str, Any] = field(default_factory=dict)
+    self_test: dict[str, Any] = field(default_factory=dict)
+    _nested: ClassVar[dict[str, type[_Json]]] = {
+        "robot": RobotSpec,
+        "inputs": ArraySpec,
+        "commands": CommandSpec,
+        "carry_layout": CarrySpec,
+    }
 
     def __post_init__(self) -> None:
         self._settle("")
@@ -364,6 +399,8 @@ class PolicySpec(_Json):
             _check(len(span) == 2 and 0 <= span[0] <= span[1], what, span, "least and greatest, 0 or more")
         for what, names in (("inputs", [a.name for a in self.inputs]), ("commands", [c.name for c in self.commands])):
             _check(len(set(names)) == len(names), what, names, "each name once")
+        laid_out = sum(part.size for part in self.carry_layout)
+        _check(laid_out in (0, self.carry_size), "carry_layout", f"{laid_out} elements", f"{self.carry_size}")
         command = next((a for a in self.inputs if a.name == "command"), None)
         if command is not None:
             _check(
@@ -377,6 +414,15 @@ class PolicySpec(_Json):
     def command_names(self) -> tuple[str, ...]:
         """Names of the commands, in order."""
         return tuple(c.name for c in self.commands)
+
+    @property
+    def validated(self) -> bool:
+        """The export was proven to be the policy, and nothing failed."""
+        return bool(self.proofs) and not self.proofs.get("failures")
+
+    def contract(self) -> PolicySpec:
+        """Without what validation adds after the graphs are made: proofs, envelope, self-test."""
+        return self.replace(proofs={}, envelope={}, self_test={})
 
 
 def input_specs(robot: RobotSpec, commands: tuple[CommandSpec, ...]) -> dict[str, ArraySpec]:

@@ -10,7 +10,17 @@ import pytest
 
 from robots.errors import SpecError, ToolkitError
 from robots.load import load_robot
-from robots.spec import ArraySpec, CommandSpec, JointSpec, PolicySpec, RobotSpec, canonical_json, digest, input_specs
+from robots.spec import (
+    ArraySpec,
+    CarrySpec,
+    CommandSpec,
+    JointSpec,
+    PolicySpec,
+    RobotSpec,
+    canonical_json,
+    digest,
+    input_specs,
+)
 
 JOINT = JointSpec(
     name="knee",
@@ -208,3 +218,18 @@ def test_a_missing_key_is_named():
     del data["carry_size"]
     with pytest.raises(SpecError, match=r"PolicySpec keys: got \"none of \['carry_size'\]\", expected all of them"):
         PolicySpec.from_json(data)
+
+
+def test_a_carry_layout_must_add_up_to_the_carry():
+    n = POLICY.carry_size
+    laid_out = POLICY.replace(carry_layout=(CarrySpec(name="h", shape=(n,)),))
+    assert PolicySpec.from_json(laid_out.to_json()) == laid_out
+    with pytest.raises(SpecError, match="carry_layout"):
+        POLICY.replace(carry_layout=(CarrySpec(name="h", shape=(n + 1,)),))
+
+
+def test_a_failed_or_missing_proof_is_not_validated():
+    bare = POLICY.replace(proofs={})
+    assert not bare.validated
+    assert bare.replace(proofs={"error_max": 0.0}).validated
+    assert not bare.replace(proofs={"error_max": 1.0, "failures": ["error"]}).validated
