@@ -26,8 +26,8 @@ from robots.errors import RobotLoadError
 from robots.load import load_robot
 
 HORIZON_S = 0.3
-# The search for the delay that explains the motion best, beside the assumed one [s].
-DELAY_GRID_S = (-0.02, 0.0, 0.02, 0.04, 0.07)
+# The search for the delay that explains the motion best, beside the assumed one and none at all [s].
+DELAY_GRID_S = (-0.04, -0.02, -0.01, 0.0, 0.01, 0.02, 0.04, 0.07)
 DELAY_WINDOW_S = 0.16
 DELAY_WINDOWS = 40
 LAG_MAX_S = 0.3
@@ -194,8 +194,10 @@ def fit_delay(simulation: WindowedSimulation, period_s: float) -> dict[str, Any]
     tell the delay of the plant; replaying at several delays can.
 
     Returns:
-        `assumed_s`, `estimated_s` (None where no delay fits best inside the search), `improvement`: the share of the
-        squared error that the estimated delay takes away, and the curve that was searched.
+        `assumed_s`, `trained_s` (least and greatest of training), `estimated_s` (None where no delay fits best inside
+        the search; 0 where none at all does), `difference_s` from the assumed one, `outside_s`: how far it lies outside
+        the range of training, `improvement`: the share of the squared error that the estimated delay takes away, and
+        the curve that was searched.
     """
     horizon = max(2, round(DELAY_WINDOW_S / period_s))
     starts = simulation.windows(horizon)
@@ -228,9 +230,14 @@ def fit_delay(simulation: WindowedSimulation, period_s: float) -> dict[str, Any]
     points = sorted(tried)
     inside = bool(tried) and min(tried, key=lambda extra: tried[extra]) != points[-1]
     best = min(tried, key=lambda extra: tried[extra]) if tried else math.nan
+    spec = simulation.log.spec
+    low, high = (a + b for a, b in zip(spec.action_latency_s, spec.observation_latency_s, strict=True))
+    estimated = max(0.0, assumed + best)
     return {
         "assumed_s": assumed,
-        "estimated_s": assumed + best if inside else None,
+        "trained_s": [low, high],
+        "estimated_s": estimated if inside else None,
+        "outside_s": max(low - estimated, estimated - high, 0.0) if inside else None,
         "difference_s": best if inside else None,
         "improvement": 1.0 - tried[best] / tried[0.0] if inside and tried[0.0] > 0 else None,
         "searched_s": [assumed + p for p in points],

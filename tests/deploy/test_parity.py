@@ -161,6 +161,9 @@ def test_added_latency_shows_in_the_errors_and_moves_the_delay_by_as_much(report
     assert late["joint_position_rmse_rad"] > 10 * nominal["joint_position_rmse_rad"]
     moved = late["delay_s"]["estimated_s"] - nominal["delay_s"]["estimated_s"]
     assert moved == pytest.approx(LATE_S, abs=0.001)
+    # the policy of this log was trained without any latency
+    assert late["delay_s"]["trained_s"] == [0.0, 0.0]
+    assert late["delay_s"]["outside_s"] == pytest.approx(late["delay_s"]["estimated_s"])
     # the lag of motion behind target says the same without a model
     moved = late["delay_s"]["lag_measured_s"] - nominal["delay_s"]["lag_measured_s"]
     assert moved == pytest.approx(LATE_S, abs=0.006)

@@ -12,6 +12,10 @@ from deploy.charts import Chart, bars_by_name, histogram, nice_ticks
 from deploy.report import summary_lines, verdicts
 
 
+def delay(estimated_s: float | None, outside_s: float | None) -> dict[str, object]:
+    return {"trained_s": [0.005, 0.04], "estimated_s": estimated_s, "outside_s": outside_s}
+
+
 def figures(**changes: Any) -> dict[str, Any]:
     """A report with nothing to complain about."""
     report = {
@@ -19,7 +23,7 @@ def figures(**changes: Any) -> dict[str, Any]:
         "joint_position_rmse_rad": 0.01,
         "joint_velocity_rmse_rad_s": 0.1,
         "base_tilt_rmse_rad": 0.01,
-        "delay_s": {"difference_s": 0.002},
+        "delay_s": delay(0.012, 0.0),
         "loop": {"duration_s": 20.0, "ticks": 1000, "overruns": 0, "period_error_p99_ms": 0.3},
         "safety": {"ticks_with_intervention": 0},
         "result": {"ended": "completed"},
@@ -74,7 +78,9 @@ def test_a_good_run_has_only_good_marks() -> None:
         ({"policy_replay_error_max": 2e-5}, "Same actions", "look"),
         ({"policy_replay_error_max": None}, "Same actions", "none"),
         ({"joint_position_rmse_rad": 0.2}, "Joint position", "bad"),
-        ({"delay_s": {"difference_s": -0.02}}, "Delay", "bad"),
+        ({"delay_s": delay(0.06, 0.02)}, "Delay", "bad"),
+        ({"delay_s": delay(0.045, 0.005)}, "Delay", "look"),
+        ({"delay_s": delay(None, None)}, "Delay", "none"),
         ({"result": None}, "How the run ended", "bad"),
         ({"result": {"ended": "fall"}}, "How the run ended", "bad"),
         ({"safety": {"ticks_with_intervention": 3}}, "Ticks with a safety", "look"),
