@@ -58,6 +58,9 @@ _CHANNEL = (
     ("grpc.enable_http_proxy", 0),
 )
 
+# Faults named in one message.
+_LISTED = 6
+
 
 def _one_line(text: object) -> str:
     return " ".join(str(text).split())
@@ -190,7 +193,8 @@ class KosRobot:
         answered = {state.actuator_id for state in answer.states}
         faults.extend(f"{self._name[i]} (id {i}) is missing" for i in self._ids if i not in answered)
         if faults:
-            raise FaultError(f"actuators: {'; '.join(faults)}")
+            more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+            raise FaultError(f"actuators: {'; '.join(faults[:_LISTED])}{more}")
         bad = np.flatnonzero(~np.isfinite(table).all(axis=0))
         if bad.size:
             names = ", ".join(self.spec.joint_names[i] for i in bad)
@@ -301,6 +305,26 @@ class KosRobot:
             if state.HasField("torque_enabled") and state.torque_enabled != gains.torque_enabled:
                 found.append(f"{self._name[state.actuator_id]}: torque_enabled is {state.torque_enabled}")
         return found
+
+    async def reset_simulation(self, timeout_s: float = 5.0) -> None:
+        """Ask a simulator to pick the robot up and put it upright at its home pose; a robot has no such service.
+
+        Raises:
+            ConnectionLost: the server is gone.
+            FaultError: the server is no simulator, or refuses.
+        """
+        self._check_open()
+        joints = [
+            sim_pb2.JointValue(name=joint.name, pos=math.degrees(joint.home_rad), vel=0.0) for joint in self.spec.joints
+        ]
+        request = sim_pb2.ResetRequest(
+            joints=sim_pb2.JointValues(values=joints),
+            # kos-sim takes an orientation that is left out for zero
+            quat=sim_pb2.StartingQuaternion(w=1.0, x=0.0, y=0.0, z=0.0),
+        )
+        (answer,) = await self._call("reset", self._sim.Reset(request, timeout=timeout_s))
+        if not answer.success:
+            raise FaultError(f"reset: {self.address} refused ({_one_line(answer.error.message)}); start it anew")
 
     async def step_simulation(self, duration_s: float, timeout_s: float = 10.0) -> None:
         """Advance a simulator that runs in lock step.

@@ -330,7 +330,8 @@ def load_reality(path: str | Path | None) -> Reality:
         reason = " ".join(str(error).split())
         raise RealityError(f"{path}: not YAML ({reason})") from error
     reality = parse_reality(data, str(path))
-    return reality if reality.name != "nominal" else dataclasses.replace(reality, name=path.stem)
+    named = isinstance(data, dict) and "name" in data
+    return reality if named else dataclasses.replace(reality, name=path.stem)
 
 
 def per_joint(what: str, value: PerJoint, robot: RobotSpec, nominal: float) -> np.ndarray:

@@ -50,6 +50,7 @@ class RunOptions:
             at once from any pose.
         robot: name or folder to check the bundle against; None trusts the bundle.
         gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s".
+        reset: ask a simulator to put the robot at home first; a robot refuses.
         step_lock: drive a simulator that is in lock step; time is then the simulator's.
         tilt_max_rad: more tilt than this is a fall [rad].
         lost_ticks_max: more ticks in a row without an answer than this end the run.
@@ -68,6 +69,7 @@ class RunOptions:
     ramp_s: float = 3.0
     robot: str | Path | None = None
     gyro_unit: str = "deg/s"
+    reset: bool = False
     step_lock: bool = False
     tilt_max_rad: float = 1.0
     lost_ticks_max: int = 10
@@ -268,7 +270,9 @@ async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
     state = await robot.read(1.0)
     faults = check_start(state, limits)
     if faults:
-        raise SafetyError(f"the robot may not start: {'; '.join(faults)}; put it right and try again")
+        raise SafetyError(
+            f"the robot may not start: {'; '.join(faults)}; put it right and try again (a simulator: add --reset)"
+        )
     return state
 
 
@@ -300,6 +304,8 @@ async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop, 
     robot = KosRobot(ready.spec.robot, options.host, options.port, gyro_unit=options.gyro_unit)
     try:
         await _or_stop(stop, robot.connect(options.connect_timeout_s))
+        if options.reset:
+            await _or_stop(stop, robot.reset_simulation())
         first = await _or_stop(stop, _first_reading(robot, limits))
         recorder = Recorder(
             log, spec=ready.spec, bundle=ready.data, settings=_settings(options, ready, realtime), force=options.force
@@ -456,13 +462,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="where the KOS server is (default %(default)s)")
     add("--port", type=int, default=50051, help="its port (default %(default)s)")
     add("--duration", type=float, default=20.0, metavar="S", help="time to run the policy [s] (default %(default)s)")
-    add("--command", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="commands, in SI (default 0)")
+    add("--command", action="append", default=[], metavar="NAME=VALUE", help="a command, in SI (default 0); repeat it")
     add("--log", type=Path, help="log file, written as the run goes (default run_<time>.mcap here)")
     add("--force", action="store_true", help="replace a log that is there")
     add("--ramp", type=float, default=3.0, metavar="S", help="time to the home pose, skipped when there (default 3)")
     add("--robot", metavar="NAME|FOLDER", help="check the bundle against this robot (default: trust the bundle)")
     add("--gyro-unit", choices=sorted(GYRO_UNITS), default="deg/s", help="what the server sends (default %(default)s)")
     add("--max-tilt", type=float, default=1.0, metavar="RAD", help="more tilt is a fall [rad] (default %(default)s)")
+    add("--reset", action="store_true", help="have a simulator pick the robot up first (a robot has no such service)")
     add("--step-lock", action="store_true", help="advance a twin in lock step (ksim twin --lockstep)")
     add(
         "--realtime",
@@ -495,6 +502,7 @@ def main(argv: list[str] | None = None) -> int:
             ramp_s=args.ramp,
             robot=args.robot,
             gyro_unit=args.gyro_unit,
+            reset=args.reset,
             step_lock=args.step_lock,
             tilt_max_rad=args.max_tilt,
             realtime=args.realtime,

@@ -24,6 +24,12 @@ VERBS = {
     "run": ("deploy.run:main", "run a bundle on a robot over KOS"),
     "parity": ("deploy.parity:main", "compare a recorded run with the simulation"),
 }
+# what to install for a verb that finds one of these modules missing
+_EXTRAS = {"train": "train", "eval": "train", "vis": "train", "export": "export", "validate": "export"}
+_EXTRAS |= {"twin": "sim", "parity": "sim"}
+_EXTRA_MODULES = {
+    *("equinox", "imageio_ffmpeg", "jax", "jax2onnx", "jaxtyping", "mujoco", "onnx", "optax", "plotly", "tensorboardX"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,11 +55,11 @@ def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -
     except ToolkitError as error:
         print(f"ksim {verb}: {' '.join(str(error).split())}", file=sys.stderr)
     except ModuleNotFoundError as error:
-        extra = {"mujoco": "sim", "jax": "train", "equinox": "train", "onnx": "export", "jax2onnx": "export"}
         name = (error.name or "").split(".")[0]
-        if name not in extra:
+        if name not in _EXTRA_MODULES:
             raise
-        print(f"ksim {verb}: needs {name}; install it with: pip install 'ksim2real[{extra[name]}]'", file=sys.stderr)
+        extra = _EXTRAS.get(verb, "all")
+        print(f"ksim {verb}: needs {name}; install it with: pip install 'ksim2real[{extra}]'", file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

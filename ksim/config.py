@@ -155,7 +155,7 @@ class PpoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How long to train and how often to save. A limit of 0 means none."""
+    """How long to train and how often to save. A limit of 0 means none; resumes count as one run."""
 
     total_steps: int = 6_000_000
     max_minutes: float = 0.0
@@ -263,6 +263,23 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
     return value
 
 
+def _keys(kind: Any, prefix: str = "") -> list[str]:
+    """Every dotted key of a configuration class."""
+    out = []
+    for name, hint in typing.get_type_hints(kind).items():
+        key = f"{prefix}{name}"
+        out += [key, *(_keys(hint, f"{key}.") if dataclasses.is_dataclass(hint) else [])]
+    return out
+
+
+def _nearest(name: str, prefix: str, hints: dict[str, Any]) -> str:
+    """What may have been meant: the same name in another section, else the nearest one in this section."""
+    elsewhere = [key for key in _keys(Config) if key.rpartition(".")[2] == name]
+    near = [f"{prefix}.{n}" if prefix else n for n in difflib.get_close_matches(name, hints, n=1, cutoff=0.5)]
+    found = elsewhere or near
+    return f"did you mean {' or '.join(found)}?" if found else f"known keys: {', '.join(hints)}"
+
+
 def _merge(base: Any, changes: Any, prefix: str) -> Any:
     if changes is None:
         return base
@@ -272,8 +289,7 @@ def _merge(base: Any, changes: Any, prefix: str) -> Any:
     for name, value in changes.items():
         key = f"{prefix}.{name}" if prefix else str(name)
         if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints)}"
+            hint = _nearest(str(name), prefix, hints)
             raise ConfigError(f"configuration key {key!r} is unknown; {hint}")
         current = getattr(base, name)
         out[name] = (

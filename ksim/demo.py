@@ -70,7 +70,7 @@ class Stages:
 
     def say(self, text: str) -> None:
         """One line for a person."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def call(self, verb: str, *arguments: object, may_fail: bool = False, label: str | None = None) -> dict[str, Any]:
         """Run a verb with --json; its object. Its stderr passes through.
@@ -94,7 +94,7 @@ class Stages:
         self.seconds[label] = self.seconds.get(label, 0.0) + time.monotonic() - began
         lines = done.stdout.strip().splitlines()
         if (done.returncode != 0 and not may_fail) or not lines:
-            raise KsimError(f"demo: ksim {verb} ended with status {done.returncode}; its own message is above")
+            raise KsimError(f"ksim {verb} ended with status {done.returncode}; its own message is above")
         return json.loads(lines[-1])
 
 
@@ -191,7 +191,7 @@ def _demo(stages: Stages, *, fast: bool, seed: int) -> dict[str, Any]:
     files += [Path(video)] if video else []
     missing = [str(f) for f in files if not Path(f).is_file()]
     if missing:
-        raise KsimError(f"demo: not written: {', '.join(missing)}")
+        raise KsimError(f"not written: {', '.join(missing)}")
     loop = parity["loop"]
     result = {
         "survival_policy": policy["survival"],
@@ -275,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     for module in ("jax", "jax2onnx", "onnx", "mujoco"):
         if importlib.util.find_spec(module) is None:
-            raise KsimError(f"demo: needs {module}; install it with: pip install 'ksim2real[all]'")
+            raise KsimError(f"needs {module}; install it with: pip install 'ksim2real[all]'")
     console = Console(stderr=True)
     result = demo(Path(args.out), fast=args.fast, seed=args.seed, console=console)
     if args.json:

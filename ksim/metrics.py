@@ -14,13 +14,17 @@ from robots.bundle import atomic_path
 
 
 class Metrics:
-    """Writes one row per update. After a resume, rows beyond the checkpoint's step are dropped."""
+    """Writes one row per update. After a resume, rows beyond the checkpoint's step are dropped.
+
+    Attributes:
+        seconds_before: how long the run took before this process [s].
+    """
 
     def __init__(self, out: Path, config: Config, since_step: int = 0):
         out.mkdir(parents=True, exist_ok=True)
         self._path = out / "metrics.jsonl"
         kept: list[str] = []
-        self._seconds = 0.0
+        self.seconds_before = 0.0
         if since_step and self._path.exists():
             for line in self._path.read_text(encoding="utf-8").splitlines():
                 try:
@@ -29,7 +33,7 @@ class Metrics:
                     continue
                 if row["steps"] <= since_step:
                     kept.append(line)
-                    self._seconds = row["seconds"]
+                    self.seconds_before = row["seconds"]
         with atomic_path(self._path) as part:
             part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         with atomic_path(out / "config.yaml") as part:
@@ -38,9 +42,8 @@ class Metrics:
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=since_step or None)
 
     def write(self, step: int, figures: dict[str, float], seconds: float) -> None:
-        """One row; `seconds` since this process started, summed over resumes in the file."""
-        total = self._seconds + seconds
-        self._file.write(json.dumps({"steps": step, "seconds": total, **figures}) + "\n")
+        """One row; `seconds` since the run started, resumes included."""
+        self._file.write(json.dumps({"steps": step, "seconds": seconds, **figures}) + "\n")
         self._file.flush()
         for name, value in figures.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)

@@ -21,7 +21,7 @@ class TrainingBar:
         self._full_s = config.episode_length_s
         self._bar = Progress(
             TextColumn("train"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if self._console.width > 118 else 8),
             TextColumn("{task.fields[text]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
@@ -38,12 +38,15 @@ class TrainingBar:
         share = progress.steps / self._total
         if self._minutes > 0:
             share = max(share, seconds / (60.0 * self._minutes))
+        length = progress.length_share * self._full_s
         text = (
             f"{progress.steps / 1e6:.2f} M steps  {figures['steps_per_s']:,.0f} steps/s  "
-            f"return {progress.episode_return:.1f}  length {progress.length_share * self._full_s:.1f} s  "
+            f"return {progress.episode_return:.1f}  length {length:.1f} s  "
             f"survival {progress.survival:.0%}  pushes {progress.level:.0%}"
         )
-        self._bar.update(self._task, completed=min(1.0, share), text=text)
+        # the whole line needs some 118 columns; a narrow terminal gets what matters most
+        short = f"{figures['steps_per_s']:,.0f}/s  return {progress.episode_return:.1f}  length {length:.1f} s"
+        self._bar.update(self._task, completed=min(1.0, share), text=text if self._console.width > 118 else short)
         now = time.monotonic()
         if not self._console.is_terminal and now - self._said > self._every_s:
             self._said = now

@@ -277,7 +277,7 @@ def train(
         config: the run.
         out: its folder.
         resume: go on from `out`/last.ckpt.
-        report: called after each update with progress, figures and seconds since the start.
+        report: called after each update with progress, figures and seconds since the run started, resumes included.
 
     Raises:
         TrainingError: the folder holds a run and `resume` is false, or the loss is not finite.
@@ -301,7 +301,7 @@ def train(
             recent.append(time.monotonic() - tick)
             steps = config.ppo.envs * config.ppo.rollout_steps
             figures |= progress._asdict() | {"steps_per_s": steps * len(recent) / sum(recent)}
-            seconds = time.monotonic() - began
+            seconds = metrics.seconds_before + time.monotonic() - began
             metrics.write(progress.steps, figures, seconds)
             if report is not None:
                 report(progress, figures, seconds)
@@ -322,7 +322,7 @@ def train(
         checkpoint=final,
         updates=progress.updates,
         steps=progress.steps,
-        seconds=time.monotonic() - began,
+        seconds=metrics.seconds_before + time.monotonic() - began,
         survival=progress.survival,
         stopped=stopped,
     )
@@ -361,7 +361,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(answer))
     else:
         print(
-            f"{result.steps:,} steps in {result.seconds / 60:.1f} min ({result.stopped}), "
+            f"{result.steps:,} steps in {result.seconds / 60:.1f} min in all ({result.stopped}), "
             f"survival in training {result.survival:.0%}\nwrote {result.checkpoint}\n"
             f"next: ksim eval {result.checkpoint}   or   ksim export {result.checkpoint} -o {out / 'policy.kinfer'}",
             file=sys.stdout,

@@ -21,20 +21,21 @@ EXTRA_KEY = "ksim2real"  # our own key in metadata.json
 
 
 def robot_folder(name_or_folder: str | Path) -> Path:
-    """The folder of a robot.
+    """The folder of a robot: the built-in one of this name, else this folder; `./name` is always a folder.
 
     Raises:
         RobotLoadError: there is neither a built-in robot nor a folder of that name.
     """
-    folder = Path(name_or_folder)
+    name, folder = str(name_or_folder), Path(name_or_folder)
+    # a bare name is the built-in robot whatever lies in the current folder; ./name is the folder
+    if "/" not in name and name not in ("", ".", "..") and (HERE / name / "metadata.json").is_file():
+        return HERE / name
     if folder.is_dir():
         return folder
-    built_in = HERE / str(name_or_folder)
-    if "/" not in str(name_or_folder) and (built_in / "metadata.json").is_file():
-        return built_in
     known = ", ".join(sorted(p.parent.name for p in HERE.glob("*/metadata.json")))
     raise RobotLoadError(
-        f"robot {str(name_or_folder)!r}: no such folder and no such built-in robot (there is: {known})"
+        f"robot {name!r}: no such folder from {Path.cwd().name}/ and no such built-in robot (there is: {known}); "
+        "give the path of its folder"
     )
 
 

@@ -97,7 +97,7 @@ MISTAKES = {
     "train without its file": (["train", "--config", "none.yaml"], ["none.yaml: no such file"]),
     "train with an unknown key": (
         ["train", "--config", "configs/kbot_stand.yaml", "--set", "ppo.lerning_rate=1"],
-        ["'ppo.lerning_rate'", "did you mean 'learning_rate'"],
+        ["'ppo.lerning_rate'", "did you mean ppo.learning_rate"],
     ),
     "train with a value of another type": (
         ["train", "--config", "configs/kbot_stand.yaml", "--set", "ppo.envs=many"],

@@ -369,7 +369,11 @@ def command_line(kinfer, server, tmp_path, *more):
 
 
 def test_json_is_one_object_on_stdout(kinfer, server, tmp_path, capsys):
-    code = main(command_line(kinfer, server, tmp_path, "--duration", "0.3", "--command", "vx=0.1", "yaw=0", "--json"))
+    code = main(
+        command_line(
+            kinfer, server, tmp_path, "--duration", "0.3", "--command", "vx=0.1", "--command", "yaw=0", "--json"
+        )
+    )
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert code == result["exit_code"] == 0 and result["ended"] == "completed" and "ended      completed" in err

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("mujoco")
 
+from deploy.errors import SafetyError
 from deploy.kos import KosRobot
 from deploy.recorder import read_log
 from deploy.run import RunOptions, run
@@ -87,6 +89,12 @@ def test_holding_the_home_pose_falls_and_says_when(kbot_kinfer, tmp_path):
         report = run(options)
         assert report.ended == "fall" and 0.5 < report.survived_s < 4.0 and report.exit_code == 1
         assert report.damped and differences_from_damped(twin.port) == []
+        # it lies on the floor until it is picked up
+        again = replace(options, log=tmp_path / "again.mcap", duration_s=0.2)
+        with pytest.raises(SafetyError, match="add --reset"):
+            run(again)
+        report = run(replace(again, reset=True))
+        assert report.ended == "completed" and report.damped
     log = read_log(tmp_path / "run.mcap")
     gyro = next(e["message"] for e in log.events if e["kind"] == "gyro")
     assert gyro.startswith("gyro: ok") and "unit set to deg/s" in gyro

@@ -72,4 +72,9 @@ def main(steps: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]))))
+    result = main(int(sys.argv[1]))
+    print(json.dumps(result))
+    print(
+        f"{len(result['qpos'])} control steps, {result['dtype']}: qpos within {max(result['qpos']):.2g}",
+        file=sys.stderr,
+    )

@@ -58,8 +58,8 @@ def test_numbers_are_settled_to_the_declared_type():
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"seeed": 1}, ["'seeed'", "unknown", "'seed'"]),
-        ({"ppo": {"learning_rat": 1}}, ["'ppo.learning_rat'", "'learning_rate'"]),
+        ({"seeed": 1}, ["'seeed'", "unknown", "did you mean seed?"]),
+        ({"ppo": {"learning_rat": 1}}, ["'ppo.learning_rat'", "did you mean ppo.learning_rate?"]),
         ({"zzz": 1}, ["'zzz'", "known keys", "episode_length_s"]),
         ({"seed": "three"}, ["seed", "'three'", "an integer"]),
         ({"seed": True}, ["seed", "True", "an integer"]),
@@ -138,3 +138,10 @@ def test_the_shipped_configuration_loads_and_an_unknown_one_lists_those_there_ar
     assert load_config(shipped_config("kbot_stand.yaml")).task == "kbot_stand"
     with pytest.raises(ConfigError, match=r"kbot_stand\.yaml"):
         shipped_config("kbot_fly.yaml")
+
+
+def test_a_key_in_the_wrong_section_is_found_in_the_right_one():
+    with pytest.raises(ConfigError, match=r"ppo\.max_minutes.* did you mean run\.max_minutes\?"):
+        apply_overrides(Config(), ["ppo.max_minutes=1"])
+    with pytest.raises(ConfigError, match=r"did you mean ppo\.envs\?"):
+        apply_overrides(Config(), ["ppo.env=64"])

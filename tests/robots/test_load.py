@@ -284,7 +284,7 @@ def test_a_bad_model_is_named_in_one_line(write_robot, biped_xml, case):
 
 
 def test_missing_parts_of_a_folder_are_named(write_robot, tmp_path):
-    with pytest.raises(RobotLoadError, match=r"'nobot': no such folder and no such built-in robot \(there is: .*kbot"):
+    with pytest.raises(RobotLoadError, match=r"'nobot': no such folder from .* and no such built-in robot \(there is: .*kbot"):
         load_robot("nobot")
     with pytest.raises(RobotLoadError, match=r"no metadata\.json"):
         load_robot(tmp_path)
@@ -317,3 +317,10 @@ def test_the_published_folder_gives_the_same_joints_as_the_built_in_robot():
     published, own = load_robot(folder), load_robot("kbot")
     assert [j.replace(home_rad=0.0) for j in own.joints] == [j.replace(home_rad=0.0) for j in published.joints]
     assert own.mass_kg == pytest.approx(published.mass_kg, abs=1e-12)
+
+
+def test_a_bare_name_is_the_built_in_robot_and_a_path_the_folder(write_robot, tmp_path, monkeypatch):
+    write_robot().rename(tmp_path / "kbot")
+    monkeypatch.chdir(tmp_path)
+    assert len(load_robot("kbot").joints) == 20
+    assert load_robot("./kbot").joint_names == ("left_hip", "left_knee", "right_hip", "right_knee")
