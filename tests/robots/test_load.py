@@ -284,7 +284,7 @@ def test_a_bad_model_is_named_in_one_line(write_robot, biped_xml, case):
 
 
 def test_missing_parts_of_a_folder_are_named(write_robot, tmp_path):
-    with pytest.raises(RobotLoadError, match=r"'nobot': no such folder from .* and no such built-in robot \(there is: .*kbot"):
+    with pytest.raises(RobotLoadError, match=r"'nobot': no such folder .* built-in robot \(there is: .*kbot"):
         load_robot("nobot")
     with pytest.raises(RobotLoadError, match=r"no metadata\.json"):
         load_robot(tmp_path)
