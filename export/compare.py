@@ -1,12 +1,26 @@
-"""One policy, two forms, the same inputs: how far apart the ONNX graph and the JAX function are."""
+"""One policy, two forms, the same inputs: how far apart the ONNX graph and the JAX function are.
+
+Differences are found twice: `carried`, each form with its own carry from the last reset on, as the robot runs it;
+and `step`, both from the carry that the JAX form had, so that what one step adds is seen alone. The limits:
+- action [rad]: 1e-5, carried and step, on whatever inputs;
+- carry: 1e-5, carried and step, on every element of a size up to 10; the simulation gives no other;
+- elements beyond 10, which inputs from the ends of the declared range bring about (a raw action of 40, a cell state
+  of 1000 after a thousand steps of one input): step within one millionth of the value. Neighbouring float32 numbers
+  are 4e-6 apart at 40 and 6e-5 at 1000, so that 1e-5 cannot be held there by any order of the sums; a millionth is
+  8 to 17 such neighbours. What they differ by carried is reported and has no limit: a state that remembers for a
+  thousand steps adds up the rounding of all of them. A wrong graph is wrong in one step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 
@@ -18,16 +32,33 @@ from robots.spec import ArraySpec
 
 # Stands for an infinite end of an input's declared range when inputs are drawn.
 OPEN_RANGE = 1000.0
+# Greatest difference of action [rad] and carry. Float32 with another order of sums differs by some 1e-6; a weight
+# that is off by 1e-3 differs by 1e-4 and more.
+ERROR_LIMIT = 1e-5
+LARGE_VALUE, LARGE_LIMIT = 10.0, 1e-6
+# The compiled loop over a sequence against the compiled step called once for each.
+SCAN_LIMIT = 1e-6
+SCAN_STEPS = 200
+WINDOWS = 20
+THREADS = (1, 2, 4)
+_LEVELS = {
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
 
 
-def session(model: bytes, what: str = "graph") -> onnxruntime.InferenceSession:
-    """ONNX Runtime on one thread, as the robot runs it.
+def session(model: bytes, what: str = "graph", *, threads: int = 1, level: str = "all") -> onnxruntime.InferenceSession:
+    """ONNX Runtime as the robot runs it: one thread, every optimisation, unless told otherwise.
 
     Raises:
         ExportError: ONNX Runtime refuses the graph.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.graph_optimization_level = _LEVELS[level]
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -40,90 +71,265 @@ def initial_carry(bundle: Bundle) -> np.ndarray:
     return np.asarray(session(bundle.init_fn, "init_fn").run(None, {})[0])
 
 
+def _float32(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(value, np.float32) for name, value in inputs.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What a policy made of a sequence.
+
+    Attributes:
+        actions: (T, joints) [rad].
+        carries: the carry after each step, (T, carry).
+        before: the carry that each step began with, (T, carry).
+    """
+
+    actions: np.ndarray
+    carries: np.ndarray
+    before: np.ndarray
+
+
+class Onnx:
+    """A bundle's graphs in ONNX Runtime.
+
+    Args:
+        bundle: its own init_fn gives the first carry.
+        threads: of ONNX Runtime.
+        level: its graph optimisation, one of all, extended, basic, disabled.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int = 1, level: str = "all") -> None:
+        self._session = session(bundle.step_fn, "step_fn", threads=threads, level=level)
+        names = [i.name for i in self._session.get_inputs()]
+        self.inputs = tuple(name for name in names if name != graph.CARRY)
+        self._takes_carry = graph.CARRY in names
+        self.start = initial_carry(bundle)
+
+    def run(self, inputs: Mapping[str, np.ndarray], resets: np.ndarray, before: np.ndarray | None = None) -> Trace:
+        """Step after step through a sequence.
+
+        Args:
+            inputs: by name, each (T, k); more than the graph reads is fine.
+            resets: (T,) bool: start anew before this step.
+            before: the carry to begin each step with, (T, carry); its own where none is given.
+
+        Raises:
+            ExportError: an input is missing.
+        """
+        missing = [name for name in self.inputs if name not in inputs]
+        if missing:
+            raise ExportError(
+                f"step_fn: inputs {missing}: not recorded; the simulation gives {', '.join(sorted(inputs))}"
+            )
+        rows = _float32({name: inputs[name] for name in self.inputs})
+        carry, actions, carries, begun = self.start, [], [], []
+        for t in range(len(resets)):
+            if before is not None:
+                carry = before[t]
+            elif resets[t]:
+                carry = self.start
+            begun.append(carry)
+            feed = {name: value[t] for name, value in rows.items()}
+            if self._takes_carry:
+                feed[graph.CARRY] = carry
+            action, carry = self._session.run(None, feed)
+            actions.append(action)
+            carries.append(carry)
+        return Trace(actions=np.stack(actions), carries=np.stack(carries), before=np.stack(begun))
+
+
+class Reference:
+    """The JAX form, in full float32 (no TF32 of a GPU, no bfloat16), a whole sequence in one compiled loop.
+
+    Args:
+        step: `(inputs, carry) -> (action, carry)`.
+        start: the first carry, (carry,).
+        stepwise: one compiled step called once for each, in place of the loop.
+    """
+
+    def __init__(self, step: Step, start: Any, *, stepwise: bool = False) -> None:
+        self.start, self._step, self._stepwise = np.asarray(start, np.float32), step, stepwise
+
+    @cached_property
+    def _loop(self) -> Any:
+        def one(carry: Any, row: Any) -> Any:
+            inputs, reset = row
+            before = jnp.where(reset, self.start, carry)
+            action, after = self._step(inputs, before)
+            return after, (action, after, before)
+
+        return jax.jit(lambda inputs, resets: jax.lax.scan(one, jnp.asarray(self.start), (inputs, resets))[1])
+
+    @cached_property
+    def _once(self) -> Any:
+        return jax.jit(lambda inputs, carry: self._step(inputs, carry))
+
+    def run(self, inputs: Mapping[str, np.ndarray], resets: np.ndarray) -> Trace:
+        """The whole sequence; arguments as for `Onnx.run`."""
+        rows = _float32(inputs)
+        with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):
+            if not self._stepwise:
+                actions, carries, begun = map(np.asarray, self._loop(rows, resets))
+                return Trace(actions=actions, carries=carries, before=begun)
+            carry, out = self.start, []
+            for t, reset in enumerate(resets):
+                before = self.start if reset else carry
+                action, carry = map(np.asarray, self._once({k: v[t] for k, v in rows.items()}, before))
+                out.append((action, carry, before))
+        actions, carries, begun = map(np.stack, zip(*out, strict=True))
+        return Trace(actions=actions, carries=carries, before=begun)
+
+    def check(self, inputs: Mapping[str, np.ndarray], resets: np.ndarray) -> tuple[Reference, float]:
+        """(what to trust, difference of the loop and the step called one by one).
+
+        The loop may be compiled to another order of sums; where that shows, the slow way is the reference.
+        """
+        rows, starts = {k: v[:SCAN_STEPS] for k, v in inputs.items()}, resets[:SCAN_STEPS]
+        slow = Reference(self._step, self.start, stepwise=True)
+        a, b = self.run(rows, starts), slow.run(rows, starts)
+        apart = max(_greatest(a.actions, b.actions), _greatest(a.carries, b.carries))
+        return (self if apart <= SCAN_LIMIT else slow), apart
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.abs(np.subtract(a, b, dtype=np.float64))
+
+
+def _greatest(a: np.ndarray, b: np.ndarray) -> float:
+    return float(_apart(a, b).max(initial=0.0))
+
+
+def limits_of(carry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The greatest (carried, step) difference that each element of the carry may have, by its value."""
+    size = np.abs(carry.astype(np.float64))
+    large = size > LARGE_VALUE
+    return np.where(large, np.inf, ERROR_LIMIT), np.where(large, LARGE_LIMIT * size, ERROR_LIMIT)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """ONNX against JAX over one sequence, each with its own carry.
+    """ONNX against JAX over one sequence; see the module's docstring for `carried` and `step`.
 
     Attributes:
         steps: length of the sequence.
         resets: how often both carries started anew.
-        action_error: greatest absolute difference of the action [rad].
-        carry_error: greatest absolute difference of the carry.
-        relative_error: greatest difference of action or carry, divided by the value where that is beyond 1.
-        worst_step: the step at which the greatest difference occurred.
-        early_error: greatest difference of action or carry in the first tenth.
-        late_error: the same in the last tenth; far above `early_error` means that errors grow.
+        action_error: greatest absolute difference of the action, carried [rad].
+        carry_error: greatest absolute difference of the carry, carried.
+        step_action_error: greatest absolute difference of the action, step by step [rad].
+        step_carry_error: greatest absolute difference of the carry, step by step.
+        carry_max: greatest absolute value in the carry.
+        of_limit: greatest difference as a share of its limit; 1 and less is within.
+        worst_step: the step at which that was.
+        windows: greatest carried difference of action or carry in each of 20 equal parts: how it grows.
     """
 
     steps: int
     resets: int
     action_error: float
     carry_error: float
-    relative_error: float
+    step_action_error: float
+    step_carry_error: float
+    carry_max: float
+    of_limit: float
     worst_step: int
-    early_error: float
-    late_error: float
+    windows: tuple[float, ...]
 
     @property
     def error(self) -> float:
-        """The greater of the two errors."""
-        return max(self.action_error, self.carry_error)
+        """The greatest of the four errors."""
+        return max(self.action_error, self.carry_error, self.step_action_error, self.step_carry_error)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "windows": list(self.windows)}
 
 
-def difference(
-    bundle: Bundle, step: Step, init_carry: Any, inputs: Mapping[str, np.ndarray], resets: np.ndarray
-) -> Difference:
+def compare(onnx: Onnx, reference: Reference, inputs: Mapping[str, np.ndarray], resets: np.ndarray) -> Difference:
     """Run both through the same inputs.
 
     Args:
-        bundle: the ONNX form; its own init_fn gives its first carry.
-        step: the JAX form.
-        init_carry: the first carry of the JAX form, (carry,).
-        inputs: recorded inputs by name, each (T, k); more than the policy reads is fine.
+        onnx: the ONNX form.
+        reference: the JAX form.
+        inputs: by name, each (T, k); more than the policy reads is fine.
         resets: (T,) bool: start both anew before this step.
 
     Raises:
         ExportError: an input is missing, or a value is not finite.
     """
-    run = session(bundle.step_fn, "step_fn")
-    wanted = [i.name for i in run.get_inputs() if i.name != graph.CARRY]
-    missing = [name for name in wanted if name not in inputs]
-    if missing:
-        raise ExportError(f"step_fn: inputs {missing}: not recorded; the simulation gives {', '.join(sorted(inputs))}")
-    onnx_start, jax_start = initial_carry(bundle), np.asarray(init_carry, np.float32)
-    onnx_carry, jax_carry = onnx_start, jax_start
-    errors, relative = np.zeros((len(resets), 2)), 0.0
-    # The reference is computed in full float32: no TF32 of a GPU, no bfloat16.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):
-        jitted = jax.jit(lambda i, c: step(i, c))
-        for t, reset in enumerate(resets):
-            if reset:
-                onnx_carry, jax_carry = onnx_start, jax_start
-            row = {name: np.ascontiguousarray(value[t], np.float32) for name, value in inputs.items()}
-            feed = {**{n: row[n] for n in wanted}, graph.CARRY: onnx_carry}
-            onnx_action, onnx_carry = (np.asarray(v) for v in run.run(None, feed))
-            jax_action, jax_carry = (np.asarray(v) for v in jitted(row, jax_carry))
-            for i, (a, b) in enumerate(((onnx_action, jax_action), (onnx_carry, jax_carry))):
-                apart = np.abs(np.subtract(a, b, dtype=np.float64))
-                errors[t, i] = np.max(apart, initial=0.0)
-                relative = max(relative, float(np.max(apart / np.maximum(1.0, np.abs(b)), initial=0.0)))
-    if not np.isfinite(errors).all():
-        at = int(np.argmax(~np.isfinite(errors).all(axis=1)))
+    inputs = _float32(inputs)
+    carried = onnx.run(inputs, resets)
+    truth = reference.run(inputs, resets)
+    alone = onnx.run(inputs, resets, truth.before)
+    errors, shares = [], []
+    for trace, allowed in zip((carried, alone), limits_of(truth.carries), strict=True):
+        for a, b, limit in ((trace.actions, truth.actions, ERROR_LIMIT), (trace.carries, truth.carries, allowed)):
+            apart = _apart(a, b)
+            errors.append(apart.max(axis=1, initial=0.0))
+            shares.append((apart / limit).max(axis=1, initial=0.0))
+    found, share = np.stack(errors), np.stack(shares).max(axis=0)
+    if not np.isfinite(found).all():
+        at = int(np.argmax(~np.isfinite(found).all(axis=0)))
         raise ExportError(f"step_fn against the JAX policy: got a value that is not finite at step {at}, expected none")
-    both, tenth = errors.max(axis=1), max(1, len(errors) // 10)
+    action, carry, step_action, step_carry = (float(v) for v in found.max(axis=1))
+    parts = np.array_split(found[:2].max(axis=0), min(WINDOWS, len(resets)))
     return Difference(
         steps=len(resets),
         resets=int(np.sum(resets)),
-        action_error=float(errors[:, 0].max()),
-        carry_error=float(errors[:, 1].max()),
-        relative_error=relative,
-        worst_step=int(both.argmax()),
-        early_error=float(both[:tenth].max()),
-        late_error=float(both[-tenth:].max()),
+        action_error=action,
+        carry_error=carry,
+        step_action_error=step_action,
+        step_carry_error=step_carry,
+        carry_max=float(np.abs(truth.carries).max(initial=0.0)),
+        of_limit=float(share.max()),
+        worst_step=int(share.argmax()),
+        windows=tuple(float(part.max()) for part in parts),
+    )
+
+
+def difference(
+    bundle: Bundle, step: Step, init_carry: Any, inputs: Mapping[str, np.ndarray], resets: np.ndarray
+) -> Difference:
+    """`compare` of a bundle and the function `step` that it was made from, with the first carry of the latter."""
+    return compare(Onnx(bundle), Reference(step, init_carry), inputs, resets)
+
+
+def _hash(trace: Trace) -> str:
+    return hashlib.sha256(trace.actions.tobytes() + trace.carries.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Determinism:
+    """The same inputs again, and otherwise.
+
+    Attributes:
+        steps: length of the sequence.
+        runs_equal: a second run, and one of a session made anew, give the same bytes.
+        threads_equal: so do sessions of 2 and 4 threads.
+        optimisation: greatest difference of action or carry from ONNX Runtime's full optimisation, by level.
+    """
+
+    steps: int
+    runs_equal: bool
+    threads_equal: bool
+    optimisation: dict[str, float]
+
+
+def determinism(bundle: Bundle, inputs: Mapping[str, np.ndarray], resets: np.ndarray) -> Determinism:
+    """Run a sequence again, in sessions of other thread counts and other optimisation levels."""
+    first = Onnx(bundle)
+    base = first.run(inputs, resets)
+    again = [_hash(first.run(inputs, resets)), _hash(Onnx(bundle).run(inputs, resets))]
+    threaded = [_hash(Onnx(bundle, threads=n).run(inputs, resets)) for n in THREADS[1:]]
+    others = {}
+    for level in list(_LEVELS)[1:]:
+        trace = Onnx(bundle, level=level).run(inputs, resets)
+        others[level] = max(_greatest(trace.actions, base.actions), _greatest(trace.carries, base.carries))
+    return Determinism(
+        steps=len(resets),
+        runs_equal=set(again) == {_hash(base)},
+        threads_equal=set(threaded) == {_hash(base)},
+        optimisation=others,
     )
 
 
@@ -149,12 +355,54 @@ def sequence(
     )
 
 
+def _ranges(spec: ArraySpec) -> tuple[np.ndarray, np.ndarray]:
+    size = int(np.prod(spec.shape))
+    low, high = (np.clip(np.resize(v, size), -OPEN_RANGE, OPEN_RANGE) for v in (spec.low, spec.high))
+    return low, high
+
+
 def drawn(specs: tuple[ArraySpec, ...], steps: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Inputs drawn uniformly from their declared ranges, each (steps, k)."""
     out = {}
     for spec in specs:
-        size = int(np.prod(spec.shape))
-        low = np.clip(np.resize(spec.low, size), -OPEN_RANGE, OPEN_RANGE)
-        high = np.clip(np.resize(spec.high, size), -OPEN_RANGE, OPEN_RANGE)
-        out[spec.name] = rng.uniform(low, high, (steps, size)).astype(np.float32)
+        low, high = _ranges(spec)
+        out[spec.name] = rng.uniform(low, high, (steps, len(low))).astype(np.float32)
     return out
+
+
+def extreme(
+    specs: tuple[ArraySpec, ...], steps: int, rng: np.random.Generator
+) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Inputs at the ends of their declared ranges, in five kinds, each with its resets, (steps,).
+
+    `corners`: each element at an end of its range, drawn anew at each step, with resets at random times;
+    `alternating`: all elements at their greatest, then all at their least; `zeros`: 0, or the nearest that is in
+    range; `one input`: one input at an end for 50 steps from the first carry on, the others at 0, in turns;
+    `constant`: all at their greatest for half of the steps, then all at their least from the first carry on.
+    """
+    ranges = {spec.name: _ranges(spec) for spec in specs}
+    zeros = {name: np.clip(0.0, low, high) for name, (low, high) in ranges.items()}
+    t = np.arange(steps)
+    turn = t // 50
+    half = (t >= steps // 2)[:, None]
+
+    def rows(pick: Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            name: np.broadcast_to(pick(i, low, high, zeros[name]), (steps, len(low))).astype(np.float32)
+            for i, (name, (low, high)) in enumerate(ranges.items())
+        }
+
+    def one_input(i: int, low: np.ndarray, high: np.ndarray, zero: np.ndarray) -> np.ndarray:
+        mine, up = (turn % len(ranges) == i)[:, None], (turn // len(ranges) % 2 == 0)[:, None]
+        return np.where(mine, np.where(up, high, low), zero)
+
+    return {
+        "corners": (
+            rows(lambda i, low, high, zero: np.where(rng.random((steps, len(low))) < 0.5, low, high)),
+            rng.random(steps) < 0.02,
+        ),
+        "alternating": (rows(lambda i, low, high, zero: np.where((t % 2 == 0)[:, None], high, low)), t == 0),
+        "zeros": (rows(lambda i, low, high, zero: zero), t == 0),
+        "one input": (rows(one_input), t % 50 == 0),
+        "constant": (rows(lambda i, low, high, zero: np.where(half, low, high)), t % max(1, steps // 2) == 0),
+    }
