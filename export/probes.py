@@ -118,8 +118,8 @@ def permute(order: Sequence[int]) -> Change:
 def degrees(model: onnx.ModelProto) -> None:
     """A graph that reads and gives degrees where the bundle says radians."""
     for name in _declared(model, DEGREES):
-        _before(model, name, "Mul", np.float32([np.pi / 180]))
-    _after(model, "Mul", np.float32([180 / np.pi]))
+        _before(model, name, "Mul", np.array([np.pi / 180], np.float32))
+    _after(model, "Mul", np.array([180 / np.pi], np.float32))
 
 
 def inverted_gravity(model: onnx.ModelProto) -> None:

@@ -46,7 +46,8 @@ class Proof:
 
 
 def _errors(d: Difference) -> str:
-    return f"action {d.action_error:.1e} rad, carry {d.carry_error:.1e}"
+    carry = f"carry {d.carry_error:.1e}" if d.carry_limited else f"carry {d.step_carry_error:.1e} in one step"
+    return f"action {d.action_error:.1e} rad, {carry}"
 
 
 def proofs(report: Report) -> list[Proof]:
@@ -280,24 +281,35 @@ def _growth(report: Report) -> str:
     ):
         part = d.steps / len(d.windows)
         chart.line([(i + 0.5) * part for i in range(len(d.windows))], [1e6 * v for v in d.windows], style, name)
+
+    def free(text: str, limited: bool) -> str:
+        return _n(text) if limited else f'<td class="n quiet">{text}</td>'
+
     rows = (
         (
             escape(name),
             _n(f"{d.action_error:.1e}"),
             _n(f"{d.step_action_error:.1e}"),
-            _n(f"{d.carry_error:.1e}"),
+            free(f"{d.carry_error:.1e}", d.carry_limited),
             _n(f"{d.step_carry_error:.1e}"),
+            free(f"{d.large_carry_error:.1e}" if d.large_carry_error else "&ndash;", False),
+            _n(f"{d.large_step_share:.1e}" if d.large_step_share else "-"),
             _n(f"{d.carry_max:.3g}"),
             _n(f"{d.of_limit:.0%}"),
         )
         for name, d in numbers.sequences().items()
     )
-    head = ("Inputs", "action [rad]", "in one step", "carry", "in one step", "greatest carry", "of the limit")
+    head = (
+        *("Inputs", "action [rad]", "in one step", "carry", "in one step"),
+        *(f"carry beyond {LARGE_VALUE:g}", "in one step, share", "greatest carry", "of its limit"),
+    )
     return (
         f"{chart.svg()}{_table(head, rows)}"
-        f'<p class="quiet">&ldquo;In one step&rdquo;: both from the same carry. The limit is {ERROR_LIMIT:g} absolute; '
-        f"elements of the carry beyond {LARGE_VALUE:g}, which only inputs at the ends of their ranges bring about, are "
-        f"held to {LARGE_LIMIT:g} of their value in one step, since float32 has no finer numbers there.</p>"
+        f'<p class="quiet">&ldquo;In one step&rdquo;: both from the same carry. The limit is {ERROR_LIMIT:g} absolute '
+        f"on action and carry. Elements of the carry beyond {LARGE_VALUE:g}, which only inputs at the ends of their "
+        f"ranges bring about, are held to {LARGE_LIMIT:g} of their value in one step: float32 has no finer numbers "
+        "there. Grey figures have no limit: a state that takes in a thousand steps adds up the rounding of them all."
+        "</p>"
     )
 
 
