@@ -61,7 +61,9 @@ class Envelope:
             except (KeyError, TypeError, ValueError, OverflowError):
                 ends = []
             if [e.shape for e in ends] != [(size,)] * 2 or not all(np.isfinite(e).all() for e in ends):
-                raise CheckError(f"envelope of input {array.name}: expected low and high, {size} numbers each; export")
+                raise CheckError(
+                    f"envelope of input {array.name}: expected low and high, {size} numbers each; export it again"
+                )
             spans[array.name] = (ends[0], ends[1])
             labels[array.name] = spec.robot.joint_names if array.name in _JOINTS else _AXES
             units[array.name] = array.unit

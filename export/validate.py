@@ -509,7 +509,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps({**about, **report.to_json(), "latency_us": latency}))
     else:
         show(args.bundle, report, latency, files)
-    if report.failures:
+    for failure in report.failures:
         more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
-        raise ExportError(f"{report.failures[0]}{more}; the bundle is not the policy")
+        raise ExportError(f"{failure}{more}; the bundle is not the policy")
     return 0
