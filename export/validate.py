@@ -295,7 +295,11 @@ def validate(
     spec = bundle.spec
     if spec is None:
         raise ExportError(NO_SPEC)
-    for what, value in (("episodes", episodes), ("mjx_episodes", mjx_episodes or 1), ("steps", steps)):
+    for what, value in (
+        ("episodes", episodes),
+        ("mjx_episodes", 1 if mjx_episodes is None else mjx_episodes),
+        ("steps", steps),
+    ):
         if value < 1:
             raise ExportError(f"{what}: got {value}, expected 1 or more")
     unknown = [e for e in engines if e not in ENGINES]
