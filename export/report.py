@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 ENGINE_NAMES = {"mujoco": "MuJoCo C", "mjx": "MJX"}
 METRICS = {
     "survival": "survival",
-    "returns": "return of an episode",
-    "tracking": "velocity, distance from the command",
-    "drift": "drift from the start",
+    "returns": "return",
+    "tracking": "off the command",
+    "drift": "drift",
 }
 _MORE_STYLE = """
 .verdict{font-size:19px;line-height:1.45;margin:0}.verdict b.good{color:var(--good)}.verdict b.bad{color:var(--bad)}
@@ -113,7 +113,7 @@ def proofs(report: Report) -> list[Proof]:
         rows.append(
             Proof(
                 what="Wrong contracts refused by deployment's own checks",
-                found=f"{sum(p.caught for p in wrong)} of {sum(p.different for p in wrong)}",
+                found=f"{sum(p.caught for p in wrong)} of {sum(p.different for p in wrong)} bundles and starts",
                 limit="all",
                 holds=all(p.passed for p in wrong),
             )
@@ -294,7 +294,7 @@ def _growth(report: Report) -> str:
             _n(f"{d.step_carry_error:.1e}"),
             free(f"{d.large_carry_error:.1e}" if d.large_carry_error else "&ndash;", False),
             _n(f"{d.large_step_share:.1e}" if d.large_step_share else "-"),
-            _n(f"{d.carry_max:.3g}"),
+            _n(f"{d.carry_max:.0f}" if d.carry_max >= LARGE_VALUE else f"{d.carry_max:.2g}"),
             _n(f"{d.of_limit:.0%}"),
         )
         for name, d in numbers.sequences().items()
@@ -337,7 +337,7 @@ def _loop(loop: ClosedLoop) -> str:
 
     rows = (
         (
-            METRICS[name],
+            _n(METRICS[name]),
             _n(number(m.jax, m)),
             _n(number(m.onnx, m)),
             _n(number(m.difference, m, "+")),
@@ -368,8 +368,10 @@ def _probe_row(p: Probe) -> tuple[str, ...]:
     elif p.different == 0:
         refused, chip = f"{sum(p.by.values())} of {p.tried}", '<span class="chip none">cannot be told</span>'
     else:
-        refused, chip = f"{p.caught} of {p.different}", _chip(p.passed, "refused" if p.passed else "not refused")
-    said = escape(p.example if len(p.example) <= 170 else p.example[:167] + "...")
+        same = f", {p.tried - p.different} alike" if p.different < p.tried else ""
+        refused, chip = f"{p.caught} of {p.different}{same}", _chip(p.passed, "refused" if p.passed else "not refused")
+    told = p.example.partition(": this is")[0]  # the remedy is the same for all
+    said = escape(told if len(told) <= 170 else told[:167] + "...")
     contract = "right contract" if p.contract == "none" else p.contract
     return escape(contract), escape(p.probe), p.where, _n(refused), by, f'<td class="said">{said}</td>', chip
 
@@ -443,13 +445,15 @@ def page(name: str, bundle: Bundle, report: Report, latency: Mapping[str, float]
         (
             "Closed loop",
             "Both forms from the same seeds: same pushes, noise and masses. Contacts multiply a difference of 1e-7 "
-            "until motions part, so the means are compared, with a paired interval; grey is the margin of equivalence.",
+            "until motions part, so the means are compared, with a paired interval; grey is the margin of equivalence. "
+            "Off the command: distance of the base's velocity from it. Drift: distance from the start at the end.",
             _loops(report),
         ),
         (
             "Wrong contracts",
-            "Made wrong on purpose; what `ksim run` checks has to refuse each. Joints with the same home pose cannot "
-            "be told apart at home.",
+            "Made wrong on purpose; what ksim run checks has to refuse each. In the graph: the bundle with its step "
+            "graph changed. On the robot: starts of episodes as a robot with the fault would report them; joints with "
+            "the same home cannot be told apart there.",
             _probes(report),
         ),
         ("The bundle", "", _about(bundle, spec, report, latency) + _envelope(spec, report)),
