@@ -182,14 +182,15 @@ class Reference:
         return Trace(actions=actions, carries=carries, before=begun)
 
     def check(self, inputs: Mapping[str, np.ndarray], resets: np.ndarray) -> tuple[Reference, float]:
-        """(what to trust, difference of the loop and the step called one by one).
+        """(what to trust, difference of the loop and the step called one by one, of the value where that is beyond 1).
 
         The loop may be compiled to another order of sums; where that shows, the slow way is the reference.
         """
         rows, starts = {k: v[:SCAN_STEPS] for k, v in inputs.items()}, resets[:SCAN_STEPS]
         slow = Reference(self._step, self.start, stepwise=True)
         a, b = self.run(rows, starts), slow.run(rows, starts)
-        apart = max(_greatest(a.actions, b.actions), _greatest(a.carries, b.carries))
+        pairs = ((a.actions, b.actions), (a.carries, b.carries))
+        apart = max(float((_apart(x, y) / np.maximum(1.0, np.abs(y))).max(initial=0.0)) for x, y in pairs)
         return (self if apart <= SCAN_LIMIT else slow), apart
 
 

@@ -34,7 +34,7 @@ def exported(exported_small):
 
 def test_export_is_the_policy_within_1e5_on_every_kind_of_input(exported):
     numbers = exported.report.numbers
-    assert exported.report.failures == () and numbers.init_error == numbers.scan_error == 0.0
+    assert exported.report.failures == () and numbers.init_error == 0.0 and numbers.scan_error <= 1e-6
     found = numbers.sequences()
     kinds = {"corners", "alternating", "zeros", "one input", "constant"}
     assert set(found) == {
@@ -278,8 +278,8 @@ def test_difference_tells_what_is_carried_from_what_one_step_adds(trained):
     assert (found.carry_error, found.step_carry_error) == (8 * 0.25, 0.25)
     assert (found.large_carry_error, found.carry_max) == (16 * 0.25, 20.0)
     assert found.large_step_share == pytest.approx(0.25 / 11.25)
-    # the nearest to its limit: 0.5 rad of 1e-5
-    assert found.of_limit == pytest.approx(0.5 / 1e-5)
+    # the farthest beyond its limit: 2 of 1e-5, after the eighth step
+    assert found.of_limit == pytest.approx(2.0 / 1e-5) and found.worst_step == 7
     # 20 windows of one step: the action's 0.5, then the carry's 0.75 after 3 steps, to 2.0 after 8; then the action
     assert found.windows[:9] == (0.5, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 0.5) and found.windows[16] == 0.5
 
@@ -324,7 +324,7 @@ def test_determinism_sees_a_graph_that_draws_random_numbers(bundle, damage):
     rows = drawn(bundle.spec.inputs, 5, np.random.default_rng(0))
     assert determinism(bundle, rows, np.zeros(5, bool)).runs_equal
     found = determinism(damage(bundle, noisy), rows, np.zeros(5, bool))
-    assert not found.runs_equal and not found.threads_equal
+    assert not found.runs_equal
 
 
 def test_extreme_inputs_stand_at_the_ends_of_their_ranges():
