@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.envelope import Envelope
 from deploy.errors import ConnectionLost, DeployError, FaultError
 from deploy.kos import GyroCheck, KosRobot
 from deploy.policy import OnnxPolicy, observe
@@ -154,6 +155,7 @@ class ControlLoop:
         self._patience = 500.0 if step_lock else 1.0
         self.counts = Counts()
         self._names = tuple(a.name for a in spec.inputs)
+        self._envelope = Envelope.from_spec(spec)
         self._home = np.asarray(spec.robot.column("home_rad"))
         self._gyro = GyroCheck(robot.gyro_unit)
         self._gyro_done = False
@@ -333,8 +335,20 @@ class ControlLoop:
             self._heading = state.heading_rad
         time_s = (k - self._ramp_ticks) * self.period_s
         inputs = observe(self._names, state, self._command_vector, time_s, self._heading)
+        if self.counts.run_ticks == 0:
+            self._check_envelope(inputs)
         action = self._policy.step(inputs)
         return "run", inputs, action, action
+
+    def _check_envelope(self, inputs: dict[str, np.ndarray]) -> None:
+        """What is measured before the policy's first step is what it met in training."""
+        outside = self._envelope.outside(inputs)
+        if outside:
+            more = f"; and {len(outside) - 3} more" if len(outside) > 3 else ""
+            raise FaultError(
+                f"the policy was not started: {'; '.join(outside[:3])}{more}; "
+                "check joint order, zero offsets, units and how the robot hangs"
+            )
 
     def _count(self, k: int, phase: str, scheduled: float, start: float, safe: SafeTarget) -> None:
         counts = self.counts

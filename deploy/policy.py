@@ -20,6 +20,9 @@ from robots.spec import ArraySpec, CommandSpec, PolicySpec, RobotSpec, input_spe
 CARRY = "carry"
 # a command whose range the bundle does not tell
 UNKNOWN_RANGE = 1e6
+# Bounds of what a bundle may ask of the self-test: its own word must not make the test pass, or last.
+SELF_TEST_TOLERANCE_MAX = 1e-3
+SELF_TEST_STEPS_MAX = 1000
 
 
 def known_inputs(joints: int, commands: int, carry_size: int) -> dict[str, int]:
@@ -162,6 +165,73 @@ class OnnxPolicy:
         action = self._checked("action", action, self._n, check_finite)
         self.carry = self._checked("carry", carry, self._carry_size, check_finite)
         return action
+
+
+def _recorded(policy: OnnxPolicy, spec: PolicySpec) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, float]:
+    """(inputs, actions, last carry, tolerance) of the self-test in a specification."""
+    record = spec.self_test
+    try:
+        inputs = {name: np.asarray(rows, dtype=np.float32) for name, rows in record["inputs"].items()}
+        actions, carry = (np.asarray(record[name], dtype=np.float64) for name in ("actions", "carry"))
+        tolerance = float(record["tolerance"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise PolicyError(f"self-test: not readable ({_one_line(error)}); export the policy again") from error
+    steps = len(actions) if actions.ndim else 0
+    shapes = {name: (steps, policy.sizes[name]) for name in policy.inputs}
+    whole = np.isfinite(actions).all() and np.isfinite(carry).all() and 0.0 < tolerance <= SELF_TEST_TOLERANCE_MAX
+    if (
+        not whole
+        or not 0 < steps <= SELF_TEST_STEPS_MAX
+        or actions.shape != (steps, len(spec.robot.joints))
+        or carry.shape != (spec.carry_size,)
+        or {name: rows.shape for name, rows in inputs.items()} != shapes
+    ):
+        raise PolicyError(
+            f"self-test: got {steps} actions of shape {actions.shape} and inputs {', '.join(sorted(inputs))}, "
+            f"expected 1 to {SELF_TEST_STEPS_MAX} steps of what the graph reads, all finite; export the policy again"
+        )
+    return inputs, actions, carry, tolerance
+
+
+def self_test(policy: OnnxPolicy, spec: PolicySpec) -> float:
+    """Run the steps again that validation recorded: this computer, this graph and this host make the same of them.
+
+    Catches another graph, joints or units permuted in the graph, a carry that is not fed back, a processor or a
+    runtime that computes otherwise.
+
+    Args:
+        policy: loaded; it is left at its first carry.
+        spec: with a self-test.
+
+    Returns:
+        The greatest difference of an action [rad] or of the last carry.
+
+    Raises:
+        PolicyError: a difference beyond the recorded tolerance, or a record that is not one.
+    """
+    inputs, actions, carry, tolerance = _recorded(policy, spec)
+    remedy = "this is not the graph that was validated, or this computer computes otherwise; export the policy again"
+    policy.reset()
+    greatest = 0.0
+    for t, expected in enumerate(actions):
+        action = policy.step({name: rows[t] for name, rows in inputs.items()})
+        apart = np.abs(action - expected)
+        at = int(np.argmax(apart))
+        if apart[at] > tolerance:
+            raise PolicyError(
+                f"self-test, step {t}: target of {spec.robot.joint_names[at]} is {action[at]:.6g} rad, "
+                f"{expected[at]:.6g} rad when it was validated (tolerance {tolerance:g}): {remedy}"
+            )
+        greatest = max(greatest, float(apart[at]))
+    apart = np.abs(policy.carry - carry)
+    policy.reset()
+    at = int(np.argmax(apart)) if apart.size else -1
+    if at >= 0 and apart[at] > tolerance:
+        raise PolicyError(
+            f"self-test, after {len(actions)} steps: element {at} of the carry is off by {apart[at]:.3g} "
+            f"(tolerance {tolerance:g}): {remedy}"
+        )
+    return max(greatest, float(apart[at])) if at >= 0 else greatest
 
 
 def observe(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.envelope import Envelope
 from deploy.errors import CheckError
-from deploy.policy import OnnxPolicy, spec_without_exporter
+from deploy.policy import OnnxPolicy, self_test, spec_without_exporter
 from robots.bundle import Bundle, read_bundle
 from robots.load import load_robot
 from robots.spec import PolicySpec, RobotSpec
@@ -31,6 +32,7 @@ class Prepared:
         spec: the bundle's own, or made from the bundle and the robot named.
         policy: loaded and run once.
         command: the command vector (commands,).
+        warnings: what could not be checked, or was waived, one line each.
     """
 
     data: bytes
@@ -38,6 +40,7 @@ class Prepared:
     spec: PolicySpec
     policy: OnnxPolicy
     command: np.ndarray
+    warnings: tuple[str, ...] = ()
 
 
 def _list(items: Sequence[str]) -> str:
@@ -120,13 +123,56 @@ def command_vector(spec: PolicySpec, values: Mapping[str, float]) -> np.ndarray:
     return out
 
 
-def prepare(path: str | Path, robot: str | Path | None, commands: Mapping[str, float]) -> Prepared:
+def _check_proofs(path: str | Path, spec: PolicySpec, unvalidated: bool) -> list[str]:
+    """A bundle of ours was proven to be its checkpoint; the warning where that is waived.
+
+    Raises:
+        CheckError: it was not, and that is not waived.
+    """
+    if spec.validated:
+        return []
+    failures = spec.proofs.get("failures")
+    known = isinstance(failures, list) and failures
+    why = f"it failed: {' '.join(str(failures[0]).split())[:200]}" if known else "it holds no proofs"  # type: ignore[index]
+    if not unvalidated:
+        raise CheckError(
+            f"{path}: not validated ({why}); expected a bundle that ksim export proved to be its checkpoint; "
+            "export it again, or add --unvalidated to run it nevertheless"
+        )
+    return [f"the bundle is not validated ({why}); it runs because of --unvalidated"]
+
+
+def _check_contract(spec: PolicySpec, policy: OnnxPolicy) -> list[str]:
+    """The self-test passes and the envelope can be read; warnings where the bundle has none.
+
+    Raises:
+        ToolkitError: the self-test fails, or one of them is not readable.
+    """
+    missing = []
+    if spec.self_test:
+        self_test(policy, spec)
+    else:
+        missing.append("no self-test")
+    if not Envelope.from_spec(spec).spans:
+        missing.append("no envelope of inputs")
+    if not missing:
+        return []
+    return [
+        f"the bundle has {' and '.join(missing)}: whether graph, joint order, units and gravity are those of training "
+        "could not be checked in full; see that the robot reads its home pose right"
+    ]
+
+
+def prepare(
+    path: str | Path, robot: str | Path | None, commands: Mapping[str, float], *, unvalidated: bool = False
+) -> Prepared:
     """Read and check a bundle against the robot named and the commands given.
 
     Args:
         path: the .kinfer file.
         robot: name or folder; None takes the robot in the bundle.
         commands: by name.
+        unvalidated: take a bundle of ours that was not proven to be its checkpoint.
 
     Raises:
         ToolkitError: something does not fit; the message says what.
@@ -146,9 +192,12 @@ def prepare(path: str | Path, robot: str | Path | None, commands: Mapping[str, f
                 f"{path}: trained for another robot than {loaded.name}: {_list(found)}; "
                 "train for this robot, or correct its metadata"
             )
+    warnings = [] if bundle.spec is None else _check_proofs(path, bundle.spec, unvalidated)
     policy = OnnxPolicy(bundle)
     spec = bundle.spec
     if spec is None:
         assert loaded is not None
         spec = spec_without_exporter(bundle, policy, in_bundle_order(bundle, loaded))
-    return Prepared(data=data, bundle=bundle, spec=spec, policy=policy, command=command_vector(spec, commands))
+    command = command_vector(spec, commands)
+    warnings += _check_contract(spec, policy)
+    return Prepared(data=data, bundle=bundle, spec=spec, policy=policy, command=command, warnings=tuple(warnings))

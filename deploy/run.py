@@ -57,6 +57,8 @@ class RunOptions:
         connect_timeout_s: how long to wait for the server [s].
         realtime: ask the system for real-time scheduling; goes on without where that is not allowed.
         on_second: called about once a second with a line to show.
+        unvalidated: run a bundle of ours that was not proven to be its checkpoint.
+        on_warning: called with each line of warning before the robot is reached.
     """
 
     bundle: Path
@@ -76,6 +78,8 @@ class RunOptions:
     connect_timeout_s: float = 3.0
     realtime: bool = False
     on_second: Callable[[str], None] | None = None
+    unvalidated: bool = False
+    on_warning: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -294,6 +298,7 @@ def _settings(options: RunOptions, ready: Prepared, realtime: bool) -> dict[str,
         "step_lock": options.step_lock,
         "tilt_max_rad": options.tilt_max_rad,
         "realtime": realtime,
+        "unvalidated": options.unvalidated and ready.bundle.spec is not None and not ready.bundle.spec.validated,
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "versions": versions,
     }
@@ -325,6 +330,7 @@ async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop, 
                 lost_ticks_max=options.lost_ticks_max,
                 on_second=options.on_second,
             )
+            loop.counts.warnings += ready.warnings
             return await _guarded(loop, first, recorder, options)
     except Stopped as stopped:
         end = _End.by_signal(stopped.signum)
@@ -419,7 +425,10 @@ def run(options: RunOptions) -> RunReport:
         log = Path(f"run_{datetime.datetime.now():%Y%m%d_%H%M%S}.mcap")
     if log.exists() and not options.force:
         raise LogError(f"log {log}: it exists; expected a new file; name another or add --force")
-    ready = prepare(options.bundle, options.robot, options.command)
+    ready = prepare(options.bundle, options.robot, options.command, unvalidated=options.unvalidated)
+    if options.on_warning is not None:
+        for line in ready.warnings:
+            options.on_warning(line)
 
     async def session() -> RunReport:
         stop = Stop()
@@ -467,6 +476,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="replace a log that is there")
     add("--ramp", type=float, default=3.0, metavar="S", help="time to the home pose, skipped when there (default 3)")
     add("--robot", metavar="NAME|FOLDER", help="check the bundle against this robot (default: trust the bundle)")
+    add("--unvalidated", action="store_true", help="run a bundle that was not proven to be its checkpoint")
     add("--gyro-unit", choices=sorted(GYRO_UNITS), default="deg/s", help="what the server sends (default %(default)s)")
     add("--max-tilt", type=float, default=1.0, metavar="RAD", help="more tilt is a fall [rad] (default %(default)s)")
     add("--reset", action="store_true", help="have a simulator pick the robot up first (a robot has no such service)")
@@ -507,6 +517,8 @@ def main(argv: list[str] | None = None) -> int:
             tilt_max_rad=args.max_tilt,
             realtime=args.realtime,
             on_second=show if live else None,
+            unvalidated=args.unvalidated,
+            on_warning=lambda line: print(f"ksim run: warning: {line}", file=sys.stderr, flush=True),
         )
     )
     with contextlib.suppress(OSError):

@@ -8,7 +8,6 @@ export/validate.py has proven.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import importlib
 import importlib.metadata
@@ -216,10 +215,9 @@ class Exported:
 
 
 def write_proven(path: str | Path, bundle: Bundle, report: Report) -> Exported:
-    """Write `path` and the .onnx file beside it, both or none, with the proofs in the bundle's spec."""
+    """Write `path` and the .onnx file beside it, both or none, with the report in the bundle's spec."""
     kinfer, alone = output_paths(path)
-    assert bundle.spec is not None
-    bundle = dataclasses.replace(bundle, spec=bundle.spec.replace(proofs=report.to_json()))
+    bundle = report.attach(bundle)
     with atomic_path(alone) as part:
         part.write_bytes(bundle.step_fn)
         write_bundle(kinfer, bundle)
@@ -242,21 +240,21 @@ def export_checkpoint(
     checkpoint: str | Path,
     output: str | Path,
     *,
-    episodes: int = 16,
-    seed: int = 1,
+    force: bool = False,
     log: Callable[[str], None] = lambda text: None,
+    **options: Any,
 ) -> Exported:
     """Export a checkpoint, prove the export, write it.
 
     Args:
         checkpoint: a .ckpt file.
         output: the .kinfer file to write; policy.onnx goes beside it under the same stem.
-        episodes: closed-loop episodes of each policy.
-        seed: seed of the simulation and of the drawn inputs.
+        force: write it also where it is not the policy; `proofs.failures` in its spec then lists why.
         log: called with one line per stage.
+        options: of `export.validate.validate`: episodes, seed, steps, engines.
 
     Raises:
-        ExportError: the export is not the policy; nothing is written.
+        ExportError: the export is not the policy, and `force` is false; nothing is written.
     """
     from export.validate import validate
     from ksim.checkpoint import load_trained
@@ -265,13 +263,14 @@ def export_checkpoint(
     trained = load_trained(checkpoint)
     log("tracing the policy to ONNX")
     bundle = convert(trained.policy.step, trained.policy.init_carry(), trained.spec)
-    report = validate(bundle, trained.policy, trained.config, episodes=episodes, seed=seed, log=log)
+    report = validate(bundle, trained.policy, trained.config, keep_going=force, log=log, **options)
     return write_proven(output, bundle, report)
 
 
 def main(argv: list[str] | None = None) -> int:
     """`ksim export`."""
-    from export.validate import add_arguments, latency_us, show, to_stderr
+    from export.report import show, write_report
+    from export.validate import add_arguments, latency_us, options, to_stderr
     from ksim.cli import parser
 
     parse = parser(
@@ -281,15 +280,26 @@ def main(argv: list[str] | None = None) -> int:
     )
     parse.add_argument("checkpoint", help="a .ckpt file that ksim train wrote")
     parse.add_argument("-o", "--output", default="policy.kinfer", help="the bundle to write (%(default)s)")
+    parse.add_argument(
+        "--report", metavar="DIR", help="folder of the report (default: policy.report.html and .json beside the bundle)"
+    )
+    parse.add_argument(
+        "--force", action="store_true", help="write it, marked as unvalidated, also where a proof fails (exit status 2)"
+    )
     add_arguments(parse)
     args = parse.parse_args(argv)
-    done = export_checkpoint(args.checkpoint, args.output, episodes=args.episodes, seed=args.seed, log=to_stderr)
-    latency = latency_us(done.bundle)
+    done = export_checkpoint(args.checkpoint, args.output, force=args.force, log=to_stderr, **options(args))
+    latency = None if done.report.numbers is None else latency_us(done.bundle)
+    folder, stem = (Path(args.report), "report") if args.report else (done.kinfer.parent, f"{done.kinfer.stem}.report")
+    pages = write_report(folder, done.kinfer.name, done.bundle, done.report, latency, stem)
     if args.json:
-        files = {"kinfer": str(done.kinfer), "onnx": str(done.onnx)}
+        files = {"kinfer": str(done.kinfer), "onnx": str(done.onnx), "report": [str(p) for p in pages]}
         print(
             json.dumps({"files": files, "digest": done.bundle.digest, **done.report.to_json(), "latency_us": latency})
         )
     else:
-        show(f"{done.kinfer} and {done.onnx.name}", done.report, latency)
+        show(f"{done.kinfer} and {done.onnx.name}", done.report, latency, pages)
+    if done.report.failures:
+        to_stderr(f"ksim export: {done.kinfer} is written and marked as unvalidated: {done.report.failures[0]}")
+        return 2
     return 0

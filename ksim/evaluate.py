@@ -103,6 +103,8 @@ class Evaluation:
         returns: sum of rewards of each, (N,).
         lengths_s: how long each lasted [s], (N,).
         drift_m: horizontal distance of the base from its start, at the end of each, (N,).
+        tracking_m_s: mean distance of the base's horizontal velocity, in its own heading, from the command vx, vy
+            (0 where the task has no such command) over each, (N,).
         inputs: where recorded, the policy's inputs by name, (T, N, k).
         targets: where recorded, its targets [rad], (T, N, n).
         alive: where recorded, whether each episode was still running at each step, (T, N).
@@ -117,6 +119,7 @@ class Evaluation:
     returns: np.ndarray
     lengths_s: np.ndarray
     drift_m: np.ndarray
+    tracking_m_s: np.ndarray
     inputs: dict[str, np.ndarray] | None = None
     targets: np.ndarray | None = None
     alive: np.ndarray | None = None
@@ -145,7 +148,18 @@ class Evaluation:
             "return_mean": float(np.mean(self.returns)),
             "length_mean_s": float(np.mean(self.lengths_s)),
             "drift_mean_m": float(np.mean(self.drift_m)),
+            "tracking_mean_m_s": float(np.mean(self.tracking_m_s)),
         }
+
+
+def _off_command(qpos: np.ndarray, qvel: np.ndarray, command: np.ndarray, names: list[str]) -> np.ndarray:
+    """Distance of each base's horizontal velocity, in its own heading, from the command, (N,) [m/s]."""
+    w, x, y, z = qpos[:, 3:7].T
+    yaw = np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
+    ahead = np.cos(yaw) * qvel[:, 0] + np.sin(yaw) * qvel[:, 1]
+    aside = np.cos(yaw) * qvel[:, 1] - np.sin(yaw) * qvel[:, 0]
+    vx, vy = (command[:, names.index(name)] if name in names else 0.0 for name in ("vx", "vy"))
+    return np.hypot(ahead - vx, aside - vy)
 
 
 def evaluate(
@@ -177,7 +191,8 @@ def evaluate(
     batch, seen = env.reset(jax.random.fold_in(jax.random.key(seed), 0x65766131))
     carry, zeros = policy.init(episodes), np.zeros((episodes, env.task.actions), np.float32)
     alive = np.ones(episodes, bool)
-    returns, lengths, drift = np.zeros(episodes), np.zeros(episodes), np.zeros(episodes)
+    returns, lengths, drift, off = (np.zeros(episodes) for _ in range(4))
+    names = [c.name for c in env.task.commands.specs]
     survived = np.zeros(episodes, bool)
     start = np.asarray(batch.physics.qpos)[:, :2]
     kept: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = []
@@ -185,6 +200,7 @@ def evaluate(
         inputs = {k: np.asarray(v) for k, v in seen.inputs.items()}
         targets, carry = policy.step(inputs, carry)
         before = np.asarray(batch.physics.qpos)
+        off += alive * _off_command(before, np.asarray(batch.physics.qvel), np.asarray(batch.env.command), names)
         if record:
             force = np.asarray(batch.env.event.force_w)
             kept.append(
@@ -202,7 +218,7 @@ def evaluate(
             progress(step + 1, env.task.episode_steps)
         if not alive.any() and not record:
             break
-    names = kept[0][0] if kept else {}
+    inputs_kept = kept[0][0] if kept else {}
     return Evaluation(
         episodes=episodes,
         seed=seed,
@@ -211,7 +227,8 @@ def evaluate(
         returns=returns,
         lengths_s=lengths * config.physics.control_period_s,
         drift_m=drift,
-        inputs={k: np.stack([row[0][k] for row in kept]) for k in names} if record else None,
+        tracking_m_s=off / np.maximum(lengths, 1.0),
+        inputs={k: np.stack([row[0][k] for row in kept]) for k in inputs_kept} if record else None,
         **({k: np.stack([row[1][k] for row in kept]) for k in kept[0][1]} if kept else {}),
     )
 

@@ -58,6 +58,30 @@ def make_policy_spec(robot: RobotSpec, used: tuple[str, ...] = USED, carry_size:
         control_period_s=robot.control_period_s,
         action_low_rad=tuple(robot.column("lower_rad")),
         action_high_rad=tuple(robot.column("upper_rad")),
+        proofs={"failures": []},
+    )
+
+
+def make_checks(spec: PolicySpec, constant: float, divide_by_carry: bool) -> PolicySpec:
+    """The specification with the self-test of the policy below, by hand, and an envelope of 1.5 rad about home."""
+    home = np.asarray(spec.robot.column("home_rad"))
+    sizes = {a.name: a.shape[0] for a in spec.inputs}
+    # two steps: command 0.5, carry 0 and then 1
+    actions = [(home + constant + 0.05) / ((2.0 - step) if divide_by_carry else 1.0) for step in range(2)]
+    inputs = {name: [[0.5] + [0.0] * (k - 1) if name == "command" else [0.0] * k] * 2 for name, k in sizes.items()}
+    spans = {"joint_angles": (home - 1.5, home + 1.5), "projected_gravity": ([-5, -5, -9.81], [5, 5, -5])}
+    return spec.replace(
+        envelope={
+            name: {"low": np.asarray(low, float).tolist(), "high": np.asarray(high, float).tolist()}
+            for name, (low, high) in spans.items()
+            if name in sizes
+        },
+        self_test={
+            "inputs": inputs,
+            "actions": [a.tolist() for a in actions],
+            "carry": [2.0] * spec.carry_size,
+            "tolerance": 1e-5,
+        },
     )
 
 
@@ -153,7 +177,7 @@ def make_bundle(
         carry_size=carry_size,
         init_fn=model(init),
         step_fn=model(step),
-        spec=make_policy_spec(robot, used, carry_size) if with_spec else None,
+        spec=make_checks(make_policy_spec(robot, used, carry_size), constant, divide_by_carry) if with_spec else None,
     )
 
 

@@ -124,6 +124,7 @@ def record(
                 step_lock=step_lock,
                 ramp_s=0.5,
                 robot="kbot" if step_lock else None,
+                unvalidated=True,
             )
         )
     assert report.ended == "completed", report.message

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deploy.errors import PolicyError
-from deploy.policy import OnnxPolicy, observe, spec_without_exporter
+from deploy.policy import OnnxPolicy, observe, self_test, spec_without_exporter
 from deploy.state import RobotState
 
 STATE = RobotState(
@@ -112,3 +112,73 @@ def test_an_action_that_is_not_finite_is_an_error(robot, bundle_factory):
     policy.step(inputs)
     with pytest.raises(PolicyError, match="action: got a value that is not finite"):
         policy.step(inputs)
+
+
+# the self-test
+
+
+def test_the_self_test_runs_the_recorded_steps_and_leaves_the_first_carry(bundle):
+    policy = OnnxPolicy(bundle)
+    policy.step(zeros(policy))
+    # 0.35 in float32 is 1.2e-8 off
+    assert self_test(policy, bundle.spec) < 1e-7
+    assert policy.carry.tolist() == [0.0, 0.0]
+
+
+def test_another_graph_fails_the_self_test_and_names_the_joint(robot, bundle_factory):
+    right, other = bundle_factory(robot), bundle_factory(robot, constant=0.001)
+    changed = dataclasses.replace(right, step_fn=other.step_fn)
+    with pytest.raises(PolicyError, match=r"self-test, step 0: target of \w+ is .* when it was validated") as caught:
+        self_test(OnnxPolicy(changed), changed.spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_carry_that_is_not_fed_back_fails_the_self_test(bundle):
+    class Forgetful(OnnxPolicy):
+        def step(self, inputs, *, check_finite=True):
+            action = super().step(inputs, check_finite=check_finite)
+            self.reset()
+            return action
+
+    # this policy's actions do not depend on the carry; the last carry does: 0 in place of 2
+    with pytest.raises(PolicyError, match=r"after 2 steps: element 0 of the carry is off by 2"):
+        self_test(Forgetful(bundle), bundle.spec)
+
+
+def test_a_difference_within_the_tolerance_passes_and_beyond_it_does_not(bundle):
+    def off(by):
+        record = dict(bundle.spec.self_test)
+        record["actions"] = [[a + by for a in row] for row in record["actions"]]
+        return bundle.spec.replace(self_test=record)
+
+    assert self_test(OnnxPolicy(bundle), off(9e-6)) == pytest.approx(9e-6, rel=0.05)
+    with pytest.raises(PolicyError, match=r"tolerance 1e-05"):
+        self_test(OnnxPolicy(bundle), off(1.2e-5))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"actions": []},
+        {"actions": [[0.0, 0.0]]},
+        {"actions": "x"},
+        {"carry": [1.0]},
+        {"carry": [math.nan, 0.0]},
+        {"tolerance": 1e9},  # the bundle's own word must not make its test pass
+        {"tolerance": -1.0},
+        {"tolerance": None},
+        {"inputs": {}},
+        {"inputs": None},
+        {"inputs": {"joint_angles": [[0.0]]}},
+    ],
+    ids=str,
+)
+def test_a_self_test_that_is_none_is_refused(bundle, change):
+    spec = bundle.spec.replace(self_test=dict(bundle.spec.self_test) | change)
+    with pytest.raises(PolicyError, match=r"self-test: .* export the policy again"):
+        self_test(OnnxPolicy(bundle), spec)
+
+
+def test_a_self_test_without_its_parts_is_refused(bundle):
+    with pytest.raises(PolicyError, match="self-test: not readable"):
+        self_test(OnnxPolicy(bundle), bundle.spec.replace(self_test={"steps": 3}))

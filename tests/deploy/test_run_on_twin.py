@@ -1,12 +1,14 @@
 """`ksim run` against the twin in a process of its own: every way out, and what the robot is left in."""
 
 import asyncio
+import dataclasses
 import json
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +31,9 @@ def kbot_kinfer(tmp_path, bundle_factory):
     path = tmp_path / "kbot.kinfer"
     write_bundle(path, bundle_factory(load_robot("kbot")))
     return path
+
+
+REALITY = Path(__file__).parents[2] / "configs" / "reality_demo.yaml"
 
 
 def differences_from_damped(port):
@@ -119,3 +124,44 @@ def test_in_lock_step_the_same_seed_gives_the_same_log(kbot_kinfer, tmp_path):
     for field in ("sent", "joint_position", "joint_velocity", "joint_torque", "quat_wxyz", "gyro_b", "accel_b"):
         assert np.array_equal(getattr(logs[0], field), getattr(logs[1], field)), field
     assert np.ptp(logs[0].joint_position, axis=0).max() > 0.01, "the robot moved"
+
+
+def narrow_envelope(spec):
+    """What episodes of kbot_stand begin with, noise and offsets included: narrower than what a policy meets later."""
+    home = np.asarray(spec.robot.column("home_rad"))
+    spans = {
+        "joint_angles": (home - 0.07, home + 0.07),
+        "joint_angular_velocities": (np.full(20, -0.5), np.full(20, 0.5)),
+        "projected_gravity": ([-0.7, -0.7, -10.1], [0.7, 0.7, -9.5]),
+        "gyroscope": ([-0.28] * 3, [0.28] * 3),
+    }
+    return {k: {"low": list(map(float, low)), "high": list(map(float, high))} for k, (low, high) in spans.items()}
+
+
+@pytest.fixture
+def narrow_kinfer(tmp_path, bundle_factory):
+    path, bundle = tmp_path / "narrow.kinfer", bundle_factory(load_robot("kbot"))
+    spec = bundle.spec.replace(envelope=narrow_envelope(bundle.spec))
+    write_bundle(path, dataclasses.replace(bundle, spec=spec))
+    return path
+
+
+@pytest.mark.parametrize("start", ["home", "hang"])
+def test_another_reality_on_its_feet_or_on_a_gantry_is_within_the_envelope(narrow_kinfer, tmp_path, start):
+    # other gains, zero offsets, gyro bias, a tilted IMU, noise; on the gantry the legs hang
+    with spawn_twin("kbot", reality=REALITY, start=start) as twin:
+        report = run(RunOptions(bundle=narrow_kinfer, port=twin.port, duration_s=0.3, log=tmp_path / "a.mcap"))
+    assert report.ended == "completed" and report.warnings == (), report.summary()
+    assert read_log(tmp_path / "a.mcap").run.any()
+
+
+def test_a_robot_whose_zero_is_off_by_a_quarter_turn_is_refused_and_damped(narrow_kinfer, tmp_path):
+    reality = tmp_path / "reality.yaml"
+    reality.write_text("name: unzeroed\njoints: {zero_offset_rad: {dof_left_elbow_02: 0.785, all: 0.0}}\n")
+    with spawn_twin("kbot", reality=reality, start="hang") as twin:
+        # at once: a ramp would bring the reading home, and the arm away from it
+        options = {"bundle": narrow_kinfer, "port": twin.port, "duration_s": 1.0, "log": tmp_path / "a.mcap"}
+        report = run(RunOptions(**options, ramp_s=0.0))
+        assert report.damped and differences_from_damped(twin.port) == []
+    assert report.ended == "fault" and report.survived_s == 0.0
+    assert "the policy was not started: joint_angles of dof_left_elbow_02: -0.7" in report.message

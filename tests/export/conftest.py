@@ -11,7 +11,7 @@ import jax
 import onnx
 import pytest
 
-from export.convert import convert
+from export.convert import Exported, convert, export_checkpoint
 from ksim import checkpoint
 from ksim.config import Config, PolicyConfig
 from ksim.environment import Environment
@@ -62,6 +62,13 @@ def damage() -> Callable[..., Bundle]:
         return dataclasses.replace(bundle, **{member: model.SerializeToString(deterministic=True)})
 
     return apply
+
+
+@pytest.fixture(scope="session")
+def exported_small(checkpoint_path, _one_environment, tmp_path_factory) -> Exported:
+    """The whole export, once, on few episodes and steps: files on disk and the report."""
+    path = tmp_path_factory.mktemp("exported") / "policy.kinfer"
+    return export_checkpoint(checkpoint_path, path, episodes=3, steps=500)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,46 +11,85 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from deploy.errors import CheckError, PolicyError
+from deploy.policy import OnnxPolicy, self_test
+from deploy.preflight import prepare
 from export import ExportError, validate
-from export.compare import difference, drawn, initial_carry, sequence
+from export.compare import Reference, determinism, difference, drawn, extreme, initial_carry, sequence
 from export.convert import convert, export_checkpoint, write_proven
 from export.convert import main as export_main
 from ksim.evaluate import Evaluation
 from robots import ArraySpec, read_bundle, write_bundle
 from robots.bundle import MEMBERS
 
-EPISODES = 2
+EPISODES, STEPS = 3, 500
+SMALL = {"episodes": EPISODES, "steps": STEPS}
+OPTIONS = ["--episodes", str(EPISODES), "--steps", str(STEPS)]
 
 
-@pytest.fixture(scope="module")
-def exported(checkpoint_path, tmp_path_factory):
-    """The whole export, once: files on disk and the report."""
-    return export_checkpoint(checkpoint_path, tmp_path_factory.mktemp("out") / "policy.kinfer", episodes=EPISODES)
+@pytest.fixture
+def exported(exported_small):
+    return exported_small
 
 
-def test_export_is_the_policy_within_1e5_over_1000_steps_with_resets(exported):
-    report = exported.report
-    assert report.init_error == 0.0
-    assert (report.recorded.steps, report.unbroken.steps, report.drawn.steps) == (1000, 1000, 200)
-    # two short episodes follow each other, and one step in a hundred starts anew
-    assert report.recorded.resets > 20 and report.unbroken.resets == 1
-    assert 0 < report.error_max <= 1e-5 and 0 < report.drawn.error <= 1e-5
-    assert report.recorded.action_error <= report.recorded.error
+def test_export_is_the_policy_within_1e5_on_every_kind_of_input(exported):
+    numbers = exported.report.numbers
+    assert exported.report.failures == () and numbers.init_error == 0.0 and numbers.scan_error <= 1e-6
+    found = numbers.sequences()
+    kinds = {"corners", "alternating", "zeros", "one input", "constant"}
+    assert set(found) == {
+        "recorded inputs", "recorded inputs without resets", "drawn inputs", *(f"extreme inputs, {k}" for k in kinds)
+    }  # fmt: skip
+    for name, d in found.items():
+        assert 0 < d.action_error <= 1e-5 and 0 < d.step_action_error <= 1e-5, name
+        assert 0 < d.step_carry_error <= 1e-5 and 0 < d.of_limit <= 1, name
+        assert d.steps == (STEPS // 5 if name.startswith("extreme") else STEPS) and len(d.windows) == 20
+        assert d.carry_limited is not name.startswith("extreme")
+    # short episodes follow each other, and one step in a hundred starts anew
+    assert numbers.recorded.resets > 20 and numbers.unbroken.resets == 1
+    assert 0 < exported.report.error_max <= 1e-5
 
 
-def test_closed_loop_compares_both_policies_from_the_same_seeds(exported):
-    closed = exported.report.closed_loop
-    assert closed.episodes == EPISODES
-    assert closed.joint_deviation_rad <= 1e-5
-    assert closed.survival_onnx == closed.survival_jax
-    assert closed.return_onnx == pytest.approx(closed.return_jax, abs=1e-4)
+def test_the_bytes_are_the_same_in_another_run_and_with_other_thread_counts(exported):
+    again = exported.report.numbers.determinism
+    assert again.runs_equal and again.threads_equal and again.steps == 1000
+    assert set(again.optimisation) == {"extended", "basic", "disabled"}
+    assert all(v <= 1e-5 for v in again.optimisation.values())
+
+
+def test_closed_loop_compares_both_forms_from_the_same_seeds(exported):
+    (closed,) = exported.report.closed_loops
+    assert (closed.engine, closed.episodes, closed.parted) == ("mujoco", EPISODES, 0)
+    assert closed.joint_deviation_rad <= 1e-5 and closed.failures() == []
+    assert closed.survival.onnx == closed.survival.jax == 1.0
+    assert closed.returns.onnx == pytest.approx(closed.returns.jax, abs=1e-4)
+    assert closed.tracking.jax > 0 and closed.tracking.verdict == closed.drift.verdict == "equivalent"
 
 
 def test_the_proofs_travel_in_the_bundle_at_full_precision(exported):
     bundle = read_bundle(exported.kinfer)
-    assert bundle == exported.bundle
+    assert bundle == exported.bundle and bundle.spec.validated
     assert bundle.spec.proofs == exported.report.to_json()
-    assert bundle.spec.proofs["recorded"]["carry_error"] == exported.report.recorded.carry_error
+    assert bundle.spec.proofs["numbers"]["recorded"]["carry_error"] == exported.report.numbers.recorded.carry_error
+
+
+def test_the_bundle_carries_its_self_test_and_its_envelope_and_runs_without_a_warning(exported):
+    spec = read_bundle(exported.kinfer).spec
+    # 20 steps of an episode of 0.4 s, of which 16 are taken, and 16 drawn ones
+    assert len(spec.self_test["actions"]) == 32 and len(spec.self_test["carry"]) == spec.carry_size
+    assert self_test(OnnxPolicy(exported.bundle), spec) <= 1e-5
+    assert set(spec.envelope) == {"joint_angles", "joint_angular_velocities", "projected_gravity", "gyroscope"}
+    knee = spec.robot.joint_names.index("dof_left_knee_04")
+    home = spec.robot.column("home_rad")[knee]
+    assert spec.envelope["joint_angles"]["low"][knee] < home < spec.envelope["joint_angles"]["high"][knee]
+    assert prepare(exported.kinfer, "kbot", {}).warnings == ()
+
+
+def test_numbers_for_deployment_are_the_float32_numbers_themselves():
+    values = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    text = json.dumps(validate._float32_json(values))
+    assert np.array_equal(np.asarray(json.loads(text), np.float32), values)
+    assert validate._float32_json(np.float32([0.1])) == [0.1]  # the shortest decimal, not 0.10000000149011612
 
 
 def test_the_onnx_file_is_the_step_fn_of_the_bundle(exported):
@@ -112,7 +151,7 @@ def reordered_inputs(model: onnx.ModelProto) -> None:
 DAMAGES = {
     "swapped inputs": (
         swap("gyroscope", "projected_gravity"),
-        r"drawn inputs, step .*: error .* expected at most 1e-05",
+        r"drawn inputs, step .*: error .* times its limit .*expected at most 1e-05",
     ),
     "swapped joints": (swap("joint_angles", "joint_angular_velocities"), "drawn inputs, step .*: error"),
     "a stale carry": (stale_carry, "drawn inputs, step .*: error"),
@@ -126,7 +165,7 @@ DAMAGES = {
 def test_a_damaged_step_graph_is_refused(name, bundle, trained, damage):
     change, match = DAMAGES[name]
     with pytest.raises(ExportError, match=match) as error:
-        validate.validate(damage(bundle, change), trained.policy, trained.config, episodes=EPISODES)
+        validate.validate(damage(bundle, change), trained.policy, trained.config, **SMALL)
     assert "\n" not in str(error.value)
 
 
@@ -143,7 +182,7 @@ def test_every_weight_matrix_changed_by_one_thousandth_in_one_place_is_caught(bu
             tensor.CopyFrom(numpy_helper.from_array(value, name))
 
         with pytest.raises(ExportError, match="drawn inputs, step"):
-            validate.validate(damage(bundle, off), trained.policy, trained.config)
+            validate.validate(damage(bundle, off), trained.policy, trained.config, **SMALL)
 
 
 def test_an_initial_carry_that_is_off_by_one_bit_is_refused(bundle, trained, damage):
@@ -168,8 +207,33 @@ def test_a_refused_export_writes_nothing(checkpoint_path, tmp_path, monkeypatch,
 
     monkeypatch.setattr("export.convert.convert", bad)
     with pytest.raises(ExportError, match="the bundle is not the policy and is refused"):
-        export_checkpoint(checkpoint_path, tmp_path / "policy.kinfer", episodes=1)
+        export_checkpoint(checkpoint_path, tmp_path / "policy.kinfer", **SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forced_export_is_written_marked_and_ends_with_status_2(
+    checkpoint_path, tmp_path, monkeypatch, damage, capfd
+):
+    def bad(*args):
+        return damage(convert(*args), stale_carry)
+
+    monkeypatch.setattr("export.convert.convert", bad)
+    out = tmp_path / "policy.kinfer"
+    assert export_main([str(checkpoint_path), "-o", str(out), *OPTIONS, "--force", "--json"]) == 2
+    stdout, stderr = capfd.readouterr()
+    assert f"{out} is written and marked as unvalidated: drawn inputs, step" in stderr
+    spec = read_bundle(out).spec
+    assert not spec.validated and json.loads(stdout)["failures"] == spec.proofs["failures"]
+    # all that failed is listed, not the first alone
+    assert any(f.startswith("recorded inputs, step") for f in spec.proofs["failures"])
+    assert any("closed loop in mujoco" in f for f in spec.proofs["failures"])
+    with pytest.raises(CheckError, match=r"not validated \(it failed: drawn inputs, step .*--unvalidated"):
+        prepare(out, None, {})
+    # told to run it, deployment's own self-test still knows the graph for another one
+    with pytest.raises(PolicyError, match="self-test, step 1"):
+        prepare(out, None, {}, unvalidated=True)
+    page = (tmp_path / "policy.report.html").read_text()
+    assert "Not proven" in page and json.loads((tmp_path / "policy.report.json").read_text())["validated"] is False
 
 
 def test_neither_file_is_written_where_one_cannot_be(exported, tmp_path, monkeypatch):
@@ -183,31 +247,118 @@ def test_neither_file_is_written_where_one_cannot_be(exported, tmp_path, monkeyp
 
 
 def test_a_figure_that_is_not_a_number_is_over_every_limit():
-    validate._require(1e-5, 1e-5, "error")
-    for value in (1.1e-5, np.nan, np.inf):
-        with pytest.raises(ExportError, match=r"error: got .*, expected at most 1e-05"):
-            validate._require(value, 1e-5, "error")
+    stages = validate._Stages(True, print)
+    for value in (1e-5, 1.1e-5, np.nan, np.inf):
+        stages.require(value, 1e-5, f"error {value}")
+    assert [f.split(":")[0] for f in stages.failures] == ["error 1.1e-05", "error nan", "error inf"]
+    with pytest.raises(ExportError, match="the bundle is not the policy and is refused"):
+        validate._Stages(False, print).require(np.nan, 1.0, "error")
 
 
 # Numbers by hand.
 
 
-def test_difference_reports_the_greatest_error_its_step_and_its_growth(trained):
+def counting(trained, gain=1.0):
+    """(bundle, spec) of a policy whose action is joint_angles and whose one-element carry gains `gain` a step."""
+
     def step(inputs, carry):
-        return inputs["joint_angles"], carry + 1.0
+        return inputs["joint_angles"], carry + gain
 
-    spec = trained.spec.replace(inputs=trained.spec.inputs[:1], carry_size=1)
-    bundle = convert(step, np.zeros(1, np.float32), spec)
+    return convert(step, np.zeros(1, np.float32), trained.spec.replace(inputs=trained.spec.inputs[:1], carry_size=1))
 
+
+def test_difference_tells_what_is_carried_from_what_one_step_adds(trained):
     def drifting(inputs, carry):  # the carry gains 1.25 a step in place of 1, the action is off by 0.5
         return inputs["joint_angles"] + 0.5, carry + 1.25
 
     inputs = {"joint_angles": np.zeros((20, 20), np.float32)}
-    found = difference(bundle, drifting, np.zeros(1), inputs, np.arange(20) == 16)
-    assert (found.steps, found.resets, found.action_error) == (20, 1, 0.5)
-    assert (found.carry_error, found.worst_step) == (16 * 0.25, 15)
-    assert (found.early_error, found.late_error) == (0.5, 4 * 0.25)
-    assert found.relative_error == 0.5  # of the action, whose value is below 1; of the carry 0.25 / 1.25
+    found = difference(counting(trained), drifting, np.zeros(1), inputs, np.arange(20) == 16)
+    assert (found.steps, found.resets, found.action_error, found.step_action_error) == (20, 1, 0.5, 0.5)
+    # up to 10 the carry of the reference is 1.25, 2.5 ... 10 after 8 steps; beyond that it is counted apart
+    assert (found.carry_error, found.step_carry_error) == (8 * 0.25, 0.25)
+    assert (found.large_carry_error, found.carry_max) == (16 * 0.25, 20.0)
+    assert found.large_step_share == pytest.approx(0.25 / 11.25)
+    # the farthest beyond its limit: 2 of 1e-5, after the eighth step
+    assert found.of_limit == pytest.approx(2.0 / 1e-5) and found.worst_step == 7
+    # 20 windows of one step: the action's 0.5, then the carry's 0.75 after 3 steps, to 2.0 after 8; then the action
+    assert found.windows[:9] == (0.5, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 0.5) and found.windows[16] == 0.5
+
+
+@pytest.mark.parametrize(("gain", "off", "within"), [(100.0, 5e-5, True), (100.0, 5e-4, False), (1.0, 5e-5, False)])
+def test_beyond_ten_an_element_of_the_carry_is_held_to_a_millionth_of_its_value_in_one_step(trained, gain, off, within):
+    def step(inputs, carry):
+        return inputs["joint_angles"], carry + (gain + off)
+
+    inputs = {"joint_angles": np.zeros((5, 20), np.float32)}
+    found = difference(counting(trained, gain), step, np.zeros(1), inputs, np.ones(5, bool))
+    assert (found.of_limit <= 1) is within
+
+
+def test_where_the_compiled_loop_is_another_sum_the_step_itself_is_the_reference(trained):
+    class Unlike(Reference):
+        def run(self, inputs, resets):
+            trace = super().run(inputs, resets)
+            return dataclasses.replace(trace, actions=trace.actions + np.float32(1e-4))
+
+    rows = drawn(trained.spec.inputs, 30, np.random.default_rng(0))
+    resets = np.arange(30) % 10 == 0
+    start = trained.policy.init_carry()
+    same, apart = Reference(trained.policy.step, start).check(rows, resets)
+    assert apart <= 1e-6 and not same._stepwise
+    unlike, apart = Unlike(trained.policy.step, start).check(rows, resets)
+    assert apart == pytest.approx(1e-4, rel=0.01) and unlike._stepwise
+    # the same resets, the same carries
+    a, b = same.run(rows, resets), unlike.run(rows, resets)
+    assert np.abs(a.carries - b.carries).max() <= 1e-6 and np.abs(a.before - b.before).max() <= 1e-6
+    assert np.array_equal(a.before[10], np.asarray(start)) and not np.array_equal(a.before[11], np.asarray(start))
+
+
+def test_determinism_sees_a_graph_that_draws_random_numbers(bundle, damage):
+    def noisy(model):
+        for node in model.graph.node:
+            node.output[:] = ["calm" if o == "action" else o for o in node.output]
+            node.input[:] = ["calm" if i == "action" else i for i in node.input]
+        noise = helper.make_node("RandomNormal", [], ["noise"], shape=[20], scale=1e-3)
+        model.graph.node.extend([noise, helper.make_node("Add", ["calm", "noise"], ["action"])])
+
+    rows = drawn(bundle.spec.inputs, 5, np.random.default_rng(0))
+    assert determinism(bundle, rows, np.zeros(5, bool)).runs_equal
+    found = determinism(damage(bundle, noisy), rows, np.zeros(5, bool))
+    assert not found.runs_equal
+
+
+def test_extreme_inputs_stand_at_the_ends_of_their_ranges():
+    specs = (
+        ArraySpec(name="time", shape=(1,), unit="s", low=(0.0,)),
+        ArraySpec(name="joint_angles", shape=(2,), unit="rad", low=(-1.0, 0.5), high=(1.0, 2.0)),
+    )
+    kinds = extreme(specs, 200, np.random.default_rng(0))
+    angles = {kind: rows["joint_angles"] for kind, (rows, _) in kinds.items()}
+    assert set(np.unique(angles["corners"][:, 1])) == {0.5, 2.0} and 60 < (angles["corners"][:, 0] > 0).sum() < 140
+    assert angles["alternating"][:3].tolist() == [[1.0, 2.0], [-1.0, 0.5], [1.0, 2.0]]
+    assert np.unique(angles["zeros"], axis=0).tolist() == [[0.0, 0.5]]  # 0 is out of the second one's range
+    assert kinds["zeros"][0]["time"].max() == 0.0
+    assert angles["constant"][[0, 99, 100, 199]].tolist() == [[1.0, 2.0]] * 2 + [[-1.0, 0.5]] * 2
+    assert np.flatnonzero(kinds["constant"][1]).tolist() == [0, 100]
+    # in turns of 50 steps: time up, angles up, time down (which is 0), angles down
+    alone, resets = kinds["one input"]
+    assert alone["time"][[0, 50, 100, 150], 0].tolist() == [1000.0, 0.0, 0.0, 0.0]
+    assert alone["joint_angles"][[0, 50, 100, 150]].tolist() == [[0.0, 0.5], [1.0, 2.0], [0.0, 0.5], [-1.0, 0.5]]
+    assert np.flatnonzero(resets).tolist() == [0, 50, 100, 150]
+
+
+def test_the_envelope_leaves_out_what_was_met_while_falling(trained):
+    # 60 steps of 20 ms: the first second is 50; the second episode falls
+    angles = np.zeros((60, 2, 20), np.float32)
+    angles[10, 1], angles[55, 0], angles[55, 1], angles[5, 0] = 0.5, 0.7, 9.0, -0.2
+    zero = np.zeros(2)
+    run = Evaluation(
+        episodes=2, seed=0, engine="mujoco", survived=np.array([True, False]), returns=zero, lengths_s=zero,
+        drift_m=zero, tracking_m_s=zero, inputs={"joint_angles": angles}, alive=np.ones((60, 2), bool),
+    )  # fmt: skip
+    spec = trained.spec.replace(inputs=trained.spec.inputs[:1])
+    found = validate.envelope_of(spec, run)["joint_angles"]
+    assert found["low"] == [-0.2] * 20 and found["high"] == [0.7] * 20
 
 
 def test_a_value_that_is_not_finite_is_refused(trained):
@@ -247,19 +398,6 @@ def test_drawn_inputs_fill_their_ranges_and_an_open_range_ends_at_a_thousand():
     assert (rows["command"][:, 1] == 5.0).all()
 
 
-def test_joint_deviation_looks_only_where_both_still_stand():
-    def run(angles, alive):
-        zero = np.zeros(2)
-        return Evaluation(
-            episodes=2, seed=0, engine="mujoco", survived=zero, returns=zero, lengths_s=zero, drift_m=zero,
-            inputs={"joint_angles": np.float64(angles)[..., None]}, alive=np.array(alive, bool),
-        )  # fmt: skip
-
-    a = run([[0, 0], [0, 0], [0, 0]], [[1, 1], [1, 0], [1, 0]])
-    b = run([[0.25, 0], [0, 8], [9, 9]], [[1, 1], [1, 1], [1, 1]])
-    assert validate._deviation(a, b, 2) == 0.25  # 8: one has fallen; 9: after two steps
-
-
 def test_the_initial_carry_is_what_init_fn_gives(bundle, trained):
     np.testing.assert_array_equal(initial_carry(bundle), np.asarray(trained.policy.init_carry()))
 
@@ -271,10 +409,11 @@ def test_the_export_command_prints_one_json_object_and_writes_the_same_bytes_aga
     exported, checkpoint_path, tmp_path, capfd
 ):
     out = tmp_path / "p.kinfer"
-    assert export_main([str(checkpoint_path), "-o", str(out), "--episodes", str(EPISODES), "--json"]) == 0
+    assert export_main([str(checkpoint_path), "-o", str(out), *OPTIONS, "--json"]) == 0
     stdout, stderr = capfd.readouterr()
     answer = json.loads(stdout)
-    assert answer["files"] == {"kinfer": str(out), "onnx": str(tmp_path / "p.onnx")}
+    pages = [str(tmp_path / f"p.report.{kind}") for kind in ("json", "html")]
+    assert answer["files"] == {"kinfer": str(out), "onnx": str(tmp_path / "p.onnx"), "report": pages}
     assert answer["error_max"] <= 1e-5 and answer["latency_us"]["p50"] > 0
     assert answer["digest"] == read_bundle(out).digest
     assert "tracing the policy to ONNX" in stderr
@@ -282,11 +421,30 @@ def test_the_export_command_prints_one_json_object_and_writes_the_same_bytes_aga
     assert (tmp_path / "p.onnx").read_bytes() == exported.onnx.read_bytes()
 
 
-def test_the_validate_command_prints_a_table_and_its_figures(exported, checkpoint_path, capsys):
-    arguments = [str(exported.kinfer), "--checkpoint", str(checkpoint_path), "--episodes", str(EPISODES)]
+def test_the_validate_command_prints_a_table_and_writes_its_report(exported, checkpoint_path, tmp_path, capsys):
+    out = tmp_path / "reports"
+    arguments = [str(exported.kinfer), "--checkpoint", str(checkpoint_path), *OPTIONS, "--out", str(out)]
     assert validate.main(arguments) == 0
     table = capsys.readouterr().out
-    assert "recorded inputs, 1000 steps" in table and "(limit 1e-05)" in table and "closed loop, 2 episodes" in table
+    assert "Recorded inputs: 500 steps" in table and "1e-05" in table and "FAILS" not in table
+    assert "3 episodes of each" in table and "not run (ksim validate --engines mujoco,mjx)" in table
+    # a second validation proves the same, to the bit
+    report = json.loads((out / "report.json").read_text())
+    assert {k: report[k] for k in exported.bundle.spec.proofs} == exported.bundle.spec.proofs
+    assert report["validated"] is True and report["digests"]["bundle"] == exported.bundle.digest
+
+
+def test_validate_of_a_bundle_that_is_not_its_checkpoint_writes_the_report_and_fails(
+    bundle, damage, checkpoint_path, tmp_path, capsys
+):
+    write_bundle(tmp_path / "bad.kinfer", damage(bundle, stale_carry))
+    words = [str(tmp_path / "bad.kinfer"), "--checkpoint", str(checkpoint_path), *OPTIONS, "--out", str(tmp_path)]
+    with pytest.raises(ExportError, match=r"drawn inputs, step .* \(and \d+ more\); the bundle is not the policy"):
+        validate.main(words)
+    assert "FAILS" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["validated"] is False and report["verdict"].startswith("Not proven: ")
+    assert "Not proven" in (tmp_path / "report.html").read_text()
 
 
 def test_validate_refuses_a_bundle_of_another_checkpoint(exported, trained, tmp_path):
@@ -310,6 +468,23 @@ def test_a_member_that_is_not_onnx_is_refused(bundle, trained):
         broken = dataclasses.replace(bundle, **{name: b"\x00\x01 not a graph"})
         with pytest.raises(ExportError, match=f"{name}: not an ONNX model"):
             validate.validate(broken, trained.policy, trained.config)
+        report = validate.validate(broken, trained.policy, trained.config, keep_going=True)
+        assert report.failures[0].startswith(f"{name}: not an ONNX model") and report.numbers is None
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"episodes": 0}, "episodes: got 0, expected 1 or more"),
+        ({"mjx_episodes": -1}, "mjx_episodes: got -1"),
+        ({"steps": 0}, "steps: got 0"),
+        ({"engines": ("bullet",)}, "engines: got bullet, expected some of mujoco, mjx"),
+        ({"engines": ()}, "engines: got none"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(bundle, trained, options, match):
+    with pytest.raises(ExportError, match=match):
+        validate.validate(bundle, trained.policy, trained.config, **options)
 
 
 def test_the_reference_does_not_depend_on_the_default_matmul_precision(bundle, trained):

@@ -10,7 +10,7 @@ import pytest
 
 from ksim.config import load_config
 from ksim.errors import KsimError
-from ksim.evaluate import Evaluation, HoldHome, JaxBatchPolicy, evaluate, load_policy
+from ksim.evaluate import Evaluation, HoldHome, JaxBatchPolicy, _off_command, evaluate, load_policy
 from ksim.paths import shipped_config
 
 
@@ -72,9 +72,10 @@ def test_the_summary_has_the_wilson_interval():
         ones = np.ones(10)
         return Evaluation(
             episodes=10, seed=0, engine="mujoco", survived=np.arange(10) < survived, returns=2 * ones,
-            lengths_s=ones, drift_m=ones,
+            lengths_s=ones, drift_m=ones, tracking_m_s=0.5 * ones,
         ).summary()  # fmt: skip
 
+    assert of(5)["tracking_mean_m_s"] == 0.5
     # 8 of 10: the textbook interval 0.490 to 0.943
     assert of(8)["survival"] == 0.8
     assert of(8)["survival_low95"] == pytest.approx(0.4902, abs=1e-3)
@@ -82,6 +83,30 @@ def test_the_summary_has_the_wilson_interval():
     # none and all reach the end of the scale: 1 - 3.8415 / 13.8415
     assert of(0)["survival_low95"] == 0.0 and of(10)["survival_high95"] == 1.0
     assert of(10)["survival_low95"] == pytest.approx(1 - 3.8415 / 13.8415, abs=1e-3)
+
+
+def test_tracking_is_the_distance_of_the_velocity_in_the_bases_own_heading_from_the_command():
+    # a base that heads along world y (90 degrees of yaw) and moves 0.5 m/s along it and 0.3 m/s to its left
+    half = np.sqrt(0.5)
+    qpos, qvel = np.array([[7.0, 8.0, 1.0, half, 0.0, 0.0, half]]), np.array([[-0.3, 0.5, 9.0, 9.0, 9.0, 9.0]])
+    for command, names, expected in (
+        ([0.5, 0.3], ["vx", "vy"], 0.0),
+        ([0.3, 0.5], ["vy", "vx"], 0.0),
+        ([0.1, 0.0], ["vx", "vy"], 0.5),  # 0.4 and 0.3 off
+        ([0.5], ["vx"], 0.3),
+        ([7.0], ["yaw_rate"], np.hypot(0.5, 0.3)),
+    ):
+        found = _off_command(qpos, qvel, np.array([command]), names)
+        assert found == pytest.approx([expected], abs=1e-12), names
+
+
+def test_tracking_is_averaged_over_the_running_steps(run):
+    result = run(5, record=True)
+    moved = np.linalg.norm(np.diff(result.qpos[:, :, :2], axis=0), axis=-1) / 0.02
+    command = result.inputs["command"][0, :, 0]  # vx alone of the test task
+    # between standing still and twice the mean speed on top of the command
+    assert (result.tracking_m_s > 0).all()
+    assert (result.tracking_m_s <= np.abs(command) + 2.0 * moved.mean(axis=0) + 0.1).all()
 
 
 def test_holding_home_falls_under_pushes_and_the_command_prints_one_json_object(ksim):

@@ -1,0 +1,181 @@
+"""Both forms of a policy in simulation from the same seeds: does the ONNX form do as well, episode by episode?
+
+Contacts multiply a difference of 1e-7 until, a second or two later, the two motions part: single episodes then end
+otherwise. What must hold is the mean over episodes. Each episode is run by both forms with the same pushes, noise
+and masses, so the differences are paired. A metric passes where the 95 % interval of its mean difference contains 0
+or lies within the margin of equivalence that is named beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ksim.evaluate import Evaluation
+
+ENGINES = ("mujoco", "mjx")
+# Differences of the mean that nobody would call another policy. The margin of the return is a share of its size.
+SURVIVAL_MARGIN, RETURN_MARGIN_SHARE, TRACKING_MARGIN_M_S, DRIFT_MARGIN_M = 0.05, 0.05, 0.02, 0.05
+RESAMPLES = 10_000
+Z95 = 1.959963984540054
+# Before contacts have multiplied anything the two motions are the same; another policy is apart by 0.1 rad.
+DEVIATION_LIMIT_RAD = 1e-3
+DEVIATION_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """One metric of both forms over the same episodes.
+
+    Attributes:
+        onnx: mean of the ONNX form.
+        jax: mean of the JAX form.
+        difference: mean of ONNX minus JAX.
+        low95: lower end of the 95 % interval of that.
+        high95: its upper end.
+        margin: the margin of equivalence, to either side of 0.
+        unit: of all of these.
+        verdict: "equivalent": the interval lies within the margin; "no difference": it contains 0 and is wider;
+            "different": neither, and the metric fails.
+    """
+
+    onnx: float
+    jax: float
+    difference: float
+    low95: float
+    high95: float
+    margin: float
+    unit: str
+    verdict: str
+
+
+def _paired(onnx: np.ndarray, jax: np.ndarray, interval: tuple[float, float], margin: float, unit: str) -> Paired:
+    low, high = interval
+    verdict = "different"
+    if -margin <= low and high <= margin:
+        verdict = "equivalent"
+    elif low <= 0.0 <= high:
+        verdict = "no difference"
+    a, b = onnx.astype(np.float64), jax.astype(np.float64)
+    return Paired(
+        onnx=float(a.mean()),
+        jax=float(b.mean()),
+        difference=float((a - b).mean()),
+        low95=low,
+        high95=high,
+        margin=margin,
+        unit=unit,
+        verdict=verdict,
+    )
+
+
+def bootstrap(differences: np.ndarray, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the mean of paired differences, 10,000 resamples of the episodes."""
+    rng = np.random.default_rng(seed)
+    n = len(differences)
+    means = [
+        differences[rng.integers(0, n, (1000, n))].mean(axis=1) for _ in range(RESAMPLES // 1000)
+    ]  # in parts: less memory
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def matched_proportions(onnx: np.ndarray, jax: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the difference of two shares over the same episodes.
+
+    A half is added to each of the four cells (Agresti and Min, Statistics in Medicine 24, 2005), so that episodes
+    that all end alike, which a bootstrap would call certain, still leave the doubt that their number leaves.
+    """
+    n = len(onnx) + 2.0
+    gained, lost = np.sum(onnx & ~jax) + 0.5, np.sum(~onnx & jax) + 0.5
+    centre = (gained - lost) / n
+    width = Z95 * np.sqrt((gained + lost) / n - centre**2) / np.sqrt(n)
+    return float(centre - width), float(centre + width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoop:
+    """Both forms in one engine from the same seeds.
+
+    Attributes:
+        engine: mujoco or mjx.
+        episodes: episodes of each.
+        seed: the seed.
+        survival: share of episodes without a fall.
+        returns: sum of rewards of an episode.
+        tracking: distance of the base's velocity from the command.
+        drift: distance of the base from its start at the end.
+        parted: episodes of which only one form survived.
+        joint_deviation_rad: greatest difference of any joint angle in the first second [rad].
+    """
+
+    engine: str
+    episodes: int
+    seed: int
+    survival: Paired
+    returns: Paired
+    tracking: Paired
+    drift: Paired
+    parted: int
+    joint_deviation_rad: float
+
+    @property
+    def metrics(self) -> dict[str, Paired]:
+        """The metrics by name."""
+        return {name: getattr(self, name) for name in ("survival", "returns", "tracking", "drift")}
+
+    def failures(self) -> list[str]:
+        """What does not hold, one string each."""
+        where = f"closed loop in {self.engine}"
+        found = [
+            f"{where}: {name}: ONNX {m.onnx:.4g}, JAX {m.jax:.4g} {m.unit}; 95 % interval of the difference "
+            f"{m.low95:+.3g} to {m.high95:+.3g}, expected to contain 0 or to lie within {m.margin:.3g}"
+            for name, m in self.metrics.items()
+            if m.verdict == "different"
+        ]
+        if not self.joint_deviation_rad <= DEVIATION_LIMIT_RAD:
+            found.append(
+                f"{where}: joint deviation in the first second: got {self.joint_deviation_rad:.3g} rad, "
+                f"expected at most {DEVIATION_LIMIT_RAD:g}"
+            )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def deviation(a: Evaluation, b: Evaluation, steps: int) -> float:
+    """Greatest difference of any joint angle while both still stand, within `steps`."""
+    assert a.inputs is not None and b.inputs is not None and a.alive is not None and b.alive is not None
+    apart = np.abs(a.inputs["joint_angles"][:steps] - b.inputs["joint_angles"][:steps]).max(axis=-1)
+    return float(np.where(a.alive[:steps] & b.alive[:steps], apart, 0.0).max(initial=0.0))
+
+
+def closed_loop(onnx: Evaluation, jax: Evaluation, control_period_s: float) -> ClosedLoop:
+    """The comparison of two evaluations from the same seed.
+
+    Args:
+        onnx: of the ONNX form, recorded.
+        jax: of the JAX form, recorded.
+        control_period_s: [s].
+    """
+
+    def metric(name: str, margin: float, unit: str) -> Paired:
+        a, b = getattr(onnx, name), getattr(jax, name)
+        return _paired(a, b, bootstrap(np.asarray(a - b, np.float64), onnx.seed), margin, unit)
+
+    a, b = onnx.survived.astype(bool), jax.survived.astype(bool)
+    return ClosedLoop(
+        engine=onnx.engine,
+        episodes=onnx.episodes,
+        seed=onnx.seed,
+        survival=_paired(a, b, matched_proportions(a, b), SURVIVAL_MARGIN, ""),
+        returns=metric("returns", RETURN_MARGIN_SHARE * float(np.abs(np.mean(jax.returns))), ""),
+        tracking=metric("tracking_m_s", TRACKING_MARGIN_M_S, "m/s"),
+        drift=metric("drift_m", DRIFT_MARGIN_M, "m"),
+        parted=int(np.sum(a != b)),
+        joint_deviation_rad=deviation(onnx, jax, round(DEVIATION_S / control_period_s)),
+    )

@@ -1,0 +1,167 @@
+"""What `ksim run` refuses or warns of before the policy's first step: proofs, self-test, envelope of inputs."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from deploy.envelope import Envelope
+from deploy.errors import CheckError, PolicyError
+from deploy.preflight import prepare
+from deploy.recorder import read_log
+from deploy.run import RunOptions, main, run
+from robots.bundle import write_bundle
+
+
+@pytest.fixture
+def written(tmp_path, bundle):
+    """`written(**changes)`: the path of the bundle with its specification changed."""
+
+    def write(**changes):
+        path = tmp_path / "changed.kinfer"
+        write_bundle(path, dataclasses.replace(bundle, spec=bundle.spec.replace(**changes)))
+        return path
+
+    return write
+
+
+def test_a_proven_bundle_with_its_checks_is_prepared_without_a_warning(kinfer):
+    assert prepare(kinfer, None, {}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("proofs", "why"),
+    [
+        ({}, "it holds no proofs"),
+        ({"failures": ["recorded inputs: error 0.3", "another"]}, "it failed: recorded inputs: error 0.3"),
+        ({"failures": "everything"}, "it holds no proofs"),
+    ],
+)
+def test_a_bundle_that_is_not_validated_runs_only_when_told_to(written, proofs, why):
+    path = written(proofs=proofs)
+    with pytest.raises(CheckError, match=rf"not validated \({why}\).*--unvalidated") as caught:
+        prepare(path, None, {})
+    assert "\n" not in str(caught.value)
+    ready = prepare(path, None, {}, unvalidated=True)
+    assert ready.warnings == (f"the bundle is not validated ({why}); it runs because of --unvalidated",)
+
+
+def test_unvalidated_is_a_warning_on_stderr_and_stands_in_the_log(written, server, tmp_path, capsys):
+    log = tmp_path / "run.mcap"
+    words = [str(written(proofs={})), "--port", str(server.port), "--log", str(log), "--duration", "0.1"]
+    with pytest.raises(CheckError):
+        main(words)
+    assert server.requests == []
+    assert main([*words, "--unvalidated"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("ksim run: warning: the bundle is not validated (it holds no proofs)")
+    assert "warning    the bundle is not validated" in out
+    assert read_log(log).metadata["unvalidated"] is True
+
+
+def test_the_flag_says_nothing_of_a_bundle_that_is_validated(kinfer, server, tmp_path):
+    report = run(
+        RunOptions(bundle=kinfer, port=server.port, log=tmp_path / "run.mcap", duration_s=0.1, unvalidated=True)
+    )
+    assert report.warnings == () and read_log(report.log).metadata["unvalidated"] is False
+
+
+def test_a_bundle_whose_graph_was_changed_after_its_validation_is_refused(tmp_path, robot, bundle_factory):
+    right, other = bundle_factory(robot), bundle_factory(robot, constant=0.2)
+    write_bundle(tmp_path / "p.kinfer", dataclasses.replace(right, step_fn=other.step_fn))
+    with pytest.raises(PolicyError, match="self-test, step 0"):
+        prepare(tmp_path / "p.kinfer", None, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"self_test": {}}, "no self-test:"),
+        ({"envelope": {}}, "no envelope of inputs:"),
+        ({"self_test": {}, "envelope": {}}, "no self-test and no envelope of inputs:"),
+    ],
+)
+def test_what_a_bundle_does_not_let_us_check_is_a_warning(written, changes, missing):
+    (line,) = prepare(written(**changes), None, {}).warnings
+    assert line.startswith(f"the bundle has {missing}") and "\n" not in line
+
+
+def test_a_bundle_of_another_exporter_runs_with_the_warning(tmp_path, bundle_factory):
+    from robots.load import load_robot
+
+    write_bundle(tmp_path / "k.kinfer", bundle_factory(load_robot("kbot"), with_spec=False))
+    (line,) = prepare(tmp_path / "k.kinfer", "kbot", {}).warnings
+    assert "no self-test and no envelope" in line
+
+
+# the envelope
+
+
+def narrow(bundle, **spans):
+    """The specification with an envelope: name -> (low, high)."""
+    return bundle.spec.replace(envelope={k: {"low": list(v[0]), "high": list(v[1])} for k, v in spans.items()})
+
+
+def test_a_reading_may_lie_a_quarter_of_the_span_and_the_slack_outside(bundle):
+    # hip 0.2 to 0.6 rad: a quarter of 0.4 is 0.1, and 0.1 rad of slack: 0.0 to 0.8
+    envelope = Envelope.from_spec(narrow(bundle, joint_angles=([0.2, -1.0, -1.0], [0.6, 1.0, 1.0])))
+    for hip, inside in ((0.001, True), (0.799, True), (-0.001, False), (0.801, False), (math.nan, False)):
+        assert (envelope.outside({"joint_angles": np.array([hip, 0.0, 0.0])}) == []) is inside, hip
+    (line,) = envelope.outside({"joint_angles": np.array([1.5, 0.0, 0.0])})
+    assert line == "joint_angles of hip: 1.5 rad measured, 0.2 to 0.6 rad in training"
+
+
+def test_gravity_that_points_up_is_outside_and_is_named_by_its_axis(bundle):
+    envelope = Envelope.from_spec(narrow(bundle, projected_gravity=([-1, -1, -10], [1, 1, -9])))
+    assert envelope.outside({"projected_gravity": np.array([0.5, -2.0, -9.5])}) == []
+    (line,) = envelope.outside({"projected_gravity": np.array([0.0, 0.0, 9.81])})
+    assert line == "projected_gravity of z: 9.81 m/s^2 measured, -10 to -9 m/s^2 in training"
+
+
+def test_time_and_command_have_no_envelope(bundle):
+    envelope = Envelope.from_spec(narrow(bundle, time=([0], [1]), command=([0, 0], [0, 0])))
+    assert envelope.spans == {}
+
+
+@pytest.mark.parametrize(
+    "span",
+    [{"low": [0.0]}, {"low": [0.0], "high": [1.0]}, {"low": "x", "high": "y"}, {"low": [0, 0, math.nan]}, [1, 2], None],
+    ids=str,
+)
+def test_an_envelope_that_does_not_fit_the_input_is_refused(bundle, span):
+    with pytest.raises(CheckError, match="envelope of input joint_angles: expected low and high, 3 numbers each"):
+        Envelope.from_spec(bundle.spec.replace(envelope={"joint_angles": span}))
+
+
+def run_with(bundle, tmp_path, server, **spans):
+    path = tmp_path / "narrow.kinfer"
+    write_bundle(path, dataclasses.replace(bundle, spec=narrow(bundle, **spans)))
+    return run(RunOptions(bundle=path, port=server.port, log=tmp_path / "run.mcap", duration_s=0.2, ramp_s=0.2))
+
+
+def test_a_robot_outside_the_envelope_is_ramped_home_and_damped_and_the_policy_never_runs(bundle, tmp_path, server):
+    server.position_deg = {31: 40.0, 12: -10.0, 25: 5.0}
+    # training had the hip near 0.9 rad; home is 0.3
+    report = run_with(bundle, tmp_path, server, joint_angles=([0.8, -0.6, -0.1], [1.0, -0.4, 0.1]))
+    assert report.ended == "fault" and report.exit_code == 1 and report.damped and server.damped()
+    assert report.message.startswith("the policy was not started: joint_angles of hip: 0.3")
+    assert "0.8 to 1 rad in training; check joint order, zero offsets, units" in report.message
+    log = read_log(report.log)
+    assert report.survived_s == 0.0 and report.ramp_ticks > 3 and not log.run.any() and log.phase[-1] == "damp"
+
+
+def test_the_envelope_is_looked_at_after_the_ramp_not_before(bundle, tmp_path, server):
+    server.position_deg = {31: 40.0, 12: -10.0, 25: 5.0}
+    spans = ([0.2, -0.6, -0.1], [0.4, -0.4, 0.1])  # about home; 40 degrees is far out
+    assert run_with(bundle, tmp_path, server, joint_angles=spans).ended == "completed"
+
+
+def test_only_the_start_is_held_against_the_envelope(bundle, tmp_path, server):
+    def lean(count):
+        if count == 5:
+            server.quat_wxyz = [math.cos(0.25), math.sin(0.25), 0, 0]  # 0.5 rad: gravity y is -4.7
+
+    server.on_tick = lean
+    spans = ([-0.5, -0.5, -10], [0.5, 0.5, -9])
+    assert run_with(bundle, tmp_path, server, projected_gravity=spans).ended == "completed"

@@ -1,0 +1,104 @@
+"""The validation report: complete, honest about what was not run, nothing to load."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from export.report import not_run, page, proofs, to_json, verdict, write_report
+
+LATENCY = {"p50": 20.0, "p99": 30.0}
+
+
+class Balanced(HTMLParser):
+    """Checks that what is opened is closed, in order."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def text(exported_small) -> str:
+    parser = Balanced()
+    parser.feed(page("policy.kinfer", exported_small.bundle, exported_small.report, LATENCY))
+    assert parser.open == []
+    return " ".join(parser.text)
+
+
+def test_the_page_loads_nothing_and_has_no_script(exported_small):
+    html = page("policy.kinfer", exported_small.bundle, exported_small.report, LATENCY)
+    assert not re.search(r"<script|<link|<img|src=|@import|url\(|https?://", html)
+
+
+def test_the_verdict_is_one_sentence_with_the_figures(exported_small, text):
+    report = exported_small.report
+    said = verdict(report)
+    assert said.startswith("Proven: over 500 recorded steps its actions are within ")
+    assert f"{report.numbers.recorded.action_error:.1e} rad" in said and "100.0% of 3 episodes in MuJoCo C" in said
+    assert said.removeprefix("Proven") in text
+
+
+def test_every_proof_and_every_probe_has_its_row(exported_small, text):
+    rows = proofs(exported_small.report)
+    # graph, first carry, 3 + 5 sequences, bytes, optimisation, closed loop, probes
+    assert len(rows) == 14 and all(row.holds for row in rows)
+    for row in rows:
+        assert row.what in text and row.found in text
+    for probe in exported_small.report.probes:
+        assert probe.probe in text
+    assert exported_small.bundle.spec.weights_digest in text and exported_small.report.step_digest in text
+
+
+def test_an_engine_that_was_not_run_is_said_not_to_have_run(exported_small, text):
+    assert not_run(exported_small.report) == ["Closed loop in MJX: not run (ksim validate --engines mujoco,mjx)"]
+    assert "Closed loop in MJX: not run" in text
+
+
+def test_a_failure_turns_the_verdict_and_its_row(exported_small):
+    report = exported_small.report
+    wrong = dataclasses.replace(report.numbers.recorded, of_limit=3.0)
+    bad = dataclasses.replace(
+        report, numbers=dataclasses.replace(report.numbers, recorded=wrong), failures=("<first>", "second")
+    )
+    assert verdict(bad) == "Not proven: 2 things do not hold; the first: <first>."
+    assert [row.what.split(":")[0] for row in proofs(bad) if not row.holds] == ["Recorded inputs"]
+    html = page("policy.kinfer", exported_small.bundle, bad, None)
+    assert "&lt;first&gt;" in html and "<first>" not in html and "<li>second</li>" in html
+
+
+def test_a_bundle_whose_graph_was_refused_has_a_page_too(exported_small):
+    report = dataclasses.replace(
+        exported_small.report, nodes=0, numbers=None, closed_loops=(), probes=(), failures=("step_fn: opset: got 99",)
+    )
+    html = page("policy.kinfer", exported_small.bundle, report, None)
+    assert "Not proven" in html and "refused by the checks" in html and "Not tried" in html
+    assert to_json("p", exported_small.bundle, report, None)["not_run"][-1] == "Numbers: not complete"
+
+
+def test_both_files_are_written_under_the_name_that_was_asked_for(exported_small, tmp_path):
+    files = write_report(
+        tmp_path / "new", "p.kinfer", exported_small.bundle, exported_small.report, LATENCY, "a.report"
+    )
+    assert [f.name for f in files] == ["a.report.json", "a.report.html"]
+    data = json.loads(files[0].read_text())
+    assert data["bundle"] == "p.kinfer" and data["latency_us"] == LATENCY and data["validated"] is True
+    assert data["digests"]["bundle"] == exported_small.bundle.digest
+    assert files[1].read_text().startswith("<!doctype html>")
