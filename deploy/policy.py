@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from deploy.errors import PolicyError
+from deploy.graphs import check_graphs
 from deploy.state import RobotState
 from robots.bundle import Bundle
 from robots.spec import ArraySpec, CommandSpec, PolicySpec, RobotSpec, input_specs
@@ -73,6 +74,7 @@ class OnnxPolicy:
     """
 
     def __init__(self, bundle: Bundle) -> None:
+        check_graphs(bundle)
         self._init = _session("init_fn.onnx", bundle.init_fn)
         self._step = _session("step_fn.onnx", bundle.step_fn)
         self._n = len(bundle.joint_names)
