@@ -7,9 +7,8 @@ K-Scale's among them.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,6 @@ MAX_NODES = 10_000
 # A step of a policy of 60 million weights; the control loop has 20 ms for it.
 MAX_WORK = 2 * 10**9
 MAX_MEMORY = 512 * 2**20
-MAX_INPUT = 1_000_000
 _STANDARD = (b"", b"ai.onnx")
 # exporters declare these whether they use them or not
 _UNUSED = (b"ai.onnx.ml", b"ai.onnx.training", b"ai.onnx.preview.training", b"com.microsoft")
@@ -184,9 +182,8 @@ class _Walk:
             self.work += call.work
             self.memory += 8 * call.scratch + sum(v.size * v.dtype.itemsize for v in values)
             if self.work > MAX_WORK or self.memory > MAX_MEMORY:
-                raise ValueError(
-                    f"{self.work} operations and {self.memory} bytes so far; expected at most {MAX_WORK} and {MAX_MEMORY}"
-                )
+                so_far = f"{self.work} operations and {self.memory} bytes so far"
+                raise ValueError(f"{so_far}; expected at most {MAX_WORK} and {MAX_MEMORY}")
             for name, value in zip(node["output"], values, strict=True):
                 if name:
                     self._define(scope, name, value)
@@ -227,25 +224,30 @@ def _declared(info: Message, what: str) -> tuple[int, ...] | None:
     return tuple(d["dim_value"] for d in dims)
 
 
-def _inputs(graph: Message) -> Iterable[tuple[bytes, Value]]:
+def _inputs(graph: Message, sizes: Mapping[str, int]) -> Iterable[tuple[bytes, Value]]:
     weights = {tensor.get("name", b"") for tensor in graph["initializer"]}
     for info in graph["input"]:
-        name = info.get("name", b"")
-        if name in weights:  # as files before IR version 4 list them
+        raw = info.get("name", b"")
+        if raw in weights:  # as files before IR version 4 list them
             continue
-        what = f"input {_text(name)}"
-        shape = _declared(info, what)
-        if not name or shape is None or min(shape, default=0) < 0 or math.prod(shape) > MAX_INPUT:
-            raise ValueError(f"{what} of shape {shape}; expected fixed sizes, at most {MAX_INPUT} elements")
-        yield name, Value(dtype=FLOAT, shape=shape)
+        name = _text(raw)
+        if name not in sizes:
+            expected = f"some of {', '.join(sizes)}" if sizes else "none"
+            raise ValueError(f"input {name!r} is unknown; expected {expected}")
+        shape = _declared(info, f"input {name}")
+        if shape != (sizes[name],):
+            got = "a size that is not fixed" if shape is None else f"tensor(float) of shape {list(shape[:8])}"
+            raise ValueError(f"input {name}: {got}, expected tensor(float) of shape {[sizes[name]]}")
+        yield raw, Value(dtype=FLOAT, shape=shape)
 
 
-def check_graph(data: bytes, what: str) -> GraphFacts:
+def check_graph(data: bytes, what: str, sizes: Mapping[str, int]) -> GraphFacts:
     """Check one graph.
 
     Args:
         data: the model.
         what: its name, for errors.
+        sizes: of every input that it may have, by name.
 
     Raises:
         PolicyError: it is not a graph that a policy needs, or asks for too much.
@@ -256,7 +258,7 @@ def check_graph(data: bytes, what: str) -> GraphFacts:
         if not IR_VERSIONS[0] <= ir_version <= IR_VERSIONS[1]:
             raise ValueError(f"IR version {ir_version}; expected {IR_VERSIONS[0]} to {IR_VERSIONS[1]}")
         graph, walk = model["graph"], _Walk(model)
-        given = list(_inputs(graph))
+        given = list(_inputs(graph, sizes))
         inputs = dict(given)
         if len(inputs) != len(given):
             raise ValueError("an input given twice")
@@ -289,13 +291,15 @@ def check_graph(data: bytes, what: str) -> GraphFacts:
     )  # fmt: skip
 
 
-def check_graphs(bundle: Bundle) -> tuple[GraphFacts, GraphFacts]:
+def check_graphs(bundle: Bundle, sizes: Mapping[str, int]) -> tuple[GraphFacts, GraphFacts]:
     """Check both graphs of a bundle, and say what they are: (init_fn, step_fn).
+
+    Args:
+        bundle: as it was read.
+        sizes: of every input that a step may have, by name.
 
     Raises:
         PolicyError: one of them is not what a policy needs.
     """
-    init, step = check_graph(bundle.init_fn, "init_fn.onnx"), check_graph(bundle.step_fn, "step_fn.onnx")
-    if init.inputs:
-        raise PolicyError(f"init_fn.onnx: inputs {list(init.inputs)}, expected none; export the policy again")
-    return init, step
+    init = check_graph(bundle.init_fn, "init_fn.onnx", {})
+    return init, check_graph(bundle.step_fn, "step_fn.onnx", sizes)

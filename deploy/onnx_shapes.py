@@ -335,7 +335,7 @@ def _one_hot(call: Call) -> list[Value]:
 def _checked(shape: Sequence[int]) -> tuple[int, ...]:
     shape = tuple(shape)
     if len(shape) > 8 or any(n < 0 for n in shape) or math.prod(shape) > MAX_ELEMENTS:
-        raise ValueError(f"{str(shape[:9]):.200} elements; expected at most 8 axes and {MAX_ELEMENTS} elements")
+        raise ValueError(f"{shape[:9]!s:.200} elements; expected at most 8 axes and {MAX_ELEMENTS} elements")
     return shape
 
 

@@ -199,9 +199,7 @@ class _Reader:
                 if size > len(data) - at:
                     raise ValueError(f"{message}: {name} ends too early")
                 value, at = self._value(data[at : at + size], kind, packed, depth), at + size
-            if not repeated:
-                out[name] = value
-            elif packed and not len(out[name]):
+            if not repeated or (packed and not len(out[name])):
                 out[name] = value
             elif packed or isinstance(out[name], np.ndarray):
                 raise ValueError(f"{message}: {name} in two parts")

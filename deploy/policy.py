@@ -74,7 +74,7 @@ class OnnxPolicy:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        check_graphs(bundle)
+        check_graphs(bundle, known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size))
         self._init = _session("init_fn.onnx", bundle.init_fn)
         self._step = _session("step_fn.onnx", bundle.step_fn)
         self._n = len(bundle.joint_names)

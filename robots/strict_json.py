@@ -56,7 +56,7 @@ def check_text(text: str, limit: int) -> None:
         raise ValueError(f"text of {len(text)} characters; expected at most {limit}")
     found = _UNPRINTABLE.search(text)
     if found:
-        raise ValueError(f"the character {ascii(found.group())} in {ascii(text[:40])}; expected plain text")
+        raise ValueError(f"the character {found.group()!a} in {text[:40]!a}; expected plain text")
 
 
 def loads(data: bytes) -> Any:
