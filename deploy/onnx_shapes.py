@@ -307,9 +307,9 @@ def _range(call: Call) -> list[Value]:
     start, limit, delta = (call.constant(i).reshape(-1) for i in range(3))
     if not (start.size == limit.size == delta.size == 1) or delta[0] == 0:
         raise ValueError("expected a start, a limit, and a step that is not 0")
-    length = (float(limit[0]) - float(start[0])) / float(delta[0])
-    if not math.isfinite(length):
-        raise ValueError("a range without end")
+    if not max(abs(float(v[0])) for v in (start, limit, delta)) < 2**53:
+        raise ValueError("a range without end, or one whose length overflows")
+    length = float(limit[0] - start[0]) / float(delta[0])  # subtracted in the type of the elements
     count = max(math.ceil(length), 0)
     return [Value(dtype=call.value(0).dtype, shape=_checked((count,)))]
 
