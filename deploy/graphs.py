@@ -70,6 +70,16 @@ def _text(raw: bytes, limit: int = 60) -> str:
     return text[:limit] if text.isprintable() else ascii(text)[1:-1][:limit]
 
 
+def _check_printable(raw: bytes) -> None:
+    """ONNX Runtime puts names and the like into its errors as they are."""
+    try:
+        fine = len(raw) <= 4096 and raw.decode().isprintable()
+    except UnicodeDecodeError:
+        fine = False
+    if not fine:
+        raise ValueError(f"the name {_text(raw)!r}; expected plain text of at most 4096 bytes")
+
+
 def _check_finite(array: np.ndarray) -> None:
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return
@@ -95,6 +105,8 @@ def _attribute(raw: Message) -> Any:
         raise ValueError(f"attribute {_text(raw.get('name', b''))} of type {kind}; expected one value of its type")
     if name == "t":
         value = tensor_array(value)
+    for text in [value] if name == "s" else value if name == "strings" else []:
+        _check_printable(text)
     if name in ("f", "floats", "t"):
         _check_finite(np.asarray(value))
     return value
@@ -154,6 +166,7 @@ class _Walk:
     def _define(scope: dict[bytes, Value], name: bytes, value: Value) -> None:
         if not name or name in scope:
             raise ValueError(f"the name {_text(name)!r} is empty or given twice")
+        _check_printable(name)
         scope[name] = value
 
     def _node(self, node: Message, scope: dict[bytes, Value]) -> None:
@@ -164,6 +177,7 @@ class _Walk:
         try:
             if node.get("domain", b"") not in _STANDARD or node.get("overload"):
                 raise ValueError(f"of the domain {_text(node.get('domain', b''))}; expected only ONNX's own")
+            _check_printable(node.get("name", b""))
             missing = [name for name in node["input"] if name and name not in scope]
             if missing:
                 raise ValueError(f"reads {_text(missing[0])!r} before anything makes it")
@@ -272,7 +286,7 @@ def check_graph(data: bytes, what: str, sizes: Mapping[str, int]) -> GraphFacts:
                     f"expected float32 of {'fixed sizes' if shape is None else shape}"
                 )
     except ValueError as error:
-        raise PolicyError(f"{what}: {error}; export it again") from error
+        raise PolicyError(f"{what}: {_text(str(error).encode(), 400)}; export it again") from error
     producer = (_text(model.get(key, b"")) for key in ("producer_name", "producer_version"))
     return GraphFacts(
         bytes=len(data),
