@@ -81,7 +81,7 @@ def try_one(path: Path) -> tuple[str, str]:
         outcome = "PolicyError"
         if "ONNX Runtime" in text or "cannot be run" in text:
             outcome = "PolicyError, from ONNX Runtime"
-        if "bad_alloc" in text or "Failed to allocate" in text or "bytes:" in text and "allocat" in text:
+        if "bad_alloc" in text or "Failed to allocate" in text or ("bytes:" in text and "allocat" in text):
             outcome = "memory"
     except Exception:
         return "other error", traceback.format_exc()
@@ -96,13 +96,17 @@ def work(seed: int, first: int, last: int, memory_mib: int) -> int:
     OnnxPolicy(read_bundle(seeds.SHIPPED))  # what ONNX Runtime takes once
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + memory_mib * MIB, resource.RLIM_INFINITY))
-    out = os.fdopen(os.dup(1), "w")
+    out, trouble = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(2), "w")
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
         path = Path(folder) / "input.kinfer"
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
         for index in range(first, last):
-            name, layer, data = make(seed, index, starts)
+            try:
+                name, layer, data = make(seed, index, starts)
+            except Exception:
+                print(f"input {index} cannot be made:\n{traceback.format_exc()}", file=trouble, flush=True)
+                return 1
             path.write_bytes(data)
             del data
             print(json.dumps(["begin", index, name, layer]), file=out, flush=True)

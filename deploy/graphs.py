@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-import deploy.onnx_shapes_linear  # noqa: F401  (adds its rules)
 from deploy.errors import PolicyError
-from deploy.onnx_shapes import FLOAT, Call, Value, constant, size_up
+from deploy.onnx_shapes import FLOAT, Call, Value, constant
+from deploy.onnx_size_up import size_up
 from deploy.onnx_wire import Message, element_type, parse, tensor_array
 from robots.bundle import Bundle
 
@@ -112,6 +112,9 @@ def _attribute(raw: Message) -> Any:
     return value
 
 
+_OPTIONAL_OUTPUTS = ("LSTM", "GRU", "RNN", "Dropout", "LayerNormalization")
+
+
 class _Walk:
     """Goes through a graph and its branches once, in order."""
 
@@ -199,7 +202,7 @@ class _Walk:
                 so_far = f"{self.work} operations and {self.memory} bytes so far"
                 raise ValueError(f"{so_far}; expected at most {MAX_WORK} and {MAX_MEMORY}")
             for name, value in zip(node["output"], values, strict=True):
-                if name:
+                if name or op not in _OPTIONAL_OUTPUTS:
                     self._define(scope, name, value)
         except ValueError as error:
             made = next((name for name in node["output"] if name), b"")

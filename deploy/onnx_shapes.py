@@ -70,6 +70,16 @@ class Call:
     work: int = 0
     scratch: int = 0
 
+    @property
+    def given(self) -> list[Value]:
+        """The inputs that are there."""
+        return [v for v in self.inputs if v is not None]
+
+    @property
+    def exact(self) -> bool:
+        """No input's shape is only a bound."""
+        return all(v.exact for v in self.given)
+
     def value(self, at: int) -> Value:
         """An input that must be there."""
         found = self.inputs[at] if at < len(self.inputs) else None
@@ -115,15 +125,16 @@ class Call:
 
 Rule = Callable[[Call], list[Value]]
 RULES: dict[str, Rule] = {}
-# operators that take bounds in place of sizes
-_LOOSE: set[str] = set()
+LOOSE: set[str] = set()
 
 
-def _rule(*ops: str, loose: bool = False) -> Callable[[Rule], Rule]:
+def rule(*ops: str, loose: bool = False) -> Callable[[Rule], Rule]:
+    """The function below sizes these operators; `loose`: it takes bounds in place of sizes."""
+
     def add(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(ops, function))
         if loose:
-            _LOOSE.update(ops)
+            LOOSE.update(ops)
         return function
 
     return add
@@ -142,11 +153,8 @@ def _axes(axes: Sequence[int], rank: int) -> list[int]:
     return found
 
 
-def _exact(call: Call) -> bool:
-    return all(v is None or v.exact for v in call.inputs)
-
-
-def _broadcast(values: Sequence[Value]) -> tuple[int, ...]:
+def broadcast(values: Sequence[Value]) -> tuple[int, ...]:
+    """The shape that all of these fit into."""
     rank = max((len(v.shape) for v in values), default=0)
     exact = all(v.exact for v in values)
     out = []
@@ -158,20 +166,17 @@ def _broadcast(values: Sequence[Value]) -> tuple[int, ...]:
     return tuple(out)
 
 
-def _same(call: Call, dtype: np.dtype | None = None, shape: tuple[int, ...] | None = None) -> list[Value]:
+def same_kind(call: Call, dtype: np.dtype | None = None, shape: tuple[int, ...] | None = None) -> list[Value]:
+    """Outputs like the first input, but for what is given."""
     first = call.value(0)
     shape = first.shape if shape is None else shape
-    return [Value(dtype=dtype or first.dtype, shape=shape, exact=_exact(call))] * call.outputs
-
-
-def _given(call: Call) -> list[Value]:
-    return [v for v in call.inputs if v is not None]
+    return [Value(dtype=dtype or first.dtype, shape=shape, exact=call.exact)] * call.outputs
 
 
 # Element by element.
 
 
-@_rule(
+@rule(
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Cos", "Cosh", "CumSum", "Elu", "Erf",
     "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Hardmax", "Identity", "LeakyRelu", "Log", "LogSoftmax",
     "LpNormalization", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh",
@@ -180,41 +185,41 @@ def _given(call: Call) -> list[Value]:
 )  # fmt: skip
 def _unary(call: Call) -> list[Value]:
     call.scratch = call.value(0).size
-    return _same(call)
+    return same_kind(call)
 
 
-@_rule("Not", "IsNaN", "IsInf", loose=True)
+@rule("Not", "IsNaN", "IsInf", loose=True)
 def _unary_bool(call: Call) -> list[Value]:
-    return _same(call, BOOL)
+    return same_kind(call, BOOL)
 
 
-@_rule("Cast", loose=True)
+@rule("Cast", loose=True)
 def _cast(call: Call) -> list[Value]:
     from deploy.onnx_wire import element_type
 
-    return _same(call, element_type(call.integer("to", 0)))
+    return same_kind(call, element_type(call.integer("to", 0)))
 
 
-@_rule("CastLike", loose=True)
+@rule("CastLike", loose=True)
 def _cast_like(call: Call) -> list[Value]:
-    return _same(call, call.value(1).dtype)
+    return same_kind(call, call.value(1).dtype)
 
 
-@_rule("Dropout")
+@rule("Dropout")
 def _dropout(call: Call) -> list[Value]:
     if call.has(2) and call.constant(2).any():
         raise ValueError("it draws random numbers; expected a graph for inference")
-    return [*_same(call)[:1], *_same(call, BOOL)[:1]][: call.outputs]
+    return [*same_kind(call)[:1], *same_kind(call, BOOL)[:1]][: call.outputs]
 
 
-@_rule("Add", "Sub", "Mul", "Pow", "Min", "Max", "Sum", "Mean", "PRelu", "And", "Or", "Xor", loose=True)
-@_rule("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", loose=True)
+@rule("Add", "Sub", "Mul", "Pow", "Min", "Max", "Sum", "Mean", "PRelu", "And", "Or", "Xor", loose=True)
+@rule("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", loose=True)
 def _elementwise(call: Call) -> list[Value]:
     call.value(0)
-    return _same(call, shape=_broadcast(_given(call)))
+    return same_kind(call, shape=broadcast(call.given))
 
 
-@_rule("Div", "Mod", loose=True)
+@rule("Div", "Mod", loose=True)
 def _division(call: Call) -> list[Value]:
     if call.value(0).dtype.kind in "iu":
         # an integer divided by zero, or the least one by -1, ends the process
@@ -224,19 +229,19 @@ def _division(call: Call) -> list[Value]:
     return _elementwise(call)
 
 
-@_rule("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", loose=True)
+@rule("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", loose=True)
 def _comparison(call: Call) -> list[Value]:
     call.value(1)
-    return _same(call, BOOL, _broadcast(_given(call)))
+    return same_kind(call, BOOL, broadcast(call.given))
 
 
-@_rule("Where", loose=True)
+@rule("Where", loose=True)
 def _where(call: Call) -> list[Value]:
-    return _same(call, call.value(1).dtype, _broadcast([call.value(i) for i in range(3)]))
+    return same_kind(call, call.value(1).dtype, broadcast([call.value(i) for i in range(3)]))
 
 
-@_rule("LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization")
-@_rule("RMSNormalization")
+@rule("LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization")
+@rule("RMSNormalization")
 def _normalization(call: Call) -> list[Value]:
     first = call.value(0)
     call.scratch = 2 * first.size
@@ -245,13 +250,13 @@ def _normalization(call: Call) -> list[Value]:
     for other in call.inputs[1:]:
         if other is not None and other.size > max(first.size, 1):
             raise ValueError("a scale larger than what it scales")
-    return _same(call)
+    return same_kind(call)
 
 
 # Shapes and constants.
 
 
-@_rule("Shape")
+@rule("Shape")
 def _shape(call: Call) -> list[Value]:
     shape = call.value(0).shape
     rank = len(shape)
@@ -261,7 +266,7 @@ def _shape(call: Call) -> list[Value]:
     return [_const(np.asarray(shape[start:end], INT64))]
 
 
-@_rule("Size")
+@rule("Size")
 def _size(call: Call) -> list[Value]:
     return [_const(np.asarray(call.value(0).size, INT64))]
 
@@ -275,7 +280,7 @@ def constant(array: np.ndarray) -> Value:
     return _const(array)
 
 
-@_rule("Constant")
+@rule("Constant")
 def _constant(call: Call) -> list[Value]:
     forms = {
         "value": lambda v: v,
@@ -290,19 +295,19 @@ def _constant(call: Call) -> list[Value]:
     return [_const(np.asarray(forms[found[0]](call.attributes[found[0]])))]
 
 
-@_rule("ConstantOfShape")
+@rule("ConstantOfShape")
 def _constant_of_shape(call: Call) -> list[Value]:
     shape = tuple(int(n) for n in call.constant(0).reshape(-1))
     fill = call.attributes.get("value", np.zeros(1, FLOAT))
     if not isinstance(fill, np.ndarray) or fill.size != 1:
         raise ValueError("attribute value; expected one element")
-    shape = _checked(shape)
+    shape = check_size(shape)
     if math.prod(shape) <= MAX_FOLDED:
         return [_const(np.full(shape, fill.reshape(-1)[0], fill.dtype))]
     return [Value(dtype=fill.dtype, shape=shape)]
 
 
-@_rule("Range")
+@rule("Range")
 def _range(call: Call) -> list[Value]:
     start, limit, delta = (call.constant(i).reshape(-1) for i in range(3))
     if not (start.size == limit.size == delta.size == 1) or delta[0] == 0:
@@ -311,28 +316,33 @@ def _range(call: Call) -> list[Value]:
         raise ValueError("a range without end, or one whose length overflows")
     length = float(limit[0] - start[0]) / float(delta[0])  # subtracted in the type of the elements
     count = max(math.ceil(length), 0)
-    return [Value(dtype=call.value(0).dtype, shape=_checked((count,)))]
+    return [Value(dtype=call.value(0).dtype, shape=check_size((count,)))]
 
 
-@_rule("EyeLike")
+@rule("EyeLike")
 def _eye_like(call: Call) -> list[Value]:
     from deploy.onnx_wire import element_type
 
     kind = call.integer("dtype", 0)
-    return _same(call, element_type(kind) if kind else None)
+    return same_kind(call, element_type(kind) if kind else None)
 
 
-@_rule("OneHot")
+@rule("OneHot")
 def _one_hot(call: Call) -> list[Value]:
     indices, depth = call.value(0).shape, call.constant(1).reshape(-1)
     if depth.size != 1:
         raise ValueError("expected one depth")
     rank = len(indices) + 1
     axis = _axis(call.integer("axis", -1), rank)
-    return [Value(dtype=call.value(2).dtype, shape=_checked((*indices[:axis], int(depth[0]), *indices[axis:])))]
+    return [Value(dtype=call.value(2).dtype, shape=check_size((*indices[:axis], int(depth[0]), *indices[axis:])))]
 
 
-def _checked(shape: Sequence[int]) -> tuple[int, ...]:
+def check_size(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape that a policy may have.
+
+    Raises:
+        ValueError: it is absurd.
+    """
     shape = tuple(shape)
     if len(shape) > 8 or any(n < 0 for n in shape) or math.prod(shape) > MAX_ELEMENTS:
         raise ValueError(f"{shape[:9]!s:.200} elements; expected at most 8 axes and {MAX_ELEMENTS} elements")
@@ -342,7 +352,7 @@ def _checked(shape: Sequence[int]) -> tuple[int, ...]:
 # Moving elements about.
 
 
-@_rule("Reshape", loose=True)
+@rule("Reshape", loose=True)
 def _reshape(call: Call) -> list[Value]:
     data, target = call.value(0), call.integers("shape", 1)
     if target is None:
@@ -358,20 +368,20 @@ def _reshape(call: Call) -> list[Value]:
         target[target.index(-1)] = data.size // rest if rest else 0
     if math.prod(target) != data.size and data.exact:
         raise ValueError(f"{data.size} elements as {target[:8]}")
-    return _same(call, shape=tuple(target))
+    return same_kind(call, shape=tuple(target))
 
 
-@_rule("Flatten", loose=True)
+@rule("Flatten", loose=True)
 def _flatten(call: Call) -> list[Value]:
     shape = call.value(0).shape
     axis = call.integer("axis", 1)
     if not -len(shape) <= axis <= len(shape):
         raise ValueError(f"axis {axis} of {len(shape)}")
     axis += len(shape) if axis < 0 else 0
-    return _same(call, shape=(math.prod(shape[:axis]), math.prod(shape[axis:])))
+    return same_kind(call, shape=(math.prod(shape[:axis]), math.prod(shape[axis:])))
 
 
-@_rule("Squeeze", loose=True)
+@rule("Squeeze", loose=True)
 def _squeeze(call: Call) -> list[Value]:
     data = call.value(0)
     axes = call.integers("axes", 1)
@@ -382,44 +392,44 @@ def _squeeze(call: Call) -> list[Value]:
     gone = _axes(axes, len(data.shape))
     if data.exact and any(data.shape[i] != 1 for i in gone):
         raise ValueError(f"axes {gone} of {data.shape}; expected axes of one element")
-    return _same(call, shape=tuple(n for i, n in enumerate(data.shape) if i not in gone))
+    return same_kind(call, shape=tuple(n for i, n in enumerate(data.shape) if i not in gone))
 
 
-@_rule("Unsqueeze", loose=True)
+@rule("Unsqueeze", loose=True)
 def _unsqueeze(call: Call) -> list[Value]:
     data, axes = call.value(0), call.integers("axes", 1)
     if axes is None:
         raise ValueError("no axes")
     rank = len(data.shape) + len(axes)
     rest, new = iter(data.shape), _axes(axes, rank)
-    return _same(call, shape=tuple(1 if i in new else next(rest) for i in range(rank)))
+    return same_kind(call, shape=tuple(1 if i in new else next(rest) for i in range(rank)))
 
 
-@_rule("Transpose", loose=True)
+@rule("Transpose", loose=True)
 def _transpose(call: Call) -> list[Value]:
     shape = call.value(0).shape
     order = call.integers("perm") or list(range(len(shape)))[::-1]
     if sorted(order) != list(range(len(shape))):
         raise ValueError(f"perm {order[:8]}; expected each of the {len(shape)} axes once")
-    return _same(call, shape=tuple(shape[i] for i in order))
+    return same_kind(call, shape=tuple(shape[i] for i in order))
 
 
-@_rule("Concat", loose=True)
+@rule("Concat", loose=True)
 def _concat(call: Call) -> list[Value]:
-    shapes = [v.shape for v in _given(call)]
+    shapes = [v.shape for v in call.given]
     if not shapes:
         raise ValueError("no inputs")
     rank = len(shapes[0])
     axis = _axis(call.integer("axis", 0), rank)
     others = {s[:axis] + s[axis + 1 :] for s in shapes}
-    if len({len(s) for s in shapes}) != 1 or (len(others) != 1 and _exact(call)):
+    if len({len(s) for s in shapes}) != 1 or (len(others) != 1 and call.exact):
         raise ValueError(f"shapes {', '.join(str(s) for s in shapes[:4])}; they do not fit together")
     out = [max(s[i] for s in shapes) for i in range(rank)]
     out[axis] = sum(s[axis] for s in shapes)
-    return _same(call, shape=tuple(out))
+    return same_kind(call, shape=tuple(out))
 
 
-@_rule("Split")
+@rule("Split")
 def _split(call: Call) -> list[Value]:
     data = call.value(0)
     axis = _axis(call.integer("axis", 0), len(data.shape))
@@ -436,10 +446,10 @@ def _split(call: Call) -> list[Value]:
     return [Value(dtype=data.dtype, shape=(*shape[:axis], n, *shape[axis + 1 :])) for n in parts]
 
 
-@_rule("Slice", loose=True)
+@rule("Slice", loose=True)
 def _slice(call: Call) -> list[Value]:
     data = call.value(0)
-    if call.opset >= 10 and any(v.const is None for v in _given(call)[1:]):
+    if call.opset >= 10 and any(v.const is None for v in call.given[1:]):
         # where it begins depends on values: at most all of it
         return [Value(dtype=data.dtype, shape=data.shape, exact=False)]
     starts, ends = call.integers("starts", 1), call.integers("ends", 2)
@@ -452,81 +462,81 @@ def _slice(call: Call) -> list[Value]:
     out = list(data.shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if data.exact:
-            out[axis] = len(range(*slice(start, _end(end, step, out[axis]), step).indices(out[axis])))
-    return _same(call, shape=tuple(out))
+            out[axis] = len(range(*slice(start, slice_end(end, step, out[axis]), step).indices(out[axis])))
+    return same_kind(call, shape=tuple(out))
 
 
-def _end(end: int, step: int, length: int) -> int | None:
+def slice_end(end: int, step: int, length: int) -> int | None:
     """ONNX's end as Python's: going down, the least one means past the first element."""
     return None if step < 0 and end < -length else end
 
 
-@_rule("Gather", loose=True)
+@rule("Gather", loose=True)
 def _gather(call: Call) -> list[Value]:
     data, indices = call.value(0), call.value(1)
     axis = _axis(call.integer("axis", 0), len(data.shape))
-    return _same(call, shape=_checked(data.shape[:axis] + indices.shape + data.shape[axis + 1 :]))
+    return same_kind(call, shape=check_size(data.shape[:axis] + indices.shape + data.shape[axis + 1 :]))
 
 
-@_rule("GatherElements")
+@rule("GatherElements")
 def _gather_elements(call: Call) -> list[Value]:
     if len(call.value(0).shape) != len(call.value(1).shape):
         raise ValueError("data and indices of another number of axes")
-    return _same(call, shape=call.value(1).shape)
+    return same_kind(call, shape=call.value(1).shape)
 
 
-@_rule("GatherND")
+@rule("GatherND")
 def _gather_nd(call: Call) -> list[Value]:
     data, indices, batch = call.value(0).shape, call.value(1).shape, call.integer("batch_dims", 0)
     if not indices or not 0 <= batch < min(len(data), len(indices)) or data[:batch] != indices[:batch]:
         raise ValueError(f"data {data}, indices {indices}, batch_dims {batch}")
     if not 1 <= indices[-1] <= len(data) - batch:
         raise ValueError(f"indices of {indices[-1]} axes into {len(data) - batch}")
-    return _same(call, shape=_checked(indices[:-1] + data[batch + indices[-1] :]))
+    return same_kind(call, shape=check_size(indices[:-1] + data[batch + indices[-1] :]))
 
 
-@_rule("ScatterElements", "Scatter")
+@rule("ScatterElements", "Scatter")
 def _scatter_elements(call: Call) -> list[Value]:
     data, indices, updates = (call.value(i).shape for i in range(3))
     _axis(call.integer("axis", 0), len(data))
     if indices != updates or len(data) != len(indices) or any(a > b for a, b in zip(indices, data, strict=True)):
         raise ValueError(f"data {data}, indices {indices}, updates {updates}")
-    return _same(call)
+    return same_kind(call)
 
 
-@_rule("ScatterND")
+@rule("ScatterND")
 def _scatter_nd(call: Call) -> list[Value]:
     data, indices, updates = (call.value(i).shape for i in range(3))
     if not indices or not 1 <= indices[-1] <= len(data) or updates != indices[:-1] + data[indices[-1] :]:
         raise ValueError(f"data {data}, indices {indices}, updates {updates}")
     call.work = math.prod(indices) + math.prod(updates)
-    return _same(call)
+    return same_kind(call)
 
 
-@_rule("ReverseSequence")
+@rule("ReverseSequence")
 def _reverse_sequence(call: Call) -> list[Value]:
     shape = call.value(0).shape
     batch, time = call.integer("batch_axis", 1), call.integer("time_axis", 0)
     if len(shape) < 2 or {batch, time} != {0, 1} or call.value(1).shape != (shape[batch],):
         raise ValueError(f"data {shape}, lengths {call.value(1).shape}; expected one length for each of the batch")
-    return _same(call)
+    return same_kind(call)
 
 
-@_rule("Expand")
+@rule("Expand")
 def _expand(call: Call) -> list[Value]:
-    target = _checked(call.integers("shape", 1) or [])
-    return _same(call, shape=_broadcast([call.value(0), Value(dtype=INT64, shape=target)]))
+    target = check_size(call.integers("shape", 1) or [])
+    return same_kind(call, shape=broadcast([call.value(0), Value(dtype=INT64, shape=target)]))
 
 
-@_rule("Tile")
+@rule("Tile")
 def _tile(call: Call) -> list[Value]:
     shape, repeats = call.value(0).shape, call.integers("repeats", 1) or []
     if len(repeats) != len(shape) or any(n < 0 for n in repeats):
         raise ValueError(f"repeats {repeats[:8]} of {shape}")
-    return _same(call, shape=_checked([a * b for a, b in zip(shape, repeats, strict=True)]))
+    return same_kind(call, shape=check_size([a * b for a, b in zip(shape, repeats, strict=True)]))
 
 
-@_rule("Pad")
+@rule("Pad")
 def _pad(call: Call) -> list[Value]:
     shape, pads = call.value(0).shape, call.integers("pads", 1) or []
     axes = _axes(call.integers("axes", 3) if call.has(3) else range(len(shape)), len(shape))  # type: ignore[arg-type]
@@ -539,13 +549,13 @@ def _pad(call: Call) -> list[Value]:
     out = list(shape)
     for i, axis in enumerate(axes):
         out[axis] += pads[i] + pads[i + len(axes)]
-    return _same(call, shape=_checked(out))
+    return same_kind(call, shape=check_size(out))
 
 
 # Reductions.
 
 
-@_rule(
+@rule(
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSum", "ReduceSumSquare", loose=True,
 )  # fmt: skip
@@ -556,14 +566,14 @@ def _reduce(call: Call) -> list[Value]:
         raise ValueError("a reduction of nothing")
     if not axes:
         if call.integer("noop_with_empty_axes", 0):
-            return _same(call)
+            return same_kind(call)
         axes = list(range(len(data.shape)))
     gone, keep = _axes(axes, len(data.shape)), call.integer("keepdims", 1)
     kept = ((1 if i in gone else n) for i, n in enumerate(data.shape) if keep or i not in gone)
-    return _same(call, shape=tuple(kept))
+    return same_kind(call, shape=tuple(kept))
 
 
-@_rule("ArgMax", "ArgMin")
+@rule("ArgMax", "ArgMin")
 def _arg(call: Call) -> list[Value]:
     shape = call.value(0).shape
     axis = _axis(call.integer("axis", 0), len(shape))
@@ -571,10 +581,10 @@ def _arg(call: Call) -> list[Value]:
     if shape[axis] == 0:
         raise ValueError("the greatest of nothing")
     kept = (1,) if call.integer("keepdims", 1) else ()
-    return _same(call, INT64, (*shape[:axis], *kept, *shape[axis + 1 :]))
+    return same_kind(call, INT64, (*shape[:axis], *kept, *shape[axis + 1 :]))
 
 
-@_rule("TopK")
+@rule("TopK")
 def _top_k(call: Call) -> list[Value]:
     data, k = call.value(0), call.attributes.get("k")
     k = [k] if isinstance(k, int) else call.integers("k", 1)
@@ -584,82 +594,3 @@ def _top_k(call: Call) -> list[Value]:
     call.work, call.scratch = 20 * data.size, 2 * data.size
     shape = (*data.shape[:axis], k[0], *data.shape[axis + 1 :])
     return [Value(dtype=data.dtype, shape=shape), Value(dtype=INT64, shape=shape)][: call.outputs]
-
-
-# What happens to constants: elsewhere the rules give sizes, only these compute, to follow sizes that a graph makes
-# from integers that it knows.
-
-
-def _fold_slice(call: Call, v: list[np.ndarray]) -> np.ndarray:
-    starts, ends = call.integers("starts", 1) or [], call.integers("ends", 2) or []
-    axes, steps = call.integers("axes", 3), call.integers("steps", 4) or [1] * len(starts)
-    cut: list[slice] = [slice(None)] * v[0].ndim
-    for start, end, axis, step in zip(starts, ends, range(v[0].ndim) if axes is None else axes, steps, strict=False):
-        cut[axis] = slice(start, _end(end, step, v[0].shape[axis]), step)
-    return v[0][tuple(cut)]
-
-
-def _fold_div(call: Call, v: list[np.ndarray]) -> np.ndarray:
-    return np.sign(v[0]) * np.sign(v[1]) * (np.abs(v[0]) // np.abs(v[1]))  # towards zero
-
-
-def _fold_range(call: Call, v: list[np.ndarray]) -> np.ndarray:
-    return np.arange(int(v[0].reshape(())), int(v[1].reshape(())), int(v[2].reshape(())))
-
-
-_FOLDS: dict[str, Callable[[Call, list[np.ndarray]], Any]] = {
-    **dict.fromkeys(("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten"), lambda call, v: v[0]),
-    "Add": lambda call, v: v[0] + v[1],
-    "Sub": lambda call, v: v[0] - v[1],
-    "Mul": lambda call, v: v[0] * v[1],
-    "Div": _fold_div,
-    "Min": lambda call, v: np.minimum.reduce(np.broadcast_arrays(*v)),
-    "Max": lambda call, v: np.maximum.reduce(np.broadcast_arrays(*v)),
-    "Equal": lambda call, v: v[0] == v[1],
-    "Greater": lambda call, v: v[0] > v[1],
-    "Less": lambda call, v: v[0] < v[1],
-    "Not": lambda call, v: ~v[0],
-    "Where": lambda call, v: np.where(v[0], v[1], v[2]),
-    "Concat": lambda call, v: np.concatenate(v, axis=call.integer("axis", 0)),
-    "Gather": lambda call, v: np.take(v[0], v[1], axis=call.integer("axis", 0)),
-    "Slice": _fold_slice,
-    "Transpose": lambda call, v: np.transpose(v[0], call.integers("perm")),
-    "ReduceProd": lambda call, v: np.prod(v[0]),
-    "Range": _fold_range,
-}
-
-
-def _fold(call: Call, out: Value) -> Value:
-    """The output with its elements, where all that it is made of is known and integer."""
-    known = [v.const for v in _given(call) if v.const is not None and v.dtype.kind in "iub"]
-    if call.op not in _FOLDS or len(known) != len(call.inputs) or out.const is not None or out.size > MAX_FOLDED:
-        return out
-    if out.dtype.kind not in "iub" or (call.op == "ReduceProd" and out.size != 1):
-        return out
-    try:
-        with np.errstate(all="ignore"):
-            made = np.asarray(_FOLDS[call.op](call, known)).astype(out.dtype).reshape(out.shape)
-    except (ValueError, IndexError, OverflowError, MemoryError) as error:
-        raise ValueError(f"constants that do not fit ({' '.join(str(error).split()):.100})") from error
-    return Value(dtype=out.dtype, shape=out.shape, const=made)
-
-
-def size_up(call: Call) -> list[Value]:
-    """What a node makes; sets `call.work` and `call.scratch`.
-
-    Raises:
-        ValueError: the operator is unknown, its inputs do not fit, or its sizes are not fixed.
-    """
-    rule = RULES.get(call.op)
-    if rule is None:
-        raise ValueError("an operator that a policy has no use for, or that could run without end")
-    if call.op not in _LOOSE and not _exact(call):
-        raise ValueError("a size that depends on values; expected fixed sizes")
-    out = rule(call)
-    if len(out) < call.outputs:
-        raise ValueError(f"{call.outputs} outputs; expected at most {len(out)}")
-    out = out[: call.outputs]
-    for value in out:
-        _checked(value.shape)
-    call.work += sum(v.size for v in out)
-    return [_fold(call, out[0])] if len(out) == 1 else out

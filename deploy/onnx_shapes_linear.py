@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from deploy.onnx_shapes import MAX_ELEMENTS, Call, Value, _broadcast, _checked, _exact, _given, _rule, _same
+from deploy.onnx_shapes import MAX_ELEMENTS, Call, Value, broadcast, check_size, rule, same_kind
 
 
-@_rule("MatMul", loose=True)
+@rule("MatMul", loose=True)
 def _matmul(call: Call) -> list[Value]:
     a, b = call.value(0).shape, call.value(1).shape
     if not a or not b:
@@ -16,16 +16,16 @@ def _matmul(call: Call) -> list[Value]:
     rows, left = (a[-2:-1], a[:-2]) if len(a) > 1 else ((), ())
     columns, right = (b[-1:], b[:-2]) if len(b) > 1 else ((), ())
     inner = b[-2] if len(b) > 1 else b[0]
-    if a[-1] != inner and _exact(call):
+    if a[-1] != inner and call.exact:
         raise ValueError(f"shapes {a} and {b}; they do not multiply")
-    first, second = (Value(dtype=v.dtype, shape=s) for v, s in zip(_given(call), (left, right), strict=True))
-    shape = (*_broadcast([first, second]), *rows, *columns)
+    first, second = (Value(dtype=v.dtype, shape=s) for v, s in zip(call.given, (left, right), strict=True))
+    shape = (*broadcast([first, second]), *rows, *columns)
     call.work = math.prod(shape) * max(a[-1], inner)
     call.scratch = call.value(0).size + call.value(1).size  # packed operands
-    return _same(call, shape=shape)
+    return same_kind(call, shape=shape)
 
 
-@_rule("Gemm")
+@rule("Gemm")
 def _gemm(call: Call) -> list[Value]:
     a, b = call.value(0).shape, call.value(1).shape
     if len(a) != 2 or len(b) != 2:
@@ -33,14 +33,14 @@ def _gemm(call: Call) -> list[Value]:
     (m, k), (j, n) = (a[::-1] if call.integer("transA", 0) else a), (b[::-1] if call.integer("transB", 0) else b)
     if k != j:
         raise ValueError(f"shapes {a} and {b}; they do not multiply")
-    if call.has(2) and _broadcast([Value(dtype=call.value(0).dtype, shape=(m, n)), call.value(2)]) != (m, n):
+    if call.has(2) and broadcast([Value(dtype=call.value(0).dtype, shape=(m, n)), call.value(2)]) != (m, n):
         raise ValueError(f"bias {call.value(2).shape} of {(m, n)}")
     call.work = m * n * k
     call.scratch = call.value(0).size + call.value(1).size
-    return _same(call, shape=(m, n))
+    return same_kind(call, shape=(m, n))
 
 
-@_rule("Einsum")
+@rule("Einsum")
 def _einsum(call: Call) -> list[Value]:
     equation = call.attributes.get("equation")
     if not isinstance(equation, bytes):
@@ -72,7 +72,7 @@ def _einsum(call: Call) -> list[Value]:
         call.work += size(union)
         so_far = {label for label in union if label in right or any(label in later for later in terms[at + 1 :])}
         call.scratch += 2 * (_bounded(size(so_far)) + call.value(at).size)
-    return _same(call, shape=tuple(sizes[label] for label in right))
+    return same_kind(call, shape=tuple(sizes[label] for label in right))
 
 
 def _bounded(count: int) -> int:
@@ -84,7 +84,7 @@ def _bounded(count: int) -> int:
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-@_rule("LSTM", "GRU", "RNN")
+@rule("LSTM", "GRU", "RNN")
 def _recurrent(call: Call) -> list[Value]:
     gates, shapes = _GATES[call.op], [None if v is None else v.shape for v in call.inputs]
     x, batch_first = call.value(0).shape, call.integer("layout", 0)
@@ -142,7 +142,7 @@ def _window(call: Call, spatial: Sequence[int], kernel: Sequence[int]) -> list[i
     return out
 
 
-@_rule("Conv")
+@rule("Conv")
 def _conv(call: Call) -> list[Value]:
     x, w, group = call.value(0).shape, call.value(1).shape, call.integer("group", 1)
     if not 3 <= len(x) == len(w) <= 5 or group < 1 or w[0] % group or w[1] * group != x[1] or 0 in x or 0 in w:
@@ -151,26 +151,26 @@ def _conv(call: Call) -> list[Value]:
         raise ValueError("kernel_shape; expected that of the weights")
     if call.has(2) and call.value(2).shape != w[:1]:
         raise ValueError(f"bias {call.value(2).shape}; expected {w[:1]}")
-    shape = _checked((x[0], w[0], *_window(call, x[2:], w[2:])))
+    shape = check_size((x[0], w[0], *_window(call, x[2:], w[2:])))
     call.work = math.prod(shape) * math.prod(w[1:])
     call.scratch = _bounded(math.prod(shape[2:]) * math.prod(w[2:]) * x[1]) + call.value(0).size
-    return _same(call, shape=shape)
+    return same_kind(call, shape=shape)
 
 
-@_rule("AveragePool", "MaxPool")
+@rule("AveragePool", "MaxPool")
 def _pool(call: Call) -> list[Value]:
     x, kernel = call.value(0).shape, call.integers("kernel_shape") or []
     if not 3 <= len(x) <= 5 or 0 in x or call.outputs != 1:
         raise ValueError(f"input {x}; expected batch, channels and 1 to 3 axes")
-    shape = _checked((*x[:2], *_window(call, x[2:], kernel)))
+    shape = check_size((*x[:2], *_window(call, x[2:], kernel)))
     call.work = math.prod(shape) * math.prod(kernel)
-    return _same(call, shape=shape)
+    return same_kind(call, shape=shape)
 
 
-@_rule("GlobalAveragePool", "GlobalMaxPool")
+@rule("GlobalAveragePool", "GlobalMaxPool")
 def _global_pool(call: Call) -> list[Value]:
     x = call.value(0).shape
     if not 3 <= len(x) <= 5 or 0 in x:
         raise ValueError(f"input {x}; expected batch, channels and 1 to 3 axes")
     call.work = math.prod(x)
-    return _same(call, shape=x[:2] + (1,) * (len(x) - 2))
+    return same_kind(call, shape=x[:2] + (1,) * (len(x) - 2))

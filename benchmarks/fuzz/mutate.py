@@ -15,10 +15,10 @@ from typing import Any
 import onnx
 from fuzz.seeds import Seed
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-INTEGERS = [0, 1, -1, 2, 3, 7, 8, 255, 1024, 4097, 2**16, 2**24, 2**31 - 1, -(2**31), 2**31, 2**32, 2**40, 2**53, 2**63 - 1,
-            -(2**63)]  # fmt: skip
+INTEGERS = [0, 1, -1, 2, 3, 7, 8, 255, 1024, 4097, 2**16, 2**24, 2**31 - 1, -(2**31), 2**31, 2**32, 2**40, 2**53,
+            2**63 - 1, -(2**63)]  # fmt: skip
 FLOATS = [0.0, -0.0, 1.0, -1.0, 1e-45, 3.4e38, float("inf"), float("-inf"), float("nan"), 1e30, 0.5]
 JSON_VALUES: list[str] = [
     "null", "true", "0", "-1", "1e999", "-1e999", "NaN", "Infinity", "1e308", "10" * 2000, "9" * 25, str(2**63), "0.1",
@@ -85,12 +85,15 @@ def _tensor(rng: random.Random, tensor: onnx.TensorProto) -> None:
 
 
 def _attribute(rng: random.Random, node: onnx.NodeProto) -> None:
-    names = ["axis", "axes", "keepdims", "to", "perm", "alpha", "epsilon", "hidden_size", "direction", "layout", "group",
-             "pads", "strides", "dilations", "kernel_shape", "mode", "equation", "batch_dims", "num_outputs", "allowzero",
-             "p", "k", "clip", "activations", "linear_before_reset", "stash_type", "largest", "exclusive"]  # fmt: skip
+    names = [
+        "axis", "axes", "keepdims", "to", "perm", "alpha", "epsilon", "hidden_size", "direction", "layout", "group",
+        "pads", "strides", "dilations", "kernel_shape", "mode", "equation", "batch_dims", "num_outputs", "allowzero",
+        "p", "k", "clip", "activations", "linear_before_reset", "stash_type", "largest", "exclusive",
+    ]  # fmt: skip
     if not node.attribute or rng.random() < 0.3:
         values = [rng.choice(INTEGERS), rng.choice(FLOATS), [rng.choice(INTEGERS) for _ in range(rng.randrange(1, 5))],
-                  rng.choice(["", "reverse", "bidirectional", "edge", "LEFT", "ij,jk->ik", "...a->a", "x" * 999])]  # fmt: skip
+                  rng.choice(["", "reverse", "bidirectional", "edge", "LEFT", "ij,jk->ik", "...a->a",
+                              "x" * 999])]  # fmt: skip
         node.attribute.append(helper.make_attribute(rng.choice(names), rng.choice(values)))
         return
     one = rng.choice(node.attribute)
@@ -114,7 +117,9 @@ def _attribute(rng: random.Random, node: onnx.NodeProto) -> None:
 
 
 def _graph(rng: random.Random, graph: onnx.GraphProto) -> None:
-    names = [o for n in graph.node for o in n.output] + [i.name for i in graph.initializer] + [i.name for i in graph.input]
+    names = (
+        [o for n in graph.node for o in n.output] + [i.name for i in graph.initializer] + [i.name for i in graph.input]
+    )
     node = rng.choice(graph.node) if graph.node else graph.node.add()
     kind = rng.randrange(14)
     if kind <= 2:
@@ -183,9 +188,7 @@ def _model(rng: random.Random, data: bytes) -> bytes:
                     break
             model.graph.node.append(inner.node[0])
         elif kind == 6:
-            tensor = numpy_helper.from_array(numpy_helper.to_array(model.graph.initializer[0])) if model.graph.initializer \
-                else TensorProto()  # fmt: skip
-            model.graph.sparse_initializer.add(values=tensor)
+            model.graph.sparse_initializer.add().values.CopyFrom((list(model.graph.initializer) or [TensorProto()])[0])
         else:
             _graph(rng, model.graph)
     return model.SerializeToString()
@@ -235,15 +238,19 @@ def _entry(rng: random.Random, name: str, data: bytes, damage: bool) -> bytes:
     if damage:
         kind = rng.randrange(9)
         if kind == 0:
-            info.type = rng.choice([b"1", b"2", b"3", b"5", b"6", b"7", b"S", b"L", b"K", b"x", b"g", b"V", b"\0", b"Z"])
+            info.type = rng.choice(
+                [b"1", b"2", b"3", b"5", b"6", b"7", b"S", b"L", b"K", b"x", b"g", b"V", b"\0", b"Z"]
+            )
             info.linkname = rng.choice(["", "/etc/passwd", "init_fn.onnx"])
         elif kind == 1:
-            info.name = rng.choice(["../step_fn.onnx", "/step_fn.onnx", "./step_fn.onnx", "x", "", "a" * 99, "metadata.json",
-                                    "step_fn.onnx\n", "init_fn.onnx "])  # fmt: skip
+            info.name = rng.choice(["../step_fn.onnx", "/step_fn.onnx", "./step_fn.onnx", "x", "", "a" * 99,
+                                    "metadata.json", "step_fn.onnx\n", "init_fn.onnx "])  # fmt: skip
         elif kind == 2:
             info.size = rng.choice([0, 1, 511, 512, 2**20, 2**33, 2**62])
         elif kind == 3:
-            key = rng.choice(["path", "size", "linkpath", "GNU.sparse.size", "GNU.sparse.map", "mtime", "comment", "uid"])
+            key = rng.choice(
+                ["path", "size", "linkpath", "GNU.sparse.size", "GNU.sparse.map", "mtime", "comment", "uid"]
+            )
             info.pax_headers = {key: rng.choice(["1", "99999999999", "x" * 9000, "step_fn.onnx", "0,1,2"])}
             return info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % 512)
         elif kind == 4:
@@ -285,7 +292,9 @@ def zip_up(rng: random.Random, raw: bytes, damage: bool) -> bytes:
     if kind == 2:
         return gzip.compress(raw[: len(raw) // 2], 1) + gzip.compress(raw[len(raw) // 2 :], 1)
     if kind == 3:
-        return rng.choice([b"", b"\x1f\x8b", zlib.compress(raw, 1), raw, gzip.compress(bytes(rng.choice([10**5, 3 * 10**7])))])
+        return rng.choice(
+            [b"", b"\x1f\x8b", zlib.compress(raw, 1), raw, gzip.compress(bytes(rng.choice([10**5, 3 * 10**7])))]
+        )
     return flip(rng, out)
 
 
