@@ -169,7 +169,7 @@ def _same_message(a: Any, b: Any) -> bool:
     """Two parts of a graph say the same."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same_message(a[k], b[k]) for k in a)
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return np.array_equal(a, b)
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_same_message, a, b))

@@ -105,8 +105,10 @@ def _attribute(raw: Message) -> Any:
         raise ValueError(f"attribute {_text(raw.get('name', b''))} of type {kind}; expected one value of its type")
     if name == "t":
         value = tensor_array(value)
-    for text in [value] if name == "s" else value if name == "strings" else []:
-        _check_printable(text)
+    if isinstance(value, bytes):
+        _check_printable(value)
+    for text in value if name == "strings" else ():
+        _check_printable(bytes(text))
     if name in ("f", "floats", "t"):
         _check_finite(np.asarray(value))
     return value
@@ -252,7 +254,7 @@ def _inputs(graph: Message, sizes: Mapping[str, int]) -> Iterable[tuple[bytes, V
             expected = f"some of {', '.join(sizes)}" if sizes else "none"
             raise ValueError(f"input {name!r} is unknown; expected {expected}")
         shape = _declared(info, f"input {name}")
-        if shape != (sizes[name],):
+        if shape is None or shape != (sizes[name],):
             got = "a size that is not fixed" if shape is None else f"tensor(float) of shape {list(shape[:8])}"
             raise ValueError(f"input {name}: {got}, expected tensor(float) of shape {[sizes[name]]}")
         yield raw, Value(dtype=FLOAT, shape=shape)

@@ -11,12 +11,12 @@ from deploy.onnx_shapes import MAX_ELEMENTS, Call, Value, broadcast, check_size,
 @rule("MatMul", loose=True)
 def _matmul(call: Call) -> list[Value]:
     a, b = call.value(0).shape, call.value(1).shape
-    if not a or not b:
+    if len(a) == 0 or len(b) == 0:
         raise ValueError("a product with a single number; expected vectors or matrices")
     rows, left = (a[-2:-1], a[:-2]) if len(a) > 1 else ((), ())
     columns, right = (b[-1:], b[:-2]) if len(b) > 1 else ((), ())
     inner = b[-2] if len(b) > 1 else b[0]
-    if a[-1] != inner and call.exact:
+    if (a[-1] != inner) and call.exact:
         raise ValueError(f"shapes {a} and {b}; they do not multiply")
     first, second = (Value(dtype=v.dtype, shape=s) for v, s in zip(call.given, (left, right), strict=True))
     shape = (*broadcast([first, second]), *rows, *columns)

@@ -169,7 +169,7 @@ def read_bundle(path: str | Path) -> Bundle:
 def _short(error: object, limit: int = 400) -> str:
     """One line that a terminal holds; a hostile value may be as long as the file."""
     text = " ".join(str(error).split())
-    return text if len(text) <= limit else text[:limit] + " ..."
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
 
 
 def _names(data: dict[str, Any], key: str, least: int) -> tuple[str, ...]:

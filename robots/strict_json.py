@@ -73,17 +73,18 @@ def loads(data: bytes) -> Any:
         raise ValueError(f"nested too deep; expected at most {MAX_DEPTH} levels") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"not JSON ({error})") from error
-    todo = [(value, 1)]
+    todo: list[tuple[Any, int]] = [([value], 0)]
     while todo:
         item, depth = todo.pop()
-        if isinstance(item, str):
-            check_text(item, MAX_TEXT)
-        elif isinstance(item, (dict, list)):
-            if depth > MAX_DEPTH:
-                raise ValueError(f"nested too deep; expected at most {MAX_DEPTH} levels")
-            if isinstance(item, dict):
-                for key in item:
-                    check_text(key, MAX_KEY)
-                item = item.values()
-            todo += [(inner, depth + 1) for inner in item]
+        if isinstance(item, dict):
+            for key in item:
+                check_text(key, MAX_KEY)
+            item = item.values()
+        for inner in item:
+            if isinstance(inner, str):
+                check_text(inner, MAX_TEXT)
+            elif isinstance(inner, (dict, list)):
+                if depth == MAX_DEPTH:
+                    raise ValueError(f"nested too deep; expected at most {MAX_DEPTH} levels")
+                todo.append((inner, depth + 1))
     return value
