@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from deploy.errors import PolicyError
+from deploy.graphs import check_graphs
 from deploy.state import RobotState
 from robots.bundle import Bundle
 from robots.spec import ArraySpec, CommandSpec, PolicySpec, RobotSpec, input_specs
@@ -76,6 +77,7 @@ class OnnxPolicy:
     """
 
     def __init__(self, bundle: Bundle) -> None:
+        check_graphs(bundle, known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size))
         self._init = _session("init_fn.onnx", bundle.init_fn)
         self._step = _session("step_fn.onnx", bundle.step_fn)
         self._n = len(bundle.joint_names)

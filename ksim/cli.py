@@ -20,6 +20,7 @@ VERBS = {
     "vis": ("ksim.vis:main", "show a policy: a window, or a video file"),
     "export": ("export.convert:main", "checkpoint -> policy.kinfer and policy.onnx, proven"),
     "validate": ("export.validate:main", "prove that a bundle is its checkpoint"),
+    "inspect": ("deploy.inspect:main", "what a bundle is, or how two differ"),
     "twin": ("deploy.twin:main", "a KOS server over a simulated robot"),
     "run": ("deploy.run:main", "run a bundle on a robot over KOS"),
     "parity": ("deploy.parity:main", "compare a recorded run with the simulation"),

@@ -1,7 +1,8 @@
 """Reads and writes .kinfer: a gzip tar of exactly init_fn.onnx, step_fn.onnx and metadata.json.
 
 K-Scale's runtime refuses any other member and ignores unknown keys of metadata.json, so what the
-toolkit adds is the key `ksim2real` there: a PolicySpec in JSON. Nothing is ever executed or unpickled.
+toolkit adds is the key `ksim2real` there: a PolicySpec in JSON. Nothing is ever executed or unpickled, and what
+reading takes in memory is bounded by the sizes below.
 """
 
 from __future__ import annotations
@@ -9,22 +10,28 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import json
 import os
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robots.errors import BundleError, SpecError
+from robots import strict_json
+from robots.archive import unpack
+from robots.errors import BundleError, RobotsError, SpecError
 from robots.spec import PolicySpec, canonical_json, digest
+from robots.strict_json import check_text
 
 MEMBERS = ("init_fn.onnx", "step_fn.onnx", "metadata.json")
 EXTRA_KEY = "ksim2real"
+# Bounds of what is read [bytes]: 30 million float32 weights in a graph, and a metadata.json a hundred times ours.
 MAX_BYTES = 256 * 2**20
+_LIMITS = {"init_fn.onnx": MAX_BYTES // 2, "step_fn.onnx": MAX_BYTES // 2, "metadata.json": 4 * 2**20}
+MAX_NAMES, MAX_NAME = 1024, 128
+# keys of the spec that hold any JSON
+_FREE = ("training", "proofs", "envelope", "self_test", "versions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +108,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_bundle(path: str | Path, bundle: Bundle) -> None:
-    """Write a bundle; the same bundle gives the same bytes, and no half-written file is ever seen."""
+    """Write a bundle; the same bundle gives the same bytes, and no half-written file is ever seen.
+
+    Raises:
+        BundleError: `read_bundle` would refuse it.
+    """
     contents = {
         "init_fn.onnx": bundle.init_fn,
         "step_fn.onnx": bundle.step_fn,
         "metadata.json": canonical_json(bundle.metadata()).encode(),
     }
+    try:
+        for name, limit in _LIMITS.items():
+            if len(contents[name]) > limit:
+                raise ValueError(f"{name} of {len(contents[name])} bytes; expected at most {limit}")
+        _parse(contents)
+    except (ValueError, RobotsError) as error:
+        raise BundleError(f"{path}: could not be read again: {_short(error)}") from error
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in MEMBERS:
@@ -123,7 +141,7 @@ def write_bundle(path: str | Path, bundle: Bundle) -> None:
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read a bundle of ours or of K-Scale's.
+    """Read a bundle of ours or of K-Scale's. The graphs themselves are not looked at: see deploy/graphs.py.
 
     Raises:
         BundleError: the file is missing, truncated, too large, or not what its metadata says.
@@ -132,63 +150,93 @@ def read_bundle(path: str | Path) -> Bundle:
     if not path.is_file():
         raise BundleError(f"{path}: no such file; expected a .kinfer bundle (ksim export CKPT -o policy.kinfer)")
     try:
-        with gzip.open(path, "rb") as zipped:
-            raw = zipped.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise BundleError(f"{path}: more than {MAX_BYTES} bytes unpacked; expected a policy bundle")
-        contents: dict[str, bytes] = {}
-        with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as tar:
-            for member in tar:
-                if member.name not in MEMBERS or member.name in contents or not member.isfile():
-                    raise BundleError(f"{path}: member {member.name!r}; expected exactly {', '.join(MEMBERS)}")
-                file = tar.extractfile(member)
-                assert file is not None
-                contents[member.name] = file.read()
-    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
-        raise BundleError(f"{path}: not a readable gzip tar ({error}); export it again") from error
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"{size} bytes; expected at most {MAX_BYTES}")
+        with path.open("rb") as file:
+            contents = unpack(file, _LIMITS)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: not a .kinfer bundle: {_short(error)}; export it again") from error
     missing = [name for name in MEMBERS if name not in contents]
     if missing:
         raise BundleError(f"{path}: no {', '.join(missing)}; expected exactly {', '.join(MEMBERS)}; export it again")
-    return _parse(path, contents)
-
-
-def _parse(path: Path, contents: dict[str, bytes]) -> Bundle:
     try:
-        data = json.loads(contents["metadata.json"].decode())
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: metadata.json is not JSON ({error})") from error
+        return _parse(contents)
+    except (ValueError, RobotsError) as error:
+        raise BundleError(f"{path}: metadata.json: {_short(error)}") from error
+
+
+def _short(error: object, limit: int = 400) -> str:
+    """One line that a terminal holds; a hostile value may be as long as the file."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+
+
+def _names(data: dict[str, Any], key: str, least: int) -> tuple[str, ...]:
+    """A list of names, few and short enough to be printed.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    names = data.get(key)
+    if not isinstance(names, list) or len(names) < least or not all(isinstance(n, str) and n for n in names):
+        raise ValueError(f"{key}: got {names!r:.200}, expected a list of names")
+    if len(names) > MAX_NAMES:
+        raise ValueError(f"{key}: got {len(names)} names, expected at most {MAX_NAMES}")
+    for name in names:
+        check_text(name, MAX_NAME)
+    return tuple(names)
+
+
+def _integer(value: Any, key: str, limit: int, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
+        raise ValueError(f"{key}: got {value!r:.200}, expected {what}0 to {limit}")
+    return value
+
+
+def _check_counts(data: Any) -> None:
+    """No list of the contract is longer than names may be; what validation adds is bounded by the member's size.
+
+    Raises:
+        ValueError: one is.
+    """
+    todo = [(key, value) for key, value in data.items() if key not in _FREE] if isinstance(data, dict) else []
+    while todo:
+        key, value = todo.pop()
+        if isinstance(value, dict):
+            todo += value.items()
+        elif isinstance(value, list):
+            if len(value) > MAX_NAMES:
+                raise ValueError(f"{EXTRA_KEY}: {key}: got {len(value)} elements, expected at most {MAX_NAMES}")
+            todo += [(key, inner) for inner in value]
+
+
+def _parse(contents: dict[str, bytes]) -> Bundle:
+    data = strict_json.loads(contents["metadata.json"])
     if not isinstance(data, dict):
-        raise BundleError(f"{path}: metadata.json: got {type(data).__name__}, expected an object")
-    names = data.get("joint_names")
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise BundleError(f"{path}: metadata.json: joint_names: got {names!r}, expected a list of names")
-    commands = data.get("command_names")
-    if commands is None:  # files before kinfer 0.6
-        count = data.get("num_commands", 0)
-        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= 1024:
-            raise BundleError(f"{path}: metadata.json: num_commands: got {count!r}, expected 0 to 1024")
-        commands = [f"command_{i}" for i in range(count)]
-    if not isinstance(commands, list) or not all(isinstance(n, str) for n in commands):
-        raise BundleError(f"{path}: metadata.json: command_names: got {commands!r}, expected a list of names")
+        raise ValueError(f"got {type(data).__name__}, expected an object")
+    joints = _names(data, "joint_names", 1)
+    if data.get("command_names") is None:  # files before kinfer 0.6
+        count = _integer(data.get("num_commands", 0), "num_commands", MAX_NAMES, "")
+        commands = tuple(f"command_{i}" for i in range(count))
+    else:
+        commands = _names(data, "command_names", 0)
     carry_size = data.get("carry_size")
     if isinstance(carry_size, list) and len(carry_size) == 1:
         carry_size = carry_size[0]
-    if not isinstance(carry_size, int) or isinstance(carry_size, bool) or not 0 <= carry_size <= 1_000_000:
-        raise BundleError(f"{path}: metadata.json: carry_size: got {carry_size!r}, expected one number, 0 to 1000000")
+    carry_size = _integer(carry_size, "carry_size", 1_000_000, "one number, ")
     spec = None
     if EXTRA_KEY in data:
+        _check_counts(data[EXTRA_KEY])
         try:
             spec = PolicySpec.from_json(data[EXTRA_KEY])
-        except (SpecError, RecursionError) as error:
-            raise BundleError(f"{path}: metadata.json: {EXTRA_KEY}: {error}") from error
-    try:
-        return Bundle(
-            joint_names=tuple(names),
-            command_names=tuple(commands),
-            carry_size=carry_size,
-            init_fn=contents["init_fn.onnx"],
-            step_fn=contents["step_fn.onnx"],
-            spec=spec,
-        )
-    except BundleError as error:
-        raise BundleError(f"{path}: metadata.json: {error}") from error
+        except SpecError as error:
+            raise ValueError(f"{EXTRA_KEY}: {error}") from error
+    return Bundle(
+        joint_names=joints,
+        command_names=commands,
+        carry_size=carry_size,
+        init_fn=contents["init_fn.onnx"],
+        step_fn=contents["step_fn.onnx"],
+        spec=spec,
+    )

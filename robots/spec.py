@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -18,6 +19,15 @@ from robots.errors import SpecError
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and shortest-round-trip floats: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+# Elements of one array; what is read from a file may not ask for more memory than this.
+MAX_ELEMENTS = 1_000_000
+
+
+def _check_shape(who: str, shape: tuple[int, ...]) -> None:
+    small = len(shape) <= 8 and all(0 < n <= MAX_ELEMENTS for n in shape) and math.prod(shape) <= MAX_ELEMENTS
+    _check(small, f"{who}: shape", shape, f"at most 8 positive integers, {MAX_ELEMENTS} elements in all")
 
 
 def digest(value: Any) -> str:
@@ -33,7 +43,8 @@ def _check(ok: bool, what: str, got: object, expected: str) -> None:
 
 def _finite(what: str, value: object) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    _check(number and math.isfinite(value), what, value, "a finite number")  # type: ignore[arg-type]
+    # an integer beyond every float is none
+    _check(number and abs(value) <= sys.float_info.max, what, value, "a finite number")  # type: ignore[operator]
 
 
 def _settle_value(what: str, kind: str, value: Any, kinds: dict[str, type]) -> Any:
@@ -276,7 +287,7 @@ class ArraySpec(_Json):
         _check(isinstance(self.name, str) and bool(self.name), "array name", self.name, "a non-empty string")
         who = f"array {self.name}"
         self._settle(f"{who}: ", skip=("low", "high"))
-        _check(all(n > 0 for n in self.shape), f"{who}: shape", self.shape, "positive integers")
+        _check_shape(who, self.shape)
         size = math.prod(self.shape)
         for what in ("low", "high"):
             values = getattr(self, what)
@@ -322,7 +333,7 @@ class CarrySpec(_Json):
     def __post_init__(self) -> None:
         self._settle(f"carry part {self.name}: ")
         _check(bool(self.name), "carry part: name", self.name, "a non-empty string")
-        _check(all(n > 0 for n in self.shape), f"carry part {self.name}: shape", self.shape, "positive integers")
+        _check_shape(f"carry part {self.name}", self.shape)
 
     @property
     def size(self) -> int:
@@ -387,7 +398,7 @@ class PolicySpec(_Json):
     def __post_init__(self) -> None:
         self._settle("")
         n = len(self.robot.joints)
-        _check(0 <= self.carry_size <= 1_000_000, "carry_size", self.carry_size, "an integer from 0 to 1000000")
+        _check(0 <= self.carry_size <= MAX_ELEMENTS, "carry_size", self.carry_size, f"0 to {MAX_ELEMENTS}")
         _check(0 < self.control_period_s <= 1, "control_period_s", self.control_period_s, "(0, 1]")
         for what in ("action_low_rad", "action_high_rad"):
             count = len(getattr(self, what))

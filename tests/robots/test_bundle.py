@@ -8,12 +8,10 @@ import io
 import json
 import os
 import tarfile
-import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from robots import bundle as bundle_module
 from robots.bundle import MEMBERS, Bundle, atomic_path, read_bundle, write_bundle
 from robots.errors import BundleError
 from robots.load import load_robot
@@ -194,9 +192,9 @@ def test_a_missing_member_is_named(tmp_path, name):
 
 
 BAD_METADATA = {
-    "not JSON": (b"{", "metadata.json is not JSON"),
-    "not UTF-8": (b"\xff\xfe", "metadata.json is not JSON"),
-    "deeply nested": (b"[" * 100_000, "metadata.json"),
+    "not JSON": (b"{", r"metadata\.json: not JSON"),
+    "not UTF-8": (b"\xff\xfe", r"metadata\.json: not JSON"),
+    "deeply nested": (b"[" * 100_000, "nested too deep; expected at most 32 levels"),
     "a list": (b"[]", "got list, expected an object"),
     "no joints": ({"joint_names": []}, r"joint_names: got \[\], expected a list of names"),
     "joints that are numbers": ({"joint_names": [1]}, r"joint_names: got \[1\]"),
@@ -213,7 +211,7 @@ BAD_METADATA = {
     "our key of another kind": ({"ksim2real": 3}, "ksim2real: PolicySpec: got 'int'"),
     "our key for another robot": (
         {"ksim2real": policy_spec().to_json()},
-        r"joint_names: got \('a', 'b'\), expected \('dof_left_hip_pitch_04', ",
+        r"metadata\.json: joint_names: got \('a', 'b'\), expected \('dof_left_hip_pitch_04', ",
     ),
 }
 
@@ -232,21 +230,8 @@ def test_what_is_no_file_or_no_archive_is_refused(tmp_path):
         with pytest.raises(BundleError, match=message):
             read_bundle(path)
     (tmp_path / "text.kinfer").write_text("hello")
-    with pytest.raises(BundleError, match="not a readable gzip tar"):
+    with pytest.raises(BundleError, match=r"not a \.kinfer bundle: not gzip"):
         read_bundle(tmp_path / "text.kinfer")
-
-
-def test_a_file_that_unpacks_to_too_much_is_refused_before_it_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle_module, "MAX_BYTES", 10_000)
-    path = tmp_path / "bomb.kinfer"
-    path.write_bytes(gzip.compress(bytes(50_000_000)))
-    tracemalloc.start()
-    try:
-        with pytest.raises(BundleError, match="more than 10000 bytes unpacked"):
-            read_bundle(path)
-        assert tracemalloc.get_traced_memory()[1] < 5_000_000
-    finally:
-        tracemalloc.stop()
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):

@@ -1,0 +1,239 @@
+"""What a bundle is, as plain data: the card that `ksim inspect` prints, and how two cards differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.errors import PolicyError
+from deploy.graphs import GraphFacts, check_graphs
+from deploy.onnx_wire import parse
+from deploy.policy import OnnxPolicy, known_inputs
+from robots import strict_json
+from robots.bundle import EXTRA_KEY, Bundle, read_bundle
+from robots.errors import SpecError
+from robots.spec import PolicySpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A bundle, checked.
+
+    Attributes:
+        path: the file.
+        size: of the file [bytes].
+        file_digest: SHA-256 of the file.
+        bundle: what it holds.
+        init: facts of the graph of the first carry.
+        step: facts of the graph of a step.
+        runs: empty where ONNX Runtime runs it here, else why not.
+        stamp: whether the graphs carry the specification of metadata.json: "the same", "another" or "none".
+    """
+
+    path: Path
+    size: int
+    file_digest: str
+    bundle: Bundle
+    init: GraphFacts
+    step: GraphFacts
+    runs: str
+    stamp: str
+
+    @property
+    def spec(self) -> PolicySpec | None:
+        """What our exporter added."""
+        return self.bundle.spec
+
+    @property
+    def state(self) -> str:
+        """In a word, whether it was proven."""
+        if self.spec is None:
+            return "unknown"
+        if self.spec.validated:
+            return "validated"
+        return "forced" if self.spec.proofs else "unvalidated"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of what it is made of; empty where the bundle does not tell."""
+        spec = self.spec
+        return {
+            "file": self.file_digest,
+            "bundle": self.bundle.digest,
+            "init_fn": hashlib.sha256(self.bundle.init_fn).hexdigest(),
+            "step_fn": hashlib.sha256(self.bundle.step_fn).hexdigest(),
+            "weights": spec.weights_digest if spec else "",
+            "config": spec.config_digest if spec else "",
+            "robot": spec.robot.digest if spec else "",
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything at full precision; of the self-test only how long it is."""
+        spec, bundle = self.spec, self.bundle
+        graphs = {}
+        for name, facts in (("init_fn", self.init), ("step_fn", self.step)):
+            graphs[name] = {k: v for k, v in dataclasses.asdict(facts).items() if k != "properties"}
+        return {
+            "file": str(self.path),
+            "bytes": self.size,
+            "state": self.state,
+            "runs": self.runs or True,
+            "stamp": self.stamp,
+            "joint_names": list(bundle.joint_names),
+            "command_names": list(bundle.command_names),
+            "carry_size": bundle.carry_size,
+            "spec": None if spec is None else spec.replace(self_test={}).to_json(),
+            "self_test_steps": self.self_test_steps,
+            "graphs": graphs,
+            "digests": self.digests,
+        }
+
+    @property
+    def self_test_steps(self) -> int:
+        """Steps of the self-test, 0 where there is none."""
+        actions = self.spec.self_test.get("actions") if self.spec else None
+        return len(actions) if isinstance(actions, (list, tuple)) else 0
+
+
+def _stamp(bundle: Bundle, facts: GraphFacts) -> str:
+    text = facts.properties.get(EXTRA_KEY)
+    if text is None:
+        return "none"
+    try:
+        stamped = PolicySpec.from_json(strict_json.loads(text.encode()))
+    except (ValueError, SpecError):
+        return "another"
+    return "the same" if bundle.spec is not None and stamped == bundle.spec.contract() else "another"
+
+
+def make_card(path: str | Path) -> Card:
+    """Read and check a bundle.
+
+    Raises:
+        BundleError: it cannot be read.
+        PolicyError: a graph is not what a policy needs.
+    """
+    path = Path(path)
+    bundle = read_bundle(path)
+    data = path.read_bytes()
+    sizes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size)
+    init, step = check_graphs(bundle, sizes)
+    try:
+        OnnxPolicy(bundle)
+        runs = ""
+    except PolicyError as error:
+        runs = str(error)
+    stamps = {_stamp(bundle, init), _stamp(bundle, step)}
+    return Card(
+        path=path,
+        size=len(data),
+        file_digest=hashlib.sha256(data).hexdigest(),
+        bundle=bundle,
+        init=init,
+        step=step,
+        runs=runs,
+        stamp=stamps.pop() if len(stamps) == 1 else "another",
+    )
+
+
+def flatten(value: Any, at: str = "") -> dict[str, Any]:
+    """Leaves by dotted name; a list of named objects by their names, any other list is a leaf."""
+    if isinstance(value, dict) and value:
+        inner = value.items()
+    elif isinstance(value, (list, tuple)) and value and all(isinstance(v, dict) and "name" in v for v in value):
+        inner = ((v["name"], {k: w for k, w in v.items() if k != "name"}) for v in value)
+    else:
+        return {at: value}
+    out: dict[str, Any] = {}
+    for key, each in inner:
+        out |= flatten(each, f"{at}.{key}" if at else str(key))
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One field in which two bundles differ; None where one of them does not have it."""
+
+    field: str
+    a: Any
+    b: Any
+
+
+def _same_message(a: Any, b: Any) -> bool:
+    """Two parts of a graph say the same."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same_message(a[k], b[k]) for k in a)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same_message, a, b))
+    return type(a) is type(b) and a == b
+
+
+# who wrote a graph and what he wrote beside it; not what it computes
+_NOT_COMPUTED = ("metadata_props", "producer_name", "producer_version", "model_version", "doc_string", "domain")
+
+
+def graph_relation(a: bytes, b: bytes) -> str:
+    """How two graphs relate: "the same bytes", "the same graph, other notes in it" or "another graph"."""
+    if a == b:
+        return "the same bytes"
+    one, other = ({k: v for k, v in parse(m, "graph").items() if k not in _NOT_COMPUTED} for m in (a, b))
+    return "the same graph, other notes in it" if _same_message(one, other) else "another graph"
+
+
+def _order(names: tuple[str, ...]) -> str:
+    return ", ".join(names)
+
+
+def compare(a: Card, b: Card) -> list[Difference]:
+    """The fields in which two bundles differ; none where both are the same policy with the same proofs."""
+    found: list[Difference] = []
+
+    def add(field: str, one: Any, other: Any) -> None:
+        if one != other:
+            found.append(Difference(field=field, a=one, b=other))
+
+    for what in ("joint_names", "command_names"):
+        one, other = getattr(a.bundle, what), getattr(b.bundle, what)
+        if sorted(one) == sorted(other):
+            add(f"{what}: order", _order(one), _order(other))
+        else:
+            add(what, _order(tuple(n for n in one if n not in other)), _order(tuple(n for n in other if n not in one)))
+    add("carry_size", a.bundle.carry_size, b.bundle.carry_size)
+    add("graphs: inputs", _order(tuple(a.step.inputs)), _order(tuple(b.step.inputs)))
+    for what in ("opset", "ir_version", "nodes", "weights", "bytes"):
+        add(f"graphs: {what}", getattr(a.step, what), getattr(b.step, what))
+    for what in ("init_fn", "step_fn"):
+        relation = graph_relation(getattr(a.bundle, what), getattr(b.bundle, what))
+        if relation != "the same bytes":
+            add(f"digests: {what} ({relation})", a.digests[what], b.digests[what])
+    add("state", a.state, b.state)
+    if a.spec is None or b.spec is None:
+        add("specification", "none" if a.spec is None else "ours", "none" if b.spec is None else "ours")
+        return found
+    flat = [flatten(_comparable(c.spec)) for c in (a, b) if c.spec is not None]
+    for field in [*flat[0], *(k for k in flat[1] if k not in flat[0])]:
+        add(field, flat[0].get(field), flat[1].get(field))
+    for what in ("envelope", "self_test"):
+        one, other = getattr(a.spec, what), getattr(b.spec, what)
+        if one != other:
+            words = ("none", "another") if not one else ("one", "none" if not other else "another")
+            add(what, *words)
+    return found
+
+
+def _comparable(spec: PolicySpec) -> dict[str, Any]:
+    """The specification without what is compared as a whole."""
+    data = spec.to_json()
+    del data["envelope"], data["self_test"], data["carry_size"]
+    # one number for each joint, by its name
+    for what in ("action_low_rad", "action_high_rad"):
+        data[what] = dict(zip(spec.robot.joint_names, data[what], strict=True))
+    return json.loads(json.dumps(data))

@@ -1,0 +1,273 @@
+"""`ksim inspect`: the card of a bundle, or how two bundles differ. Knows how to print; deploy/card.py knows what."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from deploy.card import Card, Difference, compare, flatten, graph_relation, make_card
+from deploy.graphs import GraphFacts
+from robots.spec import ArraySpec
+
+# of a pipe, which has no width of its own
+WIDTH = 100
+UNKNOWN = "not told"
+_STATES = {
+    "validated": "validated",
+    "forced": "NOT validated: written with --force although checks failed",
+    "unvalidated": "NOT validated",
+    "unknown": "not told whether it was validated: another exporter wrote it",
+}
+
+
+def _number(value: Any) -> str:
+    """Short, for reading; --json has every digit."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return (
+        f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000 else str(value)
+    )
+
+
+def _span(low: Sequence[float], high: Sequence[float]) -> str:
+    """A range of one element, or the widest of many."""
+    a, b = min(low), max(high)
+    if math.isinf(a) and math.isinf(b):
+        return "any"
+    many = len(set(low)) > 1 or len(set(high)) > 1
+    ends = f"{'any' if math.isinf(a) else _number(a)} to {'any' if math.isinf(b) else _number(b)}"
+    return f"{ends}, each its own" if many else ends
+
+
+def _leaf(value: Any) -> str:
+    """A setting or figure in a few words."""
+    if isinstance(value, (list, tuple)):
+        numbers = [v for v in value if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        if len(numbers) == len(value) > 6:
+            return f"{len(value)} numbers, {_number(min(numbers))} to {_number(max(numbers))}"
+        return ", ".join(_leaf(v) for v in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_leaf(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return _number(value) if isinstance(value, (int, float)) else str(value)
+
+
+class _Page:
+    """Tables one below the other, at the width of the terminal or of a page."""
+
+    def __init__(self) -> None:
+        console = Console()
+        # names in a file are text, whatever brackets they hold
+        self.console = Console(
+            width=None if console.is_terminal else WIDTH, markup=False, emoji=False, highlight=False, soft_wrap=False
+        )
+
+    def table(self, title: str, columns: Iterable[str], rows: Iterable[Sequence[object]], right: str = "") -> None:
+        """A table; columns named in `right` hold numbers."""
+        table = Table(box=None, pad_edge=False)
+        table.padding = (0, 2, 0, 0)
+        table.header_style = "underline"
+        for column in columns:
+            numbers = column in right.split(", ")
+            table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
+        for row in rows:
+            table.add_row(*map(str, row))
+        self.console.print(title, style="bold")
+        self.console.print(table)
+        self.console.print()
+
+    def pairs(self, title: str, rows: Iterable[tuple[str, str]]) -> None:
+        """Names and what they stand for."""
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.padding = (0, 2)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(title, style="bold")
+        self.console.print(table)
+        self.console.print()
+
+
+def _head(card: Card) -> list[tuple[str, str]]:
+    spec = card.spec
+    rows = [("file", f"{card.path}, {card.size:,} bytes")]
+    if spec is None:
+        rows += [("robot", f"{UNKNOWN}; {len(card.bundle.joint_names)} joints by name")]
+    else:
+        robot = spec.robot
+        mass = f", {robot.mass_kg:.4g} kg" if robot.mass_kg else ""
+        rows += [
+            ("task", spec.task),
+            ("robot", f"{robot.name}, {len(robot.joints)} joints{mass}, IMU at {robot.imu_site or UNKNOWN}"),
+            ("control period", f"{1e3 * spec.control_period_s:g} ms ({1 / spec.control_period_s:g} Hz)"),
+        ]
+        for what, span in (("observation", spec.observation_latency_s), ("action", spec.action_latency_s)):
+            rows.append((f"{what} latency", f"{1e3 * span[0]:g} to {1e3 * span[1]:g} ms in training"))
+    rows.append(("proof", _STATES[card.state]))
+    if spec is not None:
+        failures = spec.proofs.get("failures") or []
+        rows += [("failed", _leaf(each)) for each in (failures if isinstance(failures, (list, tuple)) else [failures])]
+        tested = f"{card.self_test_steps} steps" if card.self_test_steps else "none: a wrong contract is found later"
+        met = ", ".join(spec.envelope) or "none: inputs at the start are not compared with training"
+        rows += [("self-test", tested), ("envelope", met)]
+    rows.append(("runs here", f"no: {card.runs}" if card.runs else "yes"))
+    if card.stamp != "the same":
+        rows.append(
+            ("graphs' own notes", {"none": "no specification in them", "another": "ANOTHER specification"}[card.stamp])
+        )
+    return rows
+
+
+def _joints(page: _Page, card: Card) -> None:
+    spec = card.spec
+    if spec is None:
+        page.pairs(f"joints (ids, gains, limits, home: {UNKNOWN})", [("", ", ".join(card.bundle.joint_names))])
+        return
+    names = ("name", "id", "kp", "kd", "torque", "speed", "lower", "upper", "home", "actuator")
+    rows = []
+    for j in spec.robot.joints:
+        limit, most = _number(j.torque_limit_nm), _number(j.torque_max_nm)
+        numbers = (_number(v) for v in (j.velocity_max_rad_s, j.lower_rad, j.upper_rad, j.home_rad))
+        torque = limit if limit == most else f"{limit}/{most}"
+        rows.append((j.name, j.id, _number(j.kp), _number(j.kd), torque, *numbers, j.actuator_type))
+    page.table("joints [N m/rad, N m s/rad, N m, rad/s, rad]", names, rows, ", ".join(names[1:-1]))
+    targets = (spec.action_low_rad, spec.action_high_rad)
+    if targets == (tuple(spec.robot.column("lower_rad")), tuple(spec.robot.column("upper_rad"))):
+        return
+    rows = [(n, _number(a), _number(b)) for n, a, b in zip(spec.robot.joint_names, *targets, strict=True)]
+    page.table("targets [rad], narrower than the limits", ("name", "lowest", "highest"), rows, "lowest, highest")
+
+
+def _ranges(array: ArraySpec) -> str:
+    return _span(array.low, array.high)
+
+
+def _interface(page: _Page, card: Card) -> None:
+    spec = card.spec
+    names = ("input", "size", "unit", "frame", "range")
+    if spec is None:
+        shapes = [(n, s[0], UNKNOWN, UNKNOWN, UNKNOWN) for n, s in card.step.inputs.items() if n != "carry"]
+        page.table("inputs", names, shapes, "size")
+        commands = [(n, UNKNOWN, UNKNOWN) for n in card.bundle.command_names]
+        layout = []
+    else:
+        rows = [(a.name, "x".join(map(str, a.shape)), a.unit, a.frame, _ranges(a)) for a in spec.inputs]
+        page.table("inputs", names, rows, "size")
+        commands = [(c.name, _span([c.low], [c.high]), c.unit) for c in spec.commands]
+        layout, at = [], 0
+        for part in spec.carry_layout:
+            layout.append((part.name, "x".join(map(str, part.shape)), f"{at} to {at + part.size - 1}"))
+            at += part.size
+    if commands:
+        page.table("commands", ("name", "range in training", "unit"), commands)
+    if layout:
+        page.table(f"carry: {card.bundle.carry_size} numbers", ("part", "shape", "elements"), layout, "shape")
+    else:
+        told = "" if spec is None or not spec.carry_size else f"; what each is: {UNKNOWN}"
+        page.console.print(f"carry: {card.bundle.carry_size} numbers{told}\n")
+
+
+def _groups(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Nested values, one row for each at the top: its leaves by name."""
+    plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
+    rows = [("", ", ".join(f"{k} {_leaf(v)}" for k, v in plain.items()))] if plain else []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            rows.append((key, ", ".join(f"{k} {_leaf(v)}" for k, v in flatten(value).items() if k) or "none"))
+    return rows
+
+
+def _graph_row(facts: GraphFacts) -> str:
+    operators = ", ".join(
+        f"{name} {count}" for name, count in sorted(facts.operators.items(), key=lambda p: (-p[1], p[0]))
+    )
+    nodes = f"{facts.nodes} {'node' if facts.nodes == 1 else 'nodes'}"
+    size = f"{facts.bytes:,} bytes, {nodes}, {facts.weights:,} weights, {facts.work:,} operations"
+    by = f", by {facts.producer}" if facts.producer else ""
+    return f"{size}, opset {facts.opset}, IR {facts.ir_version}{by}\n{operators}"
+
+
+def show_card(card: Card) -> None:
+    """Print everything that a bundle tells."""
+    page, spec = _Page(), card.spec
+    page.pairs(f"{card.path.name}", _head(card))
+    _joints(page, card)
+    _interface(page, card)
+    if spec is not None:
+        page.pairs("training", _groups(spec.training) or [("", UNKNOWN)])
+        page.pairs("proofs", _groups({k: v for k, v in spec.proofs.items() if k != "failures"}) or [("", "none")])
+    page.pairs("graphs", [("step_fn", _graph_row(card.step)), ("init_fn", _graph_row(card.init))])
+    page.pairs("SHA-256", [(what, value or UNKNOWN) for what, value in card.digests.items()])
+    versions = spec.versions if spec is not None else {}
+    page.pairs("versions", [("", ", ".join(f"{k} {v}" for k, v in sorted(versions.items())) or UNKNOWN)])
+
+
+def _side(value: Any, other: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str) and len(value) == 64 and value.isalnum():
+        return value[:12]
+    if isinstance(value, float) and isinstance(other, float) and f"{value:.4g}" == f"{other:.4g}":
+        return repr(value)
+    return _leaf(value)
+
+
+def show_differences(a: Card, b: Card, found: list[Difference]) -> None:
+    """Print how two bundles differ."""
+    page = _Page()
+    relations = {w: graph_relation(getattr(a.bundle, w), getattr(b.bundle, w)) for w in ("init_fn", "step_fn")}
+    if not found:
+        files = "the same file" if a.file_digest == b.file_digest else "packed differently"
+        page.console.print(f"{a.path.name} and {b.path.name} are the same policy ({files})")
+        return
+    page.pairs(f"{a.path.name} (A) and {b.path.name} (B)", [(k, f"{v} in both" if v == "the same bytes" else v)
+                                                           for k, v in relations.items()])  # fmt: skip
+    page.table(
+        f"{len(found)} differences", ("field", "A", "B"), [(d.field, _side(d.a, d.b), _side(d.b, d.a)) for d in found]
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`ksim inspect`."""
+    parse = _Parser(
+        prog="ksim inspect",
+        description="Print what a bundle is: robot, joints, inputs, commands, training, proofs, graphs, digests.\n"
+        "With a second bundle: how the two differ. Exit status 0: read, or the same; 1: they differ, or an error.",
+        epilog="example:\n  ksim inspect policy.kinfer\n  ksim inspect old.kinfer new.kinfer",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parse.add_argument("bundle", help="a .kinfer file")
+    parse.add_argument("other", nargs="?", help="another, to compare it with")
+    parse.add_argument("--json", action="store_true", help="print one JSON object, every number in full")
+    args = parse.parse_args(argv)
+    card = make_card(args.bundle)
+    if args.other is None:
+        print(json.dumps(card.to_json())) if args.json else show_card(card)
+        return 0
+    other = make_card(args.other)
+    found = compare(card, other)
+    if args.json:
+        rows = [{"field": d.field, "a": d.a, "b": d.b} for d in found]
+        print(json.dumps({"a": str(card.path), "b": str(other.path), "same": not found, "differences": rows}))
+    else:
+        show_differences(card, other, found)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
