@@ -92,6 +92,7 @@ class KosRobot:
         self._name = dict(zip(spec.joint_ids, spec.joint_names, strict=True))
         self._ask = actuator_pb2.GetActuatorsStateRequest(actuator_ids=self._ids)
         self._channel: grpc.aio.Channel | None = None
+        self._last: Any = None
 
     async def connect(self, timeout_s: float = 3.0) -> None:
         """Open the channel and wait for the server.
@@ -162,6 +163,7 @@ class KosRobot:
             self._imu.GetQuaternion(Empty(), timeout=timeout_s),
         )
         answered = time.monotonic()
+        self._last = joints
         position, velocity, torque = self._joints(joints)
         return RobotState(
             joint_position=position,
@@ -293,6 +295,13 @@ class KosRobot:
         """Where the server reports other gains than `gains`; servers that report none give an empty list."""
         self._check_open()
         (answer,) = await self._call("state", self._actuator.GetActuatorsState(self._ask, timeout=timeout_s))
+        return self._gain_differences(answer, gains)
+
+    def gains_seen(self, gains: Gains) -> list[str]:
+        """Where the last state read reports other gains than `gains`; asks the server nothing."""
+        return [] if self._last is None else self._gain_differences(self._last, gains)
+
+    def _gain_differences(self, answer: Any, gains: Gains) -> list[str]:
         found: list[str] = []
         known = [state for state in answer.states if state.actuator_id in self._row]
         for state in sorted(known, key=lambda s: self._row[s.actuator_id]):

@@ -35,7 +35,8 @@ from robots.spec import PolicySpec
 READ_SHARE, COMMAND_SHARE = 0.75, 1.0
 # asyncio wakes up to a millisecond late (epoll counts in milliseconds), sleep up to a tenth of one.
 COARSE_S, FINE_S = 0.0016, 0.0002
-DAMP_ATTEMPTS = 6
+# A server that restarts is back within seconds, its motors still stiff.
+DAMP_FOR_S = 8.0
 DAMP_TIMEOUT_S = 0.5
 _NAN = float("nan")
 
@@ -126,6 +127,7 @@ class ControlLoop:
         step_lock: advance a simulator by a period after each tick, in place of waiting.
         lost_ticks_max: more lost ticks in a row than this end the run.
         home_tolerance_rad: a pose that is this near to home needs no ramp [rad].
+        damp_for_s: how long to try to damp a robot that does not answer [s].
         on_second: called about once a second with a line to show.
     """
 
@@ -144,13 +146,16 @@ class ControlLoop:
         step_lock: bool = False,
         lost_ticks_max: int = 10,
         home_tolerance_rad: float = 0.1,
+        damp_for_s: float = DAMP_FOR_S,
         on_second: Callable[[str], None] | None = None,
     ) -> None:
         self._robot, self._spec, self._policy, self._command_vector = robot, spec, policy, command
         self._limits, self._recorder, self._stop = limits, recorder, stop
         self._ramp_s, self._duration_s, self._step_lock = ramp_s, duration_s, step_lock
         self._lost_max, self._tolerance, self._on_second = lost_ticks_max, home_tolerance_rad, on_second
+        self._damp_for_s = damp_for_s
         self.period_s = spec.control_period_s
+        self._gains_due = self._ticks_per_s = max(1, round(1.0 / self.period_s))
         # a simulator in lock step waits for us, so we can wait for it
         self._patience = 500.0 if step_lock else 1.0
         self.counts = Counts()
@@ -197,6 +202,7 @@ class ControlLoop:
         await self._robot.command(hold(first))
         await self._robot.configure(nominal(self._limits))
         different = await self._robot.gain_differences(nominal(self._limits))
+        self._gains_at_first = different
         if different:
             self.event("gains", "; ".join(different))
             more = f" and {len(different) - 3} more" if len(different) > 3 else ""
@@ -274,6 +280,16 @@ class ControlLoop:
         if self._gyro.verdict == "wrong":
             raise FaultError(self._gyro.message)
 
+    def _check_gains(self) -> None:
+        """The gains that the server reports are still those it reported when they were set."""
+        different = self._robot.gains_seen(nominal(self._limits))
+        known = {line.partition(" is ")[0] for line in self._gains_at_first}
+        changed = [line for line in different if line.partition(" is ")[0] not in known]
+        if changed:
+            raise FaultError(
+                f"gains changed during the run: {'; '.join(changed[:3])}; another program commands this robot: stop it"
+            )
+
     async def _tick(self, k: int, scheduled: float) -> None:
         start = scheduled if self._step_lock else self._now()
         lost_before = self._lost_in_row
@@ -288,6 +304,9 @@ class ControlLoop:
             raise kind("; ".join(faults).removeprefix(FALL))
         if not self._gyro_done and not stale and not self._step_lock:
             self._check_gyro(state)
+        if k >= self._gains_due and not stale:
+            self._gains_due = k + self._ticks_per_s
+            self._check_gains()
 
         phase, inputs, action, target = self._decide(k, state)
         # how far the target may move counts from the last one that the robot acknowledged
@@ -367,7 +386,7 @@ class ControlLoop:
     async def damp(self) -> bool:
         """Leave the robot damped: no stiffness, nominal damping, the measured position as target.
 
-        Tries several times with deadlines. Does nothing to a robot that was not touched.
+        Tries again and again for `damp_for_s`. Does nothing to a robot that was not touched.
 
         Returns:
             Whether every joint acknowledged its gains; without stiffness a target has no force.
@@ -375,18 +394,20 @@ class ControlLoop:
         if not self._touched:
             return True
         gains, failure, damped, held = damp(self._limits), "", False, False
-        for attempt in range(DAMP_ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(0.2)
+        give_up = time.monotonic() + self._damp_for_s
+        while not held:
             try:
                 if not damped:
                     await self._robot.configure(gains, DAMP_TIMEOUT_S)
                     damped = True
                 await self._hold()
                 held = True
-                break
             except DeployError as error:
                 failure = str(error)
+                # a target has no force without stiffness: it is not waited for
+                if damped or time.monotonic() > give_up:
+                    break
+                await asyncio.sleep(0.2)
         if not damped:
             self.event("damp", f"NOT damped, the robot keeps its last gains and target: {failure}")
         elif not held:

@@ -17,6 +17,7 @@ import numpy as np
 
 from deploy.errors import DeployError, PolicyError
 from deploy.policy import OnnxPolicy
+from deploy.preflight import differences
 from deploy.reality import Commands, Reality, Sensors, load_reality
 from deploy.recorder import RunLog, read_log
 from deploy.report import write_html
@@ -24,6 +25,7 @@ from deploy.windows import Replay, WindowedSimulation, arrived_at_s, measured_at
 from robots.bundle import atomic_path
 from robots.errors import RobotLoadError
 from robots.load import load_robot
+from robots.spec import RobotSpec
 
 HORIZON_S = 0.3
 # The search for the delay that explains the motion best, beside the assumed one and none at all [s].
@@ -256,13 +258,17 @@ def _vertex(x: list[float], y: list[float]) -> float:
 
 
 def loop_timing(log: RunLog) -> dict[str, Any]:
-    """The control loop's timing over the run phase, in ms."""
+    """The control loop's timing over the run phase, in ms.
+
+    `overruns` counts ticks that ended after the next one was due, `skipped` the deadlines left out after those.
+    """
     rows = np.flatnonzero(log.run)
     start, ticks, period = log.start_s[rows], log.tick[rows], log.spec.control_period_s
     lateness = start - log.scheduled_s[rows]
     steps = np.diff(ticks)
     periods = np.diff(start)
     error = np.abs(periods - steps * period)
+    ended = np.where(np.isfinite(log.command_s[rows]), log.command_s[rows], start)
 
     def percentile(values: np.ndarray, share: float) -> float:
         values = values[np.isfinite(values)]
@@ -279,7 +285,8 @@ def loop_timing(log: RunLog) -> dict[str, Any]:
         "period_error_p99_ms": percentile(error, 99),
         "period_error_max_ms": percentile(error, 100),
         "start_lateness_p99_ms": percentile(lateness, 99),
-        "overruns": int(np.sum(steps - 1)),
+        "overruns": 0 if log.metadata.get("step_lock") else int(np.sum(ended > log.scheduled_s[rows] + period)),
+        "skipped": int(np.sum(steps - 1)),
         "stale": int(log.stale[rows].sum()),
         "commands_unacknowledged": int(np.sum(~np.isfinite(log.command_s[rows]))),
         "state_round_trip_p50_ms": percentile(log.state_round_trip_s[rows], 50),
@@ -300,8 +307,11 @@ def safety_counts(log: RunLog) -> dict[str, Any]:
             kinds[what] = kinds.get(what, 0) + 1
             joints[joint] = joints.get(joint, 0) + 1
     changed = np.abs(log.sent[rows] - log.action[rows])
+    # bounding the torque asked for leaves the torque given as it is: the motor has the same limit
+    others = [any(not reason.endswith(": torque") for reason in log.safety[row]) for row in rows]
     return {
         "ticks_with_intervention": sum(bool(log.safety[row]) for row in rows),
+        "ticks_with_other_than_torque": sum(others),
         "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1])),
         "joints": dict(sorted(joints.items(), key=lambda item: -item[1])),
         "change_max_rad": float(np.nanmax(changed)) if np.isfinite(changed).any() else math.nan,
@@ -321,6 +331,21 @@ class Parity:
     log: RunLog
     replay: Replay
     report: dict[str, Any]
+
+
+def _in_order(log: RunLog, robot: RobotSpec) -> RunLog:
+    """The log with its joints in a robot's order."""
+    names = log.spec.robot.joint_names
+    if names == robot.joint_names:
+        return log
+    at = [names.index(name) for name in robot.joint_names]
+    spec = log.spec.replace(
+        robot=log.spec.robot.replace(joints=tuple(log.spec.robot.joints[i] for i in at)),
+        action_low_rad=tuple(log.spec.action_low_rad[i] for i in at),
+        action_high_rad=tuple(log.spec.action_high_rad[i] for i in at),
+    )
+    columns = ("action", "sent", "joint_position", "joint_velocity", "joint_torque")
+    return dataclasses.replace(log, spec=spec, **{c: getattr(log, c)[:, at] for c in columns})
 
 
 def assumed_reality(log: RunLog) -> Reality:
@@ -365,12 +390,15 @@ def parity(
     except RobotLoadError as error:
         hint = "" if robot is not None else "; name the folder it was trained from with --robot"
         raise ParityError(f"{error}{hint}") from error
-    if loaded.joint_names != spec.robot.joint_names:
-        odd = sorted(set(loaded.joint_names) ^ set(spec.robot.joint_names)) or ["the order"]
+    odd = sorted(set(loaded.joint_names) ^ set(spec.robot.joint_names))
+    if odd:
         raise ParityError(
             f"{log.path}: recorded on robot {spec.robot.name}, whose joints differ from {loaded.name}'s in "
             f"{', '.join(odd[:4])}; name the right one with --robot"
         )
+    recorded, log = log, _in_order(log, loaded)
+    if not (np.isfinite(arrived_at_s(log)) & np.isfinite(log.sent).all(axis=1))[log.run].any():
+        raise ParityError(f"{log.path}: no command of the run was acknowledged; expected a run that reached its robot")
     simulation = WindowedSimulation(
         robot if robot is not None else spec.robot.name,
         log,
@@ -388,13 +416,13 @@ def parity(
             "record a calmer run"
         )
     replay = simulation.replay(starts, horizon)
-    motion = compare(replay, spec.robot.joint_names, period)
-    policy = replay_policy(log)
+    motion = compare(replay, loaded.joint_names, period)
+    policy = replay_policy(recorded)
     lags = joint_lags(log, replay)
     delay = fit_delay(simulation, period)
-    differences = [v["measured_s"] - v["simulated_s"] for v in lags.values() if math.isfinite(v["simulated_s"])]
+    apart = [v["measured_s"] - v["simulated_s"] for v in lags.values() if math.isfinite(v["simulated_s"])]
     delay["lag_measured_s"] = float(np.median([v["measured_s"] for v in lags.values()])) if lags else math.nan
-    delay["lag_difference_s"] = float(np.median(differences)) if differences else math.nan
+    delay["lag_difference_s"] = float(np.median(apart)) if apart else math.nan
     delay["per_joint"] = lags
     rows = np.flatnonzero(log.run)
     up = up_in_body(log.quat_wxyz[rows])
@@ -404,6 +432,7 @@ def parity(
         "log_complete": log.complete,
         "robot": spec.robot.name,
         "task": spec.task,
+        "robot_differences": differences(spec.robot, loaded),
         "simulation": "nominal" if reality is None else reality.name,
         "policy_replay_error_max": policy["error_max"],
         "policy_replay_error_rms": policy["error_rms"],
@@ -424,6 +453,9 @@ def write_reports(result: Parity, out: str | Path | None) -> dict[str, Path]:
     out = Path(out) if out is not None else result.log.path.parent
     page = out if out.suffix == ".html" else out / "report.html"
     figures = page.with_suffix(".json")
+    for file in (page, figures):
+        if file.exists() and file.samefile(result.log.path):
+            raise ParityError(f"--out {out}: {file.name} is the log itself; expected another file or folder")
     with atomic_path(figures) as part:
         part.write_text(json.dumps(result.report, indent=1, allow_nan=False) + "\n")
     with atomic_path(page) as part:
@@ -454,6 +486,10 @@ def main(argv: list[str] | None = None) -> int:
     result = parity(log, args.robot, reality, hang=args.hang)
     files = write_reports(result, args.out)
     report = result.report
+    if report["robot_differences"]:
+        found = report["robot_differences"]
+        more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+        print(f"ksim parity: warning: simulated with another robot: {'; '.join(found[:4])}{more}", file=sys.stderr)
     if args.json:
         print(json.dumps(report, allow_nan=False))
     else:

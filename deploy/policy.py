@@ -69,6 +69,7 @@ class OnnxPolicy:
         bundle: the bundle; its own specification, where it has one, must agree with the graphs.
 
     Attributes:
+        facts: what init_fn and step_fn are.
         inputs: names that `step` wants, in the graph's order, without the carry.
         carry: the carry before the next step, float32 (carry_size,).
 
@@ -77,12 +78,13 @@ class OnnxPolicy:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        check_graphs(bundle, known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size))
+        sizes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size)
+        self.facts = check_graphs(bundle, sizes)
         self._init = _session("init_fn.onnx", bundle.init_fn)
         self._step = _session("step_fn.onnx", bundle.step_fn)
         self._n = len(bundle.joint_names)
         self._carry_size = bundle.carry_size
-        self.sizes = known_inputs(self._n, len(bundle.command_names), bundle.carry_size)
+        self.sizes = sizes
         self._check_graphs(bundle)
         declared = [i.name for i in self._step.get_inputs()]
         self._takes_carry = CARRY in declared

@@ -13,10 +13,12 @@ from deploy.envelope import Envelope
 from deploy.errors import CheckError
 from deploy.policy import OnnxPolicy, self_test, spec_without_exporter
 from robots.bundle import Bundle, read_bundle
-from robots.load import load_robot
+from robots.load import built_in_robots, load_robot
 from robots.spec import PolicySpec, RobotSpec
 
 COMPARED = ("id", "kp", "kd", "torque_limit_nm", "lower_rad", "upper_rad", "home_rad")
+# The property of both graphs that holds the digest of the specification they were exported with.
+STAMP = "spec_digest"
 # Both sides are written at full precision; this only forgives a conversion from degrees.
 TOLERANCE = 1e-6
 _LISTED = 6
@@ -32,6 +34,7 @@ class Prepared:
         spec: the bundle's own, or made from the bundle and the robot named.
         policy: loaded and run once.
         command: the command vector (commands,).
+        compared: name of the robot that the bundle was compared with; empty for none.
         warnings: what could not be checked, or was waived, one line each.
     """
 
@@ -40,6 +43,7 @@ class Prepared:
     spec: PolicySpec
     policy: OnnxPolicy
     command: np.ndarray
+    compared: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -142,13 +146,21 @@ def _check_proofs(path: str | Path, spec: PolicySpec, unvalidated: bool) -> list
     return [f"the bundle is not validated ({why}); it runs because of --unvalidated"]
 
 
-def _check_contract(spec: PolicySpec, policy: OnnxPolicy) -> list[str]:
-    """The self-test passes and the envelope can be read; warnings where the bundle has none.
+def _check_contract(spec: PolicySpec, policy: OnnxPolicy, ours: bool) -> list[str]:
+    """The graphs carry this specification, the self-test passes, the envelope can be read; else warnings.
 
     Raises:
-        ToolkitError: the self-test fails, or one of them is not readable.
+        ToolkitError: the specification was changed, the self-test fails, or one of them is not readable.
     """
     missing = []
+    stamps = {facts.properties.get(STAMP) for facts in policy.facts} if ours else set()
+    if None in stamps:
+        missing.append("no digest of its specification in its graphs")
+    elif stamps - {spec.contract().digest}:
+        raise CheckError(
+            "metadata.json: the specification is not the one that the graphs were exported with: gains, limits, names "
+            "or ranges were changed since; expected the bundle as ksim export wrote it; export it again"
+        )
     if spec.self_test:
         self_test(policy, spec)
     else:
@@ -170,7 +182,7 @@ def prepare(
 
     Args:
         path: the .kinfer file.
-        robot: name or folder; None takes the robot in the bundle.
+        robot: name or folder; None takes the built-in robot that the bundle names, or else the one in the bundle.
         commands: by name.
         unvalidated: take a bundle of ours that was not proven to be its checkpoint.
 
@@ -180,6 +192,8 @@ def prepare(
     bundle = read_bundle(path)
     data = Path(path).read_bytes()
     loaded = None if robot is None else load_robot(robot)
+    if loaded is None and bundle.spec is not None and bundle.spec.robot.name in built_in_robots():
+        loaded = load_robot(bundle.spec.robot.name)
     if bundle.spec is None and loaded is None:
         raise CheckError(
             f"{path}: it tells joint names only, no ids, gains or limits (another exporter wrote it); "
@@ -199,5 +213,13 @@ def prepare(
         assert loaded is not None
         spec = spec_without_exporter(bundle, policy, in_bundle_order(bundle, loaded))
     command = command_vector(spec, commands)
-    warnings += _check_contract(spec, policy)
-    return Prepared(data=data, bundle=bundle, spec=spec, policy=policy, command=command, warnings=tuple(warnings))
+    warnings += _check_contract(spec, policy, bundle.spec is not None)
+    return Prepared(
+        data=data,
+        bundle=bundle,
+        spec=spec,
+        policy=policy,
+        command=command,
+        compared="" if loaded is None else loaded.name,
+        warnings=tuple(warnings),
+    )

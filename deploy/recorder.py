@@ -352,7 +352,19 @@ def read_log(path: str | Path) -> RunLog:
         result = None if result is None else {k: json.loads(v) for k, v in result.items()}
     except (ValueError, SpecError) as error:
         raise LogError(f"{path}: metadata record 'run' is damaged ({error})") from error
+    try:
+        return _in_memory(path, raw, metadata, result, spec)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+        reason = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
+        raise LogError(f"{path}: its ticks are not those of ksim run ({reason}); record the run again") from error
+
+
+def _in_memory(
+    path: Path, raw: _Raw, metadata: dict[str, Any], result: dict[str, Any] | None, spec: PolicySpec
+) -> RunLog:
     ticks, n = raw.ticks, len(spec.robot.joints)
+    if any(t["phase"] not in PHASES for t in ticks):
+        raise ValueError(f"a phase other than {', '.join(PHASES)}")
     widths: dict[str, int] = {}
     for t in ticks:
         for name, values in t.get("inputs", {}).items():
@@ -371,7 +383,7 @@ def read_log(path: str | Path) -> RunLog:
         inputs={name: _rows(inputs, name, width, np.float32) for name, width in widths.items()},
         **{name: _rows(ticks, name, n) for name in _JOINTS},
         **{name: _rows(ticks, name, width) for name, width in _BODY.items()},
-        safety=[tuple(t.get("safety", ())) for t in ticks],
+        safety=[tuple(str(reason) for reason in t.get("safety", ())) for t in ticks],
         stale=np.array([bool(t.get("stale")) for t in ticks], dtype=bool),
         events=raw.events,
         complete=raw.complete,

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from deploy.errors import CheckError, ConnectionLost, DeployError, FaultError, LogError, SafetyError
 from deploy.kos import GYRO_UNITS, KosRobot
-from deploy.loop import ControlLoop, Fall, Stop, Stopped
+from deploy.loop import DAMP_FOR_S, ControlLoop, Fall, Stop, Stopped
 from deploy.preflight import Prepared, parse_commands, prepare
 from deploy.recorder import Recorder
 from deploy.safety import Limits, check_start
@@ -56,6 +56,7 @@ class RunOptions:
         lost_ticks_max: more ticks in a row without an answer than this end the run.
         connect_timeout_s: how long to wait for the server [s].
         realtime: ask the system for real-time scheduling; goes on without where that is not allowed.
+        damp_for_s: how long to try to damp a robot that does not answer [s].
         on_second: called about once a second with a line to show.
         unvalidated: run a bundle of ours that was not proven to be its checkpoint.
         on_warning: called with each line of warning before the robot is reached.
@@ -77,6 +78,7 @@ class RunOptions:
     lost_ticks_max: int = 10
     connect_timeout_s: float = 3.0
     realtime: bool = False
+    damp_for_s: float = DAMP_FOR_S
     on_second: Callable[[str], None] | None = None
     unvalidated: bool = False
     on_warning: Callable[[str], None] | None = None
@@ -90,7 +92,8 @@ class RunOptions:
             ("port", 1, 65535),
         ):
             value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high) or (name == "duration_s" and value == 0):
+            zero = name in ("duration_s", "tilt_max_rad") and value == 0
+            if not (math.isfinite(value) and low <= value <= high) or zero:
                 raise CheckError(f"{name}: got {value!r}, expected more than 0 up to {high:g}")
         if self.gyro_unit not in GYRO_UNITS:
             raise CheckError(f"gyro_unit: got {self.gyro_unit!r}, expected one of {', '.join(GYRO_UNITS)}")
@@ -107,6 +110,7 @@ class RunReport:
         log: the log's file; None when the robot was not reached.
         duration_s: asked for [s].
         signum: the signal that ended it, 0 for none.
+        compared: name of the robot that the bundle was compared with before; empty for none.
         warnings: what a person should look at, one line each.
         survived_s: how long the policy ran [s].
         ticks: ticks of ramp and policy.
@@ -132,6 +136,7 @@ class RunReport:
     log: Path | None
     duration_s: float
     signum: int = 0
+    compared: str = ""
     warnings: tuple[str, ...] = ()
     survived_s: float = 0.0
     ticks: int = 0
@@ -181,6 +186,7 @@ class RunReport:
         lines = [
             f"ended      {self.ended}: {self.message}",
             f"robot      {'damped' if self.damped else 'NOT DAMPED: it keeps its last gains and target'}",
+            f"compared   {self.compared or 'with no robot: name yours with --robot FOLDER'}",
             f"policy     {self.survived_s:.2f} of {self.duration_s:g} s; "
             f"{self.ticks} ticks, {self.ramp_ticks} of them in the ramp",
             f"period     {self.period_ms:g} ms nominal; p50 {ms(self.period_p50_ms)}, p99 {ms(self.period_p99_ms)}, "
@@ -298,6 +304,7 @@ def _settings(options: RunOptions, ready: Prepared, realtime: bool) -> dict[str,
         "step_lock": options.step_lock,
         "tilt_max_rad": options.tilt_max_rad,
         "realtime": realtime,
+        "compared_robot": ready.compared,
         "unvalidated": options.unvalidated and ready.bundle.spec is not None and not ready.bundle.spec.validated,
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "versions": versions,
@@ -328,10 +335,11 @@ async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop, 
                 duration_s=options.duration_s,
                 step_lock=options.step_lock,
                 lost_ticks_max=options.lost_ticks_max,
+                damp_for_s=options.damp_for_s,
                 on_second=options.on_second,
             )
             loop.counts.warnings += ready.warnings
-            return await _guarded(loop, first, recorder, options)
+            return await _guarded(loop, first, recorder, options, ready.compared)
     except Stopped as stopped:
         end = _End.by_signal(stopped.signum)
         return RunReport(
@@ -346,7 +354,9 @@ async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop, 
         await robot.close()
 
 
-async def _guarded(loop: ControlLoop, first: RobotState, recorder: Recorder, options: RunOptions) -> RunReport:
+async def _guarded(
+    loop: ControlLoop, first: RobotState, recorder: Recorder, options: RunOptions, compared: str
+) -> RunReport:
     """Run the loop; whatever happens, damp the robot and close the log."""
     end = _End("error", "the run was cancelled")
     try:
@@ -369,10 +379,16 @@ async def _guarded(loop: ControlLoop, first: RobotState, recorder: Recorder, opt
         loop.event("end", f"{end.ended}: {end.message}")
         damped = await loop.damp()
         report = _report(loop, options, recorder.path, damped, end)
+        report = replace(report, compared=compared)
         result = report.to_json()
         del result["log"]
-        with contextlib.suppress(OSError):
+        try:
             recorder.close(result)
+        except OSError as error:
+            # what the run did stands, but a log without its end is a failure of its own
+            said = f"the log could not be finished ({error.strerror}): it breaks off; make room for it"
+            ended = "error" if report.ended == "completed" else report.ended
+            report = replace(report, ended=ended, message=f"{report.message}; {said}")
     return report
 
 
@@ -425,6 +441,8 @@ def run(options: RunOptions) -> RunReport:
         log = Path(f"run_{datetime.datetime.now():%Y%m%d_%H%M%S}.mcap")
     if log.exists() and not options.force:
         raise LogError(f"log {log}: it exists; expected a new file; name another or add --force")
+    if log.exists() and options.bundle.exists() and log.samefile(options.bundle):
+        raise LogError(f"log {log}: it is the bundle; expected another file")
     ready = prepare(options.bundle, options.robot, options.command, unvalidated=options.unvalidated)
     if options.on_warning is not None:
         for line in ready.warnings:

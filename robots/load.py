@@ -20,6 +20,11 @@ MODEL_SUFFIXES = (".xml", ".mjcf", ".urdf")
 EXTRA_KEY = "ksim2real"  # our own key in metadata.json
 
 
+def built_in_robots() -> list[str]:
+    """Names of the robots that come with the package."""
+    return sorted(p.parent.name for p in HERE.glob("*/metadata.json"))
+
+
 def robot_folder(name_or_folder: str | Path) -> Path:
     """The folder of a robot: the built-in one of this name, else this folder; `./name` is always a folder.
 
@@ -32,7 +37,7 @@ def robot_folder(name_or_folder: str | Path) -> Path:
         return HERE / name
     if folder.is_dir():
         return folder
-    known = ", ".join(sorted(p.parent.name for p in HERE.glob("*/metadata.json")))
+    known = ", ".join(built_in_robots())
     raise RobotLoadError(
         f"robot {name!r}: no such folder from {Path.cwd().name}/ and no such built-in robot (there is: {known}); "
         "give the path of its folder"

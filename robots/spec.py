@@ -38,7 +38,9 @@ def digest(value: Any) -> str:
 
 def _check(ok: bool, what: str, got: object, expected: str) -> None:
     if not ok:
-        raise SpecError(f"{what}: got {got!r}, expected {expected}")
+        said = repr(got) if not isinstance(got, int) or abs(got) < 10**40 else "an integer beyond 10^40"
+        said = said if len(said) <= 400 else f"{said[:400]} ..."
+        raise SpecError(f"{what}: got {said}, expected {expected}")
 
 
 def _finite(what: str, value: object) -> None:
@@ -141,6 +143,14 @@ class _Json:
         return digest(self.to_json())
 
 
+# What no joint of a legged robot exceeds; a figure beyond is a slip of the unit or a damaged file, and the motors
+# would get it.
+_JOINT_BOUNDS = {
+    **{"kp": 1e5, "kd": 1e4, "armature": 1e3, "friction_nm": 1e4, "damping": 1e4, "torque_max_nm": 1e5},
+    **{"velocity_max_rad_s": 1e4, "lower_rad": 1e3, "upper_rad": 1e3},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class JointSpec(_Json):
     """One actuated hinge.
@@ -182,8 +192,10 @@ class JointSpec(_Json):
         who = f"joint {self.name}"
         self._settle(f"{who}: ")
         _check(0 <= self.id < 2**32, f"{who}: id", self.id, "an integer from 0 to 2^32-1")
-        for name in ("kp", "kd", "armature", "friction_nm", "damping"):
-            _check(getattr(self, name) >= 0, f"{who}: {name}", getattr(self, name), "0 or more")
+        for name, most in _JOINT_BOUNDS.items():
+            value = getattr(self, name)
+            low = -most if name.endswith("_rad") else 0.0
+            _check(low <= value <= most, f"{who}: {name}", value, f"{low:g} to {most:g}")
         _check(
             0 < self.torque_limit_nm <= self.torque_max_nm,
             f"{who}: torque_limit_nm",

@@ -153,8 +153,12 @@ def make_bundle(
     add("Identity", [last], "action")
     add("Add", ["carry", "one"], "next_carry")
 
+    spec = make_checks(make_policy_spec(robot, used, carry_size), constant, divide_by_carry) if with_spec else None
+
     def model(graph) -> bytes:
         out = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        if spec is not None:
+            helper.set_model_props(out, {"spec_digest": spec.contract().digest})
         return out.SerializeToString()
 
     step = helper.make_graph(
@@ -177,7 +181,7 @@ def make_bundle(
         carry_size=carry_size,
         init_fn=model(init),
         step_fn=model(step),
-        spec=make_checks(make_policy_spec(robot, used, carry_size), constant, divide_by_carry) if with_spec else None,
+        spec=spec,
     )
 
 

@@ -318,8 +318,16 @@ def test_loop_timing_counts_gaps_and_errors(hung: dict[str, RunLog]) -> None:
     start[rows] = 0.02 * np.arange(len(rows))
     start[rows[10:]] += 0.021  # one tick left out, and 1 ms late ever after
     tick[rows[10:]] += 1
-    found = loop_timing(dataclasses.replace(log, start_s=start, tick=tick))
-    assert found["overruns"] == 1
+    scheduled, command = log.scheduled_s.copy(), log.command_s.copy()
+    scheduled[rows] = 0.02 * (tick[rows] - tick[rows[0]])
+    command[rows] = start[rows] + 0.002
+    command[rows[9]] = scheduled[rows[9]] + 0.035  # the tick before took too long
+    found = loop_timing(
+        dataclasses.replace(
+            log, start_s=start, tick=tick, scheduled_s=scheduled, command_s=command, metadata={"step_lock": False}
+        )
+    )
+    assert found["overruns"] == 1 and found["skipped"] == 1
     assert found["period_p50_ms"] == pytest.approx(20.0)
     assert found["period_max_ms"] == pytest.approx(41.0)
     assert found["period_error_max_ms"] == pytest.approx(1.0)

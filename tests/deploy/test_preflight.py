@@ -12,6 +12,7 @@ from deploy.preflight import prepare
 from deploy.recorder import read_log
 from deploy.run import RunOptions, main, run
 from robots.bundle import write_bundle
+from robots.load import load_robot
 
 
 @pytest.fixture
@@ -165,3 +166,25 @@ def test_only_the_start_is_held_against_the_envelope(bundle, tmp_path, server):
     server.on_tick = lean
     spans = ([-0.5, -0.5, -10], [0.5, 0.5, -9])
     assert run_with(bundle, tmp_path, server, projected_gravity=spans).ended == "completed"
+
+
+def test_a_specification_that_was_changed_after_the_export_is_refused(tmp_path, bundle):
+    joints = list(bundle.spec.robot.joints)
+    joints[0] = joints[0].replace(kp=2 * joints[0].kp)
+    changed = bundle.spec.replace(robot=bundle.spec.robot.replace(joints=tuple(joints)))
+    write_bundle(tmp_path / "p.kinfer", dataclasses.replace(bundle, spec=changed))
+    with pytest.raises(CheckError, match="gains, limits, names or ranges were changed"):
+        prepare(tmp_path / "p.kinfer", None, {})
+
+
+def test_a_bundle_for_a_built_in_robot_is_compared_with_it_unasked(tmp_path, bundle_factory, robot):
+    kbot = load_robot("kbot")
+    path = tmp_path / "p.kinfer"
+    write_bundle(path, bundle_factory(kbot))
+    assert prepare(path, None, {}).compared == "kbot"
+    stiff = kbot.replace(joints=tuple(j.replace(kp=1.5 * j.kp) for j in kbot.joints))
+    write_bundle(path, bundle_factory(stiff))
+    with pytest.raises(CheckError, match="trained for another robot than kbot"):
+        prepare(path, None, {})
+    write_bundle(path, bundle_factory(robot))
+    assert prepare(path, None, {}).compared == ""

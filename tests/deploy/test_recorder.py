@@ -162,3 +162,31 @@ def test_numbers_that_are_not_finite_are_written_as_null(tmp_path, kinfer):
     record(tmp_path / "a.mcap", kinfer, [tick(0, action=np.array([1.0, np.nan, np.inf], dtype=np.float32))])
     log = read_log(tmp_path / "a.mcap")
     assert log.action[0][0] == 1.0 and np.isnan(log.action[0][1:]).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tick: tick.pop("tick"),
+        lambda tick: tick.pop("phase"),
+        lambda tick: tick.update(phase="flight"),
+        lambda tick: tick.update(tick=10**30),
+        lambda tick: tick.update(inputs=None),
+        lambda tick: tick.update(safety=3),
+        lambda tick: tick.update(sent="far"),
+    ],
+)
+def test_a_tick_that_makes_no_sense_is_one_line(tmp_path, kinfer, change, monkeypatch):
+    dumps = json.dumps
+
+    def changed(value, **options):
+        if isinstance(value, dict) and "phase" in value:
+            change(value)
+        return dumps(value, **options)
+
+    monkeypatch.setattr("deploy.recorder.json.dumps", changed)
+    record(tmp_path / "a.mcap", kinfer, [tick(0)])
+    monkeypatch.undo()
+    with pytest.raises(LogError, match="its ticks are not those of ksim run") as caught:
+        read_log(tmp_path / "a.mcap")
+    assert "\n" not in str(caught.value)

@@ -24,8 +24,8 @@ def figures(**changes: Any) -> dict[str, Any]:
         "joint_velocity_rmse_rad_s": 0.1,
         "base_tilt_rmse_rad": 0.01,
         "delay_s": delay(0.012, 0.0),
-        "loop": {"duration_s": 20.0, "ticks": 1000, "overruns": 0, "period_error_p99_ms": 0.3},
-        "safety": {"ticks_with_intervention": 0},
+        "loop": {"duration_s": 20.0, "ticks": 1000, "overruns": 0, "skipped": 0, "period_error_p99_ms": 0.3},
+        "safety": {"ticks_with_intervention": 9, "ticks_with_other_than_torque": 0},
         "result": {"ended": "completed"},
     }
     return report | changes
@@ -83,7 +83,7 @@ def test_a_good_run_has_only_good_marks() -> None:
         ({"delay_s": delay(None, None)}, "Delay", "none"),
         ({"result": None}, "How the run ended", "bad"),
         ({"result": {"ended": "fall"}}, "How the run ended", "bad"),
-        ({"safety": {"ticks_with_intervention": 3}}, "Ticks with a safety", "look"),
+        ({"safety": {"ticks_with_other_than_torque": 3}}, "Ticks in which safety", "look"),
     ],
 )
 def test_what_is_not_good_is_marked(changes: dict[str, Any], what: str, mark: str) -> None:

@@ -1,5 +1,6 @@
 """A whole run against a real server: how it goes, how it ends, and what it leaves behind."""
 
+import errno
 import json
 import math
 import os
@@ -240,6 +241,35 @@ def test_gains_that_the_server_changed_are_a_warning(options, server):
     report = run(options(duration_s=0.1))
     assert len(report.warnings) == 1 and "hip: max_torque is 17, sent 20; knee: max_torque" in report.warnings[0]
     assert "warning    " in report.summary()
+
+
+def test_gains_that_another_program_changes_during_the_run_end_it(options, server):
+    def meddle(commands):
+        if commands == 10:
+            server.gains[31]["kp"] = 0.0
+
+    server.on_tick = meddle
+    report = run(options(duration_s=4.0))
+    assert report.ended == "fault" and report.damped
+    assert "gains changed during the run: hip: kp is 0, sent 50" in report.message
+
+
+def test_the_bundle_is_not_overwritten_by_the_log(kinfer, server):
+    before = kinfer.read_bytes()
+    with pytest.raises(LogError, match="it is the bundle"):
+        run(RunOptions(bundle=kinfer, port=server.port, log=kinfer, force=True, duration_s=0.1))
+    assert kinfer.read_bytes() == before
+
+
+def test_a_log_that_cannot_be_finished_is_a_failure(options, server, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # a disk that fills up between the last tick and the index cannot be had to order
+    monkeypatch.setattr("mcap.writer.Writer.finish", full)
+    report = run(options(duration_s=0.1))
+    assert report.ended == "error" and report.exit_code == 1 and report.damped
+    assert "the log could not be finished (No space left on device)" in report.message
 
 
 def test_lock_step_advances_one_period_a_tick_and_its_times_are_exact(options, server):
