@@ -461,10 +461,11 @@ def run(options: RunOptions) -> RunReport:
 _DESCRIPTION = """\
 Run a policy on a robot over KOS.
 
-Checks the bundle against the robot, sets the gains of training, goes to the home pose, runs the policy at
-its own rate, clamps every target, records every tick, and leaves the robot damped (no stiffness, nominal
-damping) on every way out: time up, Ctrl-C, SIGTERM, SIGHUP, an error, a lost server, a fall. A damped robot
-sinks: have it on a gantry, or near the floor.
+Checks the bundle against the robot and replays its self-test, sets the gains of training, goes to the home
+pose, compares what it measures there with training, runs the policy at its own rate, clamps every target,
+records every tick, and leaves the robot damped (no stiffness, nominal damping) on every way out: time up,
+Ctrl-C, SIGTERM, SIGHUP, an error, a lost server, a fall. A damped robot sinks: have it on a gantry, or near
+the floor. A bundle that was not proven to be its checkpoint is refused; --unvalidated runs it nevertheless.
 
 Exit code: 0 when the whole duration was run, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 1 for
 anything else.

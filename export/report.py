@@ -293,9 +293,9 @@ def _growth(report: Report) -> str:
             free(f"{d.carry_error:.1e}", d.carry_limited),
             _n(f"{d.step_carry_error:.1e}"),
             free(f"{d.large_carry_error:.1e}" if d.large_carry_error else "&ndash;", False),
-            _n(f"{d.large_step_share:.1e}" if d.large_step_share else "-"),
+            f'<td class="n">{d.large_step_share:.1e}</td>' if d.large_step_share else '<td class="n">&ndash;</td>',
             _n(f"{d.carry_max:.0f}" if d.carry_max >= LARGE_VALUE else f"{d.carry_max:.2g}"),
-            _n(f"{d.of_limit:.0%}"),
+            _n(f"{d.of_limit:.0%}" if d.of_limit <= 1.0 else f"{d.of_limit:.2g} times"),
         )
         for name, d in numbers.sequences().items()
     )
@@ -431,6 +431,8 @@ def page(name: str, bundle: Bundle, report: Report, latency: Mapping[str, float]
     spec = bundle.spec
     assert spec is not None
     word, _, sentence = verdict(report).partition(":")
+    if len(report.failures) > 1:  # all of them follow
+        sentence = sentence.partition(";")[0] + "."
     failed = "".join(f"<li>{escape(line)}</li>" for line in report.failures)
     mark = "bad" if report.failures else "good"
     top = f'<p class="verdict"><b class="{mark}">{word}</b>:{escape(sentence)}</p>'

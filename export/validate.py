@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from deploy.envelope import Envelope
+from deploy.policy import OnnxPolicy, self_test
 from export import graph
 from export.closed_loop import ENGINES, ClosedLoop, closed_loop
 from export.compare import (
@@ -239,6 +241,27 @@ def self_test_of(spec: PolicySpec, reference: Reference, run: Evaluation, rng: n
     }
 
 
+def own_checks(bundle: Bundle, run: Evaluation) -> list[str]:
+    """What does not hold of the self-test and the envelope that a bundle brings along; nothing where it has none.
+
+    Args:
+        bundle: with a spec.
+        run: recorded with the JAX policy.
+    """
+    spec, found = bundle.spec, []
+    assert spec is not None and run.inputs is not None
+    try:
+        if spec.self_test:
+            self_test(OnnxPolicy(bundle), spec)
+        envelope = Envelope.from_spec(spec)
+    except ToolkitError as error:
+        return [f"the bundle's own checks: {error}"]
+    for episode in range(run.episodes):
+        outside = envelope.outside({name: rows[0, episode] for name, rows in run.inputs.items()})
+        found += [f"the bundle's own envelope refuses a start of training: {line}" for line in outside[:1]]
+    return found[:1]
+
+
 def _graph_facts(bundle: Bundle, spec: PolicySpec) -> dict[str, Any]:
     """Facts of the graphs, both checked in full.
 
@@ -378,10 +401,11 @@ def validate(
         for failure in loops[-1].failures():
             stages.fail(failure)
 
-    envelope = envelope_of(spec, jax_run)
-    self_test = self_test_of(spec, reference, jax_run, rng)
+    for failure in own_checks(bundle, jax_run):
+        stages.fail(failure)
+    checks = Report(envelope=envelope_of(spec, jax_run), self_test=self_test_of(spec, reference, jax_run, rng))
     log("wrong contracts")
-    probes = _probes(bundle, Report(envelope=envelope, self_test=self_test), jax_run, rng)
+    probes = _probes(bundle, checks, jax_run, rng)
     for probe in probes:
         if not probe.passed:
             stages.fail(
@@ -405,8 +429,8 @@ def validate(
         closed_loops=tuple(loops),
         probes=tuple(probes),
         failures=tuple(stages.failures),
-        envelope=envelope,
-        self_test=self_test,
+        envelope=checks.envelope,
+        self_test=checks.self_test,
     )
 
 

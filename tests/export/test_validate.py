@@ -347,6 +347,28 @@ def test_extreme_inputs_stand_at_the_ends_of_their_ranges():
     assert np.flatnonzero(resets).tolist() == [0, 50, 100, 150]
 
 
+def test_the_self_test_and_the_envelope_that_a_bundle_brings_along_are_proven_too(exported):
+    spec, zero = exported.bundle.spec, np.zeros(1)
+    home = np.float32(spec.robot.column("home_rad"))
+    inputs = {a.name: np.zeros((1, 1, *a.shape), np.float32) for a in spec.inputs} | {"joint_angles": home[None, None]}
+    inputs["projected_gravity"][..., 2] = -9.81
+    run = Evaluation(
+        episodes=1, seed=0, engine="mujoco", survived=zero, returns=zero, lengths_s=zero, drift_m=zero,
+        tracking_m_s=zero, inputs=inputs, alive=np.ones((1, 1), bool),
+    )  # fmt: skip
+
+    def found(**changes):
+        return validate.own_checks(dataclasses.replace(exported.bundle, spec=spec.replace(**changes)), run)
+
+    assert found() == found(self_test={}, envelope={}) == []
+    wrong = {**spec.self_test, "actions": [[0.0] * 20 for _ in spec.self_test["actions"]]}
+    assert found(self_test=wrong)[0].startswith("the bundle's own checks: self-test, step 0: target of ")
+    far = {"joint_angles": {"low": [5.0] * 20, "high": [6.0] * 20}}
+    (line,) = found(envelope=far)
+    assert line.startswith("the bundle's own envelope refuses a start of training: joint_angles of dof_left_hip_pitch")
+    assert found(envelope={"joint_angles": 3})[0].startswith("the bundle's own checks: envelope of input joint_angles")
+
+
 def test_the_envelope_leaves_out_what_was_met_while_falling(trained):
     # 60 steps of 20 ms: the first second is 50; the second episode falls
     angles = np.zeros((60, 2, 20), np.float32)
