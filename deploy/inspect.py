@@ -179,10 +179,10 @@ def _interface(page: _Page, card: Card) -> None:
 def _groups(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Nested values, one row for each at the top: its leaves by name."""
     plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
-    rows = [("", ", ".join(f"{k} {_leaf(v)}" for k, v in plain.items()))] if plain else []
+    rows = [("", "; ".join(f"{k} {_leaf(v)}" for k, v in plain.items()))] if plain else []
     for key, value in values.items():
         if isinstance(value, dict):
-            rows.append((key, ", ".join(f"{k} {_leaf(v)}" for k, v in flatten(value).items() if k) or "none"))
+            rows.append((key, "; ".join(f"{k} {_leaf(v)}" for k, v in flatten(value).items() if k) or "none"))
     return rows
 
 
