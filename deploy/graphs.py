@@ -70,16 +70,6 @@ def _text(raw: bytes, limit: int = 60) -> str:
     return text[:limit] if text.isprintable() else ascii(text)[1:-1][:limit]
 
 
-def _check_printable(raw: bytes) -> None:
-    """ONNX Runtime puts names and the like into its errors as they are."""
-    try:
-        fine = len(raw) <= 4096 and raw.decode().isprintable()
-    except UnicodeDecodeError:
-        fine = False
-    if not fine:
-        raise ValueError(f"the name {_text(raw)!r}; expected plain text of at most 4096 bytes")
-
-
 def _check_finite(array: np.ndarray) -> None:
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return
@@ -105,10 +95,6 @@ def _attribute(raw: Message) -> Any:
         raise ValueError(f"attribute {_text(raw.get('name', b''))} of type {kind}; expected one value of its type")
     if name == "t":
         value = tensor_array(value)
-    if isinstance(value, bytes):
-        _check_printable(value)
-    for text in value if name == "strings" else ():
-        _check_printable(bytes(text))
     if name in ("f", "floats", "t"):
         _check_finite(np.asarray(value))
     return value
@@ -171,7 +157,6 @@ class _Walk:
     def _define(scope: dict[bytes, Value], name: bytes, value: Value) -> None:
         if not name or name in scope:
             raise ValueError(f"the name {_text(name)!r} is empty or given twice")
-        _check_printable(name)
         scope[name] = value
 
     def _node(self, node: Message, scope: dict[bytes, Value]) -> None:
@@ -182,7 +167,6 @@ class _Walk:
         try:
             if node.get("domain", b"") not in _STANDARD or node.get("overload"):
                 raise ValueError(f"of the domain {_text(node.get('domain', b''))}; expected only ONNX's own")
-            _check_printable(node.get("name", b""))
             missing = [name for name in node["input"] if name and name not in scope]
             if missing:
                 raise ValueError(f"reads {_text(missing[0])!r} before anything makes it")

@@ -19,6 +19,7 @@ from robots.spec import ArraySpec
 # of a pipe, which has no width of its own
 WIDTH = 100
 UNKNOWN = "not told"
+_JOINTS = "joints: kp [N m/rad], kd [N m s/rad], torque limit/at most [N m], speed [rad/s], angles [rad]"
 _STATES = {
     "validated": "validated",
     "forced": "NOT validated: written with --force although checks failed",
@@ -139,7 +140,7 @@ def _joints(page: _Page, card: Card) -> None:
         numbers = (_number(v) for v in (j.velocity_max_rad_s, j.lower_rad, j.upper_rad, j.home_rad))
         torque = limit if limit == most else f"{limit}/{most}"
         rows.append((j.name, j.id, _number(j.kp), _number(j.kd), torque, *numbers, j.actuator_type))
-    page.table("joints [N m/rad, N m s/rad, N m, rad/s, rad]", names, rows, ", ".join(names[1:-1]))
+    page.table(_JOINTS, names, rows, ", ".join(names[1:-1]))
     targets = (spec.action_low_rad, spec.action_high_rad)
     if targets == (tuple(spec.robot.column("lower_rad")), tuple(spec.robot.column("upper_rad"))):
         return
@@ -179,10 +180,10 @@ def _interface(page: _Page, card: Card) -> None:
 def _groups(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Nested values, one row for each at the top: its leaves by name."""
     plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
-    rows = [("", ", ".join(f"{k} {_leaf(v)}" for k, v in plain.items()))] if plain else []
+    rows = [("", "; ".join(f"{k} {_leaf(v)}" for k, v in plain.items()))] if plain else []
     for key, value in values.items():
         if isinstance(value, dict):
-            rows.append((key, ", ".join(f"{k} {_leaf(v)}" for k, v in flatten(value).items() if k) or "none"))
+            rows.append((key, "; ".join(f"{k} {_leaf(v)}" for k, v in flatten(value).items() if k) or "none"))
     return rows
 
 

@@ -87,6 +87,12 @@ class Call:
             raise ValueError(f"input {at} is missing")
         return found
 
+    def one_type(self) -> None:
+        """All inputs hold elements of one type."""
+        kinds = {str(v.dtype) for v in self.given}
+        if len(kinds) > 1:
+            raise ValueError(f"inputs of {' and '.join(sorted(kinds))}; expected one type")
+
     def has(self, at: int) -> bool:
         """An input is given."""
         return at < len(self.inputs) and self.inputs[at] is not None
@@ -216,6 +222,8 @@ def _dropout(call: Call) -> list[Value]:
 @rule("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", loose=True)
 def _elementwise(call: Call) -> list[Value]:
     call.value(0)
+    if call.op not in ("Pow", "PRelu"):
+        call.one_type()
     return same_kind(call, shape=broadcast(call.given))
 
 
@@ -232,6 +240,7 @@ def _division(call: Call) -> list[Value]:
 @rule("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", loose=True)
 def _comparison(call: Call) -> list[Value]:
     call.value(1)
+    call.one_type()
     return same_kind(call, BOOL, broadcast(call.given))
 
 
@@ -416,6 +425,7 @@ def _transpose(call: Call) -> list[Value]:
 
 @rule("Concat", loose=True)
 def _concat(call: Call) -> list[Value]:
+    call.one_type()
     shapes = [v.shape for v in call.given]
     if not shapes:
         raise ValueError("no inputs")

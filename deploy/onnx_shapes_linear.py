@@ -11,6 +11,7 @@ from deploy.onnx_shapes import MAX_ELEMENTS, Call, Value, broadcast, check_size,
 @rule("MatMul", loose=True)
 def _matmul(call: Call) -> list[Value]:
     a, b = call.value(0).shape, call.value(1).shape
+    call.one_type()
     if len(a) == 0 or len(b) == 0:
         raise ValueError("a product with a single number; expected vectors or matrices")
     rows, left = (a[-2:-1], a[:-2]) if len(a) > 1 else ((), ())
@@ -28,6 +29,7 @@ def _matmul(call: Call) -> list[Value]:
 @rule("Gemm")
 def _gemm(call: Call) -> list[Value]:
     a, b = call.value(0).shape, call.value(1).shape
+    call.one_type()
     if len(a) != 2 or len(b) != 2:
         raise ValueError(f"shapes {a} and {b}; expected matrices")
     (m, k), (j, n) = (a[::-1] if call.integer("transA", 0) else a), (b[::-1] if call.integer("transB", 0) else b)
@@ -45,6 +47,7 @@ def _einsum(call: Call) -> list[Value]:
     equation = call.attributes.get("equation")
     if not isinstance(equation, bytes):
         raise ValueError("no equation")
+    call.one_type()
     text = equation.decode("ascii", "replace").replace(" ", "")
     left, arrow, right = text.partition("->")
     terms = left.split(",")

@@ -19,30 +19,31 @@ import numpy as np
 
 from deploy.errors import PolicyError
 
-MAX_FIELDS = 250_000
+MAX_FIELDS = 200_000
 MAX_NESTING = 17  # an If inside an If inside an If inside an If
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
-# message -> field number -> (name, kind); a kind that starts with "*" is repeated.
+# message -> field number -> (name, kind); a kind that starts with "*" is repeated. Names are plain text, because ONNX
+# Runtime puts them into its errors as they are; notes are any text.
 _PROPERTY = ("metadata_props", "*Entry")
 _SCHEMA: dict[str, dict[int, tuple[str, str]]] = {
     "Model": {
         1: ("ir_version", "int"),
-        2: ("producer_name", "text"),
-        3: ("producer_version", "text"),
-        4: ("domain", "text"),
+        2: ("producer_name", "name"),
+        3: ("producer_version", "name"),
+        4: ("domain", "name"),
         5: ("model_version", "int"),
         6: ("doc_string", "text"),
         7: ("graph", "Graph"),
         8: ("opset_import", "*Opset"),
         14: _PROPERTY,
     },
-    "Opset": {1: ("domain", "text"), 2: ("version", "int")},
-    "Entry": {1: ("key", "text"), 2: ("value", "text")},
+    "Opset": {1: ("domain", "name"), 2: ("version", "int")},
+    "Entry": {1: ("key", "name"), 2: ("value", "text")},
     "Graph": {
         1: ("node", "*Node"),
-        2: ("name", "text"),
+        2: ("name", "name"),
         5: ("initializer", "*Tensor"),
         10: ("doc_string", "text"),
         11: ("input", "*ValueInfo"),
@@ -51,26 +52,26 @@ _SCHEMA: dict[str, dict[int, tuple[str, str]]] = {
         16: _PROPERTY,
     },
     "Node": {
-        1: ("input", "*text"),
-        2: ("output", "*text"),
-        3: ("name", "text"),
-        4: ("op_type", "text"),
+        1: ("input", "*name"),
+        2: ("output", "*name"),
+        3: ("name", "name"),
+        4: ("op_type", "name"),
         5: ("attribute", "*Attribute"),
         6: ("doc_string", "text"),
-        7: ("domain", "text"),
-        8: ("overload", "text"),
+        7: ("domain", "name"),
+        8: ("overload", "name"),
         9: _PROPERTY,
     },
     "Attribute": {
-        1: ("name", "text"),
+        1: ("name", "name"),
         2: ("f", "float"),
         3: ("i", "int"),
-        4: ("s", "text"),
+        4: ("s", "name"),
         5: ("t", "Tensor"),
         6: ("g", "Graph"),
         7: ("floats", "*float"),
         8: ("ints", "*int"),
-        9: ("strings", "*text"),
+        9: ("strings", "*name"),
         13: ("doc_string", "text"),
         20: ("type", "int32"),
     },
@@ -80,7 +81,7 @@ _SCHEMA: dict[str, dict[int, tuple[str, str]]] = {
         4: ("float_data", "*float"),
         5: ("int32_data", "*int32"),
         7: ("int64_data", "*int"),
-        8: ("name", "text"),
+        8: ("name", "name"),
         9: ("raw_data", "bytes"),
         10: ("double_data", "*double"),
         12: ("doc_string", "text"),
@@ -88,11 +89,11 @@ _SCHEMA: dict[str, dict[int, tuple[str, str]]] = {
         14: ("data_location", "int32"),
         16: _PROPERTY,
     },
-    "ValueInfo": {1: ("name", "text"), 2: ("type", "Type"), 3: ("doc_string", "text"), 4: _PROPERTY},
-    "Type": {1: ("tensor_type", "TensorType"), 6: ("denotation", "text")},
+    "ValueInfo": {1: ("name", "name"), 2: ("type", "Type"), 3: ("doc_string", "text"), 4: _PROPERTY},
+    "Type": {1: ("tensor_type", "TensorType"), 6: ("denotation", "name")},
     "TensorType": {1: ("elem_type", "int32"), 2: ("shape", "Shape")},
     "Shape": {1: ("dim", "*Dimension")},
-    "Dimension": {1: ("dim_value", "int"), 2: ("dim_param", "text"), 3: ("denotation", "text")},
+    "Dimension": {1: ("dim_value", "int"), 2: ("dim_param", "name"), 3: ("denotation", "name")},
 }
 _WIRE = {"int": _VARINT, "int32": _VARINT, "float": _FIXED32, "double": _FIXED64}
 _NUMBERS = {"float": "<f4", "double": "<f8"}
@@ -118,14 +119,25 @@ _LEFT_OUT = {
 Message = dict[str, Any]
 
 
+def _text(data: bytes, kind: str) -> bytes:
+    try:
+        plain = kind == "text" or (len(data) <= 4096 and data.decode().isprintable())
+        data.decode()
+    except UnicodeDecodeError:
+        plain = False
+    if not plain:
+        raise ValueError(f"the {kind} {data[:40]!r}; expected plain text")
+    return data
+
+
 class _Reader:
     """Reads messages and counts what it has read."""
 
     def __init__(self) -> None:
         self._left = MAX_FIELDS
 
-    def _charge(self) -> None:
-        self._left -= 1
+    def _charge(self, count: int = 1) -> None:
+        self._left -= count
         if self._left < 0:
             raise ValueError(f"more than {MAX_FIELDS} fields; expected a policy's graph")
 
@@ -172,6 +184,7 @@ class _Reader:
         """One message, its fields by name; repeated fields are lists or arrays, and there even when empty."""
         if depth > MAX_NESTING:
             raise ValueError("graphs nested too deep")
+        self._charge(8)  # an empty message takes as much memory as that many numbers
         schema = _SCHEMA[message]
         out: Message = {name: [] for name, kind in schema.values() if kind[0] == "*"}
         at = 0
@@ -210,8 +223,8 @@ class _Reader:
     def _value(self, data: memoryview, kind: str, packed: bool, depth: int) -> Any:
         if packed:
             return self._packed(data, kind)
-        if kind == "text":
-            return bytes(data)
+        if kind in ("text", "name"):
+            return _text(bytes(data), kind)
         if kind == "bytes":
             return data
         if kind in _NUMBERS:

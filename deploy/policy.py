@@ -55,7 +55,7 @@ def _session(what: str, model: bytes) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime has no common root
         raise PolicyError(
             f"{what}: not a model that ONNX Runtime {ort.__version__} loads ({_one_line(error)})"

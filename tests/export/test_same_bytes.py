@@ -1,0 +1,34 @@
+"""The same checkpoint gives the same files, byte for byte, whatever the process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robots import read_bundle
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_two_exports_in_fresh_processes_give_the_same_bytes(checkpoint_path, tmp_path):
+    """With the proofs in them; Python's hashes, on which the order of sets depends, differ between the two."""
+    running = []
+    for seed in ("1", "271828"):
+        folder = tmp_path / seed
+        folder.mkdir()
+        command = [sys.executable, "-m", "ksim.cli", "export", checkpoint_path, "-o", folder / "policy.kinfer"]
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        running.append(subprocess.Popen([*command, "--episodes", "2"], cwd=folder, env=env, stderr=subprocess.PIPE))
+    for process in running:
+        _, said = process.communicate(timeout=550)
+        assert process.returncode == 0, said.decode()
+    one, other = (tmp_path / seed for seed in ("1", "271828"))
+    for name in ("policy.kinfer", "policy.onnx"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    spec = read_bundle(one / "policy.kinfer").spec
+    assert spec is not None and spec.proofs, "the proofs are among the bytes"
