@@ -20,7 +20,8 @@ ENGINES = ("mujoco", "mjx")
 SURVIVAL_MARGIN, RETURN_MARGIN_SHARE, TRACKING_MARGIN_M_S, DRIFT_MARGIN_M = 0.05, 0.05, 0.02, 0.05
 RESAMPLES = 10_000
 Z95 = 1.959963984540054
-# Before contacts have multiplied anything the two motions are the same; another policy is apart by 0.1 rad.
+# Before contacts have multiplied anything the two motions are the same, but in an episode that begins with a push:
+# hence the median. Another policy is apart by 0.1 rad in every episode.
 DEVIATION_LIMIT_RAD = 1e-3
 DEVIATION_S = 1.0
 
@@ -108,7 +109,8 @@ class ClosedLoop:
         tracking: distance of the base's velocity from the command.
         drift: distance of the base from its start at the end.
         parted: episodes of which only one form survived.
-        joint_deviation_rad: greatest difference of any joint angle in the first second [rad].
+        joint_deviation_rad: greatest difference of any joint angle in the first second, median over episodes [rad].
+        joint_deviation_max_rad: the greatest over episodes; one that contacts have parted already decides it.
     """
 
     engine: str
@@ -120,6 +122,7 @@ class ClosedLoop:
     drift: Paired
     parted: int
     joint_deviation_rad: float
+    joint_deviation_max_rad: float
 
     @property
     def metrics(self) -> dict[str, Paired]:
@@ -137,7 +140,7 @@ class ClosedLoop:
         ]
         if not self.joint_deviation_rad <= DEVIATION_LIMIT_RAD:
             found.append(
-                f"{where}: joint deviation in the first second: got {self.joint_deviation_rad:.3g} rad, "
+                f"{where}: joint deviation in the first second, median: got {self.joint_deviation_rad:.3g} rad, "
                 f"expected at most {DEVIATION_LIMIT_RAD:g}"
             )
         return found
@@ -147,11 +150,11 @@ class ClosedLoop:
         return asdict(self)
 
 
-def deviation(a: Evaluation, b: Evaluation, steps: int) -> float:
-    """Greatest difference of any joint angle while both still stand, within `steps`."""
+def deviation(a: Evaluation, b: Evaluation, steps: int) -> np.ndarray:
+    """Greatest difference of any joint angle while both still stand, within `steps`, of each episode, (N,) [rad]."""
     assert a.inputs is not None and b.inputs is not None and a.alive is not None and b.alive is not None
     apart = np.abs(a.inputs["joint_angles"][:steps] - b.inputs["joint_angles"][:steps]).max(axis=-1)
-    return float(np.where(a.alive[:steps] & b.alive[:steps], apart, 0.0).max(initial=0.0))
+    return np.where(a.alive[:steps] & b.alive[:steps], apart, 0.0).max(axis=0, initial=0.0)
 
 
 def closed_loop(onnx: Evaluation, jax: Evaluation, control_period_s: float) -> ClosedLoop:
@@ -168,6 +171,7 @@ def closed_loop(onnx: Evaluation, jax: Evaluation, control_period_s: float) -> C
         return _paired(a, b, bootstrap(np.asarray(a - b, np.float64), onnx.seed), margin, unit)
 
     a, b = onnx.survived.astype(bool), jax.survived.astype(bool)
+    apart = deviation(onnx, jax, round(DEVIATION_S / control_period_s))
     return ClosedLoop(
         engine=onnx.engine,
         episodes=onnx.episodes,
@@ -177,5 +181,6 @@ def closed_loop(onnx: Evaluation, jax: Evaluation, control_period_s: float) -> C
         tracking=metric("tracking_m_s", TRACKING_MARGIN_M_S, "m/s"),
         drift=metric("drift_m", DRIFT_MARGIN_M, "m"),
         parted=int(np.sum(a != b)),
-        joint_deviation_rad=deviation(onnx, jax, round(DEVIATION_S / control_period_s)),
+        joint_deviation_rad=float(np.median(apart)),
+        joint_deviation_max_rad=float(apart.max()),
     )

@@ -352,7 +352,8 @@ def _loop(loop: ClosedLoop) -> str:
     return (
         f"<h3>{ENGINE_NAMES[loop.engine]}: {loop.episodes} episodes of each, seed {loop.seed}</h3>{_table(head, rows)}"
         f'<p class="quiet">{loop.parted} of {loop.episodes} episodes were survived by one form alone. In the first '
-        f"second no joint differed by more than {loop.joint_deviation_rad:.1e} rad (limit {DEVIATION_LIMIT_RAD:g}).</p>"
+        f"second the joints of half of the episodes differ by at most {loop.joint_deviation_rad:.1e} rad (limit "
+        f"{DEVIATION_LIMIT_RAD:g}), of all by {loop.joint_deviation_max_rad:.1e} rad.</p>"
     )
 
 
