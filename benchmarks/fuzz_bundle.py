@@ -48,11 +48,11 @@ def corpus() -> list[seeds.Seed]:
     return whole * 25 + [seeds.shipped()] * 5 + seeds.operators()
 
 
-def make(seed: int, index: int, starts: list[seeds.Seed]) -> tuple[str, str, bytes]:
+def make(seed: int, index: int, starts: list[seeds.Seed], layer: str = "") -> tuple[str, str, bytes]:
     """(what it was made from, the layer damaged, the file) of one input: the same at any time."""
     rng = random.Random(seed * 2**40 + index)
     start = rng.choice(starts)
-    layer, data = mutate(rng, start)
+    layer, data = mutate(rng, start, layer)
     return start.name, layer, data
 
 
@@ -90,7 +90,7 @@ def try_one(path: Path) -> tuple[str, str]:
     return (outcome if text.isprintable() else "unprintable"), text
 
 
-def work(seed: int, first: int, last: int, memory_mib: int) -> int:
+def work(seed: int, first: int, last: int, memory_mib: int, only: str) -> int:
     """Go through inputs and print a line for each; the parent reads them."""
     starts = corpus()
     OnnxPolicy(read_bundle(seeds.SHIPPED))  # what ONNX Runtime takes once
@@ -103,7 +103,7 @@ def work(seed: int, first: int, last: int, memory_mib: int) -> int:
         os.dup2(said.fileno(), 2)
         for index in range(first, last):
             try:
-                name, layer, data = make(seed, index, starts)
+                name, layer, data = make(seed, index, starts, only)
             except Exception:
                 print(f"input {index} cannot be made:\n{traceback.format_exc()}", file=trouble, flush=True)
                 return 1
@@ -158,12 +158,13 @@ class Tally:
         }
 
 
-def run(seed: int, inputs: int, *, memory_mib: int, patience_s: float, first: int = 0) -> Tally:
+def run(seed: int, inputs: int, *, memory_mib: int, patience_s: float, first: int = 0, only: str = "") -> Tally:
     """All inputs, in processes that are started again where one dies."""
     tally, at = Tally(), first
     begun = time.monotonic()
     while at < first + inputs:
         arguments = ["--worker", str(at), str(first + inputs), "--seed", str(seed), "--memory", str(memory_mib)]
+        arguments += ["--layer", only] if only else []
         child = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         watch = selectors.DefaultSelector()
@@ -224,6 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     parse.add_argument("--inputs", type=int, default=5000, help="how many (%(default)s)")
     parse.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parse.add_argument("--first", type=int, default=0, help="number of the first input (%(default)s)")
+    parse.add_argument("--layer", choices=list(LAYERS), default="", help="damage only this (default: any)")
     parse.add_argument("--memory", type=int, default=DEFAULT_MEMORY_MIB, help="MiB for one input (%(default)s)")
     parse.add_argument("--patience", type=float, default=20.0, help="seconds for one input (%(default)s)")
     parse.add_argument("--only", type=int, help="one input again, in this process")
@@ -232,16 +234,17 @@ def main(argv: list[str] | None = None) -> int:
     parse.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
     args = parse.parse_args(argv)
     if args.worker:
-        return work(args.seed, *args.worker, args.memory)
+        return work(args.seed, *args.worker, args.memory, args.layer)
     if args.only is not None:
-        name, layer, data = make(args.seed, args.only, corpus())
+        name, layer, data = make(args.seed, args.only, corpus(), args.layer)
         path = args.keep or Path(tempfile.mkdtemp()) / "input.kinfer"
         path.write_bytes(data)
         print(f"{path}: made from {name}, {layer} damaged", flush=True)
         print(*try_one(path))
         return 0
     start = time.monotonic()
-    tally = run(args.seed, args.inputs, memory_mib=args.memory, patience_s=args.patience, first=args.first)
+    limits = {"memory_mib": args.memory, "patience_s": args.patience}
+    tally = run(args.seed, args.inputs, **limits, first=args.first, only=args.layer)
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
     report = {"inputs": args.inputs, "seed": args.seed, "took_s": time.monotonic() - start, "machine": machine}
     report |= tally.to_json()

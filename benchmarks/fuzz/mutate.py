@@ -194,6 +194,40 @@ def _model(rng: random.Random, data: bytes) -> bytes:
     return model.SerializeToString()
 
 
+# what indices, axes and lengths that come from the carry may be; as int64 the large ones become the least
+_EXTREMES = [
+    *(0.0, -1.0, 1.0, 2.0, 100.0, -100.0, 2.0**31, -(2.0**31)),
+    *(2.0**62, -(2.0**62), 9.3e18, -9.3e18, 3.4e38, -3.4e38),
+]
+    0.0,
+    -1.0,
+    1.0,
+    2.0,
+    100.0,
+    -100.0,
+    2.0**31,
+    -(2.0**31),
+    2.0**62,
+    -(2.0**62),
+    9.3e18,
+    -9.3e18,
+    3.4e38,
+    -3.4e38,
+]
+
+
+def _carry(rng: random.Random, data: bytes) -> bytes:
+    """The first carry with other values."""
+    model = onnx.ModelProto.FromString(data)
+    for tensor in [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute if a.HasField("t"))]:
+        count = len(tensor.raw_data) // 4
+        values = list(struct.unpack(f"<{count}f", tensor.raw_data[: 4 * count]))
+        for at in rng.sample(range(count), min(count, rng.choice([1, 2, 8, 1000]))):
+            values[at] = rng.choice(_EXTREMES)
+        tensor.raw_data = struct.pack(f"<{count}f", *values)
+    return model.SerializeToString()
+
+
 # JSON
 
 
@@ -298,16 +332,18 @@ def zip_up(rng: random.Random, raw: bytes, damage: bool) -> bytes:
     return flip(rng, out)
 
 
-LAYERS = {"graph": 40, "onnx bytes": 14, "metadata": 24, "metadata bytes": 4, "archive": 10, "gzip": 8}
+LAYERS = {"graph": 40, "carry": 10, "onnx bytes": 14, "metadata": 24, "metadata bytes": 4, "archive": 10, "gzip": 8}
 
 
-def mutate(rng: random.Random, seed: Seed) -> tuple[str, bytes]:
-    """(the layer that was damaged, the file)."""
-    layer = rng.choices(list(LAYERS), list(LAYERS.values()))[0]
+def mutate(rng: random.Random, seed: Seed, layer: str = "") -> tuple[str, bytes]:
+    """(the layer that was damaged, the file); any layer, or the one named."""
+    layer = layer or rng.choices(list(LAYERS), list(LAYERS.values()))[0]
     members = seed.members()
     member = "step_fn.onnx" if rng.random() < 0.85 else "init_fn.onnx"
     change: dict[str, Callable[[random.Random, bytes], bytes]] = {"onnx bytes": flip, "graph": _model}
-    if layer in change:
+    if layer == "carry":
+        members["init_fn.onnx"] = _carry(rng, members["init_fn.onnx"])
+    elif layer in change:
         try:
             members[member] = change[layer](rng, members[member])
         except (DecodeError, ValueError, TypeError, OverflowError):

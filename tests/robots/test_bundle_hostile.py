@@ -221,6 +221,7 @@ HOSTILE = {
     "two values": (b"{} {}", "not JSON"),
     "a huge carry": (b'{"joint_names":["a"],"carry_size":1000001}', "expected one number, 0 to 1000000"),
     "an input without end": (ours(lambda d: d["inputs"][0].update(shape=[10**12])), "shape: got .* 1000000 elements"),
+    "an input whose sizes are small": (ours(lambda d: d["inputs"][0].update(shape=[10**6, 10**6])), "1000000 elements"),
     "an input of many axes": (ours(lambda d: d["inputs"][0].update(shape=[10**9] * 900)), "at most 8 positive"),
     "a long list": (ours(lambda d: d["inputs"][0].update(shape=[1] * 200_000)), "shape: got 200000 elements"),
     "a robot of many joints": (
