@@ -12,7 +12,8 @@ import pytest
 
 from ksim import ppo
 from ksim.config import PolicyConfig, PpoConfig
-from ksim.policy import Actor, Critic, Model, RecurrentNet
+from ksim.nets import RecurrentNet
+from ksim.policy import Actor, Critic, Model
 
 T, E, OBS, SEEN, ACT = 4, 4, 3, 5, 2
 
@@ -46,7 +47,7 @@ def test_unroll_is_the_net_called_step_by_step_with_resets_in_the_middle(layers)
         state = jnp.where(resets[t][:, None], 0.0, state)
         out, state = jax.vmap(net)(xs[t], state)
         outputs.append(out)
-    got, last = ppo.unroll(net, xs, start, resets)
+    got, last = net.unroll(xs, start, resets)
     assert np.allclose(got, jnp.stack(outputs), atol=1e-6)
     assert np.allclose(last, state, atol=1e-6)
 
@@ -56,11 +57,11 @@ def test_hidden_states_align_with_trajectory_starts():
     xs = jax.random.normal(jax.random.key(2), (T, 1, OBS))
     noise = jax.random.normal(jax.random.key(3), (1, net.state_size))
     reset_at_2 = jnp.zeros((T, 1), bool).at[2].set(True)
-    got, _ = ppo.unroll(net, xs, noise, reset_at_2)
+    got, _ = net.unroll(xs, noise, reset_at_2)
     # what follows the reset is a fresh trajectory, and what precedes it is not
-    fresh, _ = ppo.unroll(net, xs[2:], jnp.zeros_like(noise), jnp.zeros((2, 1), bool))
+    fresh, _ = net.unroll(xs[2:], jnp.zeros_like(noise), jnp.zeros((2, 1), bool))
     assert np.allclose(got[2:], fresh, atol=1e-6)
-    other, _ = ppo.unroll(net, xs, 0 * noise, reset_at_2)
+    other, _ = net.unroll(xs, 0 * noise, reset_at_2)
     assert np.allclose(got[2:], other[2:], atol=1e-6) and np.abs(got[:2] - other[:2]).max() > 1e-3
 
 
