@@ -31,7 +31,7 @@ from rich.table import Table
 
 from export import graph
 from export.compare import session
-from export.convert import convert
+from export import convert
 from ksim.checkpoint import load_trained, policy_spec
 from ksim.config import Config, PolicyConfig
 from ksim.policy import Policy, make_model, make_policy
@@ -58,7 +58,7 @@ def fresh(size: PolicyConfig) -> tuple[Policy, PolicySpec]:
     """An untrained policy of a size on the K-Bot."""
     config, robot = Config(policy=size), load_robot("kbot")
     model = make_model(robot, len(config.commands), 1, size, key=jax.random.key(0))
-    policy = make_policy(model.actor, robot, len(config.commands), size)
+    policy = make_policy(model.actor, robot, config)
     return policy, policy_spec(config, robot, policy, "")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from export import graph
-from export.convert import Step
+from export.tracing import Step
 from export.errors import ExportError
 from robots.bundle import Bundle
 from robots.spec import ArraySpec

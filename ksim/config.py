@@ -211,7 +211,7 @@ class Config:
         )
         wide = self.policy.network == "mlp"
         _require(
-            0 <= self.policy.history and (wide or not self.policy.history),
+            self.policy.history >= 0 and (wide or not self.policy.history),
             "policy.history",
             self.policy.history,
             "0 or more" if wide else f"0 for {self.policy.network}, whose memory is its state",

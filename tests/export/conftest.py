@@ -11,7 +11,7 @@ import jax
 import onnx
 import pytest
 
-from export.convert import convert
+from export import convert
 from ksim import checkpoint
 from ksim.config import Config, PolicyConfig
 from ksim.environment import Environment

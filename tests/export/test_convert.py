@@ -15,9 +15,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export import ExportError, graph
+from export import ExportError, convert, graph
+from export.command import output_paths
 from export.compare import difference, drawn, session
-from export.convert import convert, output_paths
+from export.rewrites import matvec_to_matmul
 from robots import PolicySpec, read_bundle, write_bundle
 from robots.spec import canonical_json
 
@@ -100,7 +101,7 @@ def test_the_same_policy_gives_the_same_bytes_here_and_in_another_process(bundle
     again = convert(trained.policy.step, trained.policy.init_carry(), trained.spec)
     assert again == bundle
     code = (
-        "import sys, hashlib; from ksim.checkpoint import load_trained; from export.convert import convert; "
+        "import sys, hashlib; from ksim.checkpoint import load_trained; from export import convert; "
         "t = load_trained(sys.argv[1]); b = convert(t.policy.step, t.policy.init_carry(), t.spec); "
         "print(hashlib.sha256(b.step_fn + b.init_fn).hexdigest(), b.digest)"
     )
@@ -240,7 +241,7 @@ def test_a_matrix_times_a_vector_becomes_one_matmul_with_the_transposed_constant
         opset_imports=[onnx.helper.make_opsetid("", 17)],
         ir_version=8,
     )
-    graph.matvec_to_matmul(model)
+    matvec_to_matmul(model)
     graph.drop_unused(model, keep="")
     assert [n.op_type for n in model.graph.node] == ["MatMul"]
     # (0*1 + 1*2 + 2*3, 3*1 + 4*2 + 5*3)

@@ -13,8 +13,9 @@ from onnx import helper, numpy_helper
 
 from export import ExportError, validate
 from export.compare import difference, drawn, initial_carry, sequence
-from export.convert import convert, export_checkpoint, write_proven
-from export.convert import main as export_main
+from export.command import export_checkpoint, write_proven
+from export.command import main as export_main
+from export.tracing import convert
 from ksim.evaluate import Evaluation
 from robots import ArraySpec, read_bundle, write_bundle
 from robots.bundle import MEMBERS
@@ -166,7 +167,7 @@ def test_a_refused_export_writes_nothing(checkpoint_path, tmp_path, monkeypatch,
     def bad(*args):
         return damage(convert(*args), stale_carry)
 
-    monkeypatch.setattr("export.convert.convert", bad)
+    monkeypatch.setattr("export.command.convert", bad)
     with pytest.raises(ExportError, match="the bundle is not the policy and is refused"):
         export_checkpoint(checkpoint_path, tmp_path / "policy.kinfer", episodes=1)
     assert list(tmp_path.iterdir()) == []
@@ -176,7 +177,7 @@ def test_neither_file_is_written_where_one_cannot_be(exported, tmp_path, monkeyp
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("export.convert.write_bundle", full)
+    monkeypatch.setattr("export.command.write_bundle", full)
     with pytest.raises(OSError, match="No space left"):
         write_proven(tmp_path / "policy.kinfer", exported.bundle, exported.report)
     assert list(tmp_path.iterdir()) == []
