@@ -29,9 +29,8 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-from export import graph
+from export import convert, graph
 from export.compare import session
-from export import convert
 from ksim.checkpoint import load_trained, policy_spec
 from ksim.config import Config, PolicyConfig
 from ksim.policy import Policy, make_model, make_policy

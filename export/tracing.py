@@ -78,7 +78,7 @@ def flatten(step: Step, init_carry: Any) -> FlatPolicy:
             raise ExportError(f"policy function: returns {type(out).__name__}, expected (action, carry)")
         action, after = out
         after_leaves, after_tree = jax.tree_util.tree_flatten(after)
-        got = [(jnp.shape(v), str(jnp.result_type(v))) for v in after_leaves]
+        got = [(np.shape(v), str(getattr(v, "dtype", type(v).__name__))) for v in after_leaves]
         if after_tree != tree or got != [(s, "float32") for s in shapes]:
             raise ExportError(
                 f"policy function: returns a carry of {after_tree} {got}, expected that of the initial carry, "

@@ -12,9 +12,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from export import ExportError, validate
-from export.compare import difference, drawn, initial_carry, sequence
 from export.command import export_checkpoint, write_proven
 from export.command import main as export_main
+from export.compare import difference, drawn, initial_carry, sequence
 from export.tracing import convert
 from ksim.evaluate import Evaluation
 from robots import ArraySpec, read_bundle, write_bundle
