@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from export.graph import graphs
 
@@ -21,11 +22,43 @@ MATVEC = "matvec_"
 
 def rewrite(model: onnx.ModelProto) -> None:
     """All rewrites, in place."""
+    fold_constants(model)
     matvec_to_matmul(model)
     while _merge_products(_Values(model.graph)):
         pass
     while _fold_affine(_Values(model.graph)):
         pass
+
+
+def fold_constants(model: onnx.ModelProto) -> None:
+    """Compute what does not depend on the inputs, with ONNX's own reference implementation."""
+    graph = model.graph
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    outputs, kept = {o.name for o in graph.output}, []
+    for node in graph.node:
+        inner = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
+        known = all(not i or i in constants for i in node.input)
+        if inner or not known or node.op_type.startswith("Random") or outputs & set(node.output):
+            kept.append(node)
+            continue
+        names = [o for o in node.output if o]
+        values = ReferenceEvaluator(
+            helper.make_model(
+                helper.make_graph(
+                    [node],
+                    "constant",
+                    [onnx.ValueInfoProto(name=i) for i in dict.fromkeys(node.input) if i],
+                    [onnx.ValueInfoProto(name=o) for o in names],
+                ),
+                opset_imports=model.opset_import,
+                ir_version=model.ir_version,
+            )
+        ).run(None, {i: constants[i] for i in node.input if i})
+        for name, value in zip(names, values, strict=True):
+            constants[name] = np.asarray(value)
+            graph.initializer.append(numpy_helper.from_array(constants[name], name))
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def matvec_to_matmul(model: onnx.ModelProto) -> None:

@@ -31,9 +31,7 @@ class Normaliser(eqx.Module):
 
     def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
         """Normalised."""
-        with jax.ensure_compile_time_eval():  # where the statistics are known, the graph has them as constants
-            scale = jax.lax.rsqrt(self.variance + FLOOR)
-        return (x - self.mean) * scale
+        return (x - self.mean) * jax.lax.rsqrt(self.variance + FLOOR)
 
     def update(self, x: Float[Array, "*batch size"]) -> Normaliser:
         """With one more batch taken in.

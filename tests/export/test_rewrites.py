@@ -33,6 +33,20 @@ def run(model: onnx.ModelProto, **feed: list[float]) -> list[list[float]]:
     return [v.tolist() for v in out]
 
 
+def test_what_does_not_depend_on_the_inputs_is_computed_once():
+    nodes = [
+        helper.make_node("Constant", [], ["two"], value_float=2.0),
+        helper.make_node("Mul", ["m", "two"], ["a"]),
+        helper.make_node("Transpose", ["a"], ["b"]),
+        helper.make_node("Split", ["b"], ["left", "right"], axis=0),
+        helper.make_node("MatMul", ["x", "left"], ["y"]),
+    ]
+    got = rewritten(model(nodes, {"x": 1}, {"y": 2}, {"m": [[1, 2], [3, 4]]}))
+    assert operators(got) == {"MatMul": 1} and [i.name for i in got.graph.initializer] == ["left"]
+    # the first row of the transposed matrix, doubled
+    assert run(got, x=[10]) == [[20.0, 60.0]]
+
+
 def einsum(matrix: str, vector: str, out: str) -> onnx.NodeProto:
     return helper.make_node("Einsum", [matrix, vector], [out], name=out, equation="ab,b->a")
 
