@@ -23,7 +23,14 @@ INF = np.finfo(np.float32).max
 def ordinary(policy: Policy) -> Any:
     """The policy as one would write it at first: part by part, with the carry sliced where it is needed."""
     e, net, n, width = policy.encoding, policy.actor.net, policy.joints, policy.actor.net.width
-    columns = [jnp.asarray(v, jnp.float32) for v in (e.divisor, e.offset, e.scale)]
+    columns = [np.asarray(v, np.float32) for v in (e.divisor, e.offset, e.scale)]
+
+    def encoded(part: Any, at: int) -> Any:
+        """One input, with no operation that would change nothing."""
+        divisor, offset, scale = (v[at : at + len(part)] for v in columns)
+        part = part / divisor[0] if (divisor != 1.0).any() else part
+        part = part + offset if offset.any() else part
+        return part * scale[0] if (scale != 1.0).any() else part
 
     def step(inputs: dict[str, Any], carry: Any) -> tuple[Any, Any]:
         last = 2 * width * len(net.cells)
@@ -32,8 +39,7 @@ def ordinary(policy: Policy) -> Any:
         parts.append(carry[last : last + n])
         seen, at = [], 0
         for part in parts:
-            d, o, s = (v[at : at + len(part)] for v in columns)
-            seen.append((part / d + o) * s)
+            seen.append(encoded(part, at))
             at += len(part)
         x = jnp.clip(jnp.concatenate(seen), -OBSERVATION_CLIP, OBSERVATION_CLIP)
         signal, state = x, []
