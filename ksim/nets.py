@@ -77,7 +77,7 @@ class Net(eqx.Module):
 class RecurrentNet(Net):
     """LSTM or GRU layers, then a two-layer head that sees the input and the last layer's output."""
 
-    cells: tuple[eqx.nn.LSTMCell, ...] | tuple[eqx.nn.GRUCell, ...]
+    cells: tuple[eqx.nn.LSTMCell | eqx.nn.GRUCell, ...]
     hidden_layer: eqx.nn.Linear
     output_layer: eqx.nn.Linear
     width: int = eqx.field(static=True)
@@ -137,7 +137,7 @@ class RecurrentNet(Net):
         return _linear(self.output_layer, features), jnp.concatenate(finals, axis=-1)
 
 
-def _lstm_step(cell: Any, state: tuple[Array, Array], given: Array, kept: Array) -> tuple[tuple, Array]:
+def _lstm_step(cell: Any, state: tuple[Array, ...], given: Array, kept: Array) -> tuple[tuple, Array]:
     h, c = (s * kept for s in state)
     i_, f_, g_, o_ = jnp.split(given + h @ cell.weight_hh.T, 4, axis=-1)
     c = jax.nn.sigmoid(f_) * c + jax.nn.sigmoid(i_) * jnp.tanh(g_)
@@ -145,7 +145,7 @@ def _lstm_step(cell: Any, state: tuple[Array, Array], given: Array, kept: Array)
     return (h, c), h
 
 
-def _gru_step(cell: Any, state: tuple[Array], given: Array, kept: Array) -> tuple[tuple, Array]:
+def _gru_step(cell: Any, state: tuple[Array, ...], given: Array, kept: Array) -> tuple[tuple, Array]:
     h = state[0] * kept
     r_in, z_in, n_in = jnp.split(given, 3, axis=-1)
     r_h, z_h, n_h = jnp.split(h @ cell.weight_hh.T, 3, axis=-1)

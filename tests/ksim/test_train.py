@@ -178,7 +178,7 @@ def test_every_network_trains_and_its_checkpoint_gives_the_same_policy(config, e
     state = trainer.start()
     before = checkpoint.model_arrays(state[0].model)
     for _ in range(2):
-        *state, figures = trainer.iterate(*state)
+        *state, _ = trainer.iterate(*state)
     learner, batch, seen, progress = state
     after = checkpoint.model_arrays(learner.model)
     still = [k for k in before if np.array_equal(before[k], after[k])]
