@@ -1,10 +1,13 @@
-"""One control step of a policy: our step_fn through ONNX Runtime against jax.jit of the same function.
+"""One control step of a policy: graphs of it in ONNX Runtime, and jax.jit of the function.
 
-One run, one thread, the contenders taking turns, so that a busy moment of the machine hits all of them.
+One run, one thread, the contenders taking turns, so that a busy moment of the machine hits all of them. Before that,
+each is compared with the JAX function over 50 carried steps.
 
-    python benchmarks/inference.py [--checkpoint CKPT] [--json]
+    python benchmarks/inference.py [--checkpoint CKPT] [--kinfer OTHER.kinfer] [--forms] [--json]
 
-Without a checkpoint it measures freshly initialised policies of two sizes: speed does not depend on weights.
+Without a checkpoint it measures freshly initialised K-Bot policies of three sizes: speed does not depend on weights.
+`ordinary code` is the graph that jax2onnx gives of the policy as one would write it at first, and what the others are
+divided by. `bound` calls the same graph on buffers that are bound once, not through `session.run`.
 """
 
 from __future__ import annotations
@@ -23,25 +26,36 @@ from typing import Any
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import graph_forms
 import jax
 import numpy as np
 import onnx
+import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from export import graph
+from export import convert, graph
 from export.compare import session
-from export.convert import convert
+from export.tracing import trace
 from ksim.checkpoint import load_trained, policy_spec
 from ksim.config import Config, PolicyConfig
 from ksim.policy import Policy, make_model, make_policy
-from robots import PolicySpec, load_robot
+from robots import PolicySpec, load_robot, read_bundle
 
-SIZES = {"LSTM 1 x 64": PolicyConfig(hidden=64, layers=1), "LSTM 2 x 256": PolicyConfig(hidden=256, layers=2)}
+SIZES = {
+    "LSTM 1 x 64": PolicyConfig(hidden=64),
+    "LSTM 1 x 128": PolicyConfig(hidden=128),
+    "LSTM 2 x 256": PolicyConfig(hidden=256, layers=2),
+}
+ORDINARY = "jax2onnx, ordinary code"
+TOOLS = ("onnxsim", "onnxoptimizer", "onnxscript", "onnxslim")
+ERROR_LIMIT = 1e-5
+
+Call = Callable[[dict[str, np.ndarray]], Any]
 
 
 def machine() -> str:
-    """Processor, cores and Python of this machine."""
+    """Processor, cores and versions of this machine."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -50,7 +64,8 @@ def machine() -> str:
         ]
         name = models[0] if models else name
     return (
-        f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+        f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}, ONNX Runtime {onnxruntime.__version__}, JAX {jax.__version__}"
     )
 
 
@@ -58,46 +73,128 @@ def fresh(size: PolicyConfig) -> tuple[Policy, PolicySpec]:
     """An untrained policy of a size on the K-Bot."""
     config, robot = Config(policy=size), load_robot("kbot")
     model = make_model(robot, len(config.commands), 1, size, key=jax.random.key(0))
-    policy = make_policy(model.actor, robot, len(config.commands), size)
+    policy = make_policy(model.actor, robot, config)
     return policy, policy_spec(config, robot, policy, "")
 
 
-def contenders(policy: Policy, spec: PolicySpec) -> tuple[dict[str, Callable[[], Any]], dict[str, int]]:
-    """A call of one step for each, and the figures of the graph. Each call gets NumPy in and gives NumPy out."""
-    bundle = convert(policy.step, policy.init_carry(), spec)
-    rng = np.random.default_rng(0)
-    inputs = {a.name: rng.normal(size=a.shape).astype(np.float32) for a in spec.inputs}
-    carry = np.array(policy.init_carry())
-    run, feed = session(bundle.step_fn), {**inputs, graph.CARRY: carry}
+def run(model: bytes) -> Call:
+    """As `session.run` of NumPy arrays."""
+    one = session(model)
+    return lambda feed: one.run(None, feed)
+
+
+def bound(model: bytes) -> Call:
+    """On buffers bound once; the caller's arrays are copied in."""
+    one = session(model)
+    binding = one.io_binding()
+    buffers = {v.name: np.zeros(v.shape, np.float32) for v in [*one.get_inputs(), *one.get_outputs()]}
+    for v in one.get_inputs():
+        binding.bind_input(v.name, "cpu", 0, np.float32, v.shape, buffers[v.name].ctypes.data)
+    for v in one.get_outputs():
+        binding.bind_output(v.name, "cpu", 0, np.float32, v.shape, buffers[v.name].ctypes.data)
+    outputs = [buffers[v.name] for v in one.get_outputs()]
+
+    def call(feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        for name, value in feed.items():
+            buffers[name][:] = value
+        one.run_with_iobinding(binding)
+        return outputs
+
+    return call
+
+
+def hand_made(policy: Policy) -> bool:
+    """The other graphs know plain LSTM policies alone."""
+    law, lstm = policy.targets, policy.carry_layout[0].name == "lstm0.h"
+    return lstm and not (law.active or law.smoothing or law.step or policy.actor.normaliser)
+
+
+def contenders(policy: Policy, spec: PolicySpec, forms: bool) -> tuple[dict[str, Call], dict[str, bytes]]:
+    """A call of one step for each, and the graph of each that has one."""
     jitted = jax.jit(lambda i, c: policy.step(i, c))
 
-    def with_jax() -> list[np.ndarray]:
-        return [np.asarray(v) for v in jitted(inputs, carry)]
+    def with_jax(feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        inputs = {k: v for k, v in feed.items() if k != graph.CARRY}
+        return [np.asarray(v) for v in jitted(inputs, feed[graph.CARRY])]
 
-    model = onnx.load_model_from_string(bundle.step_fn)
-    figures = {"bytes": len(bundle.step_fn), "nodes": sum(graph.operators(model).values())}
-    return {"step_fn, ONNX Runtime": lambda: run.run(None, feed), "jax.jit": with_jax}, figures
+    def traced(step: Any) -> onnx.ModelProto:
+        model = trace(step, spec)
+        graph.name_outputs(model, [graph.ACTION, graph.CARRY_OUT])
+        return model
+
+    plain = traced(policy.step)
+    graphs: dict[str, bytes] = {}
+    if hand_made(policy):
+        first = traced(graph_forms.ordinary(policy))
+        graphs[ORDINARY] = first.SerializeToString()
+        for tool in TOOLS if forms else ():
+            if (better := graph_forms.optimised(first, tool)) is not None:
+                graphs[f"{ORDINARY}, {tool}"] = better.SerializeToString()
+    graphs["jax2onnx, our code"] = plain.SerializeToString()
+    graphs["ours"] = convert(policy.step, policy.init_carry(), spec).step_fn
+    if forms and hand_made(policy):
+        graphs["by hand, fused products"] = graph_forms.by_hand(policy, spec, operator=False)
+        graphs["by hand, LSTM operator"] = graph_forms.by_hand(policy, spec, operator=True)
+    calls = {name: run(model) for name, model in graphs.items()}
+    calls["ours, bound"] = bound(graphs["ours"])
+    calls["jax.jit"] = with_jax
+    return calls, graphs
 
 
-def measure(calls: dict[str, Callable[[], Any]], steps: int, rounds: int = 10) -> dict[str, np.ndarray]:
-    """Time of each step of each contender [us], (steps,), after a warm-up, in turns."""
+def check(policy: Policy, spec: PolicySpec, calls: dict[str, Call]) -> dict[str, float]:
+    """Greatest error of each against the JAX function over 50 carried steps."""
+    rng, errors = np.random.default_rng(0), dict.fromkeys(calls, 0.0)
+    step = jax.jit(lambda i, c: policy.step(i, c))
+    first = np.asarray(policy.init_carry())
+    carries, truth = dict.fromkeys(calls, first), first
+    for _ in range(50):
+        inputs = {a.name: rng.normal(size=a.shape).astype(np.float32) for a in spec.inputs}
+        action, truth = (np.asarray(v) for v in step(inputs, truth))
+        for name, call in calls.items():
+            got, carry = call({**inputs, graph.CARRY: carries[name]})
+            carries[name] = np.array(carry)
+            errors[name] = max(errors[name], *(float(np.abs(a - b).max()) for a, b in ((got, action), (carry, truth))))
+    for name, error in errors.items():
+        if error > ERROR_LIMIT:
+            raise SystemExit(f"{name}: error {error:.2e} against the JAX function, expected at most {ERROR_LIMIT:g}")
+    return errors
+
+
+def measure(calls: dict[str, Callable[[], Any]], steps: int, turn: int = 50) -> dict[str, np.ndarray]:
+    """Time of each step of each contender [us], (steps,), after a warm-up, in turns of a few steps."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         for _ in range(100):
             call()
-    for _ in range(rounds):
+    for _ in range(steps // turn):
         for name, call in calls.items():
-            for _ in range(steps // rounds):
+            call()  # the first after another's turn finds cold caches
+            for _ in range(turn):
                 begin = time.perf_counter_ns()
                 call()
                 taken[name].append((time.perf_counter_ns() - begin) / 1e3)
     return {name: np.asarray(values) for name, values in taken.items()}
 
 
+def figures(model: bytes) -> dict[str, int]:
+    """Size of a graph."""
+    return {"bytes": len(model), "nodes": sum(graph.operators(graph.parse(model, "graph")).values())}
+
+
+def other(path: str) -> tuple[Callable[[], Any], dict[str, int]]:
+    """A call of one step of any bundle, and the size of its graph."""
+    model = read_bundle(path).step_fn
+    one, rng = session(model), np.random.default_rng(0)
+    feed = {i.name: rng.normal(size=i.shape).astype(np.float32) for i in one.get_inputs()}
+    return (lambda: one.run(None, feed)), figures(model)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("--checkpoint", help="a .ckpt file (default: untrained policies of two sizes)")
+    parse.add_argument("--checkpoint", help="a .ckpt file (default: untrained policies of three sizes)")
+    parse.add_argument("--kinfer", action="append", default=[], metavar="PATH", help="another bundle to measure beside")
+    parse.add_argument("--forms", action="store_true", help="also the graphs written by hand, and those of optimisers")
     parse.add_argument("--steps", type=int, default=5000, help="steps of each contender (%(default)s)")
     parse.add_argument("--json", action="store_true", help="print one JSON object")
     args = parse.parse_args(argv)
@@ -106,24 +203,37 @@ def main(argv: list[str] | None = None) -> int:
         policies = {Path(args.checkpoint).name: (trained.policy, trained.spec)}
     else:
         policies = {name: fresh(size) for name, size in SIZES.items()}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, (policy, spec) in policies.items():
-        calls, figures = contenders(policy, spec)
-        for who, taken in measure(calls, args.steps).items():
-            p50, p99 = (float(np.percentile(taken, q)) for q in (50, 99))
-            graph_figures = figures if who.startswith("step_fn") else {}
-            rows.append({"policy": name, "runtime": who, "p50_us": p50, "p99_us": p99, **graph_figures})
+        calls, graphs = contenders(policy, spec, args.forms)
+        errors = check(policy, spec, calls)
+        rng = np.random.default_rng(0)
+        feed = {a.name: rng.normal(size=a.shape).astype(np.float32) for a in spec.inputs}
+        feed[graph.CARRY] = np.array(policy.init_carry())
+        ready: dict[str, Callable[[], Any]] = {who: lambda c=call: c(feed) for who, call in calls.items()}  # noqa: B023
+        sizes = {who: figures(model) for who, model in graphs.items()}
+        sizes["ours, bound"] = sizes["ours"]
+        for path in args.kinfer:
+            ready[Path(path).name], sizes[Path(path).name] = other(path)
+        taken = measure(ready, args.steps)
+        base = float(np.median(taken[ORDINARY if ORDINARY in taken else "jax2onnx, our code"]))
+        for who, times in taken.items():
+            p50, p99 = (float(np.percentile(times, q)) for q in (50, 99))
+            row = {"policy": name, "runtime": who, "p50_us": p50, "p99_us": p99, "of_plain": p50 / base}
+            rows.append(row | sizes.get(who, {}) | ({"error": errors[who]} if who in errors else {}))
     if args.json:
         print(json.dumps({"machine": machine(), "threads": 1, "steps": args.steps, "rows": rows}))
         return 0
     table = Table(title=f"{machine()}; one thread, {args.steps} steps", title_justify="left")
-    for column in ("policy", "runtime", "p50 [us]", "p99 [us]", "bytes", "nodes"):
+    for column in ("policy", "runtime", "p50 [us]", "p99 [us]", "of plain", "bytes", "nodes", "error"):
         table.add_column(column, justify="left" if column in ("policy", "runtime") else "right")
     for row in rows:
         size, count = (f"{row[k]:,}" if k in row else "" for k in ("bytes", "nodes"))
-        table.add_row(row["policy"], row["runtime"], f"{row['p50_us']:.1f}", f"{row['p99_us']:.1f}", size, count)
+        error = f"{row['error']:.1e}" if "error" in row else ""
+        times = (f"{row['p50_us']:.1f}", f"{row['p99_us']:.1f}", f"{row['of_plain']:.2f}")
+        table.add_row(row["policy"], row["runtime"], *times, size, count, error)
     console = Console()
-    Console(width=None if console.is_terminal else 120).print(table)
+    Console(width=None if console.is_terminal else 130).print(table)
     return 0
 
 

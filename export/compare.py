@@ -26,8 +26,8 @@ import numpy as np
 import onnxruntime
 
 from export import graph
-from export.convert import Step
 from export.errors import ExportError
+from export.tracing import Step
 from robots.bundle import Bundle
 from robots.spec import ArraySpec
 

@@ -1,13 +1,12 @@
-"""What a graph must be, and the few rewrites that bring it there; knows ONNX, not JAX."""
+"""What a graph must be; knows ONNX, not JAX."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, shape_inference
 
 from export.errors import ExportError
 from robots.bundle import EXTRA_KEY
@@ -38,35 +37,11 @@ def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from nodes(inner)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and every subgraph."""
     yield graph
     for node in nodes(graph):
         yield from (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
-
-
-def matvec_to_matmul(model: onnx.ModelProto) -> None:
-    """Turn each `Einsum("ab,b->a")` of a constant matrix and a vector into one MatMul.
-
-    A vector times the transposed constant, which ONNX Runtime packs once; the same sum of products.
-    """
-    graph = model.graph
-    constants = {i.name: i for i in graph.initializer}
-    for node in graph.node:
-        if node.op_type != "Einsum" or len(node.input) != 2 or node.input[0] not in constants:
-            continue
-        equation = helper.get_node_attr_value(node, "equation").decode().replace(" ", "")
-        left, _, out = equation.partition("->")
-        matrix, _, vector = left.partition(",")
-        if len(matrix) != 2 or vector != matrix[1] or out != matrix[0] or out == vector:
-            continue
-        name = f"{node.input[0]}_transposed"
-        if name not in constants:
-            weight = numpy_helper.to_array(constants[node.input[0]])
-            constants[name] = numpy_helper.from_array(np.ascontiguousarray(weight.T), name)
-            graph.initializer.append(constants[name])
-        node.op_type = "MatMul"
-        node.input[:] = [node.input[1], name]
-        del node.attribute[:]
 
 
 def name_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
@@ -79,7 +54,7 @@ def name_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
         if old not in made:
             graph.node.append(helper.make_node("Identity", [old], [name], name=f"node_{name}"))
             continue
-        for inner in _graphs(graph):
+        for inner in graphs(graph):
             for node in inner.node:
                 node.input[:] = [name if i == old else i for i in node.input]
                 node.output[:] = [name if o == old else o for o in node.output]
@@ -91,7 +66,7 @@ def drop_unused(model: onnx.ModelProto, keep: str) -> None:
     """Remove initializers and inputs that no node reads, save the input `keep`."""
     graph = model.graph
     used = {i for node in nodes(graph) for i in node.input}
-    used |= {o.name for inner in _graphs(graph) for o in inner.output} | {keep}
+    used |= {o.name for inner in graphs(graph) for o in inner.output} | {keep}
     constants = [v for v in graph.initializer if v.name in used]
     inputs = [v for v in graph.input if v.name in used]
     del graph.initializer[:], graph.input[:]
@@ -160,8 +135,8 @@ def check_graph(model: onnx.ModelProto, what: str) -> None:
     _expect(not model.functions, f"{what}: local functions", len(model.functions), "none")
     inferred = infer(onnx.ModelProto.FromString(model.SerializeToString()))
     inexact = {TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
-    kinds = {v.name: v.type.tensor_type.elem_type for g in _graphs(inferred.graph) for v in g.value_info}
-    kinds |= {i.name: i.data_type for g in _graphs(inferred.graph) for i in g.initializer}
+    kinds = {v.name: v.type.tensor_type.elem_type for g in graphs(inferred.graph) for v in g.value_info}
+    kinds |= {i.name: i.data_type for g in graphs(inferred.graph) for i in g.initializer}
     for name, kind in kinds.items():
         if kind in inexact:
             got = TensorProto.DataType.Name(kind)

@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from ksim.config import Config
 from ksim.errors import ConfigError
 from robots.spec import RobotSpec
+
+# A target may move by this share less than its speed limit says: what is left covers the rounding of float32, so
+# that a check of the same limit in float64 never finds it passed.
+SPEED_MARGIN = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """Which joints the action moves, which follow a command, and which the network sees; indices in order."""
+
+    active: tuple[int, ...]
+    passed: tuple[int, ...]
+    seen: tuple[int, ...]
+
+
+def roles(robot: RobotSpec, hold: tuple[str, ...], passthrough: Mapping[str, str]) -> Roles:
+    """Who does what: a joint of `passthrough` follows its command, one with a word of `hold` in its name holds.
+
+    Raises:
+        ConfigError: a word of `hold` is in no joint's name, a joint is unknown, or none is left to move.
+    """
+    names = robot.joint_names
+    for word in hold:
+        if not any(word in name for name in names):
+            raise ConfigError(
+                f"configuration key policy.hold: {word!r} is in no joint's name; {robot.name} has {', '.join(names)}"
+            )
+    for name in passthrough:
+        if name not in names:
+            raise ConfigError(
+                f"configuration key policy.passthrough: no joint {name!r}; {robot.name} has {', '.join(names)}"
+            )
+    passed = tuple(i for i, name in enumerate(names) if name in passthrough)
+    seen = tuple(i for i, name in enumerate(names) if i in passed or not any(word in name for word in hold))
+    active = tuple(i for i in seen if i not in passed)
+    if not active:
+        raise ConfigError(
+            f"configuration key policy.hold: {list(hold)} leaves no joint of {robot.name} to move"
+            + (f" beside those of policy.passthrough ({', '.join(passthrough)})" if passthrough else "")
+        )
+    return Roles(active=active, passed=passed, seen=seen)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointTargets:
-    """Raw action (n,) -> joint targets [rad] about the home pose, smoothed, within the joint limits.
+    """Raw action (n,) -> joint targets [rad] about the home pose, smoothed, no faster than allowed, within the limits.
 
     Attributes:
         home: home pose [rad].
@@ -23,6 +66,8 @@ class JointTargets:
         high: greatest target [rad].
         smoothing: share of the last target kept.
         active: indices of the joints that the action moves; the others hold home. Empty means all.
+        through: (joint, command) indices of the joints whose target is a command [rad].
+        step: how far a target may move in one control step [rad], each joint; empty means any distance.
     """
 
     home: tuple[float, ...]
@@ -31,6 +76,8 @@ class JointTargets:
     high: tuple[float, ...]
     smoothing: float
     active: tuple[int, ...] = ()
+    through: tuple[tuple[int, int], ...] = ()
+    step: tuple[float, ...] = ()
 
     @property
     def index(self) -> np.ndarray:
@@ -46,15 +93,7 @@ class JointTargets:
         Raises:
             ConfigError: a word of `hold` is in no joint's name, or no joint is left.
         """
-        for word in hold:
-            if not any(word in name for name in robot.joint_names):
-                raise ConfigError(
-                    f"configuration key policy.hold: {word!r} is in no joint's name; "
-                    f"{robot.name} has {', '.join(robot.joint_names)}"
-                )
-        active = tuple(i for i, name in enumerate(robot.joint_names) if not any(word in name for word in hold))
-        if not active:
-            raise ConfigError(f"configuration key policy.hold: {list(hold)} leaves no joint of {robot.name} to move")
+        part = roles(robot, hold, {})
         limit, kp = np.asarray(robot.column("torque_limit_nm")), np.asarray(robot.column("kp"))
         if not (kp > 0).all():
             passive = [j.name for j in robot.joints if j.kp <= 0]
@@ -65,11 +104,48 @@ class JointTargets:
             low=tuple(robot.column("lower_rad")),
             high=tuple(robot.column("upper_rad")),
             smoothing=smoothing,
-            active=active if hold else (),
+            active=part.active if hold else (),
         )
 
-    def __call__(self, action: Any, last_target: Any) -> Any:
-        """Targets [rad], (..., n), from the raw action (..., active) and the last targets."""
+    @classmethod
+    def of_config(cls, robot: RobotSpec, config: Config) -> JointTargets:
+        """As a configuration says, with its joints that follow a command and its speed limit.
+
+        Raises:
+            ConfigError: as `of` and `roles`.
+        """
+        policy, commands = config.policy, list(config.commands)
+        part = roles(robot, policy.hold, policy.passthrough)
+        through = tuple((i, commands.index(policy.passthrough[robot.joint_names[i]])) for i in part.passed)
+        base = cls.of(robot, policy.action_scale, policy.smoothing, policy.hold)
+        fastest = policy.target_speed * config.physics.control_period_s
+        return replace(
+            base,
+            active=part.active if policy.hold or through else (),
+            through=through,
+            step=tuple(fastest * v for v in robot.column("velocity_max_rad_s")) if fastest > 0 else (),
+        )
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
+        if self.step:  # rounded inwards, so that the limits are kept in float64 too
+            low = np.where(low < np.asarray(self.low), np.nextafter(low, np.float32(np.inf)), low)
+            high = np.where(high > np.asarray(self.high), np.nextafter(high, np.float32(-np.inf)), high)
+        return low, high
+
+    def _step(self) -> np.ndarray:
+        """The greatest move that float32 is asked for, short of `step` by more than a rounding error."""
+        widest = np.maximum(np.abs(self.low), np.abs(self.high)).astype(np.float32) + np.float32(1.0)
+        return (np.asarray(self.step) * (1.0 - SPEED_MARGIN) - np.spacing(widest)).astype(np.float32)
+
+    def __call__(self, action: Any, last_target: Any, command: Any = None) -> Any:
+        """Targets [rad], (..., n).
+
+        Args:
+            action: raw action, (..., active).
+            last_target: the last targets [rad], (..., n).
+            command: the command vector, (..., commands); read where joints follow commands.
+        """
         f32 = jnp.float32
         if self.active:
             # a joint that holds takes the zero appended to the action
@@ -80,4 +156,12 @@ class JointTargets:
         wanted = jnp.asarray(self.home, f32) + jnp.asarray(self.scale, f32) * action
         if self.smoothing > 0:
             wanted = self.smoothing * last_target + (1.0 - self.smoothing) * wanted
-        return jnp.clip(wanted, jnp.asarray(self.low, f32), jnp.asarray(self.high, f32))
+        if self.through:
+            place = np.arange(len(self.home), dtype=np.int32)
+            for joint, at in self.through:
+                place[joint] = len(self.home) + at
+            wanted = jnp.take(jnp.concatenate([wanted, command], axis=-1), place, axis=-1)
+        if self.step:
+            reach = self._step()
+            wanted = jnp.clip(wanted, last_target - reach, last_target + reach)
+        return jnp.clip(wanted, *self._bounds())

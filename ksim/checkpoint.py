@@ -11,6 +11,7 @@ import io
 import json
 import platform
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,40 @@ def versions() -> dict[str, str]:
     return out
 
 
-def policy_spec(config: Config, robot: RobotSpec, policy: Policy, weights: str) -> PolicySpec:
-    """What the bundle says about a policy of this configuration."""
+def training_settings(config: Config, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a user of the policy would ask about its training; `steps` only where the checkpoint tells them."""
+    settings = config.to_dict()
+    policy = settings["policy"]
+    steps = meta.get("progress", {}).get("steps")
+    return {
+        "task": config.task,
+        "seed": config.seed,
+        **({} if steps is None else {"steps": steps}),
+        "episode_length_s": config.episode_length_s,
+        "physics": settings["physics"],
+        "policy": {k: v for k, v in policy.items() if not k.startswith("critic")},
+        "pushes": settings["pushes"],
+        "randomization": settings["randomization"],
+        "latency": settings["latency"],
+        "noise": settings["noise"],
+        "reset": settings["reset"],
+        "rewards": settings["rewards"],
+    }
+
+
+def policy_spec(
+    config: Config, robot: RobotSpec, policy: Policy, weights: str, meta: Mapping[str, Any] | None = None
+) -> PolicySpec:
+    """What the bundle says about a policy of this configuration.
+
+    Args:
+        config: the resolved configuration.
+        robot: the robot that it was trained on.
+        policy: the policy function.
+        weights: digest of its parameters.
+        meta: what the checkpoint says about itself.
+    """
+    meta = meta or {}
     commands = UniformCommands.of(config.commands).specs
     known = input_specs(robot, commands)
     latency = config.latency
@@ -145,14 +178,17 @@ def policy_spec(config: Config, robot: RobotSpec, policy: Policy, weights: str) 
         inputs=tuple(known[name] for name in INPUTS if name in known),
         commands=commands,
         carry_size=policy.carry_size,
+        carry_layout=policy.carry_layout,
         control_period_s=config.physics.control_period_s,
         action_low_rad=policy.targets.low,
         action_high_rad=policy.targets.high,
         observation_latency_s=(latency.observation_s[0], latency.observation_s[1] + latency.jitter_s),
         action_latency_s=(latency.action_s[0], latency.action_s[1] + latency.jitter_s),
         weights_digest=weights,
-        config_digest=config.digest,
+        # of the configuration as it was written: a key that is newer than the checkpoint changes nothing
+        config_digest=digest(meta["config"]) if "config" in meta else config.digest,
         versions=versions(),
+        training=training_settings(config, meta),
     )
 
 
@@ -185,6 +221,6 @@ def load_trained(path: str | Path) -> Trained:
         raise CheckpointError(f"{path}: not a checkpoint of this version: {error}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    policy = make_policy(model.actor, robot, len(config.commands), config.policy)
-    spec = policy_spec(config, robot, policy, weights_digest(arrays))
+    policy = make_policy(model.actor, robot, config)
+    spec = policy_spec(config, robot, policy, weights_digest(arrays), meta)
     return Trained(policy=policy, spec=spec, config=config, meta=meta)

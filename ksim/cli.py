@@ -18,7 +18,7 @@ VERBS = {
     "train": ("ksim.train:main", "train a policy"),
     "eval": ("ksim.evaluate:main", "survival and return of a checkpoint or a bundle"),
     "vis": ("ksim.vis:main", "show a policy: a window, or a video file"),
-    "export": ("export.convert:main", "checkpoint -> policy.kinfer and policy.onnx, proven"),
+    "export": ("export.command:main", "checkpoint -> policy.kinfer and policy.onnx, proven"),
     "validate": ("export.validate:main", "prove that a bundle is its checkpoint"),
     "inspect": ("deploy.inspect:main", "what a bundle is, or how two differ"),
     "twin": ("deploy.twin:main", "a KOS server over a simulated robot"),

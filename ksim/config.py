@@ -117,19 +117,30 @@ class TerminationConfig:
 class PolicyConfig:
     """The actor and the critic.
 
+    `network`: the actor is an lstm, a gru or an mlp, of `layers` layers of width `hidden`; `head` is the width of
+    the recurrent ones' last hidden layer.
+    `history`: how many past observations an mlp sees beside the last.
+    `normalise`: learn mean and spread of the observation, and normalise by them.
     `action_scale`: targets move by this share of torque_limit / kp per unit of action.
     `smoothing`: share of the last target kept in the new one, a first-order low-pass.
+    `target_speed`: share of a joint's no-load speed that its target moves at, at most; 0 means any speed.
     `hold`: joints whose name contains one of these words hold the home pose.
+    `passthrough`: {joint: command}; the joint's target is that command [rad], which the network does not see.
     """
 
+    network: str = "lstm"
     hidden: int = 64
     layers: int = 1
     head: int = 128
+    history: int = 0
+    normalise: bool = False
     critic_hidden: int = 64
     critic_head: int = 128
     action_scale: float = 1.0
     smoothing: float = 0.0
+    target_speed: float = 0.0
     hold: tuple[str, ...] = ()
+    passthrough: dict[str, str] = field(default_factory=dict, hash=False)
     init_std: float = 0.3
 
 
@@ -195,6 +206,20 @@ class Config:
             _require(getattr(self.ppo, name) >= 1, f"ppo.{name}", getattr(self.ppo, name), "1 or more")
         _require(0 <= self.latency.loss < 1, "latency.loss", self.latency.loss, "[0, 1)")
         _require(0 <= self.policy.smoothing < 1, "policy.smoothing", self.policy.smoothing, "[0, 1)")
+        _require(
+            self.policy.network in ("lstm", "gru", "mlp"), "policy.network", self.policy.network, "lstm, gru or mlp"
+        )
+        wide = self.policy.network == "mlp"
+        _require(
+            self.policy.history >= 0 and (wide or not self.policy.history),
+            "policy.history",
+            self.policy.history,
+            "0 or more" if wide else f"0 for {self.policy.network}, whose memory is its state",
+        )
+        _require(0 <= self.policy.target_speed <= 1, "policy.target_speed", self.policy.target_speed, "0 to 1")
+        for joint, command in self.policy.passthrough.items():
+            known = f"one of the commands ({', '.join(self.commands) or 'there are none'})"
+            _require(command in self.commands, f"policy.passthrough.{joint}", command, known)
         _require(self.policy.hidden >= 1 and self.policy.layers >= 1, "policy.hidden", self.policy.hidden, "1 or more")
         _require(self.episode_length_s > 0, "episode_length_s", self.episode_length_s, "more than 0")
         _require(self.physics.timestep_s > 0, "physics.timestep_s", self.physics.timestep_s, "more than 0")
@@ -231,8 +256,9 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
         return _merge(kind(), value, key)  # type: ignore[operator]
     origin = typing.get_origin(kind)
     if origin is dict:
-        _require(isinstance(value, dict), key, value, "a mapping of name to [low, high]")
         inner = typing.get_args(kind)[1]
+        what = "a mapping of names" if inner is str else "a mapping of name to [low, high]"
+        _require(isinstance(value, dict), key, value, what)
         return {str(k): _typed(inner, v, f"{key}.{k}") for k, v in value.items()}
     if origin is tuple:
         args = typing.get_args(kind)

@@ -1,25 +1,30 @@
 """Actor, Critic, Model, and the one policy function.
 
-`Policy.step(inputs, carry) -> (action, carry)` takes raw named inputs in SI and does all encoding,
+`Policy.step(inputs, carry) -> (action, carry)` takes raw named inputs in SI and does all encoding, normalising,
 filtering and clipping itself. Training vmaps its parts, export traces it, deployment runs it.
-The carry is one flat vector: the actor's LSTM states (h, c of each layer), the last raw action, the
+The carry is one flat vector, laid out as `Policy.carry_layout` says: the actor's state, the last raw action, the
 last targets.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ksim.actions import JointTargets
-from ksim.config import PolicyConfig
+from ksim.actions import JointTargets, roles
+from ksim.config import Config, PolicyConfig
+from ksim.nets import HistoryNet, RecurrentNet, split
+from ksim.normaliser import Normaliser
 from ksim.types import GRAVITY
-from robots.spec import RobotSpec
+from robots.spec import CarrySpec, RobotSpec
 
 INPUTS = ("joint_angles", "joint_angular_velocities", "projected_gravity", "gyroscope", "command")
 # Scales that bring each input to about 1 in use; fixed, so that nothing is estimated twice. Gravity's
@@ -28,60 +33,60 @@ JOINT_ANGLE_SCALE, JOINT_VELOCITY_SCALE, GRAVITY_SCALE, GYRO_SCALE = 4.0, 0.1, 6
 OBSERVATION_CLIP = 20.0
 
 
-class RecurrentNet(eqx.Module):
-    """LSTM layers, then a two-layer head that sees the input and the LSTM's output."""
-
-    cells: tuple[eqx.nn.LSTMCell, ...]
-    hidden_layer: eqx.nn.Linear
-    output_layer: eqx.nn.Linear
-    width: int = eqx.field(static=True)
-
-    def __init__(self, inputs: int, outputs: int, width: int, layers: int, head: int, gain: float, *, key: Array):
-        keys = jax.random.split(key, layers + 2)
-        self.cells = tuple(eqx.nn.LSTMCell(inputs if i == 0 else width, width, key=keys[i]) for i in range(layers))
-        self.hidden_layer = eqx.nn.Linear(inputs + width, head, key=keys[-2])
-        last = eqx.nn.Linear(head, outputs, key=keys[-1])
-        self.output_layer = eqx.tree_at(lambda m: (m.weight, m.bias), last, (last.weight * gain, jnp.zeros(outputs)))
-        self.width = width
-
-    @property
-    def state_size(self) -> int:
-        """Length of the flat recurrent state."""
-        return 2 * self.width * len(self.cells)
-
-    def __call__(
-        self, x: Float[Array, " inputs"], state: Float[Array, " state"]
-    ) -> tuple[Float[Array, " outputs"], Float[Array, " state"]]:
-        """One step."""
-        signal, new = x, []
-        for i, cell in enumerate(self.cells):
-            at = 2 * self.width * i
-            h, c = state[at : at + self.width], state[at + self.width : at + 2 * self.width]
-            h, c = cell(signal, (h, c))
-            new += [h, c]
-            signal = h
-        features = jax.nn.elu(self.hidden_layer(jnp.concatenate([x, signal])))
-        return self.output_layer(features), jnp.concatenate(new)
-
-
 class Actor(eqx.Module):
-    """Observation vector -> mean of the raw action; the spread is a parameter of its own."""
+    """Observation vector -> mean of the raw action; the spread is a parameter of its own.
 
-    net: RecurrentNet
+    Attributes:
+        net: the network.
+        log_std: logarithm of the raw action's spread, (actions,).
+        normaliser: of the observation, where one is learned.
+    """
+
+    net: RecurrentNet | HistoryNet
     log_std: Array
+    normaliser: Normaliser | None
 
-    def __init__(self, observation: int, joints: int, config: PolicyConfig, *, key: Array):
-        self.net = RecurrentNet(observation, joints, config.hidden, config.layers, config.head, 0.01, key=key)
-        self.log_std = jnp.full((joints,), math.log(config.init_std), jnp.float32)
+    def __init__(self, observation: int, actions: int, config: PolicyConfig, *, key: Array):
+        if config.network == "mlp":
+            self.net = HistoryNet(observation, actions, config.hidden, config.layers, config.history, 0.01, key=key)
+        else:
+            cell = eqx.nn.GRUCell if config.network == "gru" else eqx.nn.LSTMCell
+            self.net = RecurrentNet(
+                observation, actions, config.hidden, config.layers, config.head, 0.01, key=key, cell=cell
+            )
+        self.log_std = jnp.full((actions,), math.log(config.init_std), jnp.float32)
+        self.normaliser = Normaliser.start(observation) if config.normalise else None
+
+    def _normal(self, observation: Float[Array, "*batch obs"]) -> Float[Array, "*batch obs"]:
+        if self.normaliser is None:
+            return observation
+        return jnp.clip(self.normaliser(observation), -OBSERVATION_CLIP, OBSERVATION_CLIP)
+
+    def advance(self, observation: Array, parts: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+        """One step over the parts of the network's state."""
+        return self.net.advance(self._normal(observation), parts)
+
+    def __call__(self, observation: Float[Array, " obs"], state: Float[Array, " state"]) -> tuple[Array, Array]:
+        """One step over the flat state."""
+        return self.net(self._normal(observation), state)
+
+    def unroll(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array]:
+        """T steps, as `Net.unroll`."""
+        return self.net.unroll(self._normal(observations), state, resets)
 
 
 class Critic(eqx.Module):
-    """Privileged vector -> value. Asymmetric: it sees what the robot cannot."""
+    """Privileged vector -> value. Asymmetric: it sees what the robot cannot.
+
+    An LSTM whatever the actor is: it never leaves training, and what it must guess (how hard the next push is felt,
+    which robot this is) takes memory.
+    """
 
     net: RecurrentNet
 
     def __init__(self, privileged: int, config: PolicyConfig, *, key: Array):
-        self.net = RecurrentNet(privileged, 1, config.critic_hidden, config.layers, config.critic_head, 1.0, key=key)
+        layers = 1 if config.network == "mlp" else config.layers
+        self.net = RecurrentNet(privileged, 1, config.critic_hidden, layers, config.critic_head, 1.0, key=key)
 
 
 class Model(eqx.Module):
@@ -91,16 +96,68 @@ class Model(eqx.Module):
     critic: Critic
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """What brings raw inputs to about 1 in use: `(raw / divisor + offset) * scale`, clipped.
+
+    Attributes:
+        joints: indices of the joints that are seen; empty means all.
+        commands: indices of the commands that are seen, in order.
+        divisor: of each element.
+        offset: of each element.
+        scale: of each element.
+    """
+
+    joints: tuple[int, ...]
+    commands: tuple[int, ...]
+    divisor: tuple[float, ...]
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    @classmethod
+    def of(cls, robot: RobotSpec, ranges: Mapping[str, tuple[float, float]], config: PolicyConfig) -> Encoding:
+        """Of a policy on a robot, for commands of these ranges: each is scaled so that its range is -1 to 1."""
+        part = roles(robot, config.hold, config.passthrough)
+        home = np.asarray(robot.column("home_rad"), np.float32)[list(part.seen)]
+        seen, moved = len(part.seen), len(part.active)
+        passed = set(config.passthrough.values())
+        commands = [(i, *r) for i, (name, r) in enumerate(ranges.items()) if name not in passed]
+        columns: list[tuple[float, float, float]] = [
+            *((1.0, -float(v), JOINT_ANGLE_SCALE) for v in home),
+            *((1.0, 0.0, JOINT_VELOCITY_SCALE) for _ in range(seen)),
+            *((GRAVITY, v, GRAVITY_SCALE) for v in (0.0, 0.0, 1.0)),
+            *((1.0, 0.0, GYRO_SCALE) for _ in range(3)),
+            # a range that is a point has nothing to say
+            *((1.0, -(low + high) / 2, 2 / (high - low) if high > low else 0.0) for _, low, high in commands),
+            *((1.0, 0.0, 1.0) for _ in range(moved)),
+        ]
+        divisor, offset, scale = zip(*columns, strict=True)
+        return cls(
+            joints=part.seen if seen < len(robot.joints) else (),
+            commands=tuple(i for i, _, _ in commands),
+            divisor=divisor,
+            offset=offset,
+            scale=scale,
+        )
+
+    @property
+    def size(self) -> int:
+        """Length of the observation vector."""
+        return len(self.scale)
+
+
 class Policy(eqx.Module):
     """The one policy function, over an actor.
 
     Attributes:
         actor: the network.
+        encoding: from named inputs to the vector that the network sees.
         targets: from raw action to joint targets.
         commands: length of the command vector.
     """
 
     actor: Actor
+    encoding: Encoding = eqx.field(static=True)
     targets: JointTargets = eqx.field(static=True)
     commands: int = eqx.field(static=True)
 
@@ -111,13 +168,19 @@ class Policy(eqx.Module):
 
     @property
     def actions(self) -> int:
-        """Length of the raw action: the number of joints that move."""
+        """Length of the raw action: the number of joints that it moves."""
         return len(self.targets.index)
+
+    @property
+    def carry_layout(self) -> tuple[CarrySpec, ...]:
+        """What the flat carry holds, in order."""
+        parts = (*self.actor.net.layout, ("last_action", (self.actions,)), ("last_targets", (self.joints,)))
+        return tuple(CarrySpec(name=name, shape=shape) for name, shape in parts)
 
     @property
     def carry_size(self) -> int:
         """Length of the flat carry."""
-        return self.actor.net.state_size + self.actions + self.joints
+        return sum(part.size for part in self.carry_layout)
 
     def init_carry(self) -> Float[Array, " carry"]:
         """The first carry: zero states, zero action, targets at home."""
@@ -125,60 +188,59 @@ class Policy(eqx.Module):
         return jnp.concatenate([zeros, jnp.asarray(self.targets.home, jnp.float32)])
 
     def split(self, carry: Float[Array, "*envs carry"]) -> tuple[Array, Array, Array]:
-        """(recurrent state, last raw action, last targets)."""
+        """(the network's flat state, last raw action, last targets)."""
         size, n = self.actor.net.state_size, self.actions
         return carry[..., :size], carry[..., size : size + n], carry[..., size + n :]
 
     def encode(self, inputs: dict[str, Array], last_action: Array) -> Float[Array, " observation"]:
         """Named inputs in SI -> the vector that the network sees."""
-        home = jnp.asarray(self.targets.home, jnp.float32)
-        angles = JOINT_ANGLE_SCALE * (inputs["joint_angles"] - home)
-        velocities = JOINT_VELOCITY_SCALE * inputs["joint_angular_velocities"]
-        if self.targets.active:  # joints that hold say nothing new
-            angles, velocities = (jnp.take(v, self.targets.index, axis=-1) for v in (angles, velocities))
-        parts = [
-            angles,
-            velocities,
-            GRAVITY_SCALE * (inputs["projected_gravity"] / GRAVITY + jnp.asarray([0.0, 0.0, 1.0], jnp.float32)),
-            GYRO_SCALE * inputs["gyroscope"],
-        ]
-        if self.commands:
-            parts.append(inputs["command"])
-        parts.append(last_action)
-        return jnp.clip(jnp.concatenate(parts), -OBSERVATION_CLIP, OBSERVATION_CLIP)
+        e = self.encoding
+        joints = [inputs["joint_angles"], inputs["joint_angular_velocities"]]
+        if e.joints:  # joints that hold say nothing new
+            joints = [jnp.take(v, np.asarray(e.joints, np.int32), axis=-1) for v in joints]
+        raw = [*joints, inputs["projected_gravity"], inputs["gyroscope"]]
+        if e.commands:
+            command = inputs["command"]
+            every = len(e.commands) == self.commands
+            raw.append(command if every else jnp.take(command, np.asarray(e.commands, np.int32), axis=-1))
+        divisor, offset, scale = (jnp.asarray(v, jnp.float32) for v in (e.divisor, e.offset, e.scale))
+        encoded = (jnp.concatenate([*raw, last_action]) / divisor + offset) * scale
+        return jnp.clip(encoded, -OBSERVATION_CLIP, OBSERVATION_CLIP)
 
-    def act(self, action: Array, state: Array, last_targets: Array) -> tuple[Array, Array]:
+    def _targets(self, inputs: dict[str, Array], action: Array, last_targets: Array) -> Array:
+        command = inputs["command"] if self.targets.through else None
+        return self.targets(action, last_targets, command)
+
+    def act(self, inputs: dict[str, Array], action: Array, state: Array, last_targets: Array) -> tuple[Array, Array]:
         """(targets [rad], next carry) of a raw action, the mean's or a sampled one's."""
-        targets = self.targets(action, last_targets)
+        targets = self._targets(inputs, action, last_targets)
         return targets, jnp.concatenate([state, action, targets], axis=-1)
 
     def step(self, inputs: dict[str, Array], carry: Float[Array, " carry"]) -> tuple[Array, Array]:
         """One control step: (joint targets [rad], next carry)."""
-        state, last_action, last_targets = self.split(carry)
-        mean, state = self.actor.net(self.encode(inputs, last_action), state)
-        return self.act(mean, state, last_targets)
+        *parts, last_action, last_targets = split(carry, [p.size for p in self.carry_layout])
+        mean, state = self.actor.advance(self.encode(inputs, last_action), tuple(parts))
+        targets = self._targets(inputs, mean, last_targets)
+        return targets, jnp.concatenate([*state, mean, targets])
 
 
-def observation_size(actions: int, commands: int) -> int:
-    """Length of the vector that `Policy.encode` makes, for `actions` joints that move."""
-    return 3 * actions + 6 + commands
-
-
-def make_policy(actor: Actor, robot: RobotSpec, commands: int, config: PolicyConfig) -> Policy:
+def make_policy(actor: Actor, robot: RobotSpec, config: Config) -> Policy:
     """The policy function of an actor on a robot."""
     return Policy(
         actor=actor,
-        targets=JointTargets.of(robot, config.action_scale, config.smoothing, config.hold),
-        commands=commands,
+        encoding=Encoding.of(robot, config.commands, config.policy),
+        targets=JointTargets.of_config(robot, config),
+        commands=len(config.commands),
     )
 
 
 def make_model(robot: RobotSpec, commands: int, privileged: int, config: PolicyConfig, *, key: Any) -> Model:
     """A freshly initialised model."""
     actor_key, critic_key = jax.random.split(key)
-    actions = len(JointTargets.of(robot, config.action_scale, config.smoothing, config.hold).index)
-    size = observation_size(actions, commands)
+    part = roles(robot, config.hold, config.passthrough)
+    seen = commands - len(set(config.passthrough.values()))
+    observation = 2 * len(part.seen) + 6 + seen + len(part.active)
     return Model(
-        actor=Actor(size, actions, config, key=actor_key),
+        actor=Actor(observation, len(part.active), config, key=actor_key),
         critic=Critic(privileged, config, key=critic_key),
     )

@@ -1,4 +1,4 @@
-"""Recurrent PPO: unrolling, GAE, loss, update. Pure functions.
+"""Recurrent PPO: GAE, loss, update. Pure functions.
 
 Shapes: T steps, E environments. `resets[t]` says that step t is the first of an episode, so the
 recurrent state is zero before it.
@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ksim.config import PpoConfig
-from ksim.policy import Model, RecurrentNet
+from ksim.policy import Model
 
 
 class Rollout(NamedTuple):
@@ -78,43 +78,13 @@ class ValueScale(NamedTuple):
         )
 
 
-def unroll(
-    net: RecurrentNet, xs: Float[Array, "T E inputs"], state: Float[Array, "E state"], resets: Float[Array, "T E"]
-) -> tuple[Float[Array, "T E outputs"], Float[Array, "E state"]]:
-    """`net` over T steps: what calling it step by step gives, in fewer and larger products.
-
-    The input's share of the gates and the head do not depend on the recurrence, so each is one
-    product over all steps.
-    """
-    keep = 1.0 - resets.astype(xs.dtype)[..., None]
-    width, signal, finals = net.width, xs, []
-    for i, cell in enumerate(net.cells):
-        assert cell.bias is not None
-        given = signal @ cell.weight_ih.T + cell.bias
-        recurrent = cell.weight_hh.T
-        h0 = state[:, 2 * width * i : 2 * width * i + width]
-        c0 = state[:, 2 * width * i + width : 2 * width * (i + 1)]
-
-        def step(carry: Any, now: Any, recurrent: Array = recurrent) -> Any:
-            h, c = carry
-            gates, kept = now
-            h, c = h * kept, c * kept
-            i_, f_, g_, o_ = jnp.split(gates + h @ recurrent, 4, axis=-1)
-            c = jax.nn.sigmoid(f_) * c + jax.nn.sigmoid(i_) * jnp.tanh(g_)
-            h = jax.nn.sigmoid(o_) * jnp.tanh(c)
-            return (h, c), h
-
-        (h, c), signal = jax.lax.scan(step, (h0, c0), (given, keep))
-        finals += [h, c]
-
-    def linear(layer: eqx.nn.Linear, x: Array) -> Array:
-        assert layer.bias is not None
-        return x @ layer.weight.T + layer.bias
-
-    def head(x: Array) -> Array:
-        return linear(net.output_layer, jax.nn.elu(linear(net.hidden_layer, x)))
-
-    return head(jnp.concatenate([xs, signal], axis=-1)), jnp.concatenate(finals, axis=-1)
+def trainable(model: Model) -> Any:
+    """Which leaves of the model the optimiser moves: all arrays but the observation's statistics."""
+    moved = jax.tree.map(eqx.is_inexact_array, model)
+    if model.actor.normaliser is None:
+        return moved
+    still = jax.tree.map(lambda _: False, model.actor.normaliser)
+    return eqx.tree_at(lambda m: m.actor.normaliser, moved, still)
 
 
 def log_prob(action: Array, mean: Array, log_std: Array) -> Array:
@@ -161,8 +131,8 @@ class Batch(NamedTuple):
 
 def loss(model: Model, batch: Batch, config: PpoConfig) -> tuple[Array, dict[str, Array]]:
     """Clipped surrogate, squared value error in normalised units, entropy bonus."""
-    mean, _ = unroll(model.actor.net, batch.observation, batch.actor_state, batch.resets)
-    value, _ = unroll(model.critic.net, batch.privileged, batch.critic_state, batch.resets)
+    mean, _ = model.actor.unroll(batch.observation, batch.actor_state, batch.resets)
+    value, _ = model.critic.net.unroll(batch.privileged, batch.critic_state, batch.resets)
     log_std = model.actor.log_std
     change = log_prob(batch.action, mean, log_std) - batch.log_prob
     ratio = jnp.exp(jnp.clip(change, -20.0, 20.0))
@@ -196,8 +166,9 @@ def update(
         (model, optimiser state, step size, value scale, the critic's state after the rollout, figures).
     """
     mean, std = scale.moments()
-    normal, _ = unroll(model.critic.net, rollout.privileged, rollout.critic_state, rollout.resets)
-    _, critic_state = unroll(model.critic.net, rollout.privileged[:-1], rollout.critic_state, rollout.resets[:-1])
+    critic = model.critic.net
+    normal, _ = critic.unroll(rollout.privileged, rollout.critic_state, rollout.resets)
+    _, critic_state = critic.unroll(rollout.privileged[:-1], rollout.critic_state, rollout.resets[:-1])
     value = normal[..., 0] * std + mean
     # an episode cut by the clock goes on in truth: its last reward takes the value with it
     reward = rollout.reward + config.gamma * rollout.timeout * value[:-1]
@@ -220,7 +191,7 @@ def update(
     groups = jnp.concatenate([jax.random.permutation(k, envs) for k in jax.random.split(key, config.epochs)])
     groups = groups.reshape(config.epochs * config.minibatches, -1)
     transform = optimizer(config)
-    arrays, static = eqx.partition(model, eqx.is_inexact_array)
+    arrays, static = eqx.partition(model, trainable(model))
 
     def pick(ids: Array) -> Batch:
         whole = batch._asdict()
@@ -247,4 +218,9 @@ def update(
     rate = jnp.clip(rate, config.learning_rate_min, config.learning_rate_max)
     spread = 1.0 - jnp.var(returns - value[:-1]) / (jnp.var(returns) + 1e-8)
     figures |= {"rate": rate, "explained_variance": spread, "std": jnp.mean(jnp.exp(model.actor.log_std))}
-    return eqx.combine(arrays, static), opt_state, rate, scale, critic_state, figures
+    model = eqx.combine(arrays, static)
+    if model.actor.normaliser is not None:
+        # all epochs saw the statistics that the rollout saw; the next rollout sees these
+        seen = model.actor.normaliser.update(rollout.observation)
+        model = eqx.tree_at(lambda m: m.actor.normaliser, model, seen)
+    return model, opt_state, rate, scale, critic_state, figures

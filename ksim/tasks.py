@@ -102,7 +102,7 @@ def stand(config: Config, built: BuiltModel) -> Task:
         ),
         control_period_s=dt,
         episode_steps=round(config.episode_length_s / dt),
-        actions=len(JointTargets.of(spec, 1.0, 0.0, config.policy.hold).index),
+        actions=len(JointTargets.of_config(spec, config).index),
     )
 
 

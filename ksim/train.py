@@ -82,10 +82,10 @@ def act(policy: Policy, inputs: dict[str, Any], carry: Any, resets: Any, first_c
     carry = jnp.where(resets[:, None], first_carry, carry)
     state, last_action, last_target = policy.split(carry)
     observation = jax.vmap(policy.encode)(inputs, last_action)
-    mean, state = jax.vmap(policy.actor.net)(observation, state)
+    mean, state = jax.vmap(policy.actor)(observation, state)
     log_std = policy.actor.log_std
     action = mean + jnp.exp(log_std) * jax.random.normal(noise_key, mean.shape)
-    target, carry = policy.act(action, state, last_target)
+    target, carry = policy.act(inputs, action, state, last_target)
     return Acted(observation, action, target, ppo.log_prob(action, mean, log_std), carry, key)
 
 
@@ -105,7 +105,7 @@ class Trainer:
 
     def policy(self, model: Model) -> Policy:
         """The policy function of a model."""
-        return make_policy(model.actor, self.robot, len(self.config.commands), self.config.policy)
+        return make_policy(model.actor, self.robot, self.config)
 
     def start(self) -> tuple[Learner, EnvBatch, Observed, Progress]:
         """A fresh run from the configuration's seed."""
@@ -120,7 +120,7 @@ class Trainer:
         carry = jnp.tile(self.policy(model).init_carry(), (config.ppo.envs, 1))
         learner = Learner(
             model=model,
-            opt_state=ppo.optimizer(config.ppo).init(eqx.filter(model, eqx.is_inexact_array)),
+            opt_state=ppo.optimizer(config.ppo).init(eqx.filter(model, ppo.trainable(model))),
             rate=jnp.asarray(config.ppo.learning_rate, jnp.float32),
             scale=ppo.ValueScale.start(),
             key=key,

@@ -11,7 +11,8 @@ import jax
 import onnx
 import pytest
 
-from export.convert import Exported, convert, export_checkpoint
+from export import convert
+from export.command import Exported, export_checkpoint
 from ksim import checkpoint
 from ksim.config import Config, PolicyConfig
 from ksim.environment import Environment

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
-from export import ExportError, graph
+from export import ExportError, convert, graph
+from export.command import output_paths
 from export.compare import difference, drawn, session
-from export.convert import convert, output_paths
+from export.tracing import flatten
 from robots import PolicySpec, read_bundle, write_bundle
 from robots.spec import canonical_json
 
@@ -71,7 +71,7 @@ def test_the_data_path_is_float32_and_every_initializer_is_used(bundle):
 def test_each_gate_product_is_one_matmul_and_no_einsum_is_left(bundle):
     counts = graph.operators(model_of(bundle.step_fn))
     assert "Einsum" not in counts
-    assert counts["MatMul"] == 4  # two layers, input and state
+    assert counts["MatMul"] == 2  # two layers; input and state in one
 
 
 def test_graphs_carry_the_spec_at_full_precision(bundle, trained):
@@ -100,7 +100,7 @@ def test_the_same_policy_gives_the_same_bytes_here_and_in_another_process(bundle
     again = convert(trained.policy.step, trained.policy.init_carry(), trained.spec)
     assert again == bundle
     code = (
-        "import sys, hashlib; from ksim.checkpoint import load_trained; from export.convert import convert; "
+        "import sys, hashlib; from ksim.checkpoint import load_trained; from export import convert; "
         "t = load_trained(sys.argv[1]); b = convert(t.policy.step, t.policy.init_carry(), t.spec); "
         "print(hashlib.sha256(b.step_fn + b.init_fn).hexdigest(), b.digest)"
     )
@@ -119,7 +119,9 @@ def foreign(trained, inputs: tuple[str, ...], carry_size: int) -> PolicySpec:
     from robots.spec import input_specs
 
     known = input_specs(trained.spec.robot, trained.spec.commands)
-    return trained.spec.replace(inputs=tuple(known[i] for i in inputs), carry_size=carry_size, weights_digest="")
+    return trained.spec.replace(
+        inputs=tuple(known[i] for i in inputs), carry_size=carry_size, carry_layout=(), weights_digest=""
+    )
 
 
 def scanned(inputs, carry):
@@ -174,9 +176,10 @@ def refused(match: str, step, trained, inputs=("joint_angles",), carry=None, car
 
 
 def test_a_function_of_another_signature_is_refused_in_one_line(trained):
-    refused(r"returns .*\(3,\).*expected .*\(20,\)", lambda i, c: (jnp.zeros(3), c), trained)
-    refused(r"returns .*expected", lambda i, c: i["joint_angles"], trained)
+    refused(r"returns an action of .*\(3,\).*expected .*\(20,\)", lambda i, c: (jnp.zeros(3), c), trained)
+    refused(r"returns .*expected \(action, carry\)", lambda i, c: i["joint_angles"], trained)
     refused(r"int32.*expected .*float32", lambda i, c: (jnp.zeros(N, int), c), trained)
+    refused(r"returns a carry of .*\(3,\).*expected .*\(2,\)", lambda i, c: (i["joint_angles"], jnp.zeros(3)), trained)
     refused(r"reads input 'gyroscope', expected only joint_angles", lambda i, c: (i["gyroscope"], c), trained)
     refused(r"cannot be traced: TypeError", lambda i, c: (i["joint_angles"] @ c, c), trained)
 
@@ -185,8 +188,13 @@ def test_an_initial_carry_of_another_shape_type_or_value_is_refused(trained):
     def step(i, c):
         return i["joint_angles"], c
 
-    for carry in (np.zeros(3, np.float32), np.zeros(2), np.float32([0, np.nan])):
-        refused(r"initial carry: got .*expected \(2,\) float32, all finite", step, trained, carry=carry)
+    for carry in (np.zeros(2), np.float32([0, np.nan]), np.zeros(0, np.float32)):
+        refused(r"initial carry: got .*expected float32, not empty, all finite", step, trained, carry=carry)
+    refused(
+        r"initial carry: got 3 elements .*expected 2, the spec's carry_size", step, trained, carry=np.zeros(3, "f4")
+    )
+    steps = {"h": np.zeros(1, np.float32), "steps": np.int32(0)}
+    refused(r"initial carry, part steps: got .*int32", step, trained, carry=steps)
 
 
 def test_an_input_that_kinfer_does_not_have_is_refused(trained):
@@ -230,22 +238,57 @@ def test_a_graph_beyond_the_runtime_of_k_scale_is_refused(bundle, damage):
             graph.check_step(model_of(damage(bundle, change).step_fn), bundle.spec)
 
 
-def test_a_matrix_times_a_vector_becomes_one_matmul_with_the_transposed_constant():
-    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
-    node = onnx.helper.make_node("Einsum", ["w", "x"], ["y"], equation="ab,b->a")
-    vector = onnx.helper.make_tensor_value_info("x", 1, [3])
-    out = onnx.helper.make_tensor_value_info("y", 1, [2])
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph([node], "g", [vector], [out], [numpy_helper.from_array(weight, "w")]),
-        opset_imports=[onnx.helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    graph.matvec_to_matmul(model)
-    graph.drop_unused(model, keep="")
-    assert [n.op_type for n in model.graph.node] == ["MatMul"]
-    # (0*1 + 1*2 + 2*3, 3*1 + 4*2 + 5*3)
-    got = session(model.SerializeToString()).run(None, {"x": np.float32([1, 2, 3])})[0]
-    assert got.tolist() == [8.0, 26.0]
+# A carry of several parts.
+
+
+def gru_of_two(inputs, carry):
+    """A carry that is a dict with a tuple in it, one part of another shape, one a scalar."""
+    h = jnp.tanh(0.5 * carry["h"] + inputs["joint_angles"][:4])
+    line = jnp.concatenate([carry["past"][0][1:], inputs["gyroscope"][None]])
+    count = carry["past"][1] + 1.0
+    action = jnp.tile(h, 5) + 0.01 * jnp.sum(line) + jnp.minimum(count, 5.0)
+    return action, {"h": h, "past": (line, count)}
+
+
+PARTS = {"h": np.full(4, 0.1, np.float32), "past": (np.ones((2, 3), np.float32), np.float32(2.0))}
+
+
+def test_a_carry_of_any_structure_is_laid_out_flat_and_named_by_its_paths(trained):
+    spec = foreign(trained, ("joint_angles", "gyroscope"), 0)
+    bundle = convert(gru_of_two, PARTS, spec)
+    assert bundle.carry_size == bundle.spec.carry_size == 4 + 6 + 1
+    assert [(p.name, p.shape) for p in bundle.spec.carry_layout] == [("h", (4,)), ("past.0", (2, 3)), ("past.1", ())]
+    np.testing.assert_array_equal(session(bundle.init_fn).run(None, {})[0], np.float32([0.1] * 4 + [1.0] * 6 + [2.0]))
+    assert "past.0 2x3" in model_of(bundle.step_fn).graph.input[-1].doc_string
+    flat = flatten(gru_of_two, PARTS)
+    rng = np.random.default_rng(0)
+    inputs, resets = drawn(spec.inputs, 50, rng), rng.random(50) < 0.1
+    found = difference(bundle, flat.step, flat.carry, inputs, resets)
+    assert found.error <= 1e-5
+    # against the function itself, with its own carry: nothing is lost or swapped on the way
+    run, carry, flat_carry = session(bundle.step_fn), PARTS, flat.carry
+    for t in range(5):
+        row = {k: v[t] for k, v in inputs.items()}
+        action, carry = gru_of_two({k: jnp.asarray(v) for k, v in row.items()}, carry)
+        got, flat_carry = run.run(None, {**row, "carry": flat_carry})
+        np.testing.assert_allclose(got, action, atol=1e-5)
+    leaves = [np.ravel(v) for v in jax.tree.leaves(carry)]
+    np.testing.assert_allclose(flat_carry, np.concatenate(leaves), atol=1e-5)
+
+
+def test_a_policy_without_a_carry_gets_one_unused_zero(trained):
+    bundle = convert(lambda i, c: (0.5 * i["joint_angles"], c), (), foreign(trained, ("joint_angles",), 0))
+    assert [(p.name, p.shape) for p in bundle.spec.carry_layout] == [("unused", (1,))]
+    action, carry = session(bundle.step_fn).run(None, {"joint_angles": np.ones(N, "f4"), "carry": np.zeros(1, "f4")})
+    assert action.tolist() == [0.5] * N and carry.tolist() == [0.0]
+
+
+def test_the_layout_of_our_carry_is_that_of_the_policy(bundle, trained):
+    names = [(p.name, p.size) for p in bundle.spec.carry_layout]
+    assert names == [
+        ("lstm0.h", 16), ("lstm0.c", 16), ("lstm1.h", 16), ("lstm1.c", 16), ("last_action", N), ("last_targets", N)
+    ]  # fmt: skip
+    assert bundle.spec.carry_layout == trained.policy.carry_layout
 
 
 def test_the_output_must_be_a_kinfer_file(tmp_path):
@@ -254,6 +297,11 @@ def test_the_output_must_be_a_kinfer_file(tmp_path):
     for path in ("policy.onnx", tmp_path / "folder.kinfer"):
         with pytest.raises(ExportError, match=r"expected a file name that ends in \.kinfer"):
             output_paths(path)
+    for path in ("a/policy.kinfer", "a/policy.onnx"):
+        kinfer, alone = output_paths(path, onnx_only=True)
+        assert kinfer is None and alone.name == "policy.onnx"
+    with pytest.raises(ExportError, match=r"ends in \.kinfer or \.onnx"):
+        output_paths("policy.pt", onnx_only=True)
 
 
 def test_stamped_spec_is_the_canonical_json_of_the_spec_without_proofs(bundle):

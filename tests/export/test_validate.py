@@ -15,9 +15,10 @@ from deploy.errors import CheckError, PolicyError
 from deploy.policy import OnnxPolicy, self_test
 from deploy.preflight import prepare
 from export import ExportError, validate
+from export.command import export_checkpoint, write_proven
+from export.command import main as export_main
 from export.compare import Reference, determinism, difference, drawn, extreme, initial_carry, sequence
-from export.convert import convert, export_checkpoint, write_proven
-from export.convert import main as export_main
+from export.tracing import convert
 from ksim.evaluate import Evaluation
 from robots import ArraySpec, read_bundle, write_bundle
 from robots.bundle import MEMBERS
@@ -171,7 +172,7 @@ def test_a_damaged_step_graph_is_refused(name, bundle, trained, damage):
 
 def test_every_weight_matrix_changed_by_one_thousandth_in_one_place_is_caught(bundle, trained, damage):
     matrices = [i.name for i in onnx.load_model_from_string(bundle.step_fn).graph.initializer if len(i.dims) == 2]
-    assert len(matrices) == 6  # two cells of two, and the head of two
+    assert len(matrices) == 4  # two cells, input and state in one, and the head of two
     rng = np.random.default_rng(0)
     for name in matrices:
 
@@ -205,7 +206,7 @@ def test_a_refused_export_writes_nothing(checkpoint_path, tmp_path, monkeypatch,
     def bad(*args):
         return damage(convert(*args), stale_carry)
 
-    monkeypatch.setattr("export.convert.convert", bad)
+    monkeypatch.setattr("export.command.convert", bad)
     with pytest.raises(ExportError, match="the bundle is not the policy and is refused"):
         export_checkpoint(checkpoint_path, tmp_path / "policy.kinfer", **SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -217,7 +218,7 @@ def test_a_forced_export_is_written_marked_and_ends_with_status_2(
     def bad(*args):
         return damage(convert(*args), stale_carry)
 
-    monkeypatch.setattr("export.convert.convert", bad)
+    monkeypatch.setattr("export.command.convert", bad)
     out = tmp_path / "policy.kinfer"
     assert export_main([str(checkpoint_path), "-o", str(out), *OPTIONS, "--force", "--json"]) == 2
     stdout, stderr = capfd.readouterr()
@@ -240,7 +241,7 @@ def test_neither_file_is_written_where_one_cannot_be(exported, tmp_path, monkeyp
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("export.convert.write_bundle", full)
+    monkeypatch.setattr("export.command.write_bundle", full)
     with pytest.raises(OSError, match="No space left"):
         write_proven(tmp_path / "policy.kinfer", exported.bundle, exported.report)
     assert list(tmp_path.iterdir()) == []
@@ -264,7 +265,8 @@ def counting(trained, gain=1.0):
     def step(inputs, carry):
         return inputs["joint_angles"], carry + gain
 
-    return convert(step, np.zeros(1, np.float32), trained.spec.replace(inputs=trained.spec.inputs[:1], carry_size=1))
+    spec = trained.spec.replace(inputs=trained.spec.inputs[:1], carry_size=1, carry_layout=())
+    return convert(step, np.zeros(1, np.float32), spec)
 
 
 def test_difference_tells_what_is_carried_from_what_one_step_adds(trained):
@@ -387,7 +389,7 @@ def test_a_value_that_is_not_finite_is_refused(trained):
     def step(inputs, carry):
         return inputs["joint_angles"], 1.0 / carry
 
-    spec = trained.spec.replace(inputs=trained.spec.inputs[:1], carry_size=1)
+    spec = trained.spec.replace(inputs=trained.spec.inputs[:1], carry_size=1, carry_layout=())
     bundle = convert(step, np.ones(1, np.float32), spec)
     inputs = {"joint_angles": np.full((5, 20), np.nan, np.float32)}
     with pytest.raises(ExportError, match="not finite at step 0"):

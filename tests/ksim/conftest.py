@@ -78,7 +78,7 @@ def model(built: BuiltModel) -> Model:
 
 @pytest.fixture(scope="session")
 def policy(model: Model, built: BuiltModel) -> Policy:
-    return make_policy(model.actor, built.spec, 2, CONFIG.policy)
+    return make_policy(model.actor, built.spec, CONFIG)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deploy.safety import Limits, limit
+from deploy.state import RobotState
 from ksim.actions import JointTargets
-from ksim.policy import INPUTS, OBSERVATION_CLIP, observation_size
+from ksim.errors import ConfigError
+from ksim.policy import INPUTS, OBSERVATION_CLIP, make_model, make_policy
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,10 @@ def loud(policy, factor: float):
 
 def test_the_carry_is_states_then_last_action_then_last_targets(policy, built):
     # two layers of eight, h and c each; then twenty and twenty
+    names = [(p.name, p.shape) for p in policy.carry_layout]
+    assert names == [
+        *((f"lstm{i}.{part}", (8,)) for i in (0, 1) for part in "hc"), ("last_action", (20,)), ("last_targets", (20,))
+    ]  # fmt: skip
     assert policy.carry_size == 2 * 2 * 8 + 20 + 20 == policy.init_carry().shape[0]
     state, action, targets = policy.split(jnp.arange(72.0))
     assert (state[0], state[-1], action[0], action[-1], targets[0], targets[-1]) == (0, 31, 32, 51, 52, 71)
@@ -57,10 +64,10 @@ def test_encode_is_zero_at_home_upright_at_rest_and_as_long_as_it_says(policy, b
         "joint_angular_velocities": jnp.zeros(n),
         "projected_gravity": jnp.asarray([0.0, 0.0, -9.81]),
         "gyroscope": jnp.zeros(3),
-        "command": jnp.zeros(2),
+        "command": jnp.asarray([0.25, 0.0]),  # the middle of their ranges
     }
     vector = policy.encode(calm, jnp.zeros(n))
-    assert vector.shape == (observation_size(len(built.spec.joints), 2),) == (3 * 20 + 6 + 2,)
+    assert vector.shape == (3 * 20 + 6 + 2,)
     assert np.allclose(vector, 0.0, atol=1e-6)
 
 
@@ -86,7 +93,7 @@ def test_step_is_encode_net_and_act_by_hand(policy, inputs, step):
     carry = policy.init_carry() + 0.05 * jnp.sin(jnp.arange(72.0))
     state, last_action, last_targets = policy.split(carry)
     mean, new_state = policy.actor.net(policy.encode(inputs, last_action), state)
-    targets, new_carry = policy.act(mean, new_state, last_targets)
+    targets, new_carry = policy.act(inputs, mean, new_state, last_targets)
     got, got_carry = step(policy, inputs, carry)
     assert np.allclose(got, targets, atol=1e-6) and np.allclose(got_carry, new_carry, atol=1e-6)
     # the carry holds what was done, for the next step
@@ -150,3 +157,132 @@ def test_the_gradient_reaches_every_weight_of_the_actor_but_its_spread(policy, i
     assert len(leaves) == 2 * 3 + 2 * 2 + 1  # two cells, two linear layers, the spread
     silent = {jax.tree_util.keystr(path) for path, leaf in leaves if not np.abs(leaf).any()}
     assert silent == {".log_std"}
+
+
+@pytest.fixture(scope="module")
+def variant(built, config):
+    """`variant(hidden=4)`: a policy with other settings of the actor, its last layer made loud."""
+
+    def make(**changes):
+        changed = dataclasses.replace(config, policy=dataclasses.replace(config.policy, **changes))
+        model = make_model(built.spec, 2, 5, changed.policy, key=jax.random.key(3))
+        return loud(make_policy(model.actor, built.spec, changed), 100.0)
+
+    return make
+
+
+NETWORKS = {
+    "gru": {"network": "gru", "layers": 2},
+    "mlp": {"network": "mlp", "layers": 2},
+    "mlp with history": {"network": "mlp", "layers": 1, "history": 3},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_makes_a_policy_whose_carry_is_as_its_layout_says(name, variant, inputs, step):
+    policy = variant(**NETWORKS[name])
+    carry = policy.init_carry()
+    assert carry.shape == (policy.carry_size,) == (sum(p.size for p in policy.carry_layout),)
+    targets, after = step(policy, inputs, carry)
+    state, last_action, last_targets = policy.split(carry)
+    mean, new_state = policy.actor(policy.encode(inputs, last_action), state)
+    by_hand, new_carry = policy.act(inputs, mean, new_state, last_targets)
+    assert np.allclose(targets, by_hand, atol=1e-5) and np.allclose(after, new_carry, atol=1e-5)
+    if name == "mlp with history":
+        assert policy.carry_layout[0].shape == (3, 3 * 20 + 6 + 2)
+        assert np.allclose(after[:68], policy.encode(inputs, last_action), atol=1e-5)
+
+
+def test_commands_are_seen_as_shares_of_their_trained_range(policy, inputs):
+    # vx from -0.5 to 1, yaw_rate from -1 to 1
+    for command, expected in (([-0.5, -1.0], [-1, -1]), ([0.25, 0.0], [0, 0]), ([1.0, 0.5], [1, 0.5])):
+        vector = policy.encode({**inputs, "command": jnp.asarray(command)}, jnp.zeros(20))
+        assert np.allclose(vector[46:48], expected, atol=1e-6)
+
+
+def test_a_command_whose_range_is_a_point_says_nothing(built, config, inputs):
+    config = dataclasses.replace(config, commands={"vx": (0.5, 0.5), "yaw_rate": (-1.0, 1.0)})
+    model = make_model(built.spec, 2, 5, config.policy, key=jax.random.key(3))
+    policy = make_policy(model.actor, built.spec, config)
+    vector = policy.encode({**inputs, "command": jnp.asarray([0.9, 1.0])}, jnp.zeros(20))
+    assert np.allclose(vector[46:48], [0.0, 1.0])
+
+
+WRIST, ELBOW = "dof_left_wrist_00", "dof_left_elbow_02"
+
+
+def test_a_joint_passed_through_follows_its_command_within_its_limits_and_the_network_does_not_see_it(
+    built, variant, inputs
+):
+    policy = variant(passthrough={WRIST: "yaw_rate"}, hold=("wrist", "shoulder"), smoothing=0.5)
+    n, wrist = 20 - 2 - 6, built.spec.joint_names.index(WRIST)  # the other wrist and six shoulder joints hold
+    assert (policy.actions, policy.encoding.size) == (n - 1 + 1, 2 * (n + 1) + 6 + 1 + n)
+    last = policy.init_carry()
+    for command, target in ((0.3, 0.3), (-0.2, -0.2), (1e9, built.spec.joint(WRIST).upper_rad)):
+        targets, _ = policy.step({**inputs, "command": jnp.asarray([0.25, command])}, last)
+        assert float(targets[wrist]) == pytest.approx(target, abs=1e-6)
+    seen = [policy.encode({**inputs, "command": jnp.asarray([0.25, c])}, jnp.zeros(n)) for c in (0.0, 0.7)]
+    assert np.array_equal(*seen)
+    # its own angle is seen: it moves the arm's weight about
+    angles = inputs["joint_angles"].at[wrist].add(0.1)
+    assert np.abs(policy.encode({**inputs, "joint_angles": angles}, jnp.zeros(n)) - seen[0]).max() > 0.1
+    # the other wrist stays at home
+    other = built.spec.joint_names.index("dof_right_wrist_00")
+    assert float(targets[other]) == pytest.approx(built.spec.joints[other].home_rad)
+
+
+def test_passing_through_an_unknown_joint_or_command_is_refused(variant, config):
+    with pytest.raises(ConfigError, match=r"policy\.passthrough: no joint 'tail'; kbot has dof_left_hip_pitch_04"):
+        variant(passthrough={"tail": "vx"})
+    with pytest.raises(ConfigError, match=r"policy\.passthrough\..*: got 'grip', expected one of the commands \(vx"):
+        dataclasses.replace(config, policy=dataclasses.replace(config.policy, passthrough={WRIST: "grip"}))
+
+
+def limits_and_state(built, position):
+    zeros = np.zeros(20)
+    state = RobotState(
+        time_s=0.0,
+        round_trip_s=0.0,
+        joint_position=np.asarray(position, np.float64),
+        joint_velocity=zeros,
+        joint_torque=zeros,
+        quat_wxyz=np.array([1.0, 0, 0, 0]),
+        gyro_b=np.zeros(3),
+        accel_b=np.array([0, 0, 9.81]),
+    )
+    limits = Limits.from_spec(built.spec)
+    # torque is not what is tested
+    return dataclasses.replace(limits, torque_limit=np.full(20, 1e6)), state
+
+
+@pytest.mark.parametrize("speed", [1.0, 0.25])
+def test_targets_move_no_faster_than_allowed_so_that_the_safety_layer_never_clamps_their_speed(
+    built, variant, inputs, step, speed
+):
+    policy = variant(target_speed=speed, passthrough={WRIST: "yaw_rate"})
+    policy = loud(policy, 100.0)
+    limits, state = limits_and_state(built, built.spec.column("home_rad"))
+    rng, carry = np.random.default_rng(0), policy.init_carry()
+    last = np.float64(policy.split(carry)[2])
+    allowed, fastest = speed * 0.02 * np.array(built.spec.column("velocity_max_rad_s")), np.zeros(20)
+    for _ in range(200):
+        shaken = {k: v + jnp.asarray(rng.normal(size=v.shape), jnp.float32) for k, v in inputs.items()}
+        targets, carry = step(policy, shaken, carry)
+        target = np.float64(targets)
+        safe, reasons = limit(target, last, state, limits, 0.02)
+        assert reasons == () and np.array_equal(safe, target)
+        fastest = np.maximum(fastest, np.abs(target - last))
+        last = target
+    assert (fastest <= allowed).all()
+    # and it is that limit that holds them back
+    assert (fastest >= 0.999 * np.minimum(allowed, 0.9 * (limits.upper - limits.lower))).sum() > 15
+    wrist = built.spec.joint_names.index(WRIST)
+    assert fastest[wrist] >= 0.999 * allowed[wrist]
+
+
+def test_without_a_speed_limit_the_safety_layer_would_clamp(built, variant, inputs, step):
+    policy = loud(variant(), 100.0)
+    limits, state = limits_and_state(built, built.spec.column("home_rad"))
+    targets, _ = step(policy, inputs, policy.init_carry())
+    _, reasons = limit(np.float64(targets), np.array(built.spec.column("home_rad")), state, limits, 0.02)
+    assert any("target speed" in r for r in reasons)

@@ -12,7 +12,7 @@ import pytest
 
 from ksim import ppo
 from ksim.config import PolicyConfig, PpoConfig
-from ksim.policy import Actor, Critic, Model, RecurrentNet
+from ksim.policy import Actor, Critic, Model
 
 T, E, OBS, SEEN, ACT = 4, 4, 3, 5, 2
 
@@ -33,35 +33,6 @@ def test_gae_returns_hand_computed():
     assert np.allclose(ppo.gae(reward, value, done, 0.5, 0.5), [[1.25], [1.0], [3.0]])
     # without the end the second takes 0.5 * 2 of the value after it and 0.25 * 3 of the advantage
     assert np.allclose(ppo.gae(reward, value, 0 * done, 0.5, 0.5), [[1.6875], [2.75], [3.0]])
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-def test_unroll_is_the_net_called_step_by_step_with_resets_in_the_middle(layers):
-    net = RecurrentNet(OBS, ACT, 4, layers, 6, 1.0, key=jax.random.key(1))
-    xs = jax.random.normal(jax.random.key(2), (T, 2, OBS))
-    state = start = jax.random.normal(jax.random.key(3), (2, net.state_size))
-    resets = jnp.asarray([[False, True], [False, False], [True, False], [False, False]])
-    outputs = []
-    for t in range(T):
-        state = jnp.where(resets[t][:, None], 0.0, state)
-        out, state = jax.vmap(net)(xs[t], state)
-        outputs.append(out)
-    got, last = ppo.unroll(net, xs, start, resets)
-    assert np.allclose(got, jnp.stack(outputs), atol=1e-6)
-    assert np.allclose(last, state, atol=1e-6)
-
-
-def test_hidden_states_align_with_trajectory_starts():
-    net = RecurrentNet(OBS, ACT, 4, 2, 6, 1.0, key=jax.random.key(1))
-    xs = jax.random.normal(jax.random.key(2), (T, 1, OBS))
-    noise = jax.random.normal(jax.random.key(3), (1, net.state_size))
-    reset_at_2 = jnp.zeros((T, 1), bool).at[2].set(True)
-    got, _ = ppo.unroll(net, xs, noise, reset_at_2)
-    # what follows the reset is a fresh trajectory, and what precedes it is not
-    fresh, _ = ppo.unroll(net, xs[2:], jnp.zeros_like(noise), jnp.zeros((2, 1), bool))
-    assert np.allclose(got[2:], fresh, atol=1e-6)
-    other, _ = ppo.unroll(net, xs, 0 * noise, reset_at_2)
-    assert np.allclose(got[2:], other[2:], atol=1e-6) and np.abs(got[:2] - other[:2]).max() > 1e-3
 
 
 def test_log_prob_is_the_sum_of_normal_log_densities():
@@ -95,8 +66,8 @@ def batch_of(model: Model, ratio: float, advantage: float, target_off: float = 0
     resets = jnp.zeros((T, E), bool)
     actor_state = jnp.zeros((E, model.actor.net.state_size))
     critic_state = jnp.zeros((E, model.critic.net.state_size))
-    mean, _ = ppo.unroll(model.actor.net, observation, actor_state, resets)
-    value, _ = ppo.unroll(model.critic.net, privileged, critic_state, resets)
+    mean, _ = model.actor.net.unroll(observation, actor_state, resets)
+    value, _ = model.critic.net.unroll(privileged, critic_state, resets)
     log_prob = ppo.log_prob(mean, mean, model.actor.log_std)
     return ppo.Batch(
         observation=observation,
@@ -138,7 +109,7 @@ def rollout_of(model: Model, timeout: bool = False) -> ppo.Rollout:
     resets = jnp.zeros((T + 1, E), bool).at[3, 1].set(True)
     done = jnp.zeros((T, E), bool).at[2, 1].set(True)
     actor_state = jnp.zeros((E, model.actor.net.state_size))
-    mean, _ = ppo.unroll(model.actor.net, observation, actor_state, resets[:-1])
+    mean, _ = model.actor.net.unroll(observation, actor_state, resets[:-1])
     action = mean + jnp.exp(model.actor.log_std) * jax.random.normal(keys[2], mean.shape)
     return ppo.Rollout(
         observation=observation,
@@ -174,7 +145,7 @@ def test_updates_move_the_action_to_what_pays_and_lower_the_value_error(small, u
         first = first or model
 
     def mean_action(m: Model) -> float:
-        mean, _ = ppo.unroll(m.actor.net, rollout.observation, rollout.actor_state, rollout.resets[:-1])
+        mean, _ = m.actor.net.unroll(rollout.observation, rollout.actor_state, rollout.resets[:-1])
         return float(jnp.mean(mean))
 
     assert mean_action(first) > mean_action(small) + 0.005
@@ -207,9 +178,27 @@ def test_an_episode_cut_by_the_clock_keeps_the_value_that_it_would_have_had(smal
         return float((new.mean - 0.98 * scale.mean) / 0.02)
 
     rollout = rollout_of(small)
-    value, _ = ppo.unroll(small.critic.net, rollout.privileged, rollout.critic_state, rollout.resets)
+    value, _ = small.critic.net.unroll(rollout.privileged, rollout.critic_state, rollout.resets)
     mean, std = scale.moments()
     kept = 0.9 * float(value[2, 1, 0] * std + mean)
     # added to the reward of step 2; the returns of steps 2, 1 and 0 take it with their share
     share = 1 + 0.9 * 0.95 + (0.9 * 0.95) ** 2
     assert mean_return(True) - mean_return(False) == pytest.approx(kept * share / (T * E), rel=1e-3)
+
+
+def test_the_statistics_of_the_observation_follow_each_rollout_and_no_optimiser_moves_them(update):
+    a, c = jax.random.split(jax.random.key(0))
+    config = PolicyConfig(hidden=4, layers=1, head=4, critic_hidden=4, critic_head=4, normalise=True)
+    model = Model(actor=Actor(OBS, ACT, config, key=a), critic=Critic(SEEN, config, key=c))
+    learn = PpoConfig(epochs=2, minibatches=2, learning_rate_max=0.1)
+    rollout = rollout_of(model)
+    moved = eqx.filter(model, ppo.trainable(model))
+    assert moved.actor.normaliser.mean is None and moved.actor.net.output_layer.weight is not None
+    state = ppo.optimizer(learn).init(moved)
+    after, *_ = update(model, state, jnp.asarray(0.1), ppo.ValueScale.start(), rollout, jax.random.key(2), learn)
+    seen = np.asarray(rollout.observation).reshape(-1, OBS)
+    got = after.actor.normaliser
+    np.testing.assert_allclose(got.mean, seen.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(got.variance, seen.var(axis=0), rtol=1e-5)
+    assert float(got.count) == T * E
+    assert np.abs(after.actor.net.output_layer.weight - model.actor.net.output_layer.weight).max() > 1e-3

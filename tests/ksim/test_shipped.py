@@ -1,7 +1,10 @@
 """The policy that ships: it is what its files say, and it does what the README says."""
 
+import jax
+import numpy as np
 import pytest
 
+from deploy.policy import OnnxPolicy
 from ksim.checkpoint import load_trained
 from ksim.evaluate import HoldHome, evaluate, load_policy
 from ksim.paths import shipped_policy
@@ -17,6 +20,24 @@ def test_the_shipped_bundle_is_the_shipped_checkpoint_on_the_shipped_robot() -> 
     assert bundle.spec.config_digest == trained.spec.config_digest
     assert bundle.spec.robot == load_robot("kbot")
     assert bundle.spec.proofs, "a shipped bundle is a proven one"
+
+
+def test_the_shipped_checkpoint_still_acts_as_the_bundle_that_was_made_of_it() -> None:
+    # the bundle holds the actions of the day of its export
+    trained, bundle = load_trained(CHECKPOINT), OnnxPolicy(read_bundle(BUNDLE))
+    rng, home = np.random.default_rng(0), np.float32(trained.spec.robot.column("home_rad"))
+    step, carry = jax.jit(lambda inputs, carry: trained.policy.step(inputs, carry)), trained.policy.init_carry()
+    for _ in range(100):
+        inputs = {
+            "joint_angles": home + rng.normal(scale=0.2, size=20).astype(np.float32),
+            "joint_angular_velocities": rng.normal(scale=2.0, size=20).astype(np.float32),
+            "projected_gravity": np.float32([0, 0, -9.8]) + rng.normal(size=3).astype(np.float32),
+            "gyroscope": rng.normal(size=3).astype(np.float32),
+            "command": np.zeros(3, np.float32),
+        }
+        targets, carry = step(inputs, carry)
+        np.testing.assert_allclose(bundle.step(inputs), targets, atol=1e-5)
+        np.testing.assert_allclose(bundle.carry, carry, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -162,3 +162,35 @@ def test_control_c_ends_training_after_the_update_with_a_checkpoint_to_go_on_fro
     done = [json.loads(line)["updates"] for line in rows.read_text().splitlines()][-1]
     for name in ("last.ckpt", "model.ckpt"):
         assert checkpoint.read(out / name)[0]["progress"]["updates"] == done
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network": "gru", "layers": 2, "target_speed": 0.5},
+        {"network": "mlp", "layers": 1, "history": 2, "normalise": True},
+    ],
+    ids=lambda settings: settings["network"],
+)
+def test_every_network_trains_and_its_checkpoint_gives_the_same_policy(config, environment, tmp_path, settings):
+    changed = dataclasses.replace(config, policy=dataclasses.replace(config.policy, **settings))
+    trainer = Trainer(changed, environment)
+    state = trainer.start()
+    before = checkpoint.model_arrays(state[0].model)
+    for _ in range(2):
+        *state, _ = trainer.iterate(*state)
+    learner, batch, seen, progress = state
+    after = checkpoint.model_arrays(learner.model)
+    still = [k for k in before if np.array_equal(before[k], after[k])]
+    assert still == [], "every weight moves"
+    if settings.get("normalise"):
+        assert float(learner.model.actor.normaliser.count) == 2 * 4 * 4  # updates, steps, environments
+    trainer.save_model(tmp_path / "model.ckpt", learner, progress)
+    policy = checkpoint.load_trained(tmp_path / "model.ckpt").policy
+    inputs = {k: v[0] for k, v in seen.inputs.items()}
+    ours, theirs = (p.step(inputs, p.init_carry())[0] for p in (trainer.policy(learner.model), policy))
+    np.testing.assert_array_equal(ours, theirs)
+    # and a run of it goes on
+    trainer.save(tmp_path / "last.ckpt", learner, batch, seen, progress)
+    again, *_ = trainer.restore(tmp_path / "last.ckpt")
+    np.testing.assert_array_equal(again.carry, learner.carry)

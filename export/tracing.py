@@ -1,8 +1,7 @@
 """A JAX policy function -> ONNX -> .kinfer bundle.
 
-`convert` takes any function `(inputs, carry) -> (action, carry)`, so that a policy trained elsewhere in
-JAX exports the same way; `export_checkpoint` does it for a checkpoint of ours and writes only what
-export/validate.py has proven.
+`convert` takes any function `(inputs, carry) -> (action, carry)`, so that a policy trained elsewhere in JAX exports the
+same way as ours.
 """
 
 from __future__ import annotations
@@ -11,14 +10,12 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
-import json
 import logging
 import pkgutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +25,85 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import graph
 from export.errors import ExportError
-from robots.bundle import Bundle, atomic_path, write_bundle
-from robots.spec import PolicySpec, canonical_json, input_specs
-
-if TYPE_CHECKING:
-    from export.validate import Report
+from export.rewrites import rewrite
+from robots.bundle import Bundle
+from robots.spec import CarrySpec, PolicySpec, canonical_json, input_specs
 
 Step = Callable[[dict[str, Any], Any], tuple[Any, Any]]
+# The part of the carry of a policy that has none: .kinfer wants one, so it gets a zero that goes round.
+UNUSED = "unused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatPolicy:
+    """A policy function over one flat carry.
+
+    Attributes:
+        step: `(inputs, carry) -> (action, carry)` with carries of shape (size,).
+        carry: the first carry, (size,), float32.
+        layout: what the flat carry holds, in order.
+    """
+
+    step: Step
+    carry: np.ndarray
+    layout: tuple[CarrySpec, ...]
+
+
+def flatten(step: Step, init_carry: Any) -> FlatPolicy:
+    """Lay the parts of a carry, any pytree of float32 arrays, one after the other, named by their paths in it.
+
+    Raises:
+        ExportError: a part is not float32 or not finite, or `step` returns a carry of another structure.
+    """
+    found, tree = jax.tree_util.tree_flatten_with_path(init_carry)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in found]
+    leaves = [np.asarray(leaf) for _, leaf in found]
+    for name, leaf in zip(names, leaves, strict=True):
+        if leaf.dtype != np.float32 or leaf.size == 0 or not np.isfinite(leaf).all():
+            raise ExportError(
+                f"initial carry{name and f', part {name}'}: got shape {leaf.shape} {leaf.dtype}, "
+                "expected float32, not empty, all finite"
+            )
+    shapes = [leaf.shape for leaf in leaves]
+    sizes = [leaf.size for leaf in leaves]
+    layout = tuple(CarrySpec(name=n or "carry", shape=s) for n, s in zip(names, shapes, strict=True))
+    if not leaves:
+        layout = (CarrySpec(name=UNUSED, shape=(1,)),)
+
+    def flat_step(inputs: dict[str, Any], carry: Any) -> tuple[Any, Any]:
+        flat = jnp.split(carry, np.cumsum(sizes)[:-1]) if len(sizes) > 1 else [carry][: len(sizes)]
+        parts = [v if len(s) == 1 else v.reshape(s) for v, s in zip(flat, shapes, strict=True)]
+        out = step(inputs, jax.tree_util.tree_unflatten(tree, parts))
+        if not isinstance(out, tuple) or len(out) != 2:
+            raise ExportError(f"policy function: returns {type(out).__name__}, expected (action, carry)")
+        action, after = out
+        after_leaves, after_tree = jax.tree_util.tree_flatten(after)
+        got = [(np.shape(v), str(getattr(v, "dtype", type(v).__name__))) for v in after_leaves]
+        if after_tree != tree or got != [(s, "float32") for s in shapes]:
+            raise ExportError(
+                f"policy function: returns a carry of {after_tree} {got}, expected that of the initial carry, "
+                f"{tree} {shapes} float32"
+            )
+        if not after_leaves:
+            return action, carry
+        rows = [v if len(s) == 1 else v.reshape(-1) for v, s in zip(after_leaves, shapes, strict=True)]
+        return action, jnp.concatenate(rows) if len(rows) > 1 else rows[0]
+
+    start = np.concatenate([leaf.reshape(-1) for leaf in leaves]) if leaves else np.zeros(1, np.float32)
+    return FlatPolicy(step=flat_step, carry=start, layout=layout)
+
+
+def _complete(spec: PolicySpec, flat: FlatPolicy) -> PolicySpec:
+    """The spec with size and layout of the carry; its own layout where the carry is flat already."""
+    size = flat.carry.size
+    if spec.carry_size not in (0, size):
+        shapes = ", ".join(f"{p.name} {p.shape}" for p in flat.layout)
+        raise ExportError(
+            f"initial carry: got {size} elements ({shapes}), expected {spec.carry_size}, the spec's carry_size; "
+            "give the spec that size, or 0 to take the carry's"
+        )
+    own = bool(spec.carry_layout) and len(flat.layout) == 1
+    return spec.replace(carry_size=size, carry_layout=spec.carry_layout if own else flat.layout)
 
 
 def _versions(spec: PolicySpec) -> dict[str, str]:
@@ -58,17 +127,19 @@ def _check_step(step: Step, spec: PolicySpec) -> None:
     inputs = {a.name: jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in spec.inputs}
     carry = jax.ShapeDtypeStruct((spec.carry_size,), jnp.float32)
     try:
-        out = jax.eval_shape(lambda i, c: step(i, c), inputs, carry)
+        action, _ = jax.eval_shape(lambda i, c: step(i, c), inputs, carry)
+    except ExportError:
+        raise
     except KeyError as error:
         raise ExportError(
             f"policy function: reads input {error}, expected only {', '.join(inputs)}; add it to the spec's inputs"
         ) from error
     except Exception as error:
         raise ExportError(f"policy function: cannot be traced: {_first_line(error)}") from error
-    expected = [((len(spec.robot.joints),), "float32"), ((spec.carry_size,), "float32")]
-    got = [(v.shape, str(v.dtype)) for v in out] if isinstance(out, tuple) else out
+    expected = ((len(spec.robot.joints),), "float32")
+    got = (action.shape, str(action.dtype)) if hasattr(action, "shape") else type(action).__name__
     if got != expected:
-        raise ExportError(f"policy function: returns {got}, expected {expected}: the action, then the carry")
+        raise ExportError(f"policy function: returns an action of {got}, expected {expected}, a target for each joint")
 
 
 def _first_line(error: Exception) -> str:
@@ -96,8 +167,17 @@ def _load_jax2onnx() -> None:
     jax.eval_shape(load)
 
 
-def _trace(step: Step, spec: PolicySpec, opset: int) -> onnx.ModelProto:
-    """The function as ONNX, its inputs in the order of the spec with the carry last."""
+def trace(step: Step, spec: PolicySpec, *, opset: int = graph.OPSET) -> onnx.ModelProto:
+    """The function as jax2onnx makes it, its inputs in the order of the spec with the carry last.
+
+    Args:
+        step: over a flat carry of `spec.carry_size`.
+        spec: what the policy is.
+        opset: ONNX opset.
+
+    Raises:
+        ExportError: jax2onnx cannot convert it.
+    """
     from jax2onnx import to_onnx
 
     _load_jax2onnx()
@@ -121,6 +201,7 @@ def _trace(step: Step, spec: PolicySpec, opset: int) -> onnx.ModelProto:
             f"policy function: jax2onnx cannot convert it: {_first_line(error)}; use operations that it knows"
         ) from error
     assert isinstance(model, onnx.ModelProto)
+    model.ir_version = graph.IR_VERSION if opset <= graph.OPSET else graph.IR_MAX
     return model
 
 
@@ -138,8 +219,11 @@ def _stamp(model: onnx.ModelProto, spec: PolicySpec) -> None:
     }
     helper.set_model_props(model, properties)
     about = {a.name: f"{a.unit}, frame {a.frame}" if a.frame else a.unit for a in spec.inputs}
+    about[graph.CARRY] = "recurrent state, flat: " + ", ".join(
+        f"{part.name} {'x'.join(map(str, part.shape)) or '1'}" for part in spec.carry_layout
+    )
     for value in model.graph.input:
-        value.doc_string = about.get(value.name, "recurrent state, flat")
+        value.doc_string = about[value.name]
 
 
 def _serialize(model: onnx.ModelProto) -> bytes:
@@ -153,6 +237,7 @@ def _init_model(carry: np.ndarray, opset: int) -> onnx.ModelProto:
     model = helper.make_model(
         helper.make_graph([node], "init", [], [out]), opset_imports=[helper.make_opsetid("", opset)]
     )
+    model.ir_version = graph.IR_VERSION if opset <= graph.OPSET else graph.IR_MAX
     return model
 
 
@@ -162,28 +247,26 @@ def convert(step: Step, init_carry: Any, spec: PolicySpec, *, opset: int = graph
     Args:
         step: `(inputs, carry) -> (action, carry)`: inputs by .kinfer name, SI, float32; the action is the
             joint targets [rad] in the order of `spec.robot.joints`. Weights are closed over.
-        init_carry: the first carry, (spec.carry_size,), float32.
-        spec: what the policy is. Inputs that the function does not use are left out of the bundle.
+        init_carry: the first carry: an array, or any pytree of float32 arrays (a tuple of (h, c), a dict, none).
+            A bundle's carry is flat: its parts follow one another as `carry_layout` of the bundle's spec names them.
+        spec: what the policy is. Its `carry_size` may be 0: the carry has its own. Inputs that the function does
+            not use are left out of the bundle.
         opset: ONNX opset.
 
     Raises:
         ExportError: the function is not what the spec says, or has no float32 ONNX form.
     """
-    carry = np.asarray(init_carry)
-    if carry.shape != (spec.carry_size,) or carry.dtype != np.float32 or not np.isfinite(carry).all():
-        raise ExportError(
-            f"initial carry: got shape {carry.shape} {carry.dtype}, expected ({spec.carry_size},) float32, all finite"
-        )
-    _check_step(step, spec)
-    model = _trace(step, spec, opset)
-    graph.matvec_to_matmul(model)
+    flat = flatten(step, init_carry)
+    spec = _complete(spec, flat)
+    _check_step(flat.step, spec)
+    model = trace(flat.step, spec, opset=opset)
+    rewrite(model)
     graph.name_outputs(model, [graph.ACTION, graph.CARRY_OUT])
     graph.drop_unused(model, keep=graph.CARRY)
     used = {v.name for v in model.graph.input}
     spec = spec.replace(inputs=tuple(a for a in spec.inputs if a.name in used), versions=_versions(spec)).contract()
-    model, init = graph.infer(model), _init_model(carry, opset)
+    model, init = graph.infer(model), _init_model(flat.carry, opset)
     for each in (model, init):
-        each.ir_version = graph.IR_VERSION if opset <= graph.OPSET else graph.IR_MAX
         _stamp(each, spec)
     graph.check_step(model, spec)
     graph.check_init(init, spec)
@@ -195,111 +278,3 @@ def convert(step: Step, init_carry: Any, spec: PolicySpec, *, opset: int = graph
         step_fn=_serialize(model),
         spec=spec,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """What `export_checkpoint` wrote.
-
-    Attributes:
-        bundle: the bundle, with the proofs in its spec.
-        report: the proofs.
-        kinfer: path of the bundle.
-        onnx: path of the step graph alone, the same bytes as the bundle's step_fn.
-    """
-
-    bundle: Bundle
-    report: Report
-    kinfer: Path
-    onnx: Path
-
-
-def write_proven(path: str | Path, bundle: Bundle, report: Report) -> Exported:
-    """Write `path` and the .onnx file beside it, both or none, with the report in the bundle's spec."""
-    kinfer, alone = output_paths(path)
-    bundle = report.attach(bundle)
-    with atomic_path(alone) as part:
-        part.write_bytes(bundle.step_fn)
-        write_bundle(kinfer, bundle)
-    return Exported(bundle=bundle, report=report, kinfer=kinfer, onnx=alone)
-
-
-def output_paths(path: str | Path) -> tuple[Path, Path]:
-    """(the bundle, the .onnx file beside it).
-
-    Raises:
-        ExportError: the path is a folder or does not end in .kinfer.
-    """
-    path = Path(path)
-    if path.suffix != ".kinfer" or path.is_dir():
-        raise ExportError(f"output {path}: expected a file name that ends in .kinfer, for example -o policy.kinfer")
-    return path, path.with_suffix(".onnx")
-
-
-def export_checkpoint(
-    checkpoint: str | Path,
-    output: str | Path,
-    *,
-    force: bool = False,
-    log: Callable[[str], None] = lambda text: None,
-    **options: Any,
-) -> Exported:
-    """Export a checkpoint, prove the export, write it.
-
-    Args:
-        checkpoint: a .ckpt file.
-        output: the .kinfer file to write; policy.onnx goes beside it under the same stem.
-        force: write it also where it is not the policy; `proofs.failures` in its spec then lists why.
-        log: called with one line per stage.
-        options: of `export.validate.validate`: episodes, seed, steps, engines.
-
-    Raises:
-        ExportError: the export is not the policy, and `force` is false; nothing is written.
-    """
-    from export.validate import validate
-    from ksim.checkpoint import load_trained
-
-    output_paths(output)
-    trained = load_trained(checkpoint)
-    log("tracing the policy to ONNX")
-    bundle = convert(trained.policy.step, trained.policy.init_carry(), trained.spec)
-    report = validate(bundle, trained.policy, trained.config, keep_going=force, log=log, **options)
-    return write_proven(output, bundle, report)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`ksim export`."""
-    from export.report import show, write_report
-    from export.validate import add_arguments, latency_us, options, to_stderr
-    from ksim.cli import parser
-
-    parse = parser(
-        "ksim export",
-        "Write a checkpoint as policy.kinfer and policy.onnx, after proving that they are the policy.",
-        "ksim export runs/stand/model.ckpt -o policy.kinfer",
-    )
-    parse.add_argument("checkpoint", help="a .ckpt file that ksim train wrote")
-    parse.add_argument("-o", "--output", default="policy.kinfer", help="the bundle to write (%(default)s)")
-    parse.add_argument(
-        "--report", metavar="DIR", help="folder of the report (default: policy.report.html and .json beside the bundle)"
-    )
-    parse.add_argument(
-        "--force", action="store_true", help="write it, marked as unvalidated, also where a proof fails (exit status 2)"
-    )
-    add_arguments(parse)
-    args = parse.parse_args(argv)
-    done = export_checkpoint(args.checkpoint, args.output, force=args.force, log=to_stderr, **options(args))
-    latency = None if done.report.numbers is None else latency_us(done.bundle)
-    folder, stem = (Path(args.report), "report") if args.report else (done.kinfer.parent, f"{done.kinfer.stem}.report")
-    pages = write_report(folder, done.kinfer.name, done.bundle, done.report, latency, stem)
-    if args.json:
-        files = {"kinfer": str(done.kinfer), "onnx": str(done.onnx), "report": [str(p) for p in pages]}
-        print(
-            json.dumps({"files": files, "digest": done.bundle.digest, **done.report.to_json(), "latency_us": latency})
-        )
-    else:
-        show(f"{done.kinfer} and {done.onnx.name}", done.report, latency, pages)
-    if done.report.failures:
-        to_stderr(f"ksim export: {done.kinfer} is written and marked as unvalidated: {done.report.failures[0]}")
-        return 2
-    return 0

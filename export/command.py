@@ -1,0 +1,137 @@
+"""`ksim export`: a checkpoint to policy.kinfer and policy.onnx, written only when proven."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.errors import ExportError
+from export.tracing import convert
+from robots.bundle import Bundle, atomic_path, write_bundle
+
+if TYPE_CHECKING:
+    from export.validate import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What `export_checkpoint` wrote.
+
+    Attributes:
+        bundle: the bundle, with the proofs in its spec.
+        report: the proofs.
+        kinfer: path of the bundle; None where only the graph was asked for.
+        onnx: path of the step graph alone, the same bytes as the bundle's step_fn.
+    """
+
+    bundle: Bundle
+    report: Report
+    kinfer: Path | None
+    onnx: Path
+
+
+def write_proven(path: str | Path, bundle: Bundle, report: Report, *, onnx_only: bool = False) -> Exported:
+    """Write `path` and the .onnx file beside it, both or none, with the report in the bundle's spec."""
+    kinfer, alone = output_paths(path, onnx_only=onnx_only)
+    bundle = report.attach(bundle)
+    with atomic_path(alone) as part:
+        part.write_bytes(bundle.step_fn)
+        if kinfer is not None:
+            write_bundle(kinfer, bundle)
+    return Exported(bundle=bundle, report=report, kinfer=kinfer, onnx=alone)
+
+
+def output_paths(path: str | Path, *, onnx_only: bool = False) -> tuple[Path | None, Path]:
+    """(the bundle, the .onnx file beside it); of `onnx_only` the latter alone.
+
+    Raises:
+        ExportError: the path is a folder or does not end in .kinfer (or .onnx, of `onnx_only`).
+    """
+    path = Path(path)
+    if path.suffix not in ((".kinfer", ".onnx") if onnx_only else (".kinfer",)) or path.is_dir():
+        other = " or .onnx" if onnx_only else ""
+        hint = "" if onnx_only or path.suffix != ".onnx" else "; --onnx-only writes policy.onnx alone"
+        raise ExportError(
+            f"output {path}: expected a file name that ends in .kinfer{other}, for example -o policy.kinfer{hint}"
+        )
+    return None if onnx_only else path, path.with_suffix(".onnx")
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    force: bool = False,
+    onnx_only: bool = False,
+    log: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Exported:
+    """Export a checkpoint, prove the export, write it.
+
+    Args:
+        checkpoint: a .ckpt file.
+        output: the .kinfer file to write; policy.onnx goes beside it under the same stem.
+        force: write it also where it is not the policy; `proofs.failures` in its spec then lists why.
+        onnx_only: write the .onnx file alone; `output` may name it.
+        log: called with one line per stage.
+        options: of `export.validate.validate`: episodes, seed, steps, engines.
+
+    Raises:
+        ExportError: the export is not the policy, and `force` is false; nothing is written.
+    """
+    from export.validate import validate
+    from ksim.checkpoint import load_trained
+
+    output_paths(output, onnx_only=onnx_only)
+    trained = load_trained(checkpoint)
+    log("tracing the policy to ONNX")
+    bundle = convert(trained.policy.step, trained.policy.init_carry(), trained.spec)
+    report = validate(bundle, trained.policy, trained.config, keep_going=force, log=log, **options)
+    return write_proven(output, bundle, report, onnx_only=onnx_only)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`ksim export`."""
+    from export.report import show, write_report
+    from export.validate import add_arguments, latency_us, options, to_stderr
+    from ksim.cli import parser
+
+    parse = parser(
+        "ksim export",
+        "Write a checkpoint as policy.kinfer and policy.onnx, after proving that they are the policy.",
+        "ksim export runs/stand/model.ckpt -o policy.kinfer",
+    )
+    parse.add_argument("checkpoint", help="a .ckpt file that ksim train wrote")
+    parse.add_argument("-o", "--output", default="policy.kinfer", help="the bundle to write (%(default)s)")
+    parse.add_argument("--onnx-only", action="store_true", help="write policy.onnx alone, proven the same way")
+    parse.add_argument(
+        "--report", metavar="DIR", help="folder of the report (default: policy.report.html and .json beside the bundle)"
+    )
+    parse.add_argument(
+        "--force", action="store_true", help="write it, marked as unvalidated, also where a proof fails (exit status 2)"
+    )
+    add_arguments(parse)
+    args = parse.parse_args(argv)
+    done = export_checkpoint(
+        args.checkpoint, args.output, force=args.force, onnx_only=args.onnx_only, log=to_stderr, **options(args)
+    )
+    written = done.kinfer or done.onnx
+    latency = None if done.report.numbers is None else latency_us(done.bundle)
+    folder, stem = (Path(args.report), "report") if args.report else (written.parent, f"{written.stem}.report")
+    pages = write_report(folder, written.name, done.bundle, done.report, latency, stem)
+    if args.json:
+        files = {"kinfer": str(done.kinfer)} if done.kinfer else {}
+        files |= {"onnx": str(done.onnx), "report": [str(p) for p in pages]}
+        print(
+            json.dumps({"files": files, "digest": done.bundle.digest, **done.report.to_json(), "latency_us": latency})
+        )
+    else:
+        title = f"{done.kinfer} and {done.onnx.name}" if done.kinfer else str(done.onnx)
+        show(title, done.report, latency, pages)
+    if done.report.failures:
+        to_stderr(f"ksim export: {written} is written and marked as unvalidated: {done.report.failures[0]}")
+        return 2
+    return 0
