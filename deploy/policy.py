@@ -89,13 +89,36 @@ class OnnxPolicy:
         declared = [i.name for i in self._step.get_inputs()]
         self._takes_carry = CARRY in declared
         self.inputs = tuple(name for name in declared if name != CARRY)
-        self._outputs = [o.name for o in self._step.get_outputs()[:2]]
+        self._bind()
         first = self._run("init_fn.onnx", self._init, [self._init.get_outputs()[0].name], {})[0]
         self._start = self._checked("init_fn.onnx: the carry", first, self._carry_size)
         self.carry = self._start
         # the first call of a session allocates; it also shows what the output's shapes are
         self.step({name: np.zeros(self.sizes[name], dtype=np.float32) for name in self.inputs}, check_finite=False)
         self.reset()
+
+    def _bind(self) -> None:
+        """Buffers of our own for every input and output, known to ONNX Runtime once: handing over arrays by name at
+        each step costs as much as the arithmetic of a small policy (benchmarks/inference.py).
+        """
+        self._binding, self._buffers = self._step.io_binding(), {}
+        for value in self._step.get_inputs():
+            buffer = self._buffers[value.name] = np.zeros(self.sizes[value.name], np.float32)
+            self._binding.bind_input(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+        shapes = self.facts[1].outputs
+        results = []
+        for value, what, size in zip(
+            self._step.get_outputs(), ("action", "carry"), (self._n, self._carry_size), strict=True
+        ):
+            # the shape as the graph makes it: ONNX Runtime writes into the buffer
+            if shapes.get(value.name) != (size,):
+                raise PolicyError(
+                    f"{what}: float32 of shape {shapes.get(value.name)}, expected ({size},); export the policy again"
+                )
+            buffer = np.zeros(size, np.float32)
+            self._binding.bind_output(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+            results.append(buffer)
+        self._action_out, self._carry_out = results
 
     def _check_graphs(self, bundle: Bundle) -> None:
         if self._init.get_inputs():
@@ -158,16 +181,18 @@ class OnnxPolicy:
         Raises:
             PolicyError: an input is missing or of another shape, or the action is not finite.
         """
-        feed: dict[str, np.ndarray] = {}
         for name in self.inputs:
             if name not in inputs:
                 raise PolicyError(f"input {name}: missing; the policy reads {', '.join(self.inputs)}")
-            feed[name] = self._checked(f"input {name}", inputs[name], self.sizes[name], check_finite=False)
+            self._buffers[name][:] = self._checked(f"input {name}", inputs[name], self.sizes[name], check_finite=False)
         if self._takes_carry:
-            feed[CARRY] = self.carry
-        action, carry = self._run("step_fn.onnx", self._step, self._outputs, feed)
-        action = self._checked("action", action, self._n, check_finite)
-        self.carry = self._checked("carry", carry, self._carry_size, check_finite)
+            self._buffers[CARRY][:] = self.carry
+        try:
+            self._step.run_with_iobinding(self._binding)
+        except Exception as error:  # onnxruntime has no common root
+            raise PolicyError(f"step_fn.onnx: cannot be run ({_one_line(error)})") from error
+        action = self._checked("action", self._action_out.copy(), self._n, check_finite)
+        self.carry = self._checked("carry", self._carry_out.copy(), self._carry_size, check_finite)
         return action
 
 
