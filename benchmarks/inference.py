@@ -7,12 +7,14 @@ each is compared with the JAX function over 50 carried steps.
 
 Without a checkpoint it measures freshly initialised K-Bot policies of three sizes: speed does not depend on weights.
 `ordinary code` is the graph that jax2onnx gives of the policy as one would write it at first, and what the others are
-divided by. `bound` calls the same graph on buffers that are bound once, not through `session.run`.
+divided by. `as ksim run` is deploy.policy: buffers bound once in place of `session.run`, with all its checks; the others
+are `session.run`.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -34,13 +36,14 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
+from deploy.policy import OnnxPolicy
 from export import convert, graph
 from export.compare import session
 from export.tracing import trace
 from ksim.checkpoint import load_trained, policy_spec
 from ksim.config import Config, PolicyConfig
 from ksim.policy import Policy, make_model, make_policy
-from robots import PolicySpec, load_robot, read_bundle
+from robots import Bundle, PolicySpec, load_robot, read_bundle
 
 SIZES = {
     "LSTM 1 x 64": PolicyConfig(hidden=64),
@@ -83,22 +86,13 @@ def run(model: bytes) -> Call:
     return lambda feed: one.run(None, feed)
 
 
-def bound(model: bytes) -> Call:
-    """On buffers bound once; the caller's arrays are copied in."""
-    one = session(model)
-    binding = one.io_binding()
-    buffers = {v.name: np.zeros(v.shape, np.float32) for v in [*one.get_inputs(), *one.get_outputs()]}
-    for v in one.get_inputs():
-        binding.bind_input(v.name, "cpu", 0, np.float32, v.shape, buffers[v.name].ctypes.data)
-    for v in one.get_outputs():
-        binding.bind_output(v.name, "cpu", 0, np.float32, v.shape, buffers[v.name].ctypes.data)
-    outputs = [buffers[v.name] for v in one.get_outputs()]
+def deployed(bundle: Bundle) -> Call:
+    """As `ksim run` calls it: deploy.policy, with buffers bound once and all its checks."""
+    policy = OnnxPolicy(bundle)
 
     def call(feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-        for name, value in feed.items():
-            buffers[name][:] = value
-        one.run_with_iobinding(binding)
-        return outputs
+        policy.carry = feed[graph.CARRY]
+        return [policy.step(feed), policy.carry]
 
     return call
 
@@ -131,12 +125,15 @@ def contenders(policy: Policy, spec: PolicySpec, forms: bool) -> tuple[dict[str,
             if (better := graph_forms.optimised(first, tool)) is not None:
                 graphs[f"{ORDINARY}, {tool}"] = better.SerializeToString()
     graphs["jax2onnx, our code"] = plain.SerializeToString()
-    graphs["ours"] = convert(policy.step, policy.init_carry(), spec).step_fn
+    bundle = convert(policy.step, policy.init_carry(), spec)
+    graphs["ours"] = bundle.step_fn
     if forms and hand_made(policy):
         graphs["by hand, fused products"] = graph_forms.by_hand(policy, spec, operator=False)
         graphs["by hand, LSTM operator"] = graph_forms.by_hand(policy, spec, operator=True)
     calls = {name: run(model) for name, model in graphs.items()}
-    calls["ours, bound"] = bound(graphs["ours"])
+    for name in (ORDINARY, "ours"):
+        if name in graphs:
+            calls[f"{name}, as ksim run"] = deployed(dataclasses.replace(bundle, step_fn=graphs[name]))
     calls["jax.jit"] = with_jax
     return calls, graphs
 
@@ -212,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
         feed[graph.CARRY] = np.array(policy.init_carry())
         ready: dict[str, Callable[[], Any]] = {who: lambda c=call: c(feed) for who, call in calls.items()}  # noqa: B023
         sizes = {who: figures(model) for who, model in graphs.items()}
-        sizes["ours, bound"] = sizes["ours"]
+        sizes |= {f"{who}, as ksim run": size for who, size in sizes.items()}
         for path in args.kinfer:
             ready[Path(path).name], sizes[Path(path).name] = other(path)
         taken = measure(ready, args.steps)
