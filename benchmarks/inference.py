@@ -7,8 +7,8 @@ each is compared with the JAX function over 50 carried steps.
 
 Without a checkpoint it measures freshly initialised K-Bot policies of three sizes: speed does not depend on weights.
 `ordinary code` is the graph that jax2onnx gives of the policy as one would write it at first, and what the others are
-divided by. `as ksim run` is deploy.policy: buffers bound once in place of `session.run`, with all its checks; the others
-are `session.run`.
+divided by. `bound` has buffers bound once in place of arrays handed to `session.run`, as deploy.policy has; `as ksim run`
+is deploy.policy itself, with all its checks.
 """
 
 from __future__ import annotations
@@ -97,6 +97,26 @@ def deployed(bundle: Bundle) -> Call:
     return call
 
 
+def bound(model: bytes) -> Call:
+    """On buffers bound once; the caller's arrays are copied in."""
+    one = session(model)
+    binding = one.io_binding()
+    buffers = {v.name: np.zeros(v.shape, np.float32) for v in [*one.get_inputs(), *one.get_outputs()]}
+    for v in one.get_inputs():
+        binding.bind_input(v.name, "cpu", 0, np.float32, v.shape, buffers[v.name].ctypes.data)
+    for v in one.get_outputs():
+        binding.bind_output(v.name, "cpu", 0, np.float32, v.shape, buffers[v.name].ctypes.data)
+    outputs = [buffers[v.name] for v in one.get_outputs()]
+
+    def call(feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        for name, value in feed.items():
+            buffers[name][:] = value
+        one.run_with_iobinding(binding)
+        return outputs
+
+    return call
+
+
 def hand_made(policy: Policy) -> bool:
     """The other graphs know plain LSTM policies alone."""
     law, lstm = policy.targets, policy.carry_layout[0].name == "lstm0.h"
@@ -131,6 +151,7 @@ def contenders(policy: Policy, spec: PolicySpec, forms: bool) -> tuple[dict[str,
         graphs["by hand, fused products"] = graph_forms.by_hand(policy, spec, operator=False)
         graphs["by hand, LSTM operator"] = graph_forms.by_hand(policy, spec, operator=True)
     calls = {name: run(model) for name, model in graphs.items()}
+    calls["ours, bound"] = bound(graphs["ours"])
     for name in (ORDINARY, "ours"):
         if name in graphs:
             calls[f"{name}, as ksim run"] = deployed(dataclasses.replace(bundle, step_fn=graphs[name]))
@@ -209,6 +230,7 @@ def main(argv: list[str] | None = None) -> int:
         feed[graph.CARRY] = np.array(policy.init_carry())
         ready: dict[str, Callable[[], Any]] = {who: lambda c=call: c(feed) for who, call in calls.items()}  # noqa: B023
         sizes = {who: figures(model) for who, model in graphs.items()}
+        sizes["ours, bound"] = sizes["ours"]
         sizes |= {f"{who}, as ksim run": size for who, size in sizes.items()}
         for path in args.kinfer:
             ready[Path(path).name], sizes[Path(path).name] = other(path)
