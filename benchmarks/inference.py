@@ -7,8 +7,8 @@ each is compared with the JAX function over 50 carried steps.
 
 Without a checkpoint it measures freshly initialised K-Bot policies of three sizes: speed does not depend on weights.
 `ordinary code` is the graph that jax2onnx gives of the policy as one would write it at first, and what the others are
-divided by. `bound` has buffers bound once in place of arrays handed to `session.run`, as deploy.policy has; `as ksim run`
-is deploy.policy itself, with all its checks.
+divided by. `bound` has buffers bound once in place of arrays handed to `session.run`, as deploy.policy has; `as ksim
+run` is deploy.policy itself, with all its checks.
 """
 
 from __future__ import annotations
