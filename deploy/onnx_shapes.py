@@ -372,12 +372,14 @@ def _reshape(call: Call) -> list[Value]:
         target = [data.shape[i] if n == 0 else n for i, n in enumerate(target)]
     if target.count(-1) > 1 or any(n < -1 for n in target):
         raise ValueError(f"shape {target[:8]}; expected sizes and at most one -1")
+    fixed = data.exact or (-1 not in target and 0 not in target)
     if -1 in target:
         rest = math.prod(n for n in target if n != -1)
         target[target.index(-1)] = data.size // rest if rest else 0
     if math.prod(target) != data.size and data.exact:
         raise ValueError(f"{data.size} elements as {target[:8]}")
-    return same_kind(call, shape=tuple(target))
+    # where only a bound was known, ONNX Runtime finds this size or fails
+    return [Value(dtype=data.dtype, shape=tuple(target), exact=fixed)]
 
 
 @rule("Flatten", loose=True)
@@ -459,8 +461,11 @@ def _split(call: Call) -> list[Value]:
 @rule("Slice", loose=True)
 def _slice(call: Call) -> list[Value]:
     data = call.value(0)
-    if call.opset >= 10 and any(v.const is None for v in call.given[1:]):
+    if call.opset >= 10 and any(call.has(at) and call.value(at).const is None for at in (1, 2)):
         # where it begins depends on values: at most all of it
+        for at in (3, 4):
+            if call.has(at):
+                call.constant(at)
         return [Value(dtype=data.dtype, shape=data.shape, exact=False)]
     starts, ends = call.integers("starts", 1), call.integers("ends", 2)
     if starts is None or ends is None:
@@ -486,6 +491,12 @@ def _gather(call: Call) -> list[Value]:
     data, indices = call.value(0), call.value(1)
     axis = _axis(call.integer("axis", 0), len(data.shape))
     return same_kind(call, shape=check_size(data.shape[:axis] + indices.shape + data.shape[axis + 1 :]))
+
+
+@rule("NonZero")
+def _non_zero(call: Call) -> list[Value]:
+    where = np.nonzero(call.constant(0))
+    return [_const(np.asarray(where, INT64).reshape(len(call.value(0).shape), -1))]
 
 
 @rule("GatherElements")
