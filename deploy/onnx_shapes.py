@@ -5,11 +5,12 @@ for it, and the result is marked as not exact. An operator without a rule is ref
 run without end, ask for memory by value, draw random numbers or call code: Loop, Scan, Range of an input,
 Resize, RandomNormal, functions, other domains.
 
-Why not ONNX's own shape inference: it is C++ that follows hostile attributes without a bound on time or memory
-(forty `Concat(x, x)` of a constant shape ask for terabytes), and would have to run in a process of its own.
+Why not ONNX's own shape inference: it is C++ that follows a hostile graph without a bound on time or memory (a
+constant and 24 times `Concat(x, x)`, a file of 1 kB, took onnx 1.23 21 s and 4.5 GiB), and would have to run in a
+process of its own.
 
-Source of the rules: the operators' descriptions in the ONNX specification, opsets 7 to 23; tests compare them with
-`onnx.shape_inference`.
+Source of the rules: the operators' descriptions in the ONNX specification, opsets 7 to 23; a test compares each
+with what ONNX Runtime makes.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.graphs import _Walk
-from deploy.onnx_shapes import RULES, Value
+from deploy.onnx_shapes import RULES, Call, Value
+from deploy.onnx_size_up import size_up
 from deploy.onnx_wire import parse
 
 RNG = np.random.default_rng(0)
@@ -269,3 +270,14 @@ def test_a_slice_that_begins_at_a_value_is_bounded_by_what_it_is_cut_from():
     data, _, sizes = model(("Slice", [f(5, 6), i(1), i(3), i(0), i(1)], {}, (3,), 17, 1))
     with pytest.raises(ValueError, match="depends on values"):
         foreseen(data, sizes)
+
+
+def test_a_bound_becomes_a_size_only_where_a_shape_says_so_in_full():
+    some = Value(dtype=np.dtype(np.float32), shape=(6,), exact=False)
+    for target, exact in ((i(2, 3), True), (i(3), True), (i(-1), False), (i(0), False)):
+        call = Call(op="Reshape", inputs=[some, known(target)], attributes={}, outputs=1, opset=17)
+        (value,) = size_up(call)
+        assert (value.exact, value.shape) == (exact, tuple(target) if exact else (6,))
+    call = Call(op="Expand", inputs=[some, known(i(6))], attributes={}, outputs=1, opset=17)
+    with pytest.raises(ValueError, match="depends on values"):
+        size_up(call)
