@@ -367,13 +367,13 @@ def _reshape(call: Call) -> list[Value]:
     data, target = call.value(0), call.integers("shape", 1)
     if target is None:
         raise ValueError("no shape")
+    fixed = data.exact or (-1 not in target and 0 not in target)
     if not call.integer("allowzero", 0):
         if any(n == 0 and i >= len(data.shape) for i, n in enumerate(target)):
             raise ValueError("a 0 in the shape where the input has no axis")
         target = [data.shape[i] if n == 0 else n for i, n in enumerate(target)]
     if target.count(-1) > 1 or any(n < -1 for n in target):
         raise ValueError(f"shape {target[:8]}; expected sizes and at most one -1")
-    fixed = data.exact or (-1 not in target and 0 not in target)
     if -1 in target:
         rest = math.prod(n for n in target if n != -1)
         target[target.index(-1)] = data.size // rest if rest else 0
