@@ -43,9 +43,9 @@ DEFAULT_MEMORY_MIB = 1024
 
 
 def corpus() -> list[seeds.Seed]:
-    """Twice as often as an operator: whole policies."""
+    """Whole policies, more often than any one operator."""
     whole = [seeds.small(spec=True), seeds.small(spec=False)]
-    return whole * 25 + [seeds.shipped()] * 5 + seeds.operators()
+    return whole * 25 + [seeds.sliced()] * 10 + [seeds.shipped()] * 5 + seeds.operators()
 
 
 def make(seed: int, index: int, starts: list[seeds.Seed], layer: str = "") -> tuple[str, str, bytes]:

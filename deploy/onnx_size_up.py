@@ -42,7 +42,12 @@ _FOLDS: dict[str, Callable[[Call, list[np.ndarray]], Any]] = {
     "Equal": lambda call, v: v[0] == v[1],
     "Greater": lambda call, v: v[0] > v[1],
     "Less": lambda call, v: v[0] < v[1],
+    "GreaterOrEqual": lambda call, v: v[0] >= v[1],
+    "LessOrEqual": lambda call, v: v[0] <= v[1],
+    "And": lambda call, v: v[0] & v[1],
+    "Or": lambda call, v: v[0] | v[1],
     "Not": lambda call, v: ~v[0],
+    "Expand": lambda call, v: np.broadcast_to(v[0], np.broadcast_shapes(v[0].shape, tuple(v[1]))),
     "Where": lambda call, v: np.where(v[0], v[1], v[2]),
     "Concat": lambda call, v: np.concatenate(v, axis=call.integer("axis", 0)),
     "Gather": lambda call, v: np.take(v[0], v[1], axis=call.integer("axis", 0)),
@@ -84,6 +89,8 @@ def size_up(call: Call) -> list[Value]:
         ValueError: the operator is unknown, its inputs do not fit, or its sizes are not fixed.
     """
     size = RULES.get(call.op)
+    if call.op in ("Loop", "Scan"):
+        raise ValueError("a loop, which could run without end; unroll it (a loop of Python's)")
     if size is None:
         raise ValueError("an operator that a policy has no use for, or that could run without end")
     left_out = {at for at, value in enumerate(call.inputs) if value is None} - _OPTIONAL.get(call.op, set())

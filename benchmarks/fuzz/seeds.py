@@ -140,6 +140,27 @@ def small(*, spec: bool) -> Seed:
     return Seed(name="ours" if spec else "old", init_fn=_init(np.zeros(4)), step_fn=_model(graph), metadata=metadata)
 
 
+def sliced() -> Seed:
+    """A slice of the carry that begins and ends where the carry says, and one of its values put elsewhere."""
+    carry = np.asarray([1, 4, 0.5, 0.25, -1, 2], np.float32)
+    weights = [numpy_helper.from_array(np.asarray(v, np.int64), n)
+               for n, v in (("zero", [0]), ("one", [1]), ("two", [2]), ("column", [-1, 1]))]  # fmt: skip
+    nodes = [
+        helper.make_node("Slice", ["carry", "zero", "two"], ["floats"]),
+        helper.make_node("Cast", ["floats"], ["bounds"], to=TensorProto.INT64),
+        helper.make_node("Slice", ["bounds", "zero", "one"], ["start"]),
+        helper.make_node("Slice", ["bounds", "one", "two"], ["end"]),
+        helper.make_node("Slice", ["carry", "start", "end", "zero", "one"], ["cut"]),
+        helper.make_node("ReduceSum", ["cut"], ["action"], keepdims=1),
+        helper.make_node("Reshape", ["start", "column"], ["where"]),
+        helper.make_node("ScatterND", ["carry", "where", "action"], ["carry_out"]),
+    ]
+    graph = helper.make_graph(nodes, "step", [_floats("carry", 6)],
+                              [_floats("action", 1), _floats("carry_out", 6)], weights)  # fmt: skip
+    metadata = {"joint_names": ["a"], "command_names": [], "carry_size": [6]}
+    return Seed(name="sliced", init_fn=_init(carry), step_fn=_model(graph), metadata=metadata)
+
+
 def shipped() -> Seed:
     """The bundle that ships with the K-Bot."""
     bundle = read_bundle(SHIPPED)

@@ -147,8 +147,8 @@ HARM: dict[str, tuple[Change, str]] = {
     "a local function": (lambda m: m.functions.add(name="f"), "Model: local functions"),
     "training": (lambda m: m.training_info.add(), "Model: training information"),
     "sparse weights": (lambda m: m.graph.sparse_initializer.add(), "Graph: sparse weights"),
-    "Loop": (loop, "a policy has no use for, or that could run without end"),
-    "Scan": (node("Scan", ["home"], num_scan_inputs=1), "could run without end"),
+    "Loop": (loop, "a loop, which could run without end; unroll it"),
+    "Scan": (node("Scan", ["home"], num_scan_inputs=1), "a loop, which could run"),
     "a random number": (node("RandomNormal", [], shape=[3]), "a policy has no use for"),
     "an operator of somebody": (node("Exec", ["home"]), "Exec more: an operator that a policy has no use for"),
     "a size from an input": (lambda m: [node("Cast", ["carry"], to=7)(m), m.graph.node.append(

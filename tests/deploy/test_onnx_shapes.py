@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.graphs import _Walk
-from deploy.onnx_shapes import RULES, Value
+from deploy.onnx_shapes import RULES, Call, Value
+from deploy.onnx_size_up import size_up
 from deploy.onnx_wire import parse
 
 RNG = np.random.default_rng(0)
@@ -103,6 +102,7 @@ CASES: list[tuple] = [
     ("Slice", [f(5, 6)], {"starts": [1, 0], "ends": [3, -1]}, (), 9, 1),
     ("Gather", [f(5, 6), s([[0, 1], [2, 3]])], {"axis": 1}, (), 17, 1),
     ("Gather", [f(5, 6), s(2)], {}, (), 17, 1),
+    ("NonZero", [s([[0, 2], [3, 0]])], {}, (0,), 17, 1),
     ("GatherElements", [f(5, 6), s([[0, 1], [2, 3]])], {}, (), 17, 1),
     ("GatherND", [f(5, 6, 7), s([[0, 1], [2, 3], [1, 1]])], {}, (), 17, 1),
     ("GatherND", [f(2, 6, 7), s([[1], [3]])], {"batch_dims": 1}, (), 17, 1),
@@ -194,6 +194,9 @@ FOLDED = [
     ("Add", [i(2, 3), i(4, 5)], {}), ("Sub", [i(2, 3), i(4, 5)], {}), ("Mul", [i(2, 3), i(4, 5)], {}),
     ("Div", [i(-7, 7), i(2)], {}), ("Min", [i(2, 6), i(4, 5)], {}), ("Max", [i(2, 6), i(4, 5)], {}),
     ("Equal", [i(2, 5), i(4, 5)], {}), ("Greater", [i(2, 5), i(4)], {}), ("Less", [i(2, 5), i(4)], {}),
+    ("GreaterOrEqual", [i(4, 3), i(4)], {}), ("LessOrEqual", [i(4, 5), i(4)], {}), ("Expand", [i(4), i(2, 3)], {}),
+    ("And", [np.asarray([True, False]), np.asarray([True])], {}), ("NonZero", [i(0, 3, 0, 1)], {}),
+    ("Or", [np.asarray([True, False]), np.asarray([False])], {}),
     ("Not", [np.asarray([True, False])], {}), ("Where", [np.asarray([True, False]), i(1, 2), i(3, 4)], {}),
     ("Concat", [i(2, 3), i(4)], {"axis": 0}), ("Gather", [i(7, 8, 9), s(-1)], {}), ("Cast", [i(300)], {"to": 2}),
     ("Slice", [i(1, 2, 3, 4), i(3), i(-9), i(0), i(-2)], {}), ("Transpose", [s([[1, 2], [3, 4]])], {}),
@@ -237,7 +240,7 @@ ABSURD = [
     ("LSTM", [f(1, 1, 2), f(1, 4, 2), f(1, 4, 1)], {"hidden_size": 2**40}, (), "hidden_size"),
     ("LSTM", [f(1, 1, 2), f(1, 4, 3), f(1, 4, 1)], {"hidden_size": 1}, (), r"input 1 of shape \(1, 4, 3\)"),
     ("RandomNormal", [], {"shape": [3]}, (), "a policy has no use for"),
-    ("NonZero", [f(3)], {}, (), "a policy has no use for"),
+    ("NonZero", [f(3)], {}, (), "a size that depends on values"),
     ("Resize", [f(1, 1, 3), None, s([1, 1, 1e9], np.float32)], {}, (2,), "a policy has no use for"),
     ("Dropout", [f(3), s(0.5, np.float32), s(True, bool)], {}, (2,), "draws random numbers"),
     ("ReduceMean", [np.zeros((0,), np.int64)], {}, (), "a reduction of nothing"),
@@ -263,4 +266,18 @@ def test_what_asks_for_absurd_memory_or_could_end_the_process_is_refused(case):
 def test_a_slice_that_begins_at_a_value_is_bounded_by_what_it_is_cut_from():
     data, _, sizes = model(("Slice", [f(5, 6), i(1), i(3)], {}, (), 17, 1))
     (value,) = foreseen(data, sizes)
-    assert value.shape == (5, 6) and not value.exact and math.prod(value.shape) == value.size
+    assert value.shape == (5, 6) and not value.exact
+    data, _, sizes = model(("Slice", [f(5, 6), i(1), i(3), i(0), i(1)], {}, (3,), 17, 1))
+    with pytest.raises(ValueError, match="depends on values"):
+        foreseen(data, sizes)
+
+
+def test_a_bound_becomes_a_size_only_where_a_shape_says_so_in_full():
+    some = Value(dtype=np.dtype(np.float32), shape=(6,), exact=False)
+    for target, exact in ((i(2, 3), True), (i(3), True), (i(-1), False), (i(0), False)):
+        call = Call(op="Reshape", inputs=[some, known(target)], attributes={}, outputs=1, opset=17)
+        (value,) = size_up(call)
+        assert (value.exact, value.shape) == (exact, tuple(target) if exact else (6,))
+    call = Call(op="Expand", inputs=[some, known(i(6))], attributes={}, outputs=1, opset=17)
+    with pytest.raises(ValueError, match="depends on values"):
+        size_up(call)
