@@ -89,6 +89,14 @@ def _say(text: str) -> None:
         pass
 
 
+def drop_stdout() -> None:
+    """Where standard output cannot be written, send what is left of it nowhere, or Python would tell of it at exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def describe(error: OSError) -> str:
     """What the system refused, what was expected and what to do, in one line."""
     what = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
@@ -123,7 +131,7 @@ def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -
     try:
         return function(argv)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
     except KeyboardInterrupt as error:
         _say(f"ksim {verb}: interrupted")
         return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
@@ -131,5 +139,6 @@ def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -
         text = _one_line(verb, error)
         if text is None:
             raise
+        drop_stdout()
         _say(f"ksim {verb}: {' '.join(text.split())}")
     return 1

@@ -17,8 +17,8 @@ __all__ = ["VERBS", "main", "parser", "run_verb"]
 # verb -> (module:function, what it does)
 VERBS = {
     "demo": ("ksim.demo:main", "the whole path on this machine: train, export, prove, run, record, compare"),
-    "train": ("ksim.train:main", "train a policy"),
-    "eval": ("ksim.evaluate:main", "survival and return of a checkpoint or a bundle"),
+    "train": ("ksim.train_command:main", "train a policy"),
+    "eval": ("ksim.evaluate_command:main", "survival and return of a checkpoint or a bundle"),
     "vis": ("ksim.vis:main", "show a policy: a window, or a video file"),
     "export": ("export.convert:main", "checkpoint -> policy.kinfer and policy.onnx, proven"),
     "validate": ("export.validate:main", "prove that a bundle is its checkpoint"),
