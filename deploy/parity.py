@@ -5,7 +5,6 @@ Reads a log of `ksim run`, writes report.json and report.html.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.cli import parser, run_verb
 from deploy.errors import DeployError, PolicyError
 from deploy.policy import OnnxPolicy
 from deploy.preflight import differences
@@ -465,20 +465,19 @@ def write_reports(result: Parity, out: str | Path | None) -> dict[str, Path]:
 
 def main(argv: list[str] | None = None) -> int:
     """`ksim parity`: compare a log with the simulation."""
-    parser = argparse.ArgumentParser(
-        prog="ksim parity",
-        description="Compare a recorded run with the simulation: does the policy replay to the same actions, how far\n"
+    parse = parser(
+        "ksim parity",
+        "Compare a recorded run with the simulation: does the policy replay to the same actions, how far\n"
         "do the joints move from what the model says, how late do they answer, how even was the loop.",
-        epilog="example:\n  ksim parity run.mcap --out reports/",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "ksim parity run.mcap --out reports/",
     )
-    parser.add_argument("log", help="a log of ksim run")
-    parser.add_argument("--robot", help="built-in robot or robot folder (default: the log's)")
-    parser.add_argument("--reality", help="simulate this reality YAML instead of the nominal robot")
-    parser.add_argument("--hang", action="store_true", help="the robot hung from a gantry, feet off the floor")
-    parser.add_argument("--out", help="folder, or name of the page ending in .html (default: beside the log)")
-    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object on stdout")
-    args = parser.parse_args(argv)
+    parse.add_argument("log", help="a log of ksim run")
+    parse.add_argument("--robot", help="built-in robot or robot folder (default: the log's)")
+    parse.add_argument("--reality", help="simulate this reality YAML instead of the nominal robot")
+    parse.add_argument("--hang", action="store_true", help="the robot hung from a gantry, feet off the floor")
+    parse.add_argument("--out", help="folder, or name of the page ending in .html (default: beside the log)")
+    parse.add_argument("--json", action="store_true", help="print the figures as one JSON object on stdout")
+    args = parse.parse_args(argv)
     reality = load_reality(args.reality) if args.reality else None
     log = read_log(args.log)
     if not log.complete:
@@ -501,10 +500,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from robots.errors import ToolkitError
-
-    try:
-        sys.exit(main())
-    except ToolkitError as error:
-        print(f"ksim parity: {error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(run_verb("parity", main, sys.argv[1:]))

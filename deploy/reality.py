@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 
 from deploy.errors import DeployError
+from deploy.yaml_file import YamlError, quote, read_yaml
 from robots.spec import RobotSpec, digest
 
 PerJoint = float | Mapping[str, float]
@@ -31,49 +31,55 @@ class RealityError(DeployError):
 
 
 def _number(value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("a finite number")
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a finite number")
     if not low <= value <= high:
-        raise ValueError(
-            f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a number of {low:g} or more"
-        )
+        raise ValueError(f"a number from {low:g} to {high:g}")
     return float(value)
 
 
-def _scalar(low: float = -math.inf, high: float = math.inf) -> Callable[[Any], float]:
+def _scalar(low: float, high: float) -> Callable[[Any], float]:
     return lambda value: _number(value, low, high)
 
 
-def _vector(value: Any) -> tuple[float, ...]:
-    if not isinstance(value, (list, tuple)) or len(value) != 3:
-        raise ValueError("a list of 3 numbers")
-    return tuple(_number(v, -math.inf, math.inf) for v in value)
+def _vector(greatest: float) -> Callable[[Any], tuple[float, ...]]:
+    def check(value: Any) -> tuple[float, ...]:
+        if not isinstance(value, (list, tuple)) or len(value) != 3:
+            raise ValueError("a list of 3 numbers")
+        return tuple(_number(v, -greatest, greatest) for v in value)
+
+    return check
 
 
-def _span(value: Any) -> tuple[float, float]:
-    pair = value if isinstance(value, (list, tuple)) else [value, value]
-    if len(pair) != 2:
-        raise ValueError("a number or a list [least, greatest]")
-    low, high = (_number(v, 0.0, math.inf) for v in pair)
-    if low > high:
-        raise ValueError("a list [least, greatest] with the least first")
-    return low, high
+def _span(greatest: float) -> Callable[[Any], tuple[float, float]]:
+    def check(value: Any) -> tuple[float, float]:
+        pair = value if isinstance(value, (list, tuple)) else [value, value]
+        if len(pair) != 2:
+            raise ValueError("a number or a list [least, greatest]")
+        low, high = (_number(v, 0.0, greatest) for v in pair)
+        if low > high:
+            raise ValueError("a list [least, greatest] with the least first")
+        return low, high
+
+    return check
 
 
-def _per_joint(low: float) -> Callable[[Any], PerJoint]:
+def _per_joint(low: float, high: float) -> Callable[[Any], PerJoint]:
     def check(value: Any) -> PerJoint:
         if isinstance(value, Mapping):
             if not all(isinstance(name, str) for name in value):
                 raise ValueError("a mapping from joint names to numbers")
-            return {name: _number(v, low, math.inf) for name, v in value.items()}
-        return _number(value, low, math.inf)
+            return {name: _number(v, low, high) for name, v in value.items()}
+        return _number(value, low, high)
 
     return check
 
 
 def _choice(*values: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
-        if value not in values:
+        if not isinstance(value, str) or value not in values:
             raise ValueError(" or ".join(repr(v) for v in values))
         return value
 
@@ -81,8 +87,8 @@ def _choice(*values: str) -> Callable[[Any], str]:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a string")
+    if not isinstance(value, str) or len(value) > 200:
+        raise ValueError("a string of at most 200 characters")
     return value
 
 
@@ -102,7 +108,9 @@ class _Settings:
             try:
                 object.__setattr__(self, f.name, check(value))
             except ValueError as error:
-                raise RealityError(f"{type(self).__name__.lower()}.{f.name}: got {value!r}, expected {error}") from None
+                raise RealityError(
+                    f"{type(self).__name__.lower()}.{f.name}: got {quote(value)}, expected {error}"
+                ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +142,13 @@ class Joints(_Settings):
         zero_offset_rad: measured minus true position [rad]; the motor's own controller has it too.
     """
 
-    kp_scale: PerJoint = _setting(1.0, _per_joint(0.0))
-    kd_scale: PerJoint = _setting(1.0, _per_joint(0.0))
-    torque_scale: PerJoint = _setting(1.0, _per_joint(0.0))
-    friction_scale: PerJoint = _setting(1.0, _per_joint(0.0))
-    friction_add_nm: PerJoint = _setting(0.0, _per_joint(0.0))
-    damping_add: PerJoint = _setting(0.0, _per_joint(0.0))
-    zero_offset_rad: PerJoint = _setting(0.0, _per_joint(-math.inf))
+    kp_scale: PerJoint = _setting(1.0, _per_joint(0.0, 100.0))
+    kd_scale: PerJoint = _setting(1.0, _per_joint(0.0, 100.0))
+    torque_scale: PerJoint = _setting(1.0, _per_joint(0.0, 100.0))
+    friction_scale: PerJoint = _setting(1.0, _per_joint(0.0, 1000.0))
+    friction_add_nm: PerJoint = _setting(0.0, _per_joint(0.0, 1000.0))
+    damping_add: PerJoint = _setting(0.0, _per_joint(0.0, 1000.0))
+    zero_offset_rad: PerJoint = _setting(0.0, _per_joint(-math.pi, math.pi))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,14 +185,14 @@ class Sensors(_Settings):
 
     latency_s: float = _setting(0.0, _scalar(0.0, 1.0))
     gyro_unit: str = _setting("deg/s", _choice("deg/s", "rad/s"))
-    position_noise_rad: float = _setting(0.0, _scalar(0.0))
-    velocity_noise_rad_s: float = _setting(0.0, _scalar(0.0))
-    gyro_noise_rad_s: float = _setting(0.0, _scalar(0.0))
-    gyro_bias_rad_s: tuple[float, ...] = _setting((0.0, 0.0, 0.0), _vector)
-    accelerometer_noise_m_s2: float = _setting(0.0, _scalar(0.0))
-    accelerometer_bias_m_s2: tuple[float, ...] = _setting((0.0, 0.0, 0.0), _vector)
-    orientation_noise_rad: float = _setting(0.0, _scalar(0.0))
-    orientation_bias_rad: tuple[float, ...] = _setting((0.0, 0.0, 0.0), _vector)
+    position_noise_rad: float = _setting(0.0, _scalar(0.0, math.pi))
+    velocity_noise_rad_s: float = _setting(0.0, _scalar(0.0, 1000.0))
+    gyro_noise_rad_s: float = _setting(0.0, _scalar(0.0, 1000.0))
+    gyro_bias_rad_s: tuple[float, ...] = _setting((0.0, 0.0, 0.0), _vector(1000.0))
+    accelerometer_noise_m_s2: float = _setting(0.0, _scalar(0.0, 10_000.0))
+    accelerometer_bias_m_s2: tuple[float, ...] = _setting((0.0, 0.0, 0.0), _vector(10_000.0))
+    orientation_noise_rad: float = _setting(0.0, _scalar(0.0, math.pi))
+    orientation_bias_rad: tuple[float, ...] = _setting((0.0, 0.0, 0.0), _vector(math.pi))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,11 +222,11 @@ class Pushes(_Settings):
         start_s: start of the first push after the robot is released [s].
     """
 
-    force_max_n: float = _setting(0.0, _scalar(0.0))
-    force_min_n: float = _setting(0.0, _scalar(0.0))
-    duration_s: tuple[float, float] = _setting((0.1, 0.5), _span)
-    interval_s: tuple[float, float] = _setting((2.0, 2.0), _span)
-    start_s: float = _setting(1.0, _scalar(0.0))
+    force_max_n: float = _setting(0.0, _scalar(0.0, 100_000.0))
+    force_min_n: float = _setting(0.0, _scalar(0.0, 100_000.0))
+    duration_s: tuple[float, float] = _setting((0.1, 0.5), _span(1e6))
+    interval_s: tuple[float, float] = _setting((2.0, 2.0), _span(1e6))
+    start_s: float = _setting(1.0, _scalar(0.0, 1e6))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -279,9 +287,9 @@ SECTIONS: dict[str, Any] = {
 def _refuse_unknown(where: str, got: Mapping[Any, Any], known: list[str]) -> None:
     for key in got:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key if isinstance(key, str) else quote(key), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-            raise RealityError(f"{where}: unknown key {key!r}; {hint}")
+            raise RealityError(f"{where}: unknown key {quote(key)}; {hint}")
 
 
 def parse_reality(data: Any, where: str = "reality") -> Reality:
@@ -300,11 +308,11 @@ def parse_reality(data: Any, where: str = "reality") -> Reality:
             try:
                 parts[name] = _text(value)
             except ValueError as error:
-                raise RealityError(f"{where}: name: got {value!r}, expected {error}") from None
+                raise RealityError(f"{where}: name: got {quote(value)}, expected {error}") from None
             continue
         value = {} if value is None else value
         if not isinstance(value, Mapping):
-            raise RealityError(f"{where}: {name}: got {value!r}, expected a mapping of settings")
+            raise RealityError(f"{where}: {name}: got {quote(value)}, expected a mapping of settings")
         _refuse_unknown(f"{where}: {name}", value, [f.name for f in dataclasses.fields(SECTIONS[name])])
         try:
             parts[name] = SECTIONS[name](**value)
@@ -323,12 +331,9 @@ def load_reality(path: str | Path | None) -> Reality:
         return Reality()
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise RealityError(f"{path}: cannot read it ({error.strerror}); expected a reality YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise RealityError(f"{path}: not YAML ({reason})") from error
+        data = read_yaml(path, "a reality YAML file such as configs/reality_demo.yaml")
+    except YamlError as error:
+        raise RealityError(str(error)) from error
     reality = parse_reality(data, str(path))
     named = isinstance(data, dict) and "name" in data
     return reality if named else dataclasses.replace(reality, name=path.stem)

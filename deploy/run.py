@@ -16,10 +16,11 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from deploy.cli import parser, run_verb
 from deploy.errors import CheckError, ConnectionLost, DeployError, FaultError, LogError, SafetyError
 from deploy.kos import GYRO_UNITS, KosRobot
 from deploy.loop import DAMP_FOR_S, ControlLoop, Fall, Stop, Stopped
@@ -472,20 +473,13 @@ anything else.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="ksim run",
-        description=_DESCRIPTION,
-        epilog="example:\n  ksim run policy.kinfer --host 127.0.0.1 --duration 20 --command vx=0 --log run.mcap",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parse = parser(
+        "ksim run",
+        _DESCRIPTION,
+        "ksim run policy.kinfer --host 127.0.0.1 --duration 20 --command vx=0 --log run.mcap",
     )
-    add = parser.add_argument
+    add = parse.add_argument
     add("bundle", type=Path, help="the policy, a .kinfer file")
     add("--host", default="127.0.0.1", help="where the KOS server is (default %(default)s)")
     add("--port", type=int, default=50051, help="its port (default %(default)s)")
@@ -507,7 +501,7 @@ def _parser() -> argparse.ArgumentParser:
         help="real-time scheduling where the system allows it (default on)",
     )
     add("--json", action="store_true", help="print the report as one JSON object")
-    return parser
+    return parse
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -552,8 +546,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ToolkitError as error:
-        print(f"ksim run: {error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(run_verb("run", main, sys.argv[1:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
@@ -10,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from deploy.cli import describe, parser, run_verb
 from deploy.errors import DeployError
 from deploy.plant import Plant
 from deploy.reality import Reality, load_reality
@@ -53,6 +54,20 @@ def _check_port(host: str, port: int) -> None:
             probe.listen()
     except OSError as error:
         raise TwinError(_port_taken(host, port, error.strerror or str(error))) from None
+    except UnicodeError:  # a label that is empty, or longer than a name may have
+        raise TwinError(f"--host: got {host!r:.300}, expected an address or the name of this machine") from None
+
+
+def _check_truth(path: Path) -> None:
+    """Asked at the start: what really happened is not to be lost to a slip of the pen at the end."""
+    if path.is_dir():
+        raise TwinError(f"--truth {path}: is a folder; expected a file name ending in .npz; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise TwinError(f"--truth {path}: {describe(error)}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,30 +308,31 @@ def spawn_twin(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`ksim twin`: serve until SIGTERM or Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="ksim twin",
-        description="A KOS server over MuJoCo with the K-Bot server's semantics: what ksim run sees as a robot.\n\n"
+    """`ksim twin`: serve until SIGTERM, SIGHUP or Ctrl-C."""
+    parse = parser(
+        "ksim twin",
+        "A KOS server over MuJoCo with the K-Bot server's semantics: what ksim run sees as a robot.\n\n"
         "With --start home the robot is held still at home, feet on the floor, like on a gantry. It is let go by the\n"
         "first CommandActuators after torque is enabled on any joint, or by SimulationService.SetPaused(false).\n"
         "SimulationService.Reset picks it up again. With --start hang the base stays fixed above the floor and the\n"
         "joints are free. There is no watchdog, as on the robot: the last command stays in force.",
-        epilog="example:\n  ksim twin --robot kbot --port 50051 --reality configs/reality_demo.yaml",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "ksim twin --robot kbot --port 50051 --reality configs/reality_demo.yaml",
     )
-    parser.add_argument("--robot", default="kbot", help="built-in robot or robot folder (default: kbot)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=50051, help="port, 0 picks a free one (default: 50051)")
-    parser.add_argument("--reality", help="YAML of how it differs from the nominal robot (default: not at all)")
-    parser.add_argument("--seed", type=int, default=0, help="of noise, losses and pushes (default: 0)")
-    parser.add_argument("--start", choices=("home", "hang"), default="home", help="how it begins (default: home)")
-    parser.add_argument("--lockstep", action="store_true", help="time advances through SimulationService.Step only")
-    parser.add_argument("--truth", help="write what really happened to this .npz at the end")
-    args = parser.parse_args(argv)
+    parse.add_argument("--robot", default="kbot", help="built-in robot or robot folder (default: kbot)")
+    parse.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parse.add_argument("--port", type=int, default=50051, help="port, 0 picks a free one (default: 50051)")
+    parse.add_argument("--reality", help="YAML of how it differs from the nominal robot (default: not at all)")
+    parse.add_argument("--seed", type=int, default=0, help="of noise, losses and pushes (default: 0)")
+    parse.add_argument("--start", choices=("home", "hang"), default="home", help="how it begins (default: home)")
+    parse.add_argument("--lockstep", action="store_true", help="time advances through SimulationService.Step only")
+    parse.add_argument("--truth", help="write what really happened to this .npz at the end")
+    args = parse.parse_args(argv)
     if not 0 <= args.port <= 65535:
         raise TwinError(f"--port: got {args.port}, expected 0 to 65535")
-    if args.seed < 0:
-        raise TwinError(f"--seed: got {args.seed}, expected 0 or more")
+    if not 0 <= args.seed < 2**32:
+        raise TwinError(f"--seed: got {args.seed}, expected 0 to {2**32 - 1}")
+    if args.truth:
+        _check_truth(Path(args.truth))
     twin = Twin(
         args.robot,
         load_reality(args.reality),
@@ -334,25 +350,20 @@ def main(argv: list[str] | None = None) -> int:
 
     async def serve() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stop.set)
         gc.collect()
         gc.freeze()  # the model stays; the collector need not look at it while a client waits
         await twin.serve(ready, stop)
 
     asyncio.run(serve())
-    if twin.services.slipped_s:
-        print(f"twin: fell behind the clock by {twin.services.slipped_s:.1f} s in all", file=sys.stderr)
     if args.truth:
         twin.write_truth(args.truth)
+    if twin.services.slipped_s:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"twin: fell behind the clock by {twin.services.slipped_s:.1f} s in all", file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
-    from robots.errors import ToolkitError
-
-    try:
-        sys.exit(main())
-    except ToolkitError as error:
-        print(f"ksim twin: {error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(run_verb("twin", main, sys.argv[1:]))

@@ -30,6 +30,7 @@ from robots.errors import SpecError
 from robots.spec import PolicySpec, RobotSpec, canonical_json, digest, input_specs
 
 FORMAT = 1
+PRIVILEGED_MAX = 100_000
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -104,8 +105,8 @@ def read(path: str | Path, model_only: bool = False) -> tuple[dict[str, Any], di
                 if not model_only or key.startswith("model"):
                     data = io.BytesIO(archive.read(name))
                     arrays[key] = np.lib.format.read_array(data, allow_pickle=False)
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # zipfile, zlib and numpy have no common root for what a damaged file makes them raise
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); it may be truncated") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         got = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
@@ -213,12 +214,18 @@ def load_trained(path: str | Path) -> Trained:
     try:
         config = from_dict(meta["config"])
         robot = RobotSpec.from_json(meta["robot"])
-        template = make_model(
-            robot, len(config.commands), int(meta["privileged"]), config.policy, key=jax.random.key(0)
-        )
+        if meta.get("robot_digest", digest(meta["robot"])) != digest(meta["robot"]):
+            raise CheckpointError("the robot in it is not the one that it was trained on; it was altered")
+        privileged = meta["privileged"]
+        if not isinstance(privileged, int) or isinstance(privileged, bool) or not 1 <= privileged <= PRIVILEGED_MAX:
+            raise CheckpointError(
+                f"privileged: got {privileged!r:.100}, expected an integer from 1 to {PRIVILEGED_MAX}"
+            )
+        template = make_model(robot, len(config.commands), privileged, config.policy, key=jax.random.key(0))
         model = fill(template, "model", arrays)
     except (KeyError, ConfigError, SpecError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint of this version: {error}") from error
+        reason = " ".join(str(error).split())[:600]
+        raise CheckpointError(f"{path}: not a checkpoint of this version: {reason}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     policy = make_policy(model.actor, robot, config)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import importlib.metadata
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any
 
-from robots.errors import ToolkitError
+from deploy.cli import fill_streams, parser, run_verb
+
+__all__ = ["VERBS", "main", "parser", "run_verb"]
 
 # verb -> (module:function, what it does)
 VERBS = {
     "demo": ("ksim.demo:main", "the whole path on this machine: train, export, prove, run, record, compare"),
-    "train": ("ksim.train:main", "train a policy"),
-    "eval": ("ksim.evaluate:main", "survival and return of a checkpoint or a bundle"),
+    "train": ("ksim.train_command:main", "train a policy"),
+    "eval": ("ksim.evaluate_command:main", "survival and return of a checkpoint or a bundle"),
     "vis": ("ksim.vis:main", "show a policy: a window, or a video file"),
     "export": ("export.command:main", "checkpoint -> policy.kinfer and policy.onnx, proven"),
     "validate": ("export.validate:main", "prove that a bundle is its checkpoint"),
@@ -25,50 +27,35 @@ VERBS = {
     "run": ("deploy.run:main", "run a bundle on a robot over KOS"),
     "parity": ("deploy.parity:main", "compare a recorded run with the simulation"),
 }
-# what to install for a verb that finds one of these modules missing
-_EXTRAS = {"train": "train", "eval": "train", "vis": "train", "export": "export", "validate": "export"}
-_EXTRAS |= {"twin": "sim", "parity": "sim"}
-_EXTRA_MODULES = {
-    *("equinox", "imageio_ffmpeg", "jax", "jax2onnx", "jaxtyping", "mujoco", "onnx", "optax", "plotly", "tensorboardX"),
-}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+def _at_import(verb: str) -> Callable[[int, Any], None]:
+    """What Ctrl-C does while modules are imported: nothing is at stake yet.
+
+    An exception would not do: whoever imports may catch it, or answer with one of its own.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        os.write(2, f"ksim {verb}: interrupted\n".encode())
+        os._exit(128 + number)
+
+    return stop
 
 
-def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
-    """An argument parser whose help ends in an example and whose errors are one line."""
-    return _Parser(
-        prog=prog,
-        description=description,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _load(verb: str) -> Callable[[list[str]], int]:
+    """The function of a verb."""
+    module, function = VERBS[verb][0].split(":")
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
-
-
-def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Run a verb; its errors become one line on stderr and exit status 1."""
+    if ours:
+        signal.signal(signal.SIGINT, _at_import(verb))
     try:
-        return function(argv)
-    except ToolkitError as error:
-        print(f"ksim {verb}: {' '.join(str(error).split())}", file=sys.stderr)
-    except ModuleNotFoundError as error:
-        name = (error.name or "").split(".")[0]
-        if name not in _EXTRA_MODULES:
-            raise
-        extra = _EXTRAS.get(verb, "all")
-        print(f"ksim {verb}: needs {name}; install it with: pip install 'ksim2real[{extra}]'", file=sys.stderr)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        print(f"ksim {verb}: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
-    except KeyboardInterrupt:
-        print(f"ksim {verb}: interrupted", file=sys.stderr)
-        return 130
-    return 1
+        return getattr(importlib.import_module(module), function)
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _usage() -> str:
@@ -81,11 +68,14 @@ def _usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
+    fill_streams()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
     if argv[0] in ("-V", "--version"):
+        import importlib.metadata
+
         print(f"ksim2real {importlib.metadata.version('ksim2real')}")
         return 0
     verb, rest = argv[0], argv[1:]
@@ -94,15 +84,9 @@ def main(argv: list[str] | None = None) -> int:
 
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"verbs: {', '.join(VERBS)}"
-        print(f"ksim: unknown verb {verb!r}; {hint}", file=sys.stderr)
+        print(f"ksim: unknown verb {verb!r:.100}; {hint}", file=sys.stderr)
         return 2
-    target = VERBS[verb][0]
-
-    def call(arguments: list[str]) -> int:
-        module, function = target.split(":")
-        return getattr(importlib.import_module(module), function)(arguments)
-
-    return run_verb(verb, call, rest)
+    return run_verb(verb, lambda arguments: _load(verb)(arguments), rest)
 
 
 if __name__ == "__main__":

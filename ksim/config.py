@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -11,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from deploy.yaml_file import YamlError, parse_yaml, quote, read_yaml
+from ksim.bounds import check_bounds
 from ksim.errors import ConfigError
 from robots.spec import digest
 
@@ -200,10 +201,9 @@ class Config:
     run: RunConfig = RunConfig()
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         _require(self.engine in ("auto", "mujoco", "mjx"), "engine", self.engine, "auto, mujoco or mjx")
         _require(self.ppo.envs % self.ppo.minibatches == 0, "ppo.envs", self.ppo.envs, "a multiple of ppo.minibatches")
-        for name in ("envs", "rollout_steps", "epochs", "minibatches"):
-            _require(getattr(self.ppo, name) >= 1, f"ppo.{name}", getattr(self.ppo, name), "1 or more")
         _require(0 <= self.latency.loss < 1, "latency.loss", self.latency.loss, "[0, 1)")
         _require(0 <= self.policy.smoothing < 1, "policy.smoothing", self.policy.smoothing, "[0, 1)")
         _require(
@@ -221,13 +221,22 @@ class Config:
             known = f"one of the commands ({', '.join(self.commands) or 'there are none'})"
             _require(command in self.commands, f"policy.passthrough.{joint}", command, known)
         _require(self.policy.hidden >= 1 and self.policy.layers >= 1, "policy.hidden", self.policy.hidden, "1 or more")
-        _require(self.episode_length_s > 0, "episode_length_s", self.episode_length_s, "more than 0")
-        _require(self.physics.timestep_s > 0, "physics.timestep_s", self.physics.timestep_s, "more than 0")
-        for section in (self.randomization, self.latency, self.pushes):
-            for f in dataclasses.fields(section):
-                value = getattr(section, f.name)
-                if isinstance(value, tuple) and len(value) == 2:
-                    _require(value[0] <= value[1], f.name, list(value), "low at most high")
+        period, step = self.physics.control_period_s, self.physics.timestep_s
+        substeps = round(period / step)
+        whole = substeps >= 1 and abs(substeps * step - period) <= 1e-9  # as the engines have it
+        _require(whole, "physics.control_period_s", period, f"a multiple of physics.timestep_s ({step:g})")
+        _require(
+            self.episode_length_s >= period, "episode_length_s", self.episode_length_s, f"a control period ({period:g})"
+        )
+        least, most = self.ppo.learning_rate_min, self.ppo.learning_rate_max
+        _require(least <= most, "ppo.learning_rate_min", least, f"at most ppo.learning_rate_max ({most:g})")
+        ranges = {f"commands.{name}": value for name, value in self.commands.items()}
+        for section in ("randomization", "latency", "pushes"):
+            inside = getattr(self, section)
+            ranges |= {f"{section}.{f.name}": getattr(inside, f.name) for f in dataclasses.fields(inside)}
+        for key, value in ranges.items():
+            if isinstance(value, tuple):
+                _require(value[0] <= value[1], key, list(value), "low at most high")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, resolved."""
@@ -247,7 +256,7 @@ class Config:
 
 def _require(ok: bool, key: str, got: object, expected: str) -> None:
     if not ok:
-        raise ConfigError(f"configuration key {key}: got {got!r}, expected {expected}")
+        raise ConfigError(f"configuration key {key}: got {quote(got)}, expected {expected}")
 
 
 def _typed(kind: Any, value: Any, key: str) -> Any:
@@ -277,14 +286,12 @@ def _typed(kind: Any, value: Any, key: str) -> Any:
         _require((isinstance(value, int) and not isinstance(value, bool)) or whole, key, value, "an integer")
         return int(value)
     if kind is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
-            try:
-                value, number = float(value), True
-            except ValueError:
-                number = False
-        _require(number and float(value) == float(value) and abs(float(value)) != float("inf"), key, value, "a number")
-        return float(value)
+        try:  # YAML 1.1 reads 1e-3 as a string; an integer may be too large for a float
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        _require(math.isfinite(number), key, value, "a number")
+        return number
     _require(isinstance(value, str), key, value, "a string")
     return value
 
@@ -313,10 +320,11 @@ def _merge(base: Any, changes: Any, prefix: str) -> Any:
     hints = typing.get_type_hints(type(base))
     out = {}
     for name, value in changes.items():
-        key = f"{prefix}.{name}" if prefix else str(name)
+        word = name if isinstance(name, str) else quote(name)
+        key = f"{prefix}.{word}" if prefix else word
         if name not in hints:
-            hint = _nearest(str(name), prefix, hints)
-            raise ConfigError(f"configuration key {key!r} is unknown; {hint}")
+            hint = _nearest(word, prefix, hints)
+            raise ConfigError(f"configuration key {quote(key)} is unknown; {hint}")
         current = getattr(base, name)
         out[name] = (
             _merge(current, value, key) if dataclasses.is_dataclass(current) else _typed(hints[name], value, key)
@@ -340,13 +348,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file is missing or not YAML, or a key is wrong.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"{path}: no such file; expected a YAML configuration such as configs/kbot_stand.yaml")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    return apply_overrides(from_dict(data or {}), overrides)
+        data = read_yaml(path, "a YAML configuration such as configs/kbot_stand.yaml")
+        config = from_dict({} if data is None else data)
+    except YamlError as error:
+        raise ConfigError(str(error)) from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return apply_overrides(config, overrides)
 
 
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
@@ -355,15 +366,23 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: an override has no `=`, or its key or value is wrong.
     """
+    sections = {f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default)}
+    changes: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {text!r}: expected key=value, for example --set ppo.envs=64")
+            raise ConfigError(f"--set {quote(text)}: expected key=value, for example --set ppo.envs=64")
         try:
-            nested: Any = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
-        for part in reversed(key.strip().split(".")):
+            nested: Any = parse_yaml(value)
+        except YamlError as error:
+            raise ConfigError(f"--set {quote(text)}: the value is {error}") from error
+        first, *parts = key.strip().split(".")
+        if len(parts) > 3:
+            raise ConfigError(f"--set {quote(text)}: {len(parts) + 1} names deep; expected a key such as ppo.envs")
+        for part in reversed(parts):
             nested = {part: nested}
-        config = from_dict(nested, config)
-    return config
+        # checked as one: ppo.envs=10 may need the ppo.minibatches=5 that follows
+        before = changes.get(first)
+        both = first in sections and isinstance(before, dict) and isinstance(nested, dict)
+        changes[first] = {**before, **nested} if both else nested
+    return from_dict(changes, config) if changes else config

@@ -6,10 +6,9 @@ and pushes on, for one full episode each.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,15 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ksim.checkpoint import load_trained
-from ksim.cli import parser
 from ksim.config import Config, apply_overrides, load_config
-from ksim.environment import Environment, choose_engine
+from ksim.environment import Environment
 from ksim.errors import KsimError
 from ksim.paths import shipped_config
 from ksim.policy import Policy
 from ksim.tasks import make_environment
-from robots import Bundle, load_robot, read_bundle
-from robots.spec import RobotSpec
+from robots import Bundle, RobotLoadError, load_robot, read_bundle
+from robots.load import robot_folder
+from robots.spec import PolicySpec, RobotSpec
 
 
 class BatchPolicy(Protocol):
@@ -233,76 +232,145 @@ def evaluate(
     )
 
 
-def load_policy(name: str, config: str | None = None) -> tuple[Config, BatchPolicy]:
+class ByName:
+    """A policy whose joints or commands stand in another order than the environment's.
+
+    Args:
+        policy: the policy.
+        joints: for each of its joints, the joint's place in the environment, (n,).
+        commands: for each of its commands, the command's place in the environment, (commands,).
+    """
+
+    def __init__(self, policy: BatchPolicy, joints: np.ndarray, commands: np.ndarray):
+        self._policy, self._joints, self._commands = policy, joints, commands
+        self._back = np.argsort(joints)
+
+    def init(self, envs: int) -> Any:
+        return self._policy.init(envs)
+
+    def step(self, inputs: dict[str, Any], carry: Any) -> tuple[Any, Any]:
+        places = {
+            "joint_angles": self._joints,
+            "joint_angular_velocities": self._joints,
+            "command": self._commands,
+        }
+        ordered = {k: np.asarray(v)[:, places[k]] if k in places else v for k, v in inputs.items()}
+        targets, carry = self._policy.step(ordered, carry)
+        return np.asarray(targets)[:, self._back], carry
+
+
+def _places(path: str, what: str, trained: Sequence[str], there: Sequence[str]) -> np.ndarray:
+    """For each name of the policy, its place in the environment."""
+    if set(trained) != set(there):
+        missing = ", ".join(n for n in trained if n not in there) or "none"
+        extra = ", ".join(n for n in there if n not in trained) or "none"
+        raise KsimError(
+            f"{path}: {what} that the task has not: {missing}; {what} that the policy has not: {extra}; "
+            "expected the same in both"
+        )
+    return np.asarray([list(there).index(name) for name in trained], dtype=np.intp)
+
+
+def _fitted(
+    path: str, policy: BatchPolicy, config: Config, spec: PolicySpec | None, joints: Sequence[str], names: Sequence[str]
+) -> BatchPolicy:
+    """The policy in the order of the configuration's robot and commands.
+
+    Args:
+        path: for messages.
+        policy: of `joints` and `names`.
+        config: the task.
+        spec: what the policy was trained for, where it says.
+        joints: the policy's joints, in its order.
+        names: the policy's commands, in its order.
+
+    Raises:
+        KsimError: it was trained for another robot, other commands or another control period.
+    """
+    robot = load_robot(config.robot)
+    if spec is not None:
+        found = []
+        if spec.robot.digest != robot.digest:
+            from deploy.preflight import differences
+
+            found = differences(spec.robot, robot)
+        if found:
+            raise KsimError(
+                f"{path}: trained for another robot than {robot.name}: {'; '.join(found[:6])}"
+                f"{f'; and {len(found) - 6} more' if len(found) > 6 else ''}; "
+                "name the folder of its own: --set robot=FOLDER"
+            )
+        period = config.physics.control_period_s
+        if abs(spec.control_period_s - period) > 1e-9:
+            raise KsimError(
+                f"{path}: configuration key physics.control_period_s: got {period:g}, expected "
+                f"{spec.control_period_s:g}, the period that it was trained at"
+            )
+    if spec is None and len(names) == len(config.commands) and set(names) != set(config.commands):
+        names = list(config.commands)  # files before kinfer 0.6 number their commands
+    places = (
+        _places(path, "joints", joints, robot.joint_names),
+        _places(path, "commands", names, list(config.commands)),
+    )
+    same = all((p == np.arange(len(p))).all() for p in places)
+    return policy if same else ByName(policy, *places)
+
+
+def _bundle_task(name: str, bundle: Bundle, config: str | None, overrides: Sequence[str]) -> Config:
+    """The task of a bundle: what is given, else the shipped one of its name, on the robot that it names."""
+    if config is not None:
+        return load_config(config, overrides)
+    if bundle.spec is None:
+        raise KsimError(f"{name}: the bundle names no task; give a configuration with --config")
+    task, robot = bundle.spec.task, bundle.spec.robot.name
+    if Path(task).name != task:
+        raise KsimError(f"{name}: task {task!r:.100} is no name; give a configuration with --config")
+    shipped = load_config(shipped_config(f"{task}.yaml"))
+    if not any(text.partition("=")[0].strip() == "robot" for text in overrides):
+        try:
+            if Path(robot).name != robot:
+                raise RobotLoadError("expected a name")
+            robot_folder(robot)
+        except RobotLoadError:
+            raise KsimError(
+                f"{name}: trained for robot {robot!r:.100}, which is neither built in nor a folder here; "
+                "name the folder of its description: --set robot=FOLDER"
+            ) from None
+        shipped = replace(shipped, robot=robot)
+    return apply_overrides(shipped, overrides)
+
+
+def load_policy(name: str, config: str | None = None, overrides: Sequence[str] = ()) -> tuple[Config, BatchPolicy]:
     """(task, policy) of a .ckpt, a .kinfer or the word `home`, the PD hold without a policy.
+
+    The policy's joints and commands are brought into the task's order by name.
 
     Args:
         name: what to run.
         config: the task to run it in; by default the checkpoint's own, or for a bundle the shipped
-            one of the task that it names.
+            one of the task that it names, on the robot that it names.
+        overrides: `key=value` over the task; `robot=FOLDER` says where the policy's robot lies.
 
     Raises:
-        KsimError: there is no task for it.
+        KsimError: there is no task for it, or it was trained for another robot than the task's.
     """
     if name == "home":
-        task = load_config(config or shipped_config("kbot_stand.yaml"))
+        task = load_config(config or shipped_config("kbot_stand.yaml"), overrides)
         return task, HoldHome(load_robot(task.robot))
     if Path(name).suffix == ".kinfer":
         bundle = read_bundle(name)
-        if config is None and bundle.spec is None:
-            raise KsimError(f"{name}: the bundle names no task; give a configuration with --config")
-        task = load_config(config or shipped_config(f"{bundle.spec.task}.yaml"))  # type: ignore[union-attr]
-        return task, OnnxBatchPolicy(bundle)
+        task = _bundle_task(name, bundle, config, overrides)
+        policy: BatchPolicy = OnnxBatchPolicy(bundle)
+        return task, _fitted(name, policy, task, bundle.spec, bundle.joint_names, bundle.command_names)
     trained = load_trained(name)
-    return load_config(config) if config else trained.config, JaxBatchPolicy(trained.policy)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command."""
-    p = parser(
-        "ksim eval",
-        "Survival and return of a checkpoint or a bundle over N episodes with pushes and randomisation.",
-        "ksim eval robots/kbot/policies/kbot_stand.kinfer --episodes 200 --seed 1000",
-    )
-    p.add_argument("policy", help="a .ckpt, a .kinfer, or the word 'home': the PD hold without a policy")
-    p.add_argument("--episodes", type=int, default=100, help="number of episodes (default 100)")
-    p.add_argument("--seed", type=int, default=1000, help="seed of the episodes (default 1000)")
-    p.add_argument("--engine", choices=("auto", "mujoco", "mjx"), default="auto")
-    p.add_argument("--config", help="task to evaluate in (default: the checkpoint's; for a bundle its task's)")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the task")
-    p.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    args = p.parse_args(argv)
-    if args.episodes < 1:
-        raise KsimError(f"--episodes: got {args.episodes}, expected 1 or more")
-    config, policy = load_policy(args.policy, args.config)
-    config = apply_overrides(config, args.set)
-    result = evaluate(
-        config,
-        policy,
-        episodes=args.episodes,
-        seed=args.seed,
-        engine=choose_engine(args.engine),
-        progress=_progress if sys.stderr.isatty() else None,
-    )
-    figures = result.summary()
-    if args.json:
-        print(json.dumps({"policy": args.policy, **figures}))
-    else:
-        print(
-            f"{args.policy}: survived {figures['survival']:.1%} of {args.episodes} episodes "
-            f"(95 %: {figures['survival_low95']:.1%} to {figures['survival_high95']:.1%}), "
-            f"mean length {figures['length_mean_s']:.2f} s, return {figures['return_mean']:.2f}, "
-            f"drift {figures['drift_mean_m']:.2f} m, engine {result.engine}, seed {args.seed}"
-        )
-    return 0
-
-
-def _progress(step: int, steps: int) -> None:
-    if step % 10 == 0 or step == steps:
-        print(f"\reval {step}/{steps} steps", end="\n" if step == steps else "", file=sys.stderr, flush=True)
+    task = load_config(config, overrides) if config else apply_overrides(trained.config, overrides)
+    spec = trained.spec
+    policy = JaxBatchPolicy(trained.policy)
+    return task, _fitted(name, policy, task, spec, spec.robot.joint_names, spec.command_names)
 
 
 if __name__ == "__main__":
     from ksim.cli import run_verb
+    from ksim.evaluate_command import main
 
     sys.exit(run_verb("eval", main, sys.argv[1:]))

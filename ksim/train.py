@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deploy.cli import Interrupted
 from ksim import checkpoint, ppo
-from ksim.cli import parser
-from ksim.config import Config, apply_overrides, load_config
+from ksim.config import Config
 from ksim.curriculum import LevelCurriculum
 from ksim.environment import EnvBatch, Environment, Observed
 from ksim.errors import CheckpointError, TrainingError
+from ksim.folder import locked, remove_parts
 from ksim.metrics import Metrics
 from ksim.policy import Model, Policy, make_model, make_policy
 from ksim.tasks import make_environment
@@ -66,7 +67,7 @@ class Acted(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """How a run ended."""
+    """How a run ended; `signum` is the signal that ended it, else 0."""
 
     checkpoint: Path
     updates: int
@@ -74,6 +75,7 @@ class TrainResult:
     seconds: float
     survival: float
     stopped: str
+    signum: int = 0
 
 
 def act(policy: Policy, inputs: dict[str, Any], carry: Any, resets: Any, first_carry: Any, key: Any) -> Acted:
@@ -241,27 +243,44 @@ class Trainer:
 
 
 class _Interrupt:
-    """The first Ctrl-C or SIGTERM ends training after the running update, with a checkpoint; a second at once."""
+    """The first Ctrl-C, SIGTERM or SIGHUP ends training after the running update, with a checkpoint; a second at once.
+
+    Attributes:
+        asked: number of the signal that asked to stop, 0 before one did.
+        updating: whether there is an update to end; without one the first signal stops at once.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0
+        self.updating = False
         self._before: dict[int, Any] = {}
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("stopping after this update; once more to stop at once", file=sys.stderr, flush=True)
+        if self.asked or not self.updating:
+            raise Interrupted(number)
+        self.asked = number
+        with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
+            print("stopping after this update; once more to stop at once", file=sys.stderr, flush=True)
 
     def __enter__(self) -> _Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # there is no SIGHUP on Windows
+                nohup = name == "SIGHUP" and number and signal.getsignal(number) is signal.SIG_IGN
+                if number is not None and not nohup:
+                    self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def _check_folder(out: Path, resume: bool) -> None:
+    if (out / "last.ckpt").exists() and not resume:
+        raise TrainingError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
+    if resume and not (out / "last.ckpt").exists():
+        raise TrainingError(f"{out}: no last.ckpt to resume from; leave out --resume to start there")
 
 
 def train(
@@ -281,20 +300,38 @@ def train(
 
     Raises:
         TrainingError: the folder holds a run and `resume` is false, or the loss is not finite.
+        KsimError: another training writes into the folder, or it is a file.
+        Interrupted: a signal came before the first update, or a second one.
     """
+    # asked before the folder is made, and again when nobody else can write there
+    _check_folder(out, resume)
+    with locked(out, "training"), _Interrupt() as interrupt:
+        _check_folder(out, resume)
+        return _train(config, out, resume, report, interrupt)
+
+
+def _train(
+    config: Config,
+    out: Path,
+    resume: bool,
+    report: Callable[[Progress, dict[str, float], float], None] | None,
+    interrupt: _Interrupt,
+) -> TrainResult:
     last, final = out / "last.ckpt", out / "model.ckpt"
-    if last.exists() and not resume:
-        raise TrainingError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
-    if resume and not last.exists():
-        raise TrainingError(f"{out}: no last.ckpt to resume from; leave out --resume to start there")
     began = time.monotonic()
     trainer = Trainer(config)
     if resume:
-        learner, batch, seen, progress = trainer.restore(last)
+        remove_parts(out, "last.ckpt", "model.ckpt", "metrics.jsonl", "config.yaml")
+        try:
+            learner, batch, seen, progress = trainer.restore(last)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise CheckpointError(f"{last}: does not fit its own description ({reason}); start a new run") from error
     else:
         learner, batch, seen, progress = trainer.start()
     stopped, recent = "total_steps", deque(maxlen=20)
-    with Metrics(out, config, since_step=progress.steps) as metrics, _Interrupt() as interrupt:
+    with Metrics(out, config, since_step=progress.steps) as metrics:
+        interrupt.updating = True
         while progress.steps < config.run.total_steps:
             tick = time.monotonic()
             learner, batch, seen, progress, figures = trainer.iterate(learner, batch, seen, progress)
@@ -304,7 +341,8 @@ def train(
             seconds = metrics.seconds_before + time.monotonic() - began
             metrics.write(progress.steps, figures, seconds)
             if report is not None:
-                report(progress, figures, seconds)
+                with contextlib.suppress(OSError):  # the terminal may be gone; the run is not
+                    report(progress, figures, seconds)
             if progress.updates % config.run.save_every_updates == 0:
                 trainer.save(last, learner, batch, seen, progress)
             if 0 < config.run.stop_at_survival <= progress.survival and progress.level >= 1.0:
@@ -325,66 +363,12 @@ def train(
         seconds=metrics.seconds_before + time.monotonic() - began,
         survival=progress.survival,
         stopped=stopped,
+        signum=interrupt.asked if stopped == "interrupted" else 0,
     )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command."""
-    p = parser(
-        "ksim train",
-        "Train a policy from scratch, or go on with a run.",
-        "ksim train --config configs/kbot_stand.yaml --out runs/stand --set seed=1",
-    )
-    p.add_argument("--config", required=True, help="YAML configuration, e.g. configs/kbot_stand.yaml")
-    p.add_argument("--out", help="folder of the run (default: runs/TASK-seedN)")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. ppo.envs=64")
-    p.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt, bit for bit on the same machine")
-    p.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
-    args = p.parse_args(argv)
-    config = apply_overrides(load_config(args.config), args.set)
-    out = Path(args.out or f"runs/{config.task}-seed{config.seed}")
-    if args.resume and (out / "last.ckpt").exists():
-        config = _resumed(config, out / "last.ckpt")
-    from ksim.progress import TrainingBar
-
-    with TrainingBar(config) as bar:
-        result = train(config, out, resume=args.resume, report=bar.update)
-    answer = {
-        "checkpoint": str(result.checkpoint),
-        "updates": result.updates,
-        "steps": result.steps,
-        "seconds": result.seconds,
-        "survival_training": result.survival,
-        "stopped_by": result.stopped,
-    }
-    if args.json:
-        print(json.dumps(answer))
-    else:
-        print(
-            f"{result.steps:,} steps in {result.seconds / 60:.1f} min in all ({result.stopped}), "
-            f"survival in training {result.survival:.0%}\nwrote {result.checkpoint}\n"
-            f"next: ksim eval {result.checkpoint}   or   ksim export {result.checkpoint} -o {out / 'policy.kinfer'}",
-            file=sys.stdout,
-        )
-    return 130 if result.stopped == "interrupted" else 0
-
-
-def _resumed(config: Config, last: Path) -> Config:
-    """The configuration to resume with: what was saved, but for `run`, which may be extended."""
-    meta, _ = checkpoint.read(last, model_only=True)
-    from ksim.config import from_dict
-
-    saved = from_dict(meta["config"])
-    if replace(config, run=saved.run) != saved:
-        ours, theirs = config.to_dict(), saved.to_dict()
-        keys = [k for k in ours if k != "run" and ours[k] != theirs[k]]
-        raise CheckpointError(
-            f"{last}: was trained with other values of {', '.join(keys)}; use the same, or a new --out"
-        )
-    return config
 
 
 if __name__ == "__main__":
     from ksim.cli import run_verb
+    from ksim.train_command import main
 
     sys.exit(run_verb("train", main, sys.argv[1:]))

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ksim.bounds import BOUNDS, check_number
 from ksim.cli import parser
-from ksim.config import apply_overrides
 from ksim.errors import KsimError
 
 
@@ -31,12 +31,11 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the task")
     p.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     args = p.parse_args(argv)
-    if args.seconds <= 0:
-        raise KsimError(f"--seconds: got {args.seconds}, expected more than 0")
+    check_number("--seconds", args.seconds, BOUNDS["episode_length_s"])
+    check_number("--seed", args.seed, BOUNDS["seed"])
     from ksim.evaluate import evaluate, load_policy
 
-    config, policy = load_policy(args.checkpoint)
-    config = apply_overrides(config, [*args.set, f"episode_length_s={args.seconds}"])
+    config, policy = load_policy(args.checkpoint, overrides=[*args.set, f"episode_length_s={args.seconds}"])
     result = evaluate(config, policy, episodes=1, seed=args.seed, record=True)
     assert result.qpos is not None and result.force_w is not None
     qpos, force = result.qpos[: int(result.alive.sum()), 0], result.force_w[:, 0]  # type: ignore[union-attr]

@@ -24,9 +24,10 @@ LOADED = [
      LEARNING | {"mujoco"}),
     (["deploy.twin"], LEARNING),
     (["deploy.parity"], LEARNING),
-    (["ksim", "ksim.cli"], {"jax", "jaxlib", "equinox", "optax", "mujoco", "export", "deploy"} | WIRE),
-    (["ksim.config", "ksim.curriculum"], {"jax", "jaxlib", "equinox", "mujoco", "export", "deploy"} | WIRE),
-    (["ksim.environment", "ksim.tasks"], {"export", "deploy"} | WIRE),
+    # numpy takes a while, in which Ctrl-C would be a traceback
+    (["ksim", "ksim.cli"], {"jax", "jaxlib", "equinox", "optax", "mujoco", "export", "robots", "numpy"} | WIRE),
+    (["ksim.config", "ksim.curriculum"], {"jax", "jaxlib", "equinox", "mujoco", "export"} | WIRE),
+    (["ksim.environment", "ksim.tasks"], {"export"} | WIRE),
 ]  # fmt: skip
 
 
@@ -38,6 +39,17 @@ def test_importing_a_layer_loads_nothing_above_it(modules, forbidden):
     loaded = set(json.loads(done.stdout))
     assert modules[0].split(".")[0] in loaded
     assert not loaded & forbidden
+
+
+@pytest.mark.parametrize(
+    ("module", "rooms"),
+    [("ksim.cli", {"cli"}), ("ksim.config", {"errors", "yaml_file"}), ("ksim.tasks", {"errors", "yaml_file"})],
+)
+def test_training_takes_from_deploy_what_is_common_to_all_verbs_and_no_more(module, rooms):
+    code = f"import sys, {module}; print(*(m.removeprefix('deploy.') for m in sys.modules if m.startswith('deploy.')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == rooms
 
 
 def imported(path: Path) -> set[str]:

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from ksim import checkpoint
-from ksim.errors import CheckpointError
+from ksim.config import from_dict
+from ksim.errors import CheckpointError, KsimError
+from ksim.policy import make_model
 from robots.errors import SpecError
+from robots.spec import RobotSpec
 
 ARRAYS = {
     "model.w": np.array([[1.5, -0.0], [np.float32(1e-40), np.inf]], np.float32),
@@ -160,3 +163,109 @@ def test_a_checkpoint_of_another_shape_or_of_no_policy_is_one_line(checkpoint_pa
     checkpoint.write(bad, {k: v for k, v in meta.items() if k != "robot"}, arrays)
     with pytest.raises(CheckpointError, match="robot"):
         checkpoint.load_trained(bad)
+
+
+def deflated(path, change):
+    """The file with `change(bytes, start of the first array's compressed data, directory entry)` done to it."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("arrays/model.w.npy")
+    start = info.header_offset + 30 + len(info.filename)
+    entry = data.rindex(info.filename.encode()) - 46
+    change(data, start, entry)
+    path.write_bytes(data)
+
+
+ZIP_DAMAGE = {
+    # 7 in the first byte: a last block of a kind that there is not
+    "a block of no kind (zlib.error)": lambda d, start, entry: d.__setitem__(start, 7),
+    "a compression that there is not (NotImplementedError)": lambda d, start, entry: (
+        d.__setitem__(entry + 10, 99), d.__setitem__(entry + 11, 0)
+    ),
+    "marked as encrypted (RuntimeError)": lambda d, start, entry: d.__setitem__(entry + 8, 1),
+    "an offset beyond the file": lambda d, start, entry: d.__setitem__(slice(entry + 42, entry + 46), b"\xff\xff\xff\x7f"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ZIP_DAMAGE)
+def test_whatever_a_damaged_zip_makes_its_reader_raise_is_one_line(path, name):
+    deflated(path, ZIP_DAMAGE[name])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint") as caught:
+        checkpoint.read(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_every_single_flipped_bit_is_either_harmless_or_one_line(path):
+    whole = path.read_bytes()
+    reference = checkpoint.read(path)
+    for at in range(0, len(whole)):
+        data = bytearray(whole)
+        data[at] ^= 1 << (at % 8)
+        path.write_bytes(data)
+        try:
+            meta, arrays = checkpoint.read(path)
+        except CheckpointError:
+            continue
+        assert meta == reference[0]
+        assert all(np.array_equal(arrays[k], reference[1][k], equal_nan=True) for k in arrays)
+
+
+def altered(meta, **changes):
+    out = json.loads(json.dumps({k: v for k, v in meta.items() if k != "format"}))
+    for place, value in changes.items():
+        *above, last = place.split("__")
+        inside = out
+        for name in above:
+            inside = inside[name]
+        inside[last] = value
+    return out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"privileged": "abc"}, "privileged: got 'abc', expected an integer from 1"),
+        ({"privileged": -5}, "privileged: got -5"),
+        ({"privileged": 10**400}, "privileged: got 1000"),
+        ({"privileged": True}, "privileged: got True"),
+        ({"config__policy__head": -1}, "policy.head: got -1"),
+        ({"config__ppo__minibatches": 0}, "ppo.minibatches: got 0"),
+        ({"config__seed": 10**400}, "seed: got 1000"),
+        ({"config": []}, "expected a mapping"),
+        ({"robot_digest": "0" * 64}, "it was altered"),
+        ({"robot": None}, "expected a JSON object"),
+    ],
+)
+def test_an_altered_description_is_one_line_that_names_the_file_and_what_it_holds(
+    checkpoint_path, tmp_path, changes, words
+):
+    meta, arrays = checkpoint.read(checkpoint_path)
+    bad = tmp_path / "bad.ckpt"
+    checkpoint.write(bad, altered(meta, **changes), arrays)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load_trained(bad)
+    message = str(caught.value)
+    assert message.startswith(str(bad)) and words in message and "\n" not in message and len(message) < 900
+
+
+def test_a_checkpoint_whose_robot_lost_a_joint_is_not_run_on_the_whole_one(checkpoint_path, tmp_path):
+    from ksim.evaluate import load_policy
+
+    meta, arrays = checkpoint.read(checkpoint_path)
+    out = altered(meta)
+    out["robot"]["joints"].pop()
+    bad = tmp_path / "bad.ckpt"
+    checkpoint.write(bad, out, arrays)
+    with pytest.raises(KsimError, match=r"bad\.ckpt") as caught:
+        load_policy(str(bad))
+    assert "\n" not in str(caught.value)
+    # and not where the networks fit: a joint that holds home is in none of them
+    held = altered(meta, config__policy__hold=["wrist"])
+    model = make_model(
+        RobotSpec.from_json(held["robot"]), 2, 5, from_dict(held["config"]).policy, key=jax.random.key(0)
+    )
+    last = held["robot"]["joints"].pop()
+    assert "wrist" in last["name"]
+    checkpoint.write(bad, held, checkpoint.model_arrays(model))
+    with pytest.raises(KsimError, match=f"trained for another robot than kbot: joint {last['name']} is unknown"):
+        load_policy(str(bad))

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from ksim.bounds import BOUNDS
 from ksim.config import Config, LatencyConfig, PpoConfig, apply_overrides, from_dict, load_config
 from ksim.errors import ConfigError
 from ksim.paths import shipped_config
@@ -80,9 +81,9 @@ def test_numbers_are_settled_to_the_declared_type():
         ({"latency": {"loss": 1.0}}, ["latency.loss", "1.0", "[0, 1)"]),
         ({"policy": {"smoothing": -0.1}}, ["policy.smoothing", "-0.1"]),
         ({"ppo": {"envs": 10, "minibatches": 4}}, ["ppo.envs", "10", "multiple of ppo.minibatches"]),
-        ({"ppo": {"epochs": 0}}, ["ppo.epochs", "0", "1 or more"]),
+        ({"ppo": {"epochs": 0}}, ["ppo.epochs", "got 0", "expected 1 to 1000"]),
         ({"engine": "bullet"}, ["engine", "'bullet'", "auto, mujoco or mjx"]),
-        ({"episode_length_s": 0}, ["episode_length_s", "more than 0"]),
+        ({"episode_length_s": 0}, ["episode_length_s", "got 0.0", "expected 0.01 to 3600 (seconds)"]),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_key_value_and_remedy(data, words):
@@ -145,3 +146,100 @@ def test_a_key_in_the_wrong_section_is_found_in_the_right_one():
         apply_overrides(Config(), ["ppo.max_minutes=1"])
     with pytest.raises(ConfigError, match=r"did you mean ppo\.envs\?"):
         apply_overrides(Config(), ["ppo.env=64"])
+
+
+PAIRS = {f.name for s in (Config().randomization, Config().latency, Config().pushes) for f in dataclasses.fields(s)
+         if isinstance(getattr(s, f.name), tuple)}  # fmt: skip
+
+
+def numeric_keys(section, prefix=""):
+    """Every key of a configuration that holds numbers, with one that it may not hold."""
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from numeric_keys(value, f"{prefix}{f.name}.")
+        elif f.name == "commands":
+            yield "commands.vx"
+        elif (isinstance(value, tuple) and len(value) == 2) or (
+            isinstance(value, (int, float)) and not isinstance(value, bool)
+        ):
+            yield f"{prefix}{f.name}"
+
+
+@pytest.mark.parametrize("key", list(numeric_keys(Config())))
+def test_every_number_has_bounds_and_neither_more_nor_less_is_taken(key):
+    bound = BOUNDS["commands" if key.startswith("commands") else key]
+    pair = key.startswith("commands") or key.split(".")[-1] in PAIRS
+    for off in (bound.least - max(1.0, abs(bound.least)), bound.greatest * 2 + 1, 10**400):
+        value = int(off) if isinstance(bound.least, int) else off
+        text = f"[{value}, {value}]" if pair else f"{value}"
+        with pytest.raises(ConfigError) as caught:
+            apply_overrides(Config(), [f"{key}={text}"])
+        message = str(caught.value)
+        assert key.rpartition(".vx")[0] or key in message
+        assert "\n" not in message and len(message) < 600
+
+
+def test_values_that_nothing_could_be_done_with_are_refused_with_their_key():
+    for text, words in (
+        ("ppo.minibatches=0", "expected 1 to"),
+        ("physics.control_period_s=0", "expected 0.0001 to 1 (seconds)"),
+        ("physics.control_period_s=0.0213", "expected a multiple of physics.timestep_s (0.005)"),
+        ("physics.control_period_s=0.001", "expected a multiple"),
+        ("seed=99999999999999999999", "expected 0 to 4294967295 (a seed)"),
+        ("seed=-1", "got -1, expected 0 to"),
+        ("policy.init_std=0", "expected 0.0001 to"),
+        ("latency.action_s=[-1, -1]", "got [-1.0, -1.0], expected 0 to 1 (seconds)"),
+        ("randomization.link_mass=[-1, -1]", "expected 0.01 to 100 (factors)"),
+        ("pushes.interval_s=[0, 0]", "expected 0.001 to"),
+        ("commands={vx: [1, -1]}", "commands.vx: got [1.0, -1.0], expected low at most high"),
+        ("episode_length_s=0.015", "expected a control period (0.02)"),
+        ("ppo.learning_rate_min=0.1", "at most ppo.learning_rate_max"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            apply_overrides(Config(), [text])
+        assert text.split("=")[0] in str(caught.value) and words in str(caught.value)
+
+
+def test_overrides_that_need_each_other_are_checked_together():
+    config = apply_overrides(Config(), ["ppo.envs=10", "ppo.minibatches=5", "ppo.envs=20"])
+    assert (config.ppo.envs, config.ppo.minibatches) == (20, 5)
+    both = apply_overrides(Config(), ["physics.timestep_s=0.008", "physics.control_period_s=0.016"])
+    assert both.physics == dataclasses.replace(Config().physics, timestep_s=0.008, control_period_s=0.016)
+    # commands are one mapping, which an override replaces
+    assert apply_overrides(Config(), ["commands.a=[0, 1]", "commands.b=[0, 1]"]).commands == {"b": (0.0, 1.0)}
+
+
+@pytest.mark.parametrize("text", ["[]", "false", "0", "''", "[1]", "abc"])
+def test_a_file_that_holds_no_mapping_is_refused_by_name(yaml_file, text):
+    path = yaml_file(text)
+    with pytest.raises(ConfigError, match=rf"^{path}: .*expected a mapping"):
+        load_config(path)
+
+
+def test_a_wrong_key_of_a_file_names_the_file(yaml_file):
+    path = yaml_file("ppo: {minibatches: 0}")
+    with pytest.raises(ConfigError, match=rf"^{path}: configuration key ppo\.minibatches: got 0"):
+        load_config(path)
+    with pytest.raises(ConfigError, match=r"^configuration key seed"):
+        load_config(yaml_file(""), ["seed=x"])
+
+
+@pytest.mark.parametrize(
+    "value", ["2020-13-45", "!!int abc", "9" * 5000, "[" * 5000, "[" * 100 + "]" * 100, "!!bool x"]
+)
+def test_what_yaml_itself_stumbles_over_is_one_short_line(yaml_file, value):
+    for load in (
+        lambda: load_config(yaml_file(f"seed: {value}")),
+        lambda: apply_overrides(Config(), [f"seed={value}"]),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load()
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 800
+
+
+def test_keys_of_absurd_length_or_depth_are_one_short_line():
+    for text in ("a" * 10_000 + "=1", "a." * 3000 + "a=1", "commands." + "a." * 3000 + "a=1", "1=2"):
+        with pytest.raises(ConfigError) as caught:
+            apply_overrides(Config(), [text])
+        assert len(str(caught.value)) < 1000

@@ -5,13 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import equinox as eqx
+import jax
 import numpy as np
 import pytest
 
+from ksim import checkpoint
 from ksim.config import load_config
 from ksim.errors import KsimError
-from ksim.evaluate import Evaluation, HoldHome, JaxBatchPolicy, _off_command, evaluate, load_policy
+from ksim.evaluate import (
+    ByName,
+    Evaluation,
+    HoldHome,
+    JaxBatchPolicy,
+    OnnxBatchPolicy,
+    _off_command,
+    evaluate,
+    load_policy,
+)
 from ksim.paths import shipped_config
+from ksim.policy import make_model
+from ksim.tasks import make_environment
+from robots import Bundle, load_robot, write_bundle
+from robots.spec import CommandSpec, PolicySpec, input_specs
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +136,7 @@ def test_holding_home_falls_under_pushes_and_the_command_prints_one_json_object(
 
 def test_no_episodes_are_refused(ksim):
     done = ksim("eval", "home", "--episodes", "0")
-    assert done.returncode == 1 and done.stderr == "ksim eval: --episodes: got 0, expected 1 or more\n"
+    assert done.returncode == 1 and done.stderr == "ksim eval: --episodes: got 0, expected 1 to 100000 (episodes)\n"
 
 
 def test_the_pushes_of_an_evaluation_are_at_full_level(config, trained, environment):
@@ -128,3 +144,202 @@ def test_the_pushes_of_an_evaluation_are_at_full_level(config, trained, environm
     a = evaluate(config, JaxBatchPolicy(trained.policy), episodes=4, seed=1, environment=environment)
     b = evaluate(calm, JaxBatchPolicy(trained.policy), episodes=4, seed=1, environment=environment)
     assert np.array_equal(a.returns, b.returns)  # the curriculum is training's alone
+
+
+@pytest.fixture(scope="module")
+def biped(tmp_path_factory):
+    """A folder with a robot of four joints that stands on two boxes."""
+    folder = tmp_path_factory.mktemp("robots") / "biped"
+    folder.mkdir()
+
+    def leg(side: str, y: float) -> str:
+        return f"""
+        <body name="{side}_thigh" pos="0 {y} 0">
+          <joint name="{side}_hip" axis="0 1 0" range="-90 90" armature="0.02"/>
+          <inertial pos="0 0 -0.2" mass="2" diaginertia="0.02 0.02 0.002"/>
+          <body name="{side}_shin" pos="0 0 -0.4">
+            <joint name="{side}_knee" axis="0 1 0" range="-30 120" armature="0.02"/>
+            <geom name="{side}_sole" type="box" size="0.1 0.05 0.02" pos="0.05 0 -0.38" mass="1"/>
+            <site name="{side}_foot" pos="0 0 -0.4"/>
+          </body>
+        </body>"""
+
+    (folder / "robot.xml").write_text(
+        f"""<mujoco><worldbody><body name="pelvis" pos="0 0 0.8"><freejoint/><site name="imu"/>
+        <inertial pos="0 0 0" mass="5" diaginertia="0.05 0.05 0.05"/>{leg("left", 0.1)}{leg("right", -0.1)}
+        </body></worldbody></mujoco>"""
+    )
+    joints = {
+        name: {"id": i, "kp": 60 + i, "kd": 2, "actuator_type": "big"}
+        for i, name in enumerate(("left_hip", "left_knee", "right_hip", "right_knee"))
+    }
+    motor = {"max_torque": 40, "max_velocity": 10}
+    metadata = {
+        "joint_name_to_metadata": joints, "actuator_type_to_metadata": {"big": motor}, "control_frequency": 50,
+    }  # fmt: skip
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    return folder
+
+
+GAIN = {"left_hip": 0.9, "left_knee": -0.5, "right_hip": 0.3, "right_knee": -0.2}
+RATES = {"vx": 0.4, "yaw_rate": -0.7}
+
+
+def bundle_of(robot, commands=("vx", "yaw_rate"), task="kbot_stand", with_spec=True):
+    """A real graph that is not the same for any two joints: gain * angle + velocity / 50 + rates . command."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    n, floats = len(robot.joints), TensorProto.FLOAT
+    specs = tuple(CommandSpec(name=name, low=-1.0, high=1.0) for name in commands)
+    names = ("joint_angles", "joint_angular_velocities", "command")
+
+    def value(name, size):
+        return helper.make_tensor_value_info(name, floats, [size])
+
+    def model(nodes, inputs, outputs, constants):
+        graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
+        opset = [helper.make_opsetid("", 17)]
+        return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+
+    def constant(name, values):
+        return numpy_helper.from_array(np.asarray(values, np.float32), name)
+
+    node = helper.make_node
+    step = model(
+        [
+            node("Mul", ["joint_angles", "gain"], ["a"]),
+            node("Mul", ["joint_angular_velocities", "slow"], ["b"]),
+            node("MatMul", ["command", "rates"], ["c"]),
+            node("Sum", ["a", "b", "c"], ["action"]),
+            node("Identity", ["carry"], ["next"]),
+        ],
+        [*(value(name, {"command": len(commands)}.get(name, n)) for name in names), value("carry", 1)],
+        [value("action", n), value("next", 1)],
+        [
+            constant("gain", [GAIN[name] for name in robot.joint_names]),
+            constant("slow", [0.02 * (1 + GAIN[name]) for name in robot.joint_names]),
+            constant("rates", [[RATES[c] * GAIN[name] for name in robot.joint_names] for c in commands]),
+        ],
+    )
+    init = model([node("Identity", ["zero"], ["first"])], [], [value("first", 1)], [constant("zero", [0.0])])
+    known = input_specs(robot, specs)
+    spec = PolicySpec(
+        task=task,
+        robot=robot,
+        inputs=tuple(known[name] for name in names),
+        commands=specs,
+        carry_size=1,
+        control_period_s=0.02,
+        action_low_rad=tuple(robot.column("lower_rad")),
+        action_high_rad=tuple(robot.column("upper_rad")),
+    )
+    return Bundle(
+        joint_names=robot.joint_names, command_names=commands, carry_size=1, init_fn=init, step_fn=step,
+        spec=spec if with_spec else None,
+    )  # fmt: skip
+
+
+BIPED_TASK = (
+    "policy.hold=[]", "episode_length_s=1", "threads=1", "commands={vx: [-1, 1], yaw_rate: [-1, 1]}",
+)  # fmt: skip
+
+
+@pytest.fixture
+def loaded(biped, tmp_path):
+    """`loaded(bundle)`: what load_policy makes of it on the biped."""
+
+    def load(bundle, *overrides, config=None):
+        write_bundle(tmp_path / "p.kinfer", bundle)
+        return load_policy(str(tmp_path / "p.kinfer"), config, [f"robot={biped}", *BIPED_TASK, *overrides])
+
+    return load
+
+
+def test_a_policy_with_its_joints_and_commands_in_another_order_does_the_same(biped, loaded):
+    robot = load_robot(biped)
+    task, policy = loaded(bundle_of(robot))
+    assert task.robot == str(biped) and isinstance(policy, OnnxBatchPolicy)
+    env = make_environment(task, 4, "mujoco")
+    first = evaluate(task, policy, episodes=4, seed=2, environment=env)
+    order = (2, 0, 3, 1)  # no permutation of two: its inverse is another
+    other = robot.replace(joints=tuple(robot.joints[i] for i in order))
+    for with_spec in (True, False):
+        bundle = bundle_of(other, commands=("yaw_rate", "vx"), with_spec=with_spec)
+        task, mapped = loaded(bundle, config=None if with_spec else shipped_config("kbot_stand.yaml"))
+        assert isinstance(mapped, ByName)
+        again = evaluate(task, mapped, episodes=4, seed=2, environment=env)
+        assert np.array_equal(first.survived, again.survived)
+        assert np.allclose(first.returns, again.returns, rtol=1e-5) and np.allclose(first.lengths_s, again.lengths_s)
+    # the order matters: by position it does something else
+    swapped = evaluate(task, OnnxBatchPolicy(bundle), episodes=4, seed=2, environment=env)
+    assert not np.allclose(first.returns, swapped.returns, rtol=1e-3)
+
+
+def test_a_checkpoints_policy_is_mapped_by_name_too(biped, config, tmp_path):
+    robot = load_robot(biped)
+    task = dataclasses.replace(config, robot=str(biped))
+    model = eqx.filter_jit(make_model)(robot, 2, 5, task.policy, key=jax.random.key(1))
+    orders = ((0, 1, 2, 3), (2, 0, 3, 1))
+    inputs = {k: np.random.default_rng(0).normal(size=(2, n)).astype(np.float32) for k, n in
+              (("joint_angles", 4), ("joint_angular_velocities", 4), ("projected_gravity", 3), ("gyroscope", 3),
+               ("command", 2))}  # fmt: skip
+    for order in orders:
+        other = robot.replace(joints=tuple(robot.joints[i] for i in order))
+        path = tmp_path / "p.ckpt"
+        meta = {"config": task.to_dict(), "robot": other.to_json(), "privileged": 5}
+        checkpoint.write(path, meta, checkpoint.model_arrays(model))
+        _, policy = load_policy(str(path))
+        targets, _ = policy.step(inputs, policy.init(2))
+        if order == orders[0]:
+            assert isinstance(policy, JaxBatchPolicy)
+            continue
+        assert isinstance(policy, ByName)
+        # what its own joints would get from its own inputs, by name
+        inner = JaxBatchPolicy(checkpoint.load_trained(path).policy)
+        places = list(order)
+        own = {k: v[:, places] if k.startswith("joint") else v for k, v in inputs.items()}
+        expected, _ = inner.step(own, inner.init(2))
+        assert np.array_equal(targets[:, places], np.asarray(expected))
+
+
+def test_a_policy_of_another_robot_other_commands_or_another_rate_is_refused_in_one_line(biped, loaded, tmp_path):
+    robot = load_robot(biped)
+    stiff = robot.replace(joints=(robot.joints[0].replace(kp=10.0), *robot.joints[1:]))
+    renamed = robot.replace(joints=(robot.joints[0].replace(name="left_hip_2"), *robot.joints[1:]))
+    GAIN["left_hip_2"] = 0.1
+    no_spec = bundle_of(renamed, with_spec=False)
+    for bundle, overrides, words in (
+        (bundle_of(stiff), [], "trained for another robot than biped: left_hip: kp 60 on the robot, 10 in the bundle"),
+        (bundle_of(renamed), [], "no joint left_hip_2; joint left_hip is unknown to the policy"),
+        (bundle_of(robot), ["robot=kbot"], "trained for another robot than kbot: no joint left_hip"),
+        (bundle_of(robot), ["commands={vx: [0, 1]}"], "commands that the task has not: yaw_rate"),
+        (bundle_of(robot), ["physics.control_period_s=0.01"], "got 0.01, expected 0.02"),
+        (bundle_of(robot, task="../../w/tiny"), [], "task '../../w/tiny' is no name"),
+        (no_spec, [], "the bundle names no task"),
+    ):
+        with pytest.raises(KsimError) as caught:
+            loaded(bundle, *overrides)
+        message = str(caught.value)
+        assert words in message and message.startswith(str(tmp_path)) and "\n" not in message, message
+    with pytest.raises(KsimError, match="joints that the task has not: left_hip_2; joints that the policy has not: "):
+        loaded(no_spec, config=shipped_config("kbot_stand.yaml"))
+
+
+def test_a_bundles_robot_is_the_one_that_it_names(biped, tmp_path):
+    path = tmp_path / "p.kinfer"
+    for name in ("biped", "../biped"):
+        write_bundle(path, bundle_of(load_robot(biped).replace(name=name)))
+        with pytest.raises(KsimError, match=rf"trained for robot '{name}', which is neither .*--set robot=FOLDER"):
+            load_policy(str(path))
+
+
+def test_the_answer_names_the_robot_and_bad_numbers_are_refused_before_anything_is_loaded(ksim, capsys, monkeypatch):
+    from ksim.evaluate_command import main
+
+    for option, value in (("--seed", "99999999999999999999"), ("--seed", "-1"), ("--episodes", "1000000000")):
+        with pytest.raises(KsimError, match=rf"{option}: got {value}, expected"):
+            main(["none.ckpt", option, value])
+    done = ksim("eval", "home", "--episodes", "1", "--set", "episode_length_s=0.1", "--json")
+    assert json.loads(done.stdout)["robot"] == "kbot"
+    done = ksim("eval", "home", "--episodes", "1", "--set", "episode_length_s=0.1")
+    assert done.stdout.startswith("home on kbot: survived ")

@@ -14,8 +14,10 @@ import yaml
 
 from ksim import checkpoint
 from ksim.config import load_config
-from ksim.errors import TrainingError
+from ksim.errors import CheckpointError, KsimError, TrainingError
+from ksim.folder import locked
 from ksim.train import Trainer, train
+from ksim.train_command import _resumed
 
 UPDATES = 20
 
@@ -146,22 +148,105 @@ def test_extending_a_finished_run_goes_on_from_where_it_ended(whole, ksim, confi
     )
 
 
-def test_control_c_ends_training_after_the_update_with_a_checkpoint_to_go_on_from(ksim, config_file, tmp_path):
-    out = tmp_path / "stopped"
-    arguments = ("train", "--config", config_file, "--out", out)
-    process = ksim(*arguments, "--set", "run.total_steps=1000000", wait=False)
-    rows, deadline = out / "metrics.jsonl", time.monotonic() + 500
-    while not rows.exists() or rows.read_text().count("\n") < 3:
+def running(ksim, config_file, out, rows=3, **options):
+    """A training process that has written some rows."""
+    arguments = ("train", "--config", config_file, "--out", out, "--set", "run.total_steps=1000000")
+    process = ksim(*arguments, wait=False, **options)
+    figures, deadline = out / "metrics.jsonl", time.monotonic() + 500
+    while not figures.exists() or figures.read_text().count("\n") < rows:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_signal_ends_training_after_the_update_with_a_checkpoint_to_go_on_from(ksim, config_file, tmp_path, number):
+    out = tmp_path / "stopped"
+    process = running(ksim, config_file, out)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
+    assert process.returncode == 128 + number, stderr
     assert "Traceback" not in stderr
-    done = [json.loads(line)["updates"] for line in rows.read_text().splitlines()][-1]
+    done = [json.loads(line)["updates"] for line in (out / "metrics.jsonl").read_text().splitlines()][-1]
     for name in ("last.ckpt", "model.ckpt"):
         assert checkpoint.read(out / name)[0]["progress"]["updates"] == done
+    assert not (out / ".lock").exists()
+
+
+def test_a_terminal_that_goes_away_does_not_take_the_run_with_it(ksim, config_file, tmp_path):
+    out = tmp_path / "hung_up"
+    process = running(ksim, config_file, out)
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert (out / "model.ckpt").exists()
+
+
+def test_a_second_training_into_a_folder_is_refused_until_the_first_ends_however_it_ends(
+    ksim, config_file, config, tmp_path
+):
+    out = tmp_path / "shared"
+    process = running(ksim, config_file, out)
+    try:
+        while not (out / "last.ckpt").exists():
+            time.sleep(0.01)
+        done = ksim("train", "--config", config_file, "--out", out, "--set", "run.total_steps=1000000", "--resume")
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        assert "another training is writing here" in done.stderr
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+    # nobody removed the lock's file, and what was being written may lie there
+    assert (out / ".lock").exists()
+    (out / ".last.ckpt.abc123.part").write_bytes(b"half")
+    steps = 16 * (checkpoint.read(out / "last.ckpt")[0]["progress"]["updates"] + 1)
+    done = ksim("train", "--config", config_file, "--out", out, "--resume", "--set", f"run.total_steps={steps}")
+    assert done.returncode == 0, done.stderr
+    assert not list(out.glob(".*"))
+
+
+def test_two_in_one_process_are_kept_apart_too_and_an_empty_folder_does_not_stay(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with locked(folder, "training"):
+        assert (folder / ".lock").exists()
+        with pytest.raises(KsimError, match="another training is writing here"), locked(folder, "training"):
+            pass
+        assert (folder / ".lock").exists()
+    assert not (tmp_path / "a").exists()
+    with locked(folder, "training"):
+        (folder / "kept").touch()
+    assert [p.name for p in folder.iterdir()] == ["kept"]
+    with pytest.raises(KsimError, match="kept: is a file; expected a folder"), locked(folder / "kept", "training"):
+        pass
+    with pytest.raises(NotADirectoryError), locked(folder / "kept" / "c", "training"):
+        pass
+
+
+def test_an_out_that_is_a_file_is_refused_before_anything_is_compiled(config, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("here already")
+    monkeypatch.setattr("ksim.train.Trainer", lambda _: pytest.fail("compiled"))
+    with pytest.raises(KsimError, match="is a file; expected a folder; name another --out"):
+        train(config, path)
+    assert path.read_text() == "here already"
+
+
+def test_a_checkpoint_that_does_not_fit_its_own_description_is_one_line(whole, config, tmp_path):
+    import shutil
+
+    out = tmp_path / "altered"
+    shutil.copytree(whole[0], out)
+    meta, arrays = checkpoint.read(out / "last.ckpt")
+    del meta["format"], arrays["lengths"]
+    checkpoint.write(out / "last.ckpt", meta, arrays)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: does not fit its own description \(KeyError: 'lengths'\)"):
+        train(config, out, resume=True)
+    checkpoint.write(out / "last.ckpt", {**meta, "config": {"seed": "x"}}, arrays)
+    with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
+        _resumed(config, out / "last.ckpt")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,144 @@
+"""What every verb's command line has in common: the parser, and errors as one line. Standard library only.
+
+The imports here are few, so that Ctrl-C in the first moments finds little that it could interrupt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+# what to install for a verb that finds one of these modules missing
+_EXTRAS = {"train": "train", "eval": "train", "vis": "train", "export": "export", "validate": "export"}
+_EXTRAS |= {"twin": "sim", "parity": "sim"}
+_EXTRA_MODULES = {
+    *("equinox", "imageio_ffmpeg", "jax", "jax2onnx", "jaxtyping", "mujoco", "onnx", "optax", "plotly", "tensorboardX"),
+}
+
+# errno -> (what was expected, what to do)
+_REMEDIES = {
+    errno.ENOENT: ("a path that exists", "check how it is written"),
+    errno.EEXIST: ("a folder, or a path that is free", "name another"),
+    errno.ENOTDIR: ("a folder", "name another path"),
+    errno.EISDIR: ("a file", "name a file in it"),
+    errno.EACCES: ("a path that may be read or written", "change its permissions, or name another"),
+    errno.EPERM: ("a path that may be read or written", "change its permissions, or name another"),
+    errno.EROFS: ("a place that can be written to", "name another path"),
+    errno.ENOSPC: ("room to write", "free some, or name a path on another disk"),
+    errno.EDQUOT: ("room to write", "free some, or name a path on another disk"),
+    errno.EFBIG: ("room to write", "raise the limit on the size of files"),
+    errno.EIO: ("a disk that answers", "check it, or name a path on another one"),
+    errno.ENAMETOOLONG: ("a shorter name", "name another path"),
+    errno.ELOOP: ("links that lead somewhere", "name another path"),
+    errno.EMFILE: ("files that can be opened", "close some, or raise the limit (ulimit -n)"),
+    errno.ENOMEM: ("memory", "close other programs, or ask for less"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())[:600]}; see {self.prog} --help\n")
+
+
+def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
+    """An argument parser whose help ends in an example and whose errors are one line."""
+    return _Parser(
+        prog=prog,
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked to stop at once.
+
+    Attributes:
+        signum: its number.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__()
+        self.signum = signum
+
+
+def fill_streams() -> None:
+    """Give the process the standard streams that it was started without: nothing in, and out to nowhere.
+
+    Also their numbers: the next file opened would have one of them, and whoever writes to standard error by number,
+    as libraries in C do, would write into it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # nobody listens any more; the exit status still tells
+        pass
+
+
+def drop_stdout() -> None:
+    """Where standard output cannot be written, send what is left of it nowhere, or Python would tell of it at exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def describe(error: OSError) -> str:
+    """What the system refused, what was expected and what to do, in one line."""
+    what = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    name = error.filename if isinstance(error.filename, str) else ""
+    text = f"{name}: {what}" if name else what
+    expected, remedy = _REMEDIES.get(error.errno or 0, ("", ""))
+    return f"{text}; expected {expected}; {remedy}" if expected else text
+
+
+def _one_line(verb: str, error: Exception) -> str | None:
+    """What a person reads about an error; None for a mistake of ours, whose traceback we need."""
+    # an error of the toolkit can only be raised by who has imported it; an import here could be interrupted
+    ours = sys.modules.get("robots.errors")
+    if ours is not None and isinstance(error, ours.ToolkitError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        name = (error.name or "").split(".")[0]
+        if name not in _EXTRA_MODULES:
+            return None
+        return f"needs {name}; install it with: pip install 'ksim2real[{_EXTRAS.get(verb, 'all')}]'"
+    if isinstance(error, OSError):
+        return describe(error)
+    # pybind11 and JAX raise their own kinds
+    if isinstance(error, MemoryError) or any(word in str(error) for word in ("bad_alloc", "RESOURCE_EXHAUSTED")):
+        return "not enough memory; expected room for what was asked; ask for less, or close other programs"
+    return None
+
+
+def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Run a verb; its errors become one line on stderr and exit status 1, a signal's 128 and its number."""
+    fill_streams()
+    try:
+        return function(argv)
+    except BrokenPipeError:
+        drop_stdout()
+    except KeyboardInterrupt as error:
+        _say(f"ksim {verb}: interrupted")
+        return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
+    except Exception as error:
+        text = _one_line(verb, error)
+        if text is None:
+            raise
+        drop_stdout()
+        _say(f"ksim {verb}: {' '.join(text.split())}")
+    return 1

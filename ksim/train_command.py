@@ -1,0 +1,92 @@
+"""The command `ksim train`. JAX is imported when the arguments have been read: the help needs none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploy.cli import drop_stdout
+from ksim.cli import parser
+from ksim.config import Config, apply_overrides, from_dict, load_config
+from ksim.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from ksim.train import TrainResult
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    p = parser(
+        "ksim train",
+        "Train a policy from scratch, or go on with a run.",
+        "ksim train --config configs/kbot_stand.yaml --out runs/stand --set seed=1",
+    )
+    p.add_argument("--config", required=True, help="YAML configuration, e.g. configs/kbot_stand.yaml")
+    p.add_argument("--out", help="folder of the run (default: runs/TASK-seedN)")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. ppo.envs=64")
+    p.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt, bit for bit on the same machine")
+    p.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+    args = p.parse_args(argv)
+    config = apply_overrides(load_config(args.config), args.set)
+    out = Path(args.out or f"runs/{config.task}-seed{config.seed}")
+    if args.resume and (out / "last.ckpt").exists():
+        config = _resumed(config, out / "last.ckpt")
+    from ksim.progress import TrainingBar
+    from ksim.train import train
+
+    result = None
+    try:
+        with TrainingBar(config) as bar:
+            result = train(config, out, resume=args.resume, report=bar.update)
+    except OSError:
+        if result is None:
+            raise  # else it is the bar's: the terminal is gone, the run is saved
+    assert result is not None
+    if not result.signum:
+        _tell(result, out, args.json)
+        return 0
+    try:
+        _tell(result, out, args.json)
+    except OSError:  # the signal that ended it tells that there is no terminal
+        drop_stdout()
+    return 128 + result.signum
+
+
+def _tell(result: TrainResult, out: Path, as_json: bool) -> None:
+    if as_json:
+        answer = {
+            "checkpoint": str(result.checkpoint),
+            "updates": result.updates,
+            "steps": result.steps,
+            "seconds": result.seconds,
+            "survival_training": result.survival,
+            "stopped_by": result.stopped,
+        }
+        print(json.dumps(answer), flush=True)
+        return
+    print(
+        f"{result.steps:,} steps in {result.seconds / 60:.1f} min in all ({result.stopped}), "
+        f"survival in training {result.survival:.0%}\nwrote {result.checkpoint}\n"
+        f"next: ksim eval {result.checkpoint}   or   ksim export {result.checkpoint} -o {out / 'policy.kinfer'}",
+        flush=True,
+    )
+
+
+def _resumed(config: Config, last: Path) -> Config:
+    """The configuration to resume with: what was saved, but for `run`, which may be extended."""
+    from ksim import checkpoint
+
+    meta, _ = checkpoint.read(last, model_only=True)
+    try:
+        saved = from_dict(meta["config"])
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{last}: not a checkpoint of this version: {error}; start a new run") from error
+    if replace(config, run=saved.run) != saved:
+        ours, theirs = config.to_dict(), saved.to_dict()
+        keys = [k for k in ours if k != "run" and ours[k] != theirs[k]]
+        raise CheckpointError(
+            f"{last}: was trained with other values of {', '.join(keys)}; use the same, or a new --out"
+        )
+    return config
