@@ -187,6 +187,56 @@ def _groups(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _sequences(values: Mapping[str, Any], name: str = "") -> list[tuple[str, str]]:
+    """One row for each comparison over a sequence, wherever it is nested."""
+    if {"steps", "action_error", "carry_error", "of_limit"} <= values.keys():
+        errors = f"action {_leaf(values['action_error'])} rad, carry {_leaf(values['carry_error'])}"
+        share = values["of_limit"]
+        used = f"; {100 * share:.0f} % of the limit used" if isinstance(share, (int, float)) else ""
+        return [(name, f"{_leaf(values['steps'])} steps: {errors}{used}")]
+    return [row for key, v in values.items() if isinstance(v, dict) for row in _sequences(v, f"{name} {key}".strip())]
+
+
+def _closed_loop(engines: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Bundle, checkpoint and the 95 % interval of their difference in each engine."""
+    rows = []
+    for engine, run in engines.items():
+        if not isinstance(run, dict):
+            continue
+        parts = [
+            f"{what} {_leaf(v['onnx'])} (checkpoint {_leaf(v['jax'])}, {_leaf(v['low95'])} to {_leaf(v['high95'])})"
+            for what, v in run.items()
+            if isinstance(v, dict) and {"onnx", "jax", "low95", "high95"} <= v.keys()
+        ]
+        rows.append((f"closed loop, {engine}", f"{_leaf(run.get('episodes'))} episodes: {'; '.join(parts)}"))
+    return rows
+
+
+def _probes(probes: Sequence[Any]) -> list[tuple[str, str]]:
+    """How many wrong contracts of each kind were refused."""
+    counts: dict[str, list[int]] = {}
+    for probe in probes:
+        if isinstance(probe, dict) and all(isinstance(probe.get(k), int) for k in ("caught", "different")):
+            count = counts.setdefault(str(probe.get("contract")), [0, 0])
+            count[0] += probe["caught"]
+            count[1] += probe["different"]
+    said = [f"{name} {caught} of {tried}" for name, (caught, tried) in counts.items() if tried]
+    return [("refused when wrong", "; ".join(said))] if said else []
+
+
+def _proofs(proofs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The proofs in a line or two each; what is not known here, by name."""
+    known = {"numbers": (_sequences, dict), "closed_loop": (_closed_loop, dict), "probes": (_probes, (list, tuple))}
+    rows, rest = [], {}
+    for key, value in proofs.items():
+        show, kind = known.get(key, (None, object))
+        found = show(value) if show is not None and isinstance(value, kind) else []
+        rows += found
+        if not found and key not in ("failures", "graph"):
+            rest[key] = value
+    return rows + _groups(rest)
+
+
 def _graph_row(facts: GraphFacts) -> str:
     operators = ", ".join(
         f"{name} {count}" for name, count in sorted(facts.operators.items(), key=lambda p: (-p[1], p[0]))
@@ -205,7 +255,7 @@ def show_card(card: Card) -> None:
     _interface(page, card)
     if spec is not None:
         page.pairs("training", _groups(spec.training) or [("", UNKNOWN)])
-        page.pairs("proofs", _groups({k: v for k, v in spec.proofs.items() if k != "failures"}) or [("", "none")])
+        page.pairs("proofs", _proofs(spec.proofs) or [("", "none")])
     page.pairs("graphs", [("step_fn", _graph_row(card.step)), ("init_fn", _graph_row(card.init))])
     page.pairs("SHA-256", [(what, value or UNKNOWN) for what, value in card.digests.items()])
     versions = spec.versions if spec is not None else {}

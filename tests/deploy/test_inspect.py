@@ -72,7 +72,7 @@ def test_the_card_of_the_shipped_policy_has_every_joint_with_its_numbers(capsys)
         assert text in words(out)
     for digest in (bundle.digest, bundle.spec.weights_digest, bundle.spec.robot.digest):
         assert digest in out
-    assert "onnxruntime 1." in out and f"opset 17, IR {bundle.spec.proofs['ir_version']}" in out
+    assert "onnxruntime 1." in out and f"opset 17, IR {bundle.spec.proofs['graph']['ir_version']}" in out
 
 
 def test_a_card_tells_inputs_commands_carry_training_proofs_and_self_test(capsys, write):
@@ -85,6 +85,25 @@ def test_a_card_tells_inputs_commands_carry_training_proofs_and_self_test(capsys
     assert "closed_loop episodes 200; survival 0.955" in words(out)
     assert "growth 20 numbers, 1e-07 to 3e-07" in words(out)
     assert ["proof", "validated"] in rows
+
+
+def test_proofs_of_ksim_export_are_a_line_each(capsys, write):
+    errors = {"steps": 10000, "action_error": 2e-7, "carry_error": 3e-7, "of_limit": 0.03, "windows": [1e-7] * 20}
+    survival = {"onnx": 0.95, "jax": 0.96, "low95": -0.02, "high95": 0.01}
+    proofs = {
+        "numbers": {"recorded": errors, "extreme": {"corners": errors}},
+        "closed_loop": {"mjx": {"episodes": 50, "survival": survival}},
+        "probes": [{"contract": "stale carry", "caught": 1, "different": 2, "example": "long " * 50}] * 2,
+        "other": {"what": 7},
+    }
+    out = words(printed(capsys, write("p", proofs=proofs)))
+    line = "10,000 steps: action 2e-07 rad, carry 3e-07; 3 % of the limit used"
+    assert f"recorded {line}" in out and f"extreme corners {line}" in out
+    assert "closed loop, mjx 50 episodes: survival 0.95 (checkpoint 0.96, -0.02 to 0.01)" in out
+    assert "refused when wrong stale carry 2 of 4" in out and "long" not in out and "other what 7" in out
+    # and what only looks like them is shown as it is
+    out = words(printed(capsys, write("q", proofs={"numbers": [1, 2], "closed_loop": 3, "probes": "none"})))
+    assert "closed_loop 3" in out and "probes none" in out
 
 
 @pytest.mark.parametrize(
@@ -150,7 +169,8 @@ def test_each_field_that_differs_is_named_with_both_values(capsys, write, bundle
     joints = bundle.spec.robot.joints
     changed = bundle.spec.robot.replace(joints=(joints[0].replace(kp=joints[0].kp + 1, home_rad=0.25), *joints[1:]))
     a = write("a", **EXTRA)
-    b = write("b", robot=changed, training={"seed": 8}, proofs={"error_max": 2.5e-7}, weights_digest="f" * 64)
+    none = {"envelope": {}, "self_test": {}}
+    b = write("b", robot=changed, training={"seed": 8}, proofs={"error_max": 2.5e-7}, weights_digest="f" * 64, **none)
     assert main([str(a), str(b), "--json"]) == 1
     rows = {d["field"]: (d["a"], d["b"]) for d in json.loads(capsys.readouterr().out)["differences"]}
     name = joints[0].name
@@ -181,8 +201,9 @@ def test_another_order_of_the_same_joints_is_told_as_such(write, bundle):
 
 def test_another_graph_with_the_same_promise_differs_by_digest_and_facts(write, robot, bundle_factory):
     a, b = (make_card(write(n, of=bundle_factory(robot, constant=c))) for n, c in (("a", 0.0), ("b", 0.1)))
-    (found,) = compare(a, b)
-    assert found.field == "digests: step_fn (another graph)" and found.a == a.digests["step_fn"] != found.b
+    graph, test = compare(a, b)
+    assert graph.field == "digests: step_fn (another graph)" and graph.a == a.digests["step_fn"] != graph.b
+    assert test.field == "self_test"
 
 
 def test_graphs_that_differ_in_notes_only_are_told_apart_from_other_graphs(bundle, robot, bundle_factory):
