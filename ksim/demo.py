@@ -23,13 +23,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ksim.bounds import SEED_MAX, Bound, check_number
 from ksim.cli import parser
 from ksim.errors import KsimError
+from ksim.folder import LOCK, locked
 from ksim.paths import shipped_config, shipped_policy
 from robots.bundle import atomic_path
 
 GOOD_ENOUGH = 0.8
 TASK = "kbot_stand"
+MARKER = ".ksim-demo"
+# evaluations take seeds some thousands on
+SEEDS = Bound(0, SEED_MAX - 10_000, "a seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +136,29 @@ def _video(stages: Stages, truth: Path, out: Path) -> str | None:
     return str(out)
 
 
+def check_folder(out: Path) -> None:
+    """Only an empty folder or an earlier demo's is written into: the demo replaces what it finds.
+
+    Raises:
+        KsimError: the folder holds something else.
+    """
+    if not out.is_dir() or (out / MARKER).is_file():
+        return
+    # what is left where a demo was killed before its first file
+    if not {p.name for p in out.iterdir()} - {LOCK}:
+        return
+    try:  # a demo from before there was a marker
+        data = json.loads((out / "demo.json").read_text(encoding="utf-8"))
+        if isinstance(data, dict) and {"policy_source", "twin_run_s", "parity_joint_rmse_rad"} <= set(data):
+            return
+    except (OSError, ValueError, RecursionError):
+        pass
+    raise KsimError(
+        f"--out {out}: the folder holds other files, which the demo would replace; "
+        "expected a new or empty folder, or an earlier demo's; name another"
+    )
+
+
 def demo(out: Path, *, fast: bool, seed: int, console: Console) -> dict[str, Any]:
     """Run all stages into a folder.
 
@@ -138,11 +166,13 @@ def demo(out: Path, *, fast: bool, seed: int, console: Console) -> dict[str, Any
         What demo.json holds.
 
     Raises:
-        KsimError: a stage failed.
+        KsimError: a stage failed, or the folder holds something else than an earlier demo.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as cache:
-        return _demo(Stages(out=out, console=console, cache=cache), fast=fast, seed=seed)
+    check_folder(out)
+    with locked(out, "demo"):
+        (out / MARKER).touch()
+        with tempfile.TemporaryDirectory() as cache:
+            return _demo(Stages(out=out, console=console, cache=cache), fast=fast, seed=seed)
 
 
 def _demo(stages: Stages, *, fast: bool, seed: int) -> dict[str, Any]:
@@ -273,6 +303,8 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--seed", type=int, default=0, help="of training, twin and pushes (default 0)")
     p.add_argument("--json", action="store_true", help="print the figures as one JSON object on stdout")
     args = p.parse_args(argv)
+    check_number("--seed", args.seed, SEEDS)
+    check_folder(Path(args.out))
     for module in ("jax", "jax2onnx", "onnx", "mujoco"):
         if importlib.util.find_spec(module) is None:
             raise KsimError(f"needs {module}; install it with: pip install 'ksim2real[all]'")

@@ -16,6 +16,8 @@ from xml.parsers import expat
 from robots.errors import RobotLoadError
 
 MAX_BYTES = 64 * 2**20
+MAX_DEPTH = 200  # a chain of a hundred bodies, each in a frame
+MAX_INCLUDES = 16
 _FREE_QPOS = 7
 _QPOS_SIZE = {"free": _FREE_QPOS, "ball": 4, "slide": 1, "hinge": 1}
 
@@ -70,9 +72,11 @@ def read_xml(path: Path) -> ET.Element:
     """The root of a model file, with the files that an MJCF includes in their places.
 
     Raises:
-        RobotLoadError: a file is missing, too large or not XML, or declares entities.
+        RobotLoadError: a file is missing, too large, too deep or not XML, or declares entities.
     """
-    return _read_xml(path, path.parent, ())
+    root = _read_xml(path, path.parent, ())
+    _refuse_depth(path, root)
+    return root
 
 
 def describe(path: Path, root: ET.Element) -> Description:
@@ -95,6 +99,8 @@ def describe(path: Path, root: ET.Element) -> Description:
 def _read_xml(path: Path, folder: Path, above: tuple[Path, ...]) -> ET.Element:
     if path in above:
         raise RobotLoadError(f"{path}: includes itself; expected a tree of files")
+    if len(above) > MAX_INCLUDES:
+        raise RobotLoadError(f"{path}: included over more than {MAX_INCLUDES} files; expected fewer")
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RobotLoadError(f"{path}: more than {MAX_BYTES} bytes; expected a model without inline meshes")
@@ -116,6 +122,16 @@ def _read_xml(path: Path, folder: Path, above: tuple[Path, ...]) -> ET.Element:
             for offset, element in enumerate(included):
                 parent.insert(at + offset, element)
     return root
+
+
+def _refuse_depth(path: Path, root: ET.Element) -> None:
+    """What follows goes down the tree by recursion, which Python bounds."""
+    level, depth = [root], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise RobotLoadError(f"{path}: elements nested more than {MAX_DEPTH} deep; expected a robot's tree of bodies")
+        level = [child for element in level for child in element]
 
 
 def _refuse_entities(path: Path, data: bytes) -> None:
@@ -141,7 +157,7 @@ def _numbers(path: Path, what: str, text: str, count: int | None = None) -> list
         values = []
     if not values or not all(map(math.isfinite, values)) or (count is not None and len(values) != count):
         expected = f"{count} finite numbers" if count else "finite numbers"
-        raise RobotLoadError(f"{path}: {what}: got {text!r}, expected {expected}")
+        raise RobotLoadError(f"{path}: {what}: got {text!r:.100}, expected {expected}")
     return values
 
 

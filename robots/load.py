@@ -178,10 +178,10 @@ class _Metadata:
             return None
         try:
             number = float("nan") if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # JSON's integers have no end
             number = float("nan")
         if not math.isfinite(number):
-            raise RobotLoadError(f"{self.path}: {who}{key}: got {value!r}, expected a finite number")
+            raise RobotLoadError(f"{self.path}: {who}{key}: got {value!r:.100}, expected a finite number")
         return number
 
     def _required(self, row: dict[str, Any], key: str, who: str) -> float:
@@ -196,11 +196,11 @@ class _Metadata:
         kind = row.get("actuator_type")
         if not isinstance(kind, str) or kind not in self.types:
             known = ", ".join(self.types) or "none"
-            raise RobotLoadError(f"{self.path}: {who}actuator_type: got {kind!r}, expected one of {known}")
+            raise RobotLoadError(f"{self.path}: {who}actuator_type: got {kind!r:.100}, expected one of {known}")
         motor, what = self.types[kind], f"actuator type {kind}: "
         bus_id = self._required(row, "id", who)
         if bus_id != int(bus_id):
-            raise RobotLoadError(f"{self.path}: {who}id: got {row['id']!r}, expected an integer")
+            raise RobotLoadError(f"{self.path}: {who}id: got {row['id']!r:.100}, expected an integer")
 
         def first(*values: float | None) -> float:
             return next((v for v in values if v is not None), 0.0)
@@ -259,7 +259,7 @@ def _home(reader: _Metadata, description: Description, extra: dict[str, Any]) ->
         return description.home_rad
     table = extra.get("home_deg", {})
     if not isinstance(table, dict):
-        raise RobotLoadError(f"{reader.path}: {EXTRA_KEY}: home_deg: got {table!r}, expected joint names with degrees")
+        raise RobotLoadError(f"{reader.path}: {EXTRA_KEY}: home_deg: got {table!r:.100}, expected joint names with degrees")
     unknown = sorted(set(table) - set(reader.joints))
     if unknown:
         raise RobotLoadError(f"{reader.path}: {EXTRA_KEY}: home_deg: no such joints: {', '.join(unknown)}")
@@ -285,7 +285,7 @@ def _foot_sites(path: Path, description: Description, extra: dict[str, Any]) -> 
     if "foot_sites" in extra:
         names = extra["foot_sites"]
         if not isinstance(names, list):
-            raise RobotLoadError(f"{path}: {EXTRA_KEY}: foot_sites: got {names!r}, expected a list of names")
+            raise RobotLoadError(f"{path}: {EXTRA_KEY}: foot_sites: got {names!r:.100}, expected a list of names")
         return tuple(_known(path, description, "foot_sites", name) for name in names)
     sites = tuple(site for site, _ in description.sites if "foot" in site.lower())
     return sites or tuple(body for body in description.bodies if "foot" in body.lower())
@@ -295,6 +295,6 @@ def _known(path: Path, description: Description, key: str, name: object) -> str:
     names = [site for site, _ in description.sites] + [body for body in description.bodies if body]
     if not isinstance(name, str) or name not in names:
         raise RobotLoadError(
-            f"{path}: {EXTRA_KEY}: {key}: got {name!r}, expected a site or body of the model: {', '.join(names)}"
+            f"{path}: {EXTRA_KEY}: {key}: got {name!r:.100}, expected a site or body of the model: {', '.join(names)}"
         )
     return name

@@ -462,7 +462,7 @@ def command_line(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_with_0_and_the_truth_is_written(tmp_path: Path, number: signal.Signals) -> None:
     process = command_line("--port", "0", "--truth", str(tmp_path / "truth.npz"))
     assert process.stdout is not None
@@ -495,3 +495,36 @@ def test_a_port_in_use_is_one_line_and_a_failure() -> None:
             pass
         with pytest.raises(TwinError, match=f"port {port}"):
             Twin("kbot", port=port).start()
+
+
+def one_line(*arguments: str) -> str:
+    process = command_line("--port", "0", *arguments)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and out == "", (process.returncode, out, errors)
+    assert errors.startswith("ksim twin: ") and errors.count("\n") == 1, errors
+    return errors
+
+
+def test_a_place_where_the_truth_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("here already")
+    assert "is a folder; expected a file name ending in .npz" in one_line("--truth", str(tmp_path))
+    assert "file" in one_line("--truth", str(file / "truth.npz"))
+    assert "No such file or directory; expected a path that exists" in one_line("--truth", "/proc/x/truth.npz")
+    assert file.read_text() == "here already"
+
+
+def test_a_host_that_cannot_be_a_name_is_one_line() -> None:
+    for host in ("a..b", "x" * 80 + ".local"):
+        assert f"--host: got '{host}', expected an address" in one_line("--host", host)
+
+
+def test_the_truth_is_written_when_the_terminal_is_gone(tmp_path: Path) -> None:
+    process = command_line("--port", "0", "--truth", str(tmp_path / "truth.npz"))
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGHUP)
+    process.wait(timeout=30)
+    assert (tmp_path / "truth.npz").exists()

@@ -324,3 +324,43 @@ def test_a_bare_name_is_the_built_in_robot_and_a_path_the_folder(write_robot, tm
     monkeypatch.chdir(tmp_path)
     assert len(load_robot("kbot").joints) == 20
     assert load_robot("./kbot").joint_names == ("left_hip", "left_knee", "right_hip", "right_knee")
+
+
+def test_an_integer_without_end_in_the_metadata_is_one_short_line(write_robot):
+    places = [("joint_name_to_metadata", "left_hip", key) for key in ("id", "kp", "armature", "min_angle_deg")]
+    places += [("actuator_type_to_metadata", "big", "max_torque"), ("control_frequency",)]
+    for *above, key in places:
+
+        def change(metadata, above=above, key=key):
+            for name in above:
+                metadata = metadata[name]
+            metadata[key] = 10**400
+
+        with pytest.raises(RobotLoadError, match=f"{key}: got 1000.*expected a finite number") as caught:
+            load_robot(write_robot(edit=change))
+        assert len(str(caught.value)) < 500
+
+
+def test_a_model_nested_without_end_is_one_line(write_robot, tmp_path):
+    deep = {
+        "bodies": "<mujoco><worldbody>" + "<body>" * 3000 + "</body>" * 3000 + "</worldbody></mujoco>",
+        "defaults": "<mujoco><default>"
+        + "".join(f'<default class="c{i}">' for i in range(3000))
+        + "</default>" * 3001
+        + '<worldbody><body name="x"/></worldbody></mujoco>',
+        "anything": "<a>" * 100_000 + "</a>" * 100_000,
+    }
+    for text in deep.values():
+        with pytest.raises(RobotLoadError, match="nested more than 200 deep") as caught:
+            load_robot(write_robot(text))
+        assert "\n" not in str(caught.value)
+    folder = write_robot('<mujoco><include file="0.xml"/></mujoco>')
+    for i in range(2000):
+        (folder / f"{i}.xml").write_text(f'<mujoco><include file="{i + 1}.xml"/></mujoco>')
+    with pytest.raises(RobotLoadError, match=r"16\.xml: included over more than 16 files"):
+        load_robot(folder)
+
+
+def test_a_chain_of_ninety_bodies_in_frames_is_read(write_robot, biped_xml):
+    chain = "<frame><body>" * 90 + '<site name="far"/>' + "</body></frame>" * 90
+    assert len(load_robot(write_robot(biped_xml.replace('<site name="imu"/>', '<site name="imu"/>' + chain))).joints) == 4
