@@ -52,7 +52,7 @@ FULL = Plan(
     train=("run.max_minutes=6", "run.stop_at_survival=0.92"),
     choose_episodes=48,
     survival_episodes=100,
-    export=(),
+    export=("--episodes", "64"),
     run_s=20.0,
 )
 FAST = Plan(
@@ -278,7 +278,7 @@ def table(result: dict[str, Any]) -> Table:
         t.add_row("policy", f"trained here: {result['training_steps']:,} steps, {result['training_minutes']:.1f} min")
     t.add_row("survival under pushes, policy", f"{result['survival_policy']:.0%} of ten-second episodes")
     t.add_row("survival under pushes, PD hold alone", f"{result['survival_baseline']:.0%}")
-    t.add_row("export error, ONNX against JAX", f"{result['export_error_max']:.1e} (limit 1e-5)")
+    t.add_row("export error, ONNX against JAX, recorded inputs", f"{result['export_error_max']:.1e} (limit 1e-5)")
     fell = result["twin_fell_after_s"]
     stood = f"stood {result['twin_run_s']:.1f} s under pushes" if fell is None else f"fell after {fell:.1f} s"
     t.add_row("run on the twin over KOS", f"{stood} ({result['run_ended']})")
