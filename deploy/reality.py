@@ -108,7 +108,9 @@ class _Settings:
             try:
                 object.__setattr__(self, f.name, check(value))
             except ValueError as error:
-                raise RealityError(f"{type(self).__name__.lower()}.{f.name}: got {quote(value)}, expected {error}") from None
+                raise RealityError(
+                    f"{type(self).__name__.lower()}.{f.name}: got {quote(value)}, expected {error}"
+                ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

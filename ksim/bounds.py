@@ -154,4 +154,6 @@ def check_number(what: str, number: float, bound: Bound, got: Any = None) -> Non
     """
     if not bound.least <= number <= bound.greatest:
         shown = quote(number if got is None else list(got) if isinstance(got, tuple) else got)
-        raise ConfigError(f"{what}: got {shown}, expected {_shown(bound.least)} to {_shown(bound.greatest)} ({bound.what})")
+        raise ConfigError(
+            f"{what}: got {shown}, expected {_shown(bound.least)} to {_shown(bound.greatest)} ({bound.what})"
+        )

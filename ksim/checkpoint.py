@@ -182,7 +182,9 @@ def load_trained(path: str | Path) -> Trained:
             raise CheckpointError("the robot in it is not the one that it was trained on; it was altered")
         privileged = meta["privileged"]
         if not isinstance(privileged, int) or isinstance(privileged, bool) or not 1 <= privileged <= PRIVILEGED_MAX:
-            raise CheckpointError(f"privileged: got {privileged!r:.100}, expected an integer from 1 to {PRIVILEGED_MAX}")
+            raise CheckpointError(
+                f"privileged: got {privileged!r:.100}, expected an integer from 1 to {PRIVILEGED_MAX}"
+            )
         template = make_model(robot, len(config.commands), privileged, config.policy, key=jax.random.key(0))
         model = fill(template, "model", arrays)
     except (KeyError, ConfigError, SpecError, TypeError) as error:

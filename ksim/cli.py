@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
-from typing import Any
 
-from deploy.cli import fill_streams, parser, run_verb
+from deploy.cli import fill_streams, importing, parser, run_verb
 
 __all__ = ["VERBS", "main", "parser", "run_verb"]
 
@@ -28,33 +24,11 @@ VERBS = {
 }
 
 
-def _at_import(verb: str) -> Callable[[int, Any], None]:
-    """What Ctrl-C does while modules are imported: nothing is at stake yet.
-
-    An exception would not do: whoever imports may catch it, or answer with one of its own.
-    """
-
-    def stop(number: int, frame: Any) -> None:
-        os.write(2, f"ksim {verb}: interrupted\n".encode())
-        os._exit(128 + number)
-
-    return stop
-
-
 def _load(verb: str) -> Callable[[list[str]], int]:
     """The function of a verb."""
     module, function = VERBS[verb][0].split(":")
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, _at_import(verb))
-    try:
+    with importing(verb):
         return getattr(importlib.import_module(module), function)
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _usage() -> str:

@@ -130,7 +130,9 @@ def _refuse_depth(path: Path, root: ET.Element) -> None:
     while level:
         depth += 1
         if depth > MAX_DEPTH:
-            raise RobotLoadError(f"{path}: elements nested more than {MAX_DEPTH} deep; expected a robot's tree of bodies")
+            raise RobotLoadError(
+                f"{path}: elements nested more than {MAX_DEPTH} deep; expected a robot's tree of bodies"
+            )
         level = [child for element in level for child in element]
 
 

@@ -254,7 +254,9 @@ def _home(reader: _Metadata, description: Description, extra: dict[str, Any]) ->
         return description.home_rad
     table = extra.get("home_deg", {})
     if not isinstance(table, dict):
-        raise RobotLoadError(f"{reader.path}: {EXTRA_KEY}: home_deg: got {table!r:.100}, expected joint names with degrees")
+        raise RobotLoadError(
+            f"{reader.path}: {EXTRA_KEY}: home_deg: got {table!r:.100}, expected joint names with degrees"
+        )
     unknown = sorted(set(table) - set(reader.joints))
     if unknown:
         raise RobotLoadError(f"{reader.path}: {EXTRA_KEY}: home_deg: no such joints: {', '.join(unknown)}")

@@ -192,9 +192,7 @@ def test_a_second_training_into_a_folder_is_refused_until_the_first_ends_however
     try:
         while not (out / "last.ckpt").exists():
             time.sleep(0.01)
-        done = ksim(
-            "train", "--config", config_file, "--out", out, "--set", "run.total_steps=1000000", "--resume"
-        )
+        done = ksim("train", "--config", config_file, "--out", out, "--set", "run.total_steps=1000000", "--resume")
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
         assert "another training is writing here" in done.stderr
         assert process.poll() is None

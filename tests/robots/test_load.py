@@ -363,4 +363,5 @@ def test_a_model_nested_without_end_is_one_line(write_robot, tmp_path):
 
 def test_a_chain_of_ninety_bodies_in_frames_is_read(write_robot, biped_xml):
     chain = "<frame><body>" * 90 + '<site name="far"/>' + "</body></frame>" * 90
-    assert len(load_robot(write_robot(biped_xml.replace('<site name="imu"/>', '<site name="imu"/>' + chain))).joints) == 4
+    folder = write_robot(biped_xml.replace('<site name="imu"/>', '<site name="imu"/>' + chain))
+    assert len(load_robot(folder).joints) == 4
