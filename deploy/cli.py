@@ -162,20 +162,23 @@ def _one_line(verb: str, error: Exception) -> str | None:
 def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run a verb; its errors become one line on stderr and exit status 1, a signal's 128 and its number."""
     fill_streams()
+    who = f"ksim {verb}".rstrip()
     try:
-        return function(argv)
+        status = function(argv)
+        sys.stdout.flush()  # here an answer that cannot be written is one line; at exit it is not
+        return status
     except BrokenPipeError:
         drop_stdout()
     except KeyboardInterrupt as error:
-        _say(f"ksim {verb}: interrupted")
+        _say(f"{who}: interrupted")
         return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
     except Exception as error:
         if isinstance(error, ImportError) and _interrupted(error):
-            _say(f"ksim {verb}: interrupted")
+            _say(f"{who}: interrupted")
             return 128 + signal.SIGINT
         text = _one_line(verb, error)
         if text is None:
             raise
         drop_stdout()
-        _say(f"ksim {verb}: {' '.join(text.split())}")
+        _say(f"{who}: {' '.join(text.split())}")
     return 1

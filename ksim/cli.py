@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from deploy.cli import fill_streams, importing, parser, run_verb
+from deploy.cli import importing, parser, run_verb
 
 __all__ = ["VERBS", "main", "parser", "run_verb"]
 
@@ -39,10 +39,8 @@ def _usage() -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console script."""
-    fill_streams()
-    argv = list(sys.argv[1:] if argv is None else argv)
+def _answer(argv: list[str]) -> int:
+    """What is said without a verb."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
@@ -51,14 +49,20 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"ksim2real {importlib.metadata.version('ksim2real')}")
         return 0
-    verb, rest = argv[0], argv[1:]
-    if verb not in VERBS:
-        import difflib
+    import difflib
 
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"verbs: {', '.join(VERBS)}"
-        print(f"ksim: unknown verb {verb!r:.100}; {hint}", file=sys.stderr)
-        return 2
+    near = difflib.get_close_matches(argv[0], VERBS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"verbs: {', '.join(VERBS)}"
+    print(f"ksim: unknown verb {argv[0]!r:.100}; {hint}", file=sys.stderr)
+    return 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] not in VERBS:
+        return run_verb("", _answer, argv)
+    verb, rest = argv[0], argv[1:]
     return run_verb(verb, lambda arguments: _load(verb)(arguments), rest)
 
 
