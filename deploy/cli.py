@@ -6,11 +6,13 @@ The imports here are few, so that Ctrl-C in the first moments finds little that 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 # what to install for a verb that finds one of these modules missing
@@ -68,6 +70,31 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+@contextlib.contextmanager
+def importing(verb: str) -> Iterator[None]:
+    """While modules are imported nothing is at stake yet: Ctrl-C ends the process with its one line.
+
+    An exception would not do: whoever imports may catch it, or answer with one of its own, as numpy does.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, f"ksim {verb}: interrupted\n".encode())
+        os._exit(128 + number)
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def fill_streams() -> None:
     """Give the process the standard streams that it was started without: nothing in, and out to nowhere.
 
@@ -83,10 +110,8 @@ def fill_streams() -> None:
 
 
 def _say(text: str) -> None:
-    try:
+    with contextlib.suppress(OSError, ValueError):  # nobody listens any more; the exit status still tells
         print(text, file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # nobody listens any more; the exit status still tells
-        pass
 
 
 def drop_stdout() -> None:
@@ -104,6 +129,15 @@ def describe(error: OSError) -> str:
     text = f"{name}: {what}" if name else what
     expected, remedy = _REMEDIES.get(error.errno or 0, ("", ""))
     return f"{text}; expected {expected}; {remedy}" if expected else text
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an error is what somebody made of Ctrl-C, as modules in C do while they are imported."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return any(isinstance(e, KeyboardInterrupt) for e in seen)
 
 
 def _one_line(verb: str, error: Exception) -> str | None:
@@ -128,17 +162,23 @@ def _one_line(verb: str, error: Exception) -> str | None:
 def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run a verb; its errors become one line on stderr and exit status 1, a signal's 128 and its number."""
     fill_streams()
+    who = f"ksim {verb}".rstrip()
     try:
-        return function(argv)
+        status = function(argv)
+        sys.stdout.flush()  # here an answer that cannot be written is one line; at exit it is not
+        return status
     except BrokenPipeError:
         drop_stdout()
     except KeyboardInterrupt as error:
-        _say(f"ksim {verb}: interrupted")
+        _say(f"{who}: interrupted")
         return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
     except Exception as error:
+        if isinstance(error, ImportError) and _interrupted(error):
+            _say(f"{who}: interrupted")
+            return 128 + signal.SIGINT
         text = _one_line(verb, error)
         if text is None:
             raise
         drop_stdout()
-        _say(f"ksim {verb}: {' '.join(text.split())}")
+        _say(f"{who}: {' '.join(text.split())}")
     return 1

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
-from typing import Any
 
-from deploy.cli import fill_streams, parser, run_verb
+from deploy.cli import importing, parser, run_verb
 
 __all__ = ["VERBS", "main", "parser", "run_verb"]
 
@@ -29,33 +25,11 @@ VERBS = {
 }
 
 
-def _at_import(verb: str) -> Callable[[int, Any], None]:
-    """What Ctrl-C does while modules are imported: nothing is at stake yet.
-
-    An exception would not do: whoever imports may catch it, or answer with one of its own.
-    """
-
-    def stop(number: int, frame: Any) -> None:
-        os.write(2, f"ksim {verb}: interrupted\n".encode())
-        os._exit(128 + number)
-
-    return stop
-
-
 def _load(verb: str) -> Callable[[list[str]], int]:
     """The function of a verb."""
     module, function = VERBS[verb][0].split(":")
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, _at_import(verb))
-    try:
+    with importing(verb):
         return getattr(importlib.import_module(module), function)
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _usage() -> str:
@@ -66,10 +40,8 @@ def _usage() -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console script."""
-    fill_streams()
-    argv = list(sys.argv[1:] if argv is None else argv)
+def _answer(argv: list[str]) -> int:
+    """What is said without a verb."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
@@ -78,14 +50,20 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"ksim2real {importlib.metadata.version('ksim2real')}")
         return 0
-    verb, rest = argv[0], argv[1:]
-    if verb not in VERBS:
-        import difflib
+    import difflib
 
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"verbs: {', '.join(VERBS)}"
-        print(f"ksim: unknown verb {verb!r:.100}; {hint}", file=sys.stderr)
-        return 2
+    near = difflib.get_close_matches(argv[0], VERBS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"verbs: {', '.join(VERBS)}"
+    print(f"ksim: unknown verb {argv[0]!r:.100}; {hint}", file=sys.stderr)
+    return 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] not in VERBS:
+        return run_verb("", _answer, argv)
+    verb, rest = argv[0], argv[1:]
     return run_verb(verb, lambda arguments: _load(verb)(arguments), rest)
 
 

@@ -383,6 +383,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
             nested = {part: nested}
         # checked as one: ppo.envs=10 may need the ppo.minibatches=5 that follows
         before = changes.get(first)
-        both = first in sections and isinstance(before, dict) and isinstance(nested, dict)
-        changes[first] = {**before, **nested} if both else nested
+        if first in sections and isinstance(before, dict) and isinstance(nested, dict):
+            nested = {**before, **nested}
+        changes[first] = nested
     return from_dict(changes, config) if changes else config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+from deploy.cli import importing
 from ksim.bounds import BOUNDS, Bound, check_number
 from ksim.cli import parser
 
@@ -30,9 +31,10 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     check_number("--episodes", args.episodes, EPISODES)
     check_number("--seed", args.seed, BOUNDS["seed"])
-    from ksim.environment import choose_engine
-    from ksim.evaluate import evaluate, load_policy
-    from robots.load import load_robot
+    with importing("eval"):
+        from ksim.environment import choose_engine
+        from ksim.evaluate import evaluate, load_policy
+        from robots.load import load_robot
 
     config, policy = load_policy(args.policy, args.config, args.set)
     robot = load_robot(config.robot).name

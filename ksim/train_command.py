@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.cli import drop_stdout
+from deploy.cli import drop_stdout, importing
 from ksim.cli import parser
 from ksim.config import Config, apply_overrides, from_dict, load_config
 from ksim.errors import CheckpointError, ConfigError
@@ -30,12 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
     args = p.parse_args(argv)
     config = apply_overrides(load_config(args.config), args.set)
+    with importing("train"):
+        from ksim.progress import TrainingBar
+        from ksim.train import train
     out = Path(args.out or f"runs/{config.task}-seed{config.seed}")
     if args.resume and (out / "last.ckpt").exists():
         config = _resumed(config, out / "last.ckpt")
-    from ksim.progress import TrainingBar
-    from ksim.train import train
-
     result = None
     try:
         with TrainingBar(config) as bar:

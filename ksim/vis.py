@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.cli import importing
 from ksim.bounds import BOUNDS, check_number
 from ksim.cli import parser
 from ksim.errors import KsimError
@@ -33,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     check_number("--seconds", args.seconds, BOUNDS["episode_length_s"])
     check_number("--seed", args.seed, BOUNDS["seed"])
-    from ksim.evaluate import evaluate, load_policy
+    with importing("vis"):
+        from ksim.evaluate import evaluate, load_policy
 
     config, policy = load_policy(args.checkpoint, overrides=[*args.set, f"episode_length_s={args.seconds}"])
     result = evaluate(config, policy, episodes=1, seed=args.seed, record=True)

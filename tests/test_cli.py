@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from deploy.cli import Interrupted
 from ksim.cli import VERBS, main, run_verb
 from robots.errors import ToolkitError
 
@@ -61,6 +66,97 @@ def test_an_unknown_option_is_one_line_that_points_to_the_help():
     assert done.stderr.startswith("ksim eval: ") and "ksim eval --help" in done.stderr
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_unknown_option_of_any_verb_is_one_line(verb):
+    done = ksim(verb, "--no-such-option")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"ksim {verb}: ") and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.endswith(f"; see ksim {verb} --help\n")
+
+
+@pytest.mark.parametrize("verb", ["demo", "train", "eval", "vis", "twin", "run", "parity"])
+def test_the_help_needs_no_package_of_an_extra(verb):
+    """As on the base install: these may not be imported."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('jax', 'equinox', 'optax', 'mujoco', 'jax2onnx'))); "
+        f"from ksim.cli import main; sys.exit(main(['{verb}', '--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: ksim {verb} ")
+
+
+@pytest.mark.parametrize("arguments", [["train", "--config", "configs/kbot_stand.yaml"], ["eval", "home"]])
+def test_without_the_extra_a_verb_says_what_to_install(arguments):
+    code = (
+        "import sys; sys.modules['jax'] = sys.modules['equinox'] = None; "
+        f"from ksim.cli import main; sys.exit(main({arguments}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert_one_line(done, arguments[0], "install it with: pip install 'ksim2real[train]'")
+
+
+CLOSED = """
+import os, sys
+for number in {numbers}:
+    os.close(number)
+os.execv(sys.executable, [sys.executable, "-m", "ksim.cli", *{arguments!r}])
+"""
+
+
+@pytest.mark.parametrize("numbers", [(2,), (1,), (0, 1, 2)])
+def test_a_verb_goes_on_where_standard_streams_are_closed(numbers, tmp_path):
+    # an error, told to nobody; and a result
+    for arguments, status in ((["parity", "none.mcap"], 1), (["--version"], 0), (["eval", "--help"], 0), ([], 2)):
+        code = CLOSED.format(numbers=numbers, arguments=arguments)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == status, (arguments, done)
+        if 2 in numbers:
+            assert done.stderr == ""
+        else:
+            assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"]])
+def test_an_answer_that_cannot_be_written_is_one_line(arguments):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "ksim.cli", *arguments],
+            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("ksim: No space left on device; expected room to write; free some")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_opened_later_does_not_become_standard_error(tmp_path):
+    code = (
+        "import os\nos.close(2)\nimport sys\nsys.stderr = None\n"
+        "from deploy.cli import fill_streams\nfill_streams()\n"
+        f"file = open({str(tmp_path / 'data')!r}, 'w')\nos.write(2, b'noise of a library')\n"
+        "print('to nobody', file=sys.stderr)\nsys.exit(file.fileno())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode > 2 and (tmp_path / "data").read_text() == ""
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.2, 0.4])
+def test_control_c_in_the_first_moments_is_one_line(after_s):
+    """Whatever is being imported; before Python reads our first line there is nothing that we could do."""
+    command = [sys.executable, "-c", "print(flush=True); from ksim.cli import main; raise SystemExit(main())"]
+    command += ["eval", "home", "--episodes", "100000", "--set", "episode_length_s=1000"]
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert errors == "ksim eval: interrupted\n"
+
+
 def failing(error: BaseException):
     def verb(argv):
         raise error
@@ -71,8 +167,28 @@ def failing(error: BaseException):
 def test_errors_of_the_toolkit_and_of_the_system_become_one_line_and_status_1(capsys):
     assert run_verb("train", failing(ToolkitError("two\n  lines")), []) == 1
     assert capsys.readouterr().err == "ksim train: two lines\n"
-    assert run_verb("train", failing(PermissionError(13, "Permission denied", "/x/y")), []) == 1
-    assert capsys.readouterr().err == "ksim train: Permission denied: /x/y\n"
+    for number, name, words in (
+        (errno.EACCES, "/x/y", "/x/y: Permission denied; expected a path that may be read or written; change its"),
+        (
+            errno.EEXIST,
+            "/etc/passwd",
+            "/etc/passwd: File exists; expected a folder, or a path that is free; name another",
+        ),
+        (errno.ENOTDIR, "/etc/passwd/x", "/etc/passwd/x: Not a directory; expected a folder; name another path"),
+        (errno.ENOSPC, None, "No space left on device; expected room to write; free some, or name a path on another"),
+        (errno.EXDEV, "/x", "/x: Invalid cross-device link"),
+    ):
+        assert run_verb("train", failing(OSError(number, os.strerror(number), name)), []) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"ksim train: {words}") and said.count("\n") == 1
+    assert run_verb("train", failing(OSError("no number")), []) == 1
+    assert capsys.readouterr().err == "ksim train: no number\n"
+
+
+def test_too_little_memory_is_one_line_and_status_1(capsys):
+    for error in (MemoryError(), ValueError("std::bad_alloc"), RuntimeError("RESOURCE_EXHAUSTED: Out of memory")):
+        assert run_verb("eval", failing(error), []) == 1
+        assert capsys.readouterr().err.startswith("ksim eval: not enough memory; ")
 
 
 def test_a_missing_package_names_the_extra_that_brings_it(capsys):
@@ -83,6 +199,21 @@ def test_a_missing_package_names_the_extra_that_brings_it(capsys):
 def test_an_interruption_exits_with_130(capsys):
     assert run_verb("train", failing(KeyboardInterrupt()), []) == 130
     assert "interrupted" in capsys.readouterr().err
+    assert run_verb("train", failing(Interrupted(signal.SIGTERM)), []) == 143
+    assert capsys.readouterr().err == "ksim train: interrupted\n"
+
+
+def test_an_interruption_that_an_import_turned_into_an_error_is_still_one(capsys):
+    def verb(argv):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    assert run_verb("twin", verb, []) == 130
+    assert capsys.readouterr().err == "ksim twin: interrupted\n"
+    with pytest.raises(ImportError):
+        run_verb("twin", failing(ImportError("initialization failed")), [])
 
 
 def test_an_error_of_ours_is_not_hidden():
@@ -107,6 +238,12 @@ MISTAKES = {
         ["train", "--config", "configs/kbot_stand.yaml", "--out", "{tmp}/run", "--set", "task=kbot_stan"],
         ["task", "'kbot_stan'", "'kbot_stand'"],
     ),
+    "train into a file": (
+        ["train", "--config", "configs/kbot_stand.yaml", "--out", "LICENSE"],
+        ["LICENSE: is a file; expected a folder"],
+    ),
+    "twin of a seed below 0": (["twin", "--seed", "-1", "--port", "0"], ["--seed: got -1, expected 0 to"]),
+    "demo into a folder with files": (["demo", "--out", "configs"], ["--out configs: the folder holds other files"]),
     "run of half a bundle": (["run", "{half}"], ["half.kinfer", "not a readable gzip tar"]),
     "validate of half a bundle": (["validate", "{half}", "--checkpoint", "none.ckpt"], ["half.kinfer"]),
     "eval of half a bundle": (["eval", "{half}"], ["half.kinfer", "not a readable gzip tar"]),

@@ -110,5 +110,5 @@ def test_a_reality_that_no_robot_has_is_refused_with_its_key(section, key, value
 def test_the_name_of_a_reality_is_short_text():
     assert parse_reality({"name": "x" * 200}) == Reality(name="x" * 200)
     for value in ("x" * 201, 5):
-        with pytest.raises(RealityError, match="name: got .*expected a string of at most 200 characters"):
+        with pytest.raises(RealityError, match=r"name: got .*expected a string of at most 200 characters"):
             parse_reality({"name": value})

@@ -183,7 +183,9 @@ ZIP_DAMAGE = {
         d.__setitem__(entry + 10, 99), d.__setitem__(entry + 11, 0)
     ),
     "marked as encrypted (RuntimeError)": lambda d, start, entry: d.__setitem__(entry + 8, 1),
-    "an offset beyond the file": lambda d, start, entry: d.__setitem__(slice(entry + 42, entry + 46), b"\xff\xff\xff\x7f"),
+    "an offset beyond the file": lambda d, start, entry: d.__setitem__(
+        slice(entry + 42, entry + 46), b"\xff\xff\xff\x7f"
+    ),
 }  # fmt: skip
 
 

@@ -160,9 +160,7 @@ def numeric_keys(section, prefix=""):
             yield from numeric_keys(value, f"{prefix}{f.name}.")
         elif f.name == "commands":
             yield "commands.vx"
-        elif (isinstance(value, tuple) and len(value) == 2) or (
-            isinstance(value, (int, float)) and not isinstance(value, bool)
-        ):
+        elif f.name in PAIRS or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             yield f"{prefix}{f.name}"
 
 
@@ -229,10 +227,8 @@ def test_a_wrong_key_of_a_file_names_the_file(yaml_file):
     "value", ["2020-13-45", "!!int abc", "9" * 5000, "[" * 5000, "[" * 100 + "]" * 100, "!!bool x"]
 )
 def test_what_yaml_itself_stumbles_over_is_one_short_line(yaml_file, value):
-    for load in (
-        lambda: load_config(yaml_file(f"seed: {value}")),
-        lambda: apply_overrides(Config(), [f"seed={value}"]),
-    ):
+    path = yaml_file(f"seed: {value}")
+    for load in (lambda: load_config(path), lambda: apply_overrides(Config(), [f"seed={value}"])):
         with pytest.raises(ConfigError) as caught:
             load()
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 800

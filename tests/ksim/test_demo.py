@@ -71,7 +71,7 @@ def test_a_folder_with_anything_else_in_it_is_left_as_it_is(tmp_path: Path, stag
     for text in (None, "[]", "not JSON", '{"policy_source": "of another kind"}'):
         if text is not None:
             (out / "demo.json").write_text(text)
-        with pytest.raises(KsimError, match="holds other files, which the demo would replace; .* name another"):
+        with pytest.raises(KsimError, match=r"holds other files, which the demo would replace; .* name another"):
             run_in(out)
     assert staged == [] and (out / "train" / "thesis.txt").read_text() == "years of work"
     assert {p.name for p in out.iterdir()} == {"train", "demo.json"}
