@@ -59,7 +59,7 @@ FAST = Plan(
     train=("run.total_steps=2048", "ppo.envs=32", "ppo.rollout_steps=16", "policy.hidden=16", "policy.head=32"),
     choose_episodes=0,
     survival_episodes=8,
-    export=("--episodes", "2"),
+    export=("--episodes", "2", "--steps", "2000"),
     run_s=5.0,
 )
 
@@ -217,7 +217,16 @@ def _demo(stages: Stages, *, fast: bool, seed: int) -> dict[str, Any]:
     stages.say("\n[cyan]6/6 video[/cyan]")
     video = _video(stages, truth, out / "run.mp4")
 
-    files = [checkpoint, bundle, out / "policy.onnx", log, out / "report.json", out / "report.html", truth]
+    files = [
+        checkpoint,
+        bundle,
+        out / "policy.onnx",
+        out / "policy.report.html",
+        log,
+        out / "report.json",
+        out / "report.html",
+        truth,
+    ]
     files += [Path(video)] if video else []
     missing = [str(f) for f in files if not Path(f).is_file()]
     if missing:

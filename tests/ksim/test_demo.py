@@ -33,7 +33,16 @@ def test_the_fast_demo_runs_every_stage_and_says_what_it_wrote(tmp_path: Path) -
     assert said == kept
     assert set(kept) >= KEYS
     names = {Path(f).name for f in kept["files"]}
-    expected = {"model.ckpt", "policy.kinfer", "policy.onnx", "run.mcap", "report.json", "report.html", "demo.json"}
+    expected = {
+        "model.ckpt",
+        "policy.kinfer",
+        "policy.onnx",
+        "policy.report.html",
+        "run.mcap",
+        "report.json",
+        "report.html",
+        "demo.json",
+    }
     assert names >= expected
     assert all(Path(f).stat().st_size > 0 for f in kept["files"])
     assert 0 <= kept["export_error_max"] <= 1e-5
