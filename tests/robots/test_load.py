@@ -207,7 +207,7 @@ BAD_METADATA = {
     ),
     "kp is nan": (lambda m: m[JOINTS]["left_knee"].update(kp="nan"), "left_knee: kp: got 'nan', expected a finite"),
     "kp is true": (lambda m: m[JOINTS]["left_knee"].update(kp=True), "left_knee: kp: got True, expected a finite"),
-    "kp is negative": (lambda m: m[JOINTS]["left_knee"].update(kp=-1), "left_knee: kp: got -1.0, expected 0 or more"),
+    "kp is negative": (lambda m: m[JOINTS]["left_knee"].update(kp=-1), "left_knee: kp: got -1.0, expected 0 to 100000"),
     "no max_velocity": (lambda m: m[TYPES]["big"].pop("max_velocity"), "actuator type big: max_velocity is missing"),
     "limits apart": (
         lambda m: m[JOINTS]["left_hip"].update(min_angle_deg=100, max_angle_deg=120),
