@@ -147,14 +147,20 @@ def rule(*ops: str, loose: bool = False) -> Callable[[Rule], Rule]:
     return add
 
 
-def _axis(axis: int, rank: int) -> int:
+def find_axis(axis: int, rank: int) -> int:
+    """An axis counted from 0.
+
+    Raises:
+        ValueError: there is none.
+    """
     if not -rank <= axis < rank:
         raise ValueError(f"axis {axis} of {rank}; expected {-rank} to {rank - 1}")
     return axis % rank
 
 
-def _axes(axes: Sequence[int], rank: int) -> list[int]:
-    found = [_axis(a, rank) for a in axes]
+def find_axes(axes: Sequence[int], rank: int) -> list[int]:
+    """Axes counted from 0, each once."""
+    found = [find_axis(a, rank) for a in axes]
     if len(set(found)) != len(found):
         raise ValueError(f"axes {list(axes)[:8]}; expected each once")
     return found
@@ -343,7 +349,7 @@ def _one_hot(call: Call) -> list[Value]:
     if depth.size != 1:
         raise ValueError("expected one depth")
     rank = len(indices) + 1
-    axis = _axis(call.integer("axis", -1), rank)
+    axis = find_axis(call.integer("axis", -1), rank)
     return [Value(dtype=call.value(2).dtype, shape=check_size((*indices[:axis], int(depth[0]), *indices[axis:])))]
 
 
@@ -401,7 +407,7 @@ def _squeeze(call: Call) -> list[Value]:
         if not data.exact:
             raise ValueError("a number of axes that depends on values; expected fixed sizes")
         axes = [i for i, n in enumerate(data.shape) if n == 1]
-    gone = _axes(axes, len(data.shape))
+    gone = find_axes(axes, len(data.shape))
     if data.exact and any(data.shape[i] != 1 for i in gone):
         raise ValueError(f"axes {gone} of {data.shape}; expected axes of one element")
     return same_kind(call, shape=tuple(n for i, n in enumerate(data.shape) if i not in gone))
@@ -413,7 +419,7 @@ def _unsqueeze(call: Call) -> list[Value]:
     if axes is None:
         raise ValueError("no axes")
     rank = len(data.shape) + len(axes)
-    rest, new = iter(data.shape), _axes(axes, rank)
+    rest, new = iter(data.shape), find_axes(axes, rank)
     return same_kind(call, shape=tuple(1 if i in new else next(rest) for i in range(rank)))
 
 
@@ -433,7 +439,7 @@ def _concat(call: Call) -> list[Value]:
     if not shapes:
         raise ValueError("no inputs")
     rank = len(shapes[0])
-    axis = _axis(call.integer("axis", 0), rank)
+    axis = find_axis(call.integer("axis", 0), rank)
     others = {s[:axis] + s[axis + 1 :] for s in shapes}
     if len({len(s) for s in shapes}) != 1 or (len(others) != 1 and call.exact):
         raise ValueError(f"shapes {', '.join(str(s) for s in shapes[:4])}; they do not fit together")
@@ -445,7 +451,7 @@ def _concat(call: Call) -> list[Value]:
 @rule("Split")
 def _split(call: Call) -> list[Value]:
     data = call.value(0)
-    axis = _axis(call.integer("axis", 0), len(data.shape))
+    axis = find_axis(call.integer("axis", 0), len(data.shape))
     length, parts = data.shape[axis], call.integers("split", 1)
     if parts is None:
         count = call.integer("num_outputs", call.outputs)
@@ -472,7 +478,7 @@ def _slice(call: Call) -> list[Value]:
     if starts is None or ends is None:
         raise ValueError("no starts or no ends")
     axes, steps = call.integers("axes", 3), call.integers("steps", 4) or [1] * len(starts)
-    axes = _axes(list(range(len(starts))) if axes is None else axes, len(data.shape))
+    axes = find_axes(list(range(len(starts))) if axes is None else axes, len(data.shape))
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise ValueError("starts, ends, axes and steps; expected as many of each, and no step of 0")
     out = list(data.shape)
@@ -490,7 +496,7 @@ def slice_end(end: int, step: int, length: int) -> int | None:
 @rule("Gather", loose=True)
 def _gather(call: Call) -> list[Value]:
     data, indices = call.value(0), call.value(1)
-    axis = _axis(call.integer("axis", 0), len(data.shape))
+    axis = find_axis(call.integer("axis", 0), len(data.shape))
     return same_kind(call, shape=check_size(data.shape[:axis] + indices.shape + data.shape[axis + 1 :]))
 
 
@@ -520,7 +526,7 @@ def _gather_nd(call: Call) -> list[Value]:
 @rule("ScatterElements", "Scatter")
 def _scatter_elements(call: Call) -> list[Value]:
     data, indices, updates = (call.value(i).shape for i in range(3))
-    _axis(call.integer("axis", 0), len(data))
+    find_axis(call.integer("axis", 0), len(data))
     if indices != updates or len(data) != len(indices) or any(a > b for a, b in zip(indices, data, strict=True)):
         raise ValueError(f"data {data}, indices {indices}, updates {updates}")
     return same_kind(call)
@@ -561,7 +567,7 @@ def _tile(call: Call) -> list[Value]:
 @rule("Pad")
 def _pad(call: Call) -> list[Value]:
     shape, pads = call.value(0).shape, call.integers("pads", 1) or []
-    axes = _axes(call.integers("axes", 3) if call.has(3) else range(len(shape)), len(shape))  # type: ignore[arg-type]
+    axes = find_axes(call.integers("axes", 3) if call.has(3) else range(len(shape)), len(shape))  # type: ignore[arg-type]
     if len(pads) != 2 * len(axes) or any(n < 0 for n in pads):
         raise ValueError(f"pads {pads[:8]} of {shape}; expected two for each axis, none negative")
     if call.attributes.get("mode", b"constant") not in (b"constant", b"edge"):
@@ -572,47 +578,3 @@ def _pad(call: Call) -> list[Value]:
     for i, axis in enumerate(axes):
         out[axis] += pads[i] + pads[i + len(axes)]
     return same_kind(call, shape=check_size(out))
-
-
-# Reductions.
-
-
-@rule(
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare", loose=True,
-)  # fmt: skip
-def _reduce(call: Call) -> list[Value]:
-    data, axes = call.value(0), call.integers("axes", 1)
-    call.work = call.scratch = data.size
-    if not data.size:
-        raise ValueError("a reduction of nothing")
-    if not axes:
-        if call.integer("noop_with_empty_axes", 0):
-            return same_kind(call)
-        axes = list(range(len(data.shape)))
-    gone, keep = _axes(axes, len(data.shape)), call.integer("keepdims", 1)
-    kept = ((1 if i in gone else n) for i, n in enumerate(data.shape) if keep or i not in gone)
-    return same_kind(call, shape=tuple(kept))
-
-
-@rule("ArgMax", "ArgMin")
-def _arg(call: Call) -> list[Value]:
-    shape = call.value(0).shape
-    axis = _axis(call.integer("axis", 0), len(shape))
-    call.work = math.prod(shape)
-    if shape[axis] == 0:
-        raise ValueError("the greatest of nothing")
-    kept = (1,) if call.integer("keepdims", 1) else ()
-    return same_kind(call, INT64, (*shape[:axis], *kept, *shape[axis + 1 :]))
-
-
-@rule("TopK")
-def _top_k(call: Call) -> list[Value]:
-    data, k = call.value(0), call.attributes.get("k")
-    k = [k] if isinstance(k, int) else call.integers("k", 1)
-    axis = _axis(call.integer("axis", -1), len(data.shape))
-    if k is None or len(k) != 1 or not 0 <= k[0] <= data.shape[axis]:
-        raise ValueError(f"k of {data.shape[axis]} elements")
-    call.work, call.scratch = 20 * data.size, 2 * data.size
-    shape = (*data.shape[:axis], k[0], *data.shape[axis + 1 :])
-    return [Value(dtype=data.dtype, shape=shape), Value(dtype=INT64, shape=shape)][: call.outputs]

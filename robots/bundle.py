@@ -156,7 +156,7 @@ def read_bundle(path: str | Path) -> Bundle:
         with path.open("rb") as file:
             contents = unpack(file, _LIMITS)
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: not a .kinfer bundle: {_short(error)}; export it again") from error
+        raise BundleError(f"{path}: not a readable gzip tar: {_short(error)}; export it again") from error
     missing = [name for name in MEMBERS if name not in contents]
     if missing:
         raise BundleError(f"{path}: no {', '.join(missing)}; expected exactly {', '.join(MEMBERS)}; export it again")

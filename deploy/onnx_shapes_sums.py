@@ -1,11 +1,22 @@
-"""Sizes and costs of the operators that multiply: products, recurrent cells, convolutions. See onnx_shapes.py."""
+"""Sizes and costs of operators that sum: products, recurrent cells, convolutions, reductions. See onnx_shapes.py."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from deploy.onnx_shapes import MAX_ELEMENTS, Call, Value, broadcast, check_size, rule, same_kind
+from deploy.onnx_shapes import (
+    INT64,
+    MAX_ELEMENTS,
+    Call,
+    Value,
+    broadcast,
+    check_size,
+    find_axes,
+    find_axis,
+    rule,
+    same_kind,
+)
 
 
 @rule("MatMul", loose=True)
@@ -177,3 +188,47 @@ def _global_pool(call: Call) -> list[Value]:
         raise ValueError(f"input {x}; expected batch, channels and 1 to 3 axes")
     call.work = math.prod(x)
     return same_kind(call, shape=x[:2] + (1,) * (len(x) - 2))
+
+
+# Reductions.
+
+
+@rule(
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare", loose=True,
+)  # fmt: skip
+def _reduce(call: Call) -> list[Value]:
+    data, axes = call.value(0), call.integers("axes", 1)
+    call.work = call.scratch = data.size
+    if not data.size:
+        raise ValueError("a reduction of nothing")
+    if not axes:
+        if call.integer("noop_with_empty_axes", 0):
+            return same_kind(call)
+        axes = list(range(len(data.shape)))
+    gone, keep = find_axes(axes, len(data.shape)), call.integer("keepdims", 1)
+    kept = ((1 if i in gone else n) for i, n in enumerate(data.shape) if keep or i not in gone)
+    return same_kind(call, shape=tuple(kept))
+
+
+@rule("ArgMax", "ArgMin")
+def _arg(call: Call) -> list[Value]:
+    shape = call.value(0).shape
+    axis = find_axis(call.integer("axis", 0), len(shape))
+    call.work = math.prod(shape)
+    if shape[axis] == 0:
+        raise ValueError("the greatest of nothing")
+    kept = (1,) if call.integer("keepdims", 1) else ()
+    return same_kind(call, INT64, (*shape[:axis], *kept, *shape[axis + 1 :]))
+
+
+@rule("TopK")
+def _top_k(call: Call) -> list[Value]:
+    data, k = call.value(0), call.attributes.get("k")
+    k = [k] if isinstance(k, int) else call.integers("k", 1)
+    axis = find_axis(call.integer("axis", -1), len(data.shape))
+    if k is None or len(k) != 1 or not 0 <= k[0] <= data.shape[axis]:
+        raise ValueError(f"k of {data.shape[axis]} elements")
+    call.work, call.scratch = 20 * data.size, 2 * data.size
+    shape = (*data.shape[:axis], k[0], *data.shape[axis + 1 :])
+    return [Value(dtype=data.dtype, shape=shape), Value(dtype=INT64, shape=shape)][: call.outputs]
