@@ -123,7 +123,10 @@ def make_card(path: str | Path) -> Card:
     bundle = read_bundle(path)
     data = path.read_bytes()
     sizes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size)
-    init, step = check_graphs(bundle, sizes)
+    try:
+        init, step = check_graphs(bundle, sizes)
+    except PolicyError as error:
+        raise PolicyError(f"{path}: {error}") from error
     try:
         OnnxPolicy(bundle)
         runs = ""

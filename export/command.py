@@ -57,7 +57,10 @@ def output_paths(path: str | Path, *, onnx_only: bool = False) -> tuple[Path | N
         raise ExportError(
             f"output {path}: expected a file name that ends in .kinfer{other}, for example -o policy.kinfer{hint}"
         )
-    return None if onnx_only else path, path.with_suffix(".onnx")
+    alone = path.with_suffix(".onnx")
+    if alone.is_dir():
+        raise ExportError(f"output {alone}: is a folder; expected a file name; name another with -o")
+    return None if onnx_only else path, alone
 
 
 def export_checkpoint(

@@ -27,11 +27,15 @@ from export import graph
 from export.errors import ExportError
 from export.rewrites import rewrite
 from robots.bundle import Bundle
+from robots.errors import ToolkitError
 from robots.spec import CarrySpec, PolicySpec, canonical_json, input_specs
 
 Step = Callable[[dict[str, Any], Any], tuple[Any, Any]]
 # The part of the carry of a policy that has none: .kinfer wants one, so it gets a zero that goes round.
 UNUSED = "unused"
+# Split has its sizes as an input from here on.
+OPSET_MIN = 13
+LOOK_STEPS, LOOK_LIMIT = 100, 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +136,8 @@ def _check_step(step: Step, spec: PolicySpec) -> None:
         raise
     except KeyError as error:
         raise ExportError(
-            f"policy function: reads input {error}, expected only {', '.join(inputs)}; add it to the spec's inputs"
+            f"policy function: reads {error}, which is no input; expected only {', '.join(inputs)}; "
+            "add it to the spec's inputs if it is one"
         ) from error
     except Exception as error:
         raise ExportError(f"policy function: cannot be traced: {_first_line(error)}") from error
@@ -242,7 +247,10 @@ def _init_model(carry: np.ndarray, opset: int) -> onnx.ModelProto:
 
 
 def convert(step: Step, init_carry: Any, spec: PolicySpec, *, opset: int = graph.OPSET) -> Bundle:
-    """A policy function as a bundle. The same function and spec give the same bytes.
+    """A policy function as a bundle, checked as the robot loads and runs it. The same function and spec give the same
+    bytes.
+
+    The check is a short one, 100 steps of drawn inputs against the function; `ksim validate` is the proof.
 
     Args:
         step: `(inputs, carry) -> (action, carry)`: inputs by .kinfer name, SI, float32; the action is the
@@ -254,9 +262,59 @@ def convert(step: Step, init_carry: Any, spec: PolicySpec, *, opset: int = graph
         opset: ONNX opset.
 
     Raises:
-        ExportError: the function is not what the spec says, or has no float32 ONNX form.
+        ExportError: the function is not what the spec says, has no float32 ONNX form, or its form is not the function.
     """
-    flat = flatten(step, init_carry)
+    if not isinstance(spec, PolicySpec):
+        raise ExportError(f"spec: got {type(spec).__name__}, expected a robots.PolicySpec")
+    if not OPSET_MIN <= opset <= graph.OPSET_MAX:
+        raise ExportError(f"opset: got {opset}, expected {OPSET_MIN} to {graph.OPSET_MAX}")
+    try:
+        flat = flatten(step, init_carry)
+        bundle = _convert(flat, spec, opset)
+        _look(bundle, flat)
+    except ExportError:
+        raise
+    except ToolkitError as error:
+        raise ExportError(f"policy function or specification: {' '.join(str(error).split())}") from error
+    except Exception as error:  # what JAX, jax2onnx and onnx raise has no common root
+        raise ExportError(f"policy function or specification: cannot be converted: {_first_line(error)}") from error
+    return bundle
+
+
+def _look(bundle: Bundle, flat: FlatPolicy) -> None:
+    """The robot side loads the bundle, and its steps are the function's.
+
+    Raises:
+        ExportError: it does not, or they differ.
+    """
+    from deploy.errors import PolicyError
+    from deploy.policy import OnnxPolicy
+    from export.compare import difference, drawn
+
+    assert bundle.spec is not None
+    try:
+        OnnxPolicy(bundle)
+    except PolicyError as error:
+        reason = str(error).removesuffix("; export it again")
+        raise ExportError(
+            f"policy function: its graph is not one that ksim run takes: {reason}; write it with other operations "
+            "(a Python loop in place of jax.lax.scan, no random numbers, finite weights)"
+        ) from error
+    rng = np.random.default_rng(0)
+    # a third of the declared range: near its ends values reach hundreds, where 1e-5 is a rounding error
+    inputs = {k: np.float32(0.3) * v for k, v in drawn(bundle.spec.inputs, LOOK_STEPS, rng).items()}
+    if not inputs:
+        inputs = {"time": np.zeros((LOOK_STEPS, 1), np.float32)}
+    found = difference(bundle, flat.step, flat.carry, inputs, rng.random(LOOK_STEPS) < 0.1)
+    error = max(found.step_action_error, found.step_carry_error)
+    if not error <= LOOK_LIMIT:
+        raise ExportError(
+            f"policy function: ONNX Runtime and JAX differ by {error:.3g} in a step of drawn inputs, expected at most "
+            f"{LOOK_LIMIT:g}: an operation means something else in ONNX, or loses digits; write it another way"
+        )
+
+
+def _convert(flat: FlatPolicy, spec: PolicySpec, opset: int) -> Bundle:
     spec = _complete(spec, flat)
     _check_step(flat.step, spec)
     model = trace(flat.step, spec, opset=opset)

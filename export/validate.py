@@ -475,6 +475,10 @@ def add_arguments(parse: argparse.ArgumentParser) -> None:
 
 def options(args: argparse.Namespace) -> dict[str, Any]:
     """The shared options as arguments of `validate`."""
+    for name, least, greatest in (("seed", 0, 2**32 - 1), ("episodes", 1, 100_000), ("steps", 1, 10_000_000)):
+        value = getattr(args, name)
+        if not least <= value <= greatest:
+            raise ExportError(f"--{name}: got {value}, expected {least} to {greatest}")
     engines = tuple(dict.fromkeys(name for name in args.engines.split(",") if name))
     return {
         "episodes": args.episodes,

@@ -135,7 +135,6 @@ POLICIES = {
     "whose action is an input": (lambda i, c: (i["joint_angles"], jnp.tanh(c)), ("joint_angles",), 4),
     "whose action is its carry": (lambda i, c: (jnp.sin(i["joint_angles"]) + c,) * 2, ("joint_angles",), N),
     "that is constant": (lambda i, c: (jnp.full(N, 0.25), c + 1), ("joint_angles",), 1),
-    "with a scan": (scanned, ("joint_angles",), 3),
     "with a branch": (
         lambda i, c: (jnp.where(i["time"] > 2.0, i["joint_angles"], -i["joint_angles"]), c + i["time"]),
         ("joint_angles", "time"),
@@ -147,6 +146,26 @@ POLICIES = {
         2,
     ),
 }
+
+
+BROKEN = {
+    "a scan": (scanned, "a loop, which could run without end"),
+    "a weight that is not finite": (lambda i, c: (i["joint_angles"] * jnp.full(N, jnp.nan), c + 0.0), "not finite"),
+    "a rounding mode that ONNX has not": (
+        lambda i, c: (jax.lax.round(0 * i["joint_angles"] + 2.5, jax.lax.RoundingMethod.AWAY_FROM_ZERO), c + 0.0),
+        "differ by 1 in a step",
+    ),
+    "a carry whose keys have no order": (None, "cannot be converted: ValueError"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_the_robot_would_not_run_or_would_run_otherwise_is_refused_when_it_is_converted(trained, name):
+    step, reason = BROKEN[name]
+    carry = np.zeros(3, np.float32)
+    if step is None:
+        step, carry = (lambda i, c: (i["joint_angles"], c)), {1: carry, "a": carry}
+    refused(reason, step, trained, carry=carry, carry_size=3)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -180,7 +199,9 @@ def test_a_function_of_another_signature_is_refused_in_one_line(trained):
     refused(r"returns .*expected \(action, carry\)", lambda i, c: i["joint_angles"], trained)
     refused(r"int32.*expected .*float32", lambda i, c: (jnp.zeros(N, int), c), trained)
     refused(r"returns a carry of .*\(3,\).*expected .*\(2,\)", lambda i, c: (i["joint_angles"], jnp.zeros(3)), trained)
-    refused(r"reads input 'gyroscope', expected only joint_angles", lambda i, c: (i["gyroscope"], c), trained)
+    refused(
+        r"reads 'gyroscope', which is no input; expected only joint_angles", lambda i, c: (i["gyroscope"], c), trained
+    )
     refused(r"cannot be traced: TypeError", lambda i, c: (i["joint_angles"] @ c, c), trained)
 
 
