@@ -113,7 +113,11 @@ def _head(card: Card) -> list[tuple[str, str]]:
         ]
         for what, span in (("observation", spec.observation_latency_s), ("action", spec.action_latency_s)):
             rows.append((f"{what} latency", f"{1e3 * span[0]:g} to {1e3 * span[1]:g} ms in training"))
-    rows.append(("proof", _STATES[card.state]))
+    if card.stamp == "another":
+        rows.append(("proof", "CHANGED since its export: ksim run refuses it"))
+    else:
+        reduced = spec.reduced() if spec is not None and card.state == "validated" else ""
+        rows.append(("proof", _STATES[card.state] + (f" (reduced: {reduced})" if reduced else "")))
     if spec is not None:
         failures = spec.proofs.get("failures") or []
         rows += [("failed", _leaf(each)) for each in (failures if isinstance(failures, (list, tuple)) else [failures])]
@@ -190,7 +194,9 @@ def _groups(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _sequences(values: Mapping[str, Any], name: str = "") -> list[tuple[str, str]]:
     """One row for each comparison over a sequence, wherever it is nested."""
     if {"steps", "action_error", "carry_error", "of_limit"} <= values.keys():
-        errors = f"action {_leaf(values['action_error'])} rad, carry {_leaf(values['carry_error'])}"
+        limited = values.get("carry_limited", True)  # else the limit is that of one step
+        carry = values["carry_error"] if limited else values.get("step_carry_error")
+        errors = f"action {_leaf(values['action_error'])} rad, carry {_leaf(carry)}{'' if limited else ' in one step'}"
         share = values["of_limit"]
         used = f"; {100 * share:.0f} % of the limit used" if isinstance(share, (int, float)) else ""
         return [(name, f"{_leaf(values['steps'])} steps: {errors}{used}")]

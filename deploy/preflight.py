@@ -134,33 +134,50 @@ def _check_proofs(path: str | Path, spec: PolicySpec, unvalidated: bool) -> list
         CheckError: it was not, and that is not waived.
     """
     if spec.validated:
-        return []
+        reduced = spec.reduced()
+        return [f"the bundle's proofs are reduced: {reduced}"] if reduced else []
+    if not spec.proofs and not spec.self_test:
+        hint = "ksim export proves checkpoints of its own; for a policy of yours compare it with its function, and add"
+    else:
+        hint = "export it again, or add"
     failures = spec.proofs.get("failures")
     known = isinstance(failures, list) and failures
     why = f"it failed: {' '.join(str(failures[0]).split())[:200]}" if known else "it holds no proofs"  # type: ignore[index]
     if not unvalidated:
         raise CheckError(
             f"{path}: not validated ({why}); expected a bundle that ksim export proved to be its checkpoint; "
-            "export it again, or add --unvalidated to run it nevertheless"
+            f"{hint} --unvalidated to run it nevertheless"
         )
     return [f"the bundle is not validated ({why}); it runs because of --unvalidated"]
 
 
-def _check_contract(spec: PolicySpec, policy: OnnxPolicy, ours: bool) -> list[str]:
-    """The graphs carry this specification, the self-test passes, the envelope can be read; else warnings.
+def _stamps(policy: OnnxPolicy) -> set[str | None]:
+    """Digests of the specification that the graphs were exported with."""
+    return {facts.properties.get(STAMP) for facts in policy.facts}
+
+
+def _check_stamp(spec: PolicySpec, policy: OnnxPolicy) -> None:
+    """The graphs were exported with this specification, as far as they tell.
 
     Raises:
-        ToolkitError: the specification was changed, the self-test fails, or one of them is not readable.
+        CheckError: they were exported with another one.
     """
-    missing = []
-    stamps = {facts.properties.get(STAMP) for facts in policy.facts} if ours else set()
-    if None in stamps:
-        missing.append("no digest of its specification in its graphs")
-    elif stamps - {spec.contract().digest}:
+    if _stamps(policy) - {None, spec.contract().digest}:
         raise CheckError(
             "metadata.json: the specification is not the one that the graphs were exported with: gains, limits, names "
             "or ranges were changed since; expected the bundle as ksim export wrote it; export it again"
         )
+
+
+def _check_contract(spec: PolicySpec, policy: OnnxPolicy, ours: bool) -> list[str]:
+    """The self-test passes and the envelope can be read; warnings where the bundle has none.
+
+    Raises:
+        ToolkitError: the self-test fails, or one of them is not readable.
+    """
+    missing = []
+    if ours and _stamps(policy) == {None}:
+        missing.append("no digest of its specification in its graphs")
     if spec.self_test:
         self_test(policy, spec)
     else:
@@ -199,6 +216,9 @@ def prepare(
             f"{path}: it tells joint names only, no ids, gains or limits (another exporter wrote it); "
             "name the robot that they come from: --robot kbot"
         )
+    policy = OnnxPolicy(bundle)
+    if bundle.spec is not None:
+        _check_stamp(bundle.spec, policy)
     if bundle.spec is not None and loaded is not None:
         found = differences(bundle.spec.robot, loaded)
         if found:
@@ -207,7 +227,6 @@ def prepare(
                 "train for this robot, or correct its metadata"
             )
     warnings = [] if bundle.spec is None else _check_proofs(path, bundle.spec, unvalidated)
-    policy = OnnxPolicy(bundle)
     spec = bundle.spec
     if spec is None:
         assert loaded is not None

@@ -488,7 +488,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--log", type=Path, help="log file, written as the run goes (default run_<time>.mcap here)")
     add("--force", action="store_true", help="replace a log that is there")
     add("--ramp", type=float, default=3.0, metavar="S", help="time to the home pose, skipped when there (default 3)")
-    add("--robot", metavar="NAME|FOLDER", help="check the bundle against this robot (default: trust the bundle)")
+    add("--robot", metavar="NAME|FOLDER", help="compare the bundle with this robot (default: its built-in one)")
     add("--unvalidated", action="store_true", help="run a bundle that was not proven to be its checkpoint")
     add("--gyro-unit", choices=sorted(GYRO_UNITS), default="deg/s", help="what the server sends (default %(default)s)")
     add("--max-tilt", type=float, default=1.0, metavar="RAD", help="more tilt is a fall [rad] (default %(default)s)")

@@ -103,8 +103,9 @@ def proofs(report: Report) -> list[Proof]:
         rows.append(
             Proof(
                 what=f"Closed loop in {ENGINE_NAMES[loop.engine]}: {loop.episodes} episodes of each",
-                found=f"survival {m.onnx:.1%}, of the checkpoint {m.jax:.1%}",
-                limit=f"difference within {100 * m.margin:g} points",
+                found=f"survival {m.onnx:.1%} and {m.jax:.1%}, "
+                f"95 %: {100 * m.low95:+.1f} to {100 * m.high95:+.1f} points",
+                limit=f"within {100 * m.margin:g} points, or 0 inside",
                 holds=not loop.failures(),
             )
         )
@@ -113,7 +114,8 @@ def proofs(report: Report) -> list[Proof]:
         rows.append(
             Proof(
                 what="Wrong contracts refused by deployment's own checks",
-                found=f"{sum(p.caught for p in wrong)} of {sum(p.different for p in wrong)} bundles and starts",
+                found=f"{sum(p.caught for p in wrong)} of {sum(p.different for p in wrong)} bundles and starts; "
+                f"{sum(p.tried - p.different for p in wrong)} alike",
                 limit="all",
                 holds=all(p.passed for p in wrong),
             )

@@ -21,6 +21,8 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
+# What a full proof has of recorded steps and of episodes in closed loop; less is easier to pass by chance.
+FULL_STEPS, FULL_EPISODES = 10_000, 200
 # Elements of one array; what is read from a file may not ask for more memory than this.
 MAX_ELEMENTS = 1_000_000
 
@@ -442,6 +444,21 @@ class PolicySpec(_Json):
     def validated(self) -> bool:
         """The export was proven to be the policy, and nothing failed."""
         return bool(self.proofs) and not self.proofs.get("failures")
+
+    def reduced(self) -> str:
+        """Where the proofs are less than the full ones, what they are; empty where they are full."""
+
+        def steps(value: Any) -> int:
+            return value if isinstance(value, int) else 0
+
+        numbers, loops = self.proofs.get("numbers"), self.proofs.get("closed_loop")
+        recorded = numbers.get("recorded") if isinstance(numbers, dict) else None
+        loops = list(loops.values()) if isinstance(loops, dict) else []
+        made = steps(recorded.get("steps")) if isinstance(recorded, dict) else 0
+        episodes = max((steps(v.get("episodes")) for v in loops if isinstance(v, dict)), default=0)
+        if made >= FULL_STEPS and episodes >= FULL_EPISODES:
+            return ""
+        return f"{made:,} steps and {episodes} episodes, in place of {FULL_STEPS:,} and {FULL_EPISODES}"
 
     def contract(self) -> PolicySpec:
         """Without what validation adds after the graphs are made: proofs, envelope, self-test."""

@@ -188,3 +188,9 @@ def test_a_bundle_for_a_built_in_robot_is_compared_with_it_unasked(tmp_path, bun
         prepare(path, None, {})
     write_bundle(path, bundle_factory(robot))
     assert prepare(path, None, {}).compared == ""
+
+
+def test_a_bundle_whose_proof_was_cut_short_runs_with_a_warning(written, bundle):
+    short = bundle.spec.proofs | {"closed_loop": {"mujoco": {"episodes": 4}}}
+    (line,) = prepare(written(proofs=short), None, {}).warnings
+    assert line == "the bundle's proofs are reduced: 10,000 steps and 4 episodes, in place of 10,000 and 200"
