@@ -241,6 +241,7 @@ def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, end
         log=log,
         duration_s=options.duration_s,
         signum=end.signum,
+        compared="",
         warnings=tuple(counts.warnings),
         survived_s=round(loop.survived_s, 6),
         ticks=counts.ramp_ticks + counts.run_ticks,

@@ -188,6 +188,20 @@ def test_each_field_that_differs_is_named_with_both_values(capsys, write, bundle
     ]
 
 
+def test_proofs_that_were_run_again_are_told_in_one_line(capsys, write):
+    def proofs(scale, episodes):
+        figures = {f"figure {i}": scale * i for i in range(1, 20)}
+        loops = {"mujoco": {"episodes": episodes}}
+        return {"failures": [], "numbers": {"recorded": {"steps": 10_000}}, "closed_loop": loops, "other": figures}
+
+    a, b = write("a", proofs=proofs(1e-7, 200)), write("b", proofs=proofs(2e-7, 4))
+    out = printed(capsys, a, b)
+    assert "20 differences" in out and "proofs: 20 figures, listed by --json full 10,000 steps and 4 episodes" in words(
+        out
+    )
+    assert "figure 7" not in out and len(out.splitlines()) < 12
+
+
 def test_another_order_of_the_same_joints_is_told_as_such(write, bundle):
     names = bundle.joint_names[::-1]
     robot = bundle.spec.robot.replace(joints=bundle.spec.robot.joints[::-1])
