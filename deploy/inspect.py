@@ -300,9 +300,8 @@ def show_differences(a: Card, b: Card, found: list[Difference]) -> None:
     rows = [(d.field, _side(d.a, d.b), _side(d.b, d.a)) for d in found]
     figures = [row for row in rows if row[0].startswith("proofs.")]
     if len(figures) > PROOFS_LISTED:  # another run of the proofs differs in every figure
-        told = [_proof_size(card) for card in (a, b)]
         rows = [row for row in rows if row not in figures]
-        rows.append((f"proofs: {len(figures)} figures, listed by --json", *told))
+        rows.append((f"proofs: {len(figures)} figures, listed by --json", _proof_size(a), _proof_size(b)))
     title = "1 difference" if len(found) == 1 else f"{len(found)} differences"
     page.table(title, ("field", "A", "B"), rows)
 
