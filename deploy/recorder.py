@@ -302,7 +302,7 @@ def _scan(path: Path) -> _Raw:
         # The rest is missing or damaged; what came before it stands, if it is enough.
         raw.complete = False
         if not raw.metadata:
-            raise LogError(f"{path}: not a log of ksim run ({error or 'it breaks off at its head'})") from error
+            raise LogError(f"{path}: not a log of ksim run ({str(error) or 'it breaks off at its head'})") from error
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); expected a log of ksim run") from error
     return raw

@@ -136,7 +136,7 @@ def test_a_file_that_is_no_log_is_one_line(tmp_path, kinfer):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(LogError) as caught:
             read_log(tmp_path / name)
-        assert "\n" not in str(caught.value) and "not a log" in str(caught.value)
+        assert "\n" not in str(caught.value) and "not a log" in str(caught.value) and "()" not in str(caught.value)
     with pytest.raises(LogError, match="no such file"):
         read_log(tmp_path / "none.mcap")
 

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from deploy.errors import SafetyError
+from deploy.errors import LogError, SafetyError
 from deploy.kos import KosRobot
 from deploy.recorder import read_log
 from deploy.run import RunOptions, run
@@ -57,10 +57,18 @@ def start(kbot_kinfer, port, log):
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not log.exists() or read_log(log).run.sum() < 10:
+    while ticks_of_the_policy(log) < 10:
         assert child.poll() is None and time.monotonic() < deadline, child.communicate()
         time.sleep(0.05)
     return child
+
+
+def ticks_of_the_policy(log):
+    """How many ticks the policy ran, in a log that another process may only just have opened."""
+    try:
+        return read_log(log).run.sum()
+    except LogError:
+        return 0
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
