@@ -31,6 +31,11 @@ from robots.spec import PolicySpec, RobotSpec, canonical_json, digest, input_spe
 
 FORMAT = 1
 PRIVILEGED_MAX = 100_000
+# of the policy's settings, those that say what its networks are made of, and what they see and move
+_SHAPES = (
+    *("network", "hidden", "layers", "head", "history", "normalise", "critic_hidden", "critic_head"),
+    *("hold", "passthrough"),
+)
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -85,8 +90,8 @@ def write(path: str | Path, meta: dict[str, Any], arrays: dict[str, np.ndarray])
             archive.writestr(info, data)
 
 
-def read(path: str | Path, model_only: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(meta, arrays) of a checkpoint.
+def read(path: str | Path, wanted: tuple[str, ...] = ("",)) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(meta, arrays) of a checkpoint; of its arrays those whose name starts with one of `wanted`.
 
     Raises:
         CheckpointError: the file is missing, truncated or not a checkpoint.
@@ -102,7 +107,7 @@ def read(path: str | Path, model_only: bool = False) -> tuple[dict[str, Any], di
                 if not name.startswith("arrays/"):
                     continue
                 key = name.removeprefix("arrays/").removesuffix(".npy")
-                if not model_only or key.startswith("model"):
+                if key.startswith(wanted):
                     data = io.BytesIO(archive.read(name))
                     arrays[key] = np.lib.format.read_array(data, allow_pickle=False)
     except Exception as error:  # zipfile, zlib and numpy have no common root for what a damaged file makes them raise
@@ -145,6 +150,7 @@ def training_settings(config: Config, meta: Mapping[str, Any]) -> dict[str, Any]
         "task": config.task,
         "seed": config.seed,
         **({} if steps is None else {"steps": steps}),
+        **({"started_from": meta["started_from"]} if "started_from" in meta else {}),
         "episode_length_s": config.episode_length_s,
         "physics": settings["physics"],
         "policy": {k: v for k, v in policy.items() if not k.startswith("critic")},
@@ -204,13 +210,93 @@ def weights_digest(arrays: dict[str, np.ndarray]) -> str:
     return digest({k: v for k, v in items.items() if k.startswith("model")})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The networks of a checkpoint, for another run to start with.
+
+    Attributes:
+        path: the file.
+        config: its configuration.
+        robot: the robot that it was trained on.
+        level: the curriculum's level that it had reached, 0 to 1.
+        arrays: its arrays by name.
+        origin: what the new run's checkpoints say about it: weights_digest, steps, and its own start where it had one.
+    """
+
+    path: Path
+    config: Config
+    robot: RobotSpec
+    level: float
+    arrays: dict[str, np.ndarray]
+    origin: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Start:
+        """Read a checkpoint, model.ckpt or last.ckpt.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        meta, arrays = read(path, wanted=("model", "learner.scale"))
+        try:
+            progress = meta["progress"]
+            level, steps = float(progress["level"]), int(progress["steps"])
+            config, robot = from_dict(meta["config"]), RobotSpec.from_json(meta["robot"])
+            if not 0.0 <= level <= 1.0:
+                raise ValueError(f"level {level}, expected 0 to 1")
+        except (KeyError, ConfigError, SpecError, TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:600]
+            raise CheckpointError(f"{path}: not a checkpoint of this version: {reason}") from error
+        origin: dict[str, Any] = {"weights_digest": weights_digest(arrays), "steps": steps}
+        if isinstance(meta.get("started_from"), dict):
+            origin["started_from"] = meta["started_from"]
+        return cls(path=Path(path), config=config, robot=robot, level=level, arrays=arrays, origin=origin)
+
+    def check(self, robot: RobotSpec, config: Config) -> None:
+        """Whether each number that the networks see and give means the same in the new run.
+
+        Raises:
+            CheckpointError: what differs.
+        """
+        old, new = self.config.policy, config.policy
+        pairs: dict[str, tuple[Any, Any]] = {
+            "robot's joints": (list(self.robot.joint_names), list(robot.joint_names)),
+            "commands": (list(self.config.commands), list(config.commands)),
+        }
+        for key in _SHAPES:
+            pairs[f"policy.{key}"] = (getattr(old, key), getattr(new, key))
+        for name, (theirs, ours) in pairs.items():
+            if theirs != ours:
+                raise CheckpointError(
+                    f"{self.path}: its {name}: {theirs!r:.200}; this run has {ours!r:.200}; they must be the same to "
+                    "start with its networks"
+                )
+
+    def networks(self, model: Model, scale: Any) -> tuple[Model, Any]:
+        """The fresh model, and the scale of its critic's values, filled; the scale only where the file has it.
+
+        Raises:
+            CheckpointError: an array is missing or of another shape.
+        """
+        try:
+            model = fill(model, "model", self.arrays)
+            if any(name.startswith("learner.scale") for name in self.arrays):
+                scale = fill(scale, "learner.scale", self.arrays)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
+        for name, value in self.arrays.items():
+            if not np.isfinite(value).all():
+                raise CheckpointError(f"{self.path}: array {name} holds numbers that are not finite; use another")
+        return model, scale
+
+
 def load_trained(path: str | Path) -> Trained:
     """The policy of a checkpoint, with its spec and configuration.
 
     Raises:
         CheckpointError: the file is missing, damaged, or does not fit its own description.
     """
-    meta, arrays = read(path, model_only=True)
+    meta, arrays = read(path, wanted=("model",))
     try:
         config = from_dict(meta["config"])
         robot = RobotSpec.from_json(meta["robot"])

@@ -96,6 +96,7 @@ class Trainer:
 
     def __init__(self, config: Config, environment: Environment | None = None):
         self.config = config
+        self.started_from: dict[str, Any] | None = None
         self.env = environment or make_environment(config, config.ppo.envs)
         self.robot = self.env.engine.built.spec
         self.curriculum = LevelCurriculum(enabled=config.pushes.curriculum)
@@ -131,6 +132,19 @@ class Trainer:
             resets=jnp.ones(config.ppo.envs, bool),
         )
         return learner, batch, seen, Progress(level=level)
+
+    def start_from(self, found: checkpoint.Start) -> tuple[Learner, EnvBatch, Observed, Progress]:
+        """A fresh run with the networks of a checkpoint, at the curriculum's level that it had reached.
+
+        Raises:
+            CheckpointError: its networks do not fit the configuration or the robot.
+        """
+        found.check(self.robot, self.config)
+        learner, batch, seen, progress = self.start()
+        model, scale = found.networks(learner.model, learner.scale)
+        self.started_from = found.origin
+        level = found.level if self.config.pushes.curriculum else progress.level
+        return learner._replace(model=model, scale=scale), batch, seen, progress._replace(level=level)
 
     def iterate(
         self, learner: Learner, batch: EnvBatch, seen: Observed, progress: Progress
@@ -208,6 +222,7 @@ class Trainer:
             "privileged": self.privileged,
             "progress": progress._asdict(),
             "versions": checkpoint.versions(),
+            **({} if self.started_from is None else {"started_from": self.started_from}),
         }
 
     def save(self, path: Path, learner: Learner, batch: EnvBatch, seen: Observed, progress: Progress) -> None:
@@ -220,8 +235,9 @@ class Trainer:
         checkpoint.write(path, self.meta(progress), arrays)
 
     def save_model(self, path: Path, learner: Learner, progress: Progress) -> None:
-        """Write the model alone."""
-        checkpoint.write(path, self.meta(progress), checkpoint.model_arrays(learner.model))
+        """Write the model, and the scale of its critic's values."""
+        arrays = checkpoint.model_arrays(learner.model) | checkpoint.named_leaves(learner.scale, "learner.scale")
+        checkpoint.write(path, self.meta(progress), arrays)
 
     def restore(self, path: Path) -> tuple[Learner, EnvBatch, Observed, Progress]:
         """The run that `save` wrote, to the bit on the same machine.
@@ -239,6 +255,7 @@ class Trainer:
         saved = {k.removeprefix("physics."): v for k, v in arrays.items() if k.startswith("physics.")}
         physics = self.env.engine.restore(saved, params)
         self._lengths, self._returns = arrays["lengths"].copy(), arrays["returns"].copy()
+        self.started_from = meta.get("started_from")
         return learner, EnvBatch(physics, params, env), seen, Progress(**meta["progress"])
 
 
@@ -288,6 +305,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    init: Path | None = None,
     report: Callable[[Progress, dict[str, float], float], None] | None = None,
 ) -> TrainResult:
     """Train into a folder: last.ckpt (resumable), model.ckpt, config.yaml, metrics.
@@ -296,24 +314,28 @@ def train(
         config: the run.
         out: its folder.
         resume: go on from `out`/last.ckpt.
+        init: a checkpoint whose networks the run starts with; with `resume` it is not read.
         report: called after each update with progress, figures and seconds since the run started, resumes included.
 
     Raises:
         TrainingError: the folder holds a run and `resume` is false, or the loss is not finite.
+        CheckpointError: `init` or the checkpoint to resume from is damaged or does not fit.
         KsimError: another training writes into the folder, or it is a file.
         Interrupted: a signal came before the first update, or a second one.
     """
     # asked before the folder is made, and again when nobody else can write there
     _check_folder(out, resume)
+    start = None if resume or init is None else checkpoint.Start.read(init)
     with locked(out, "training"), _Interrupt() as interrupt:
         _check_folder(out, resume)
-        return _train(config, out, resume, report, interrupt)
+        return _train(config, out, resume, start, report, interrupt)
 
 
 def _train(
     config: Config,
     out: Path,
     resume: bool,
+    start: checkpoint.Start | None,
     report: Callable[[Progress, dict[str, float], float], None] | None,
     interrupt: _Interrupt,
 ) -> TrainResult:
@@ -327,6 +349,8 @@ def _train(
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise CheckpointError(f"{last}: does not fit its own description ({reason}); start a new run") from error
+    elif start is not None:
+        learner, batch, seen, progress = trainer.start_from(start)
     else:
         learner, batch, seen, progress = trainer.start()
     stopped, recent = "total_steps", deque(maxlen=20)

@@ -20,13 +20,15 @@ def main(argv: list[str] | None = None) -> int:
     """The command."""
     p = parser(
         "ksim train",
-        "Train a policy from scratch, or go on with a run.",
+        "Train a policy from scratch or from another's networks, or go on with a run.",
         "ksim train --config configs/kbot_stand.yaml --out runs/stand --set seed=1",
     )
     p.add_argument("--config", required=True, help="YAML configuration, e.g. configs/kbot_stand.yaml")
     p.add_argument("--out", help="folder of the run (default: runs/TASK-seedN)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. ppo.envs=64")
-    p.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt, bit for bit on the same machine")
+    start = p.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt, bit for bit on the same machine")
+    start.add_argument("--init", metavar="CKPT", help="start a new run with the networks of this checkpoint")
     p.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
     args = p.parse_args(argv)
     config = apply_overrides(load_config(args.config), args.set)
@@ -36,10 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out or f"runs/{config.task}-seed{config.seed}")
     if args.resume and (out / "last.ckpt").exists():
         config = _resumed(config, out / "last.ckpt")
+    init = Path(args.init) if args.init else None
     result = None
     try:
         with TrainingBar(config) as bar:
-            result = train(config, out, resume=args.resume, report=bar.update)
+            result = train(config, out, resume=args.resume, init=init, report=bar.update)
     except OSError:
         if result is None:
             raise  # else it is the bar's: the terminal is gone, the run is saved
@@ -78,7 +81,7 @@ def _resumed(config: Config, last: Path) -> Config:
     """The configuration to resume with: what was saved, but for `run`, which may be extended."""
     from ksim import checkpoint
 
-    meta, _ = checkpoint.read(last, model_only=True)
+    meta, _ = checkpoint.read(last, wanted=("model",))
     try:
         saved = from_dict(meta["config"])
     except (KeyError, ConfigError) as error:

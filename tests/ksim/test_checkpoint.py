@@ -52,7 +52,7 @@ def test_the_same_content_is_the_same_bytes_in_whatever_order_it_is_given(path, 
 
 
 def test_reading_the_model_only_leaves_the_rest_in_the_file(path):
-    assert set(checkpoint.read(path, model_only=True)[1]) == {"model.w"}
+    assert set(checkpoint.read(path, wanted=("model",))[1]) == {"model.w"}
 
 
 def rewritten(path, change):

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from ksim import checkpoint
-from ksim.config import load_config
+from ksim.config import apply_overrides, load_config
 from ksim.errors import CheckpointError, KsimError, TrainingError
 from ksim.folder import locked
 from ksim.train import Trainer, train
@@ -279,3 +279,58 @@ def test_every_network_trains_and_its_checkpoint_gives_the_same_policy(config, e
     trainer.save(tmp_path / "last.ckpt", learner, batch, seen, progress)
     again, *_ = trainer.restore(tmp_path / "last.ckpt")
     np.testing.assert_array_equal(again.carry, learner.carry)
+
+
+def test_a_run_starts_with_the_networks_of_another_and_says_so_to_the_bundle(whole, config, environment, tmp_path):
+    first, _ = whole
+    origin = checkpoint.load_trained(first / "model.ckpt")
+    # what a start may change: how targets are limited, rewards, physics; the resumable file has the same networks
+    slower = dataclasses.replace(config, policy=dataclasses.replace(config.policy, target_speed=0.5), seed=5)
+    for name in ("model.ckpt", "last.ckpt"):
+        trainer = Trainer(slower, environment)
+        learner, batch, seen, progress = trainer.start_from(checkpoint.Start.read(first / name))
+        assert checkpoint.weights_digest(checkpoint.model_arrays(learner.model)) == origin.spec.weights_digest
+        assert float(learner.scale.weight) > 0, "the critic's values keep their scale"
+        saved = checkpoint.read(first / "model.ckpt")[0]["progress"]
+        assert progress.level == saved["level"] > 0 and (progress.steps, progress.updates) == (0, 0)
+    learner, batch, seen, progress, _ = trainer.iterate(learner, batch, seen, progress)
+    trainer.save_model(tmp_path / "model.ckpt", learner, progress)
+    trainer.save(tmp_path / "last.ckpt", learner, batch, seen, progress)
+    told = {"weights_digest": origin.spec.weights_digest, "steps": saved["steps"]}
+    trained = checkpoint.load_trained(tmp_path / "model.ckpt")
+    assert trained.spec.training["started_from"] == told and trained.spec.training["steps"] == progress.steps
+    assert "started_from" not in origin.spec.training
+    # a resumed run keeps where it started, and a start from it tells both
+    resumed = Trainer(slower, environment)
+    resumed.restore(tmp_path / "last.ckpt")
+    assert resumed.meta(progress)["started_from"] == told
+    third = checkpoint.Start.read(tmp_path / "model.ckpt").origin
+    assert third["started_from"] == told and third["steps"] == progress.steps
+
+
+def test_a_start_that_does_not_fit_is_one_line_and_leaves_nothing(whole, ksim, config, config_file, tmp_path):
+    model = whole[0] / "model.ckpt"
+    (tmp_path / "half.ckpt").write_bytes(model.read_bytes()[:3000])
+    meta, arrays = checkpoint.read(model)
+    del meta["format"]
+    broken = {k: v * np.float32(np.nan) if k.startswith("model") else v for k, v in arrays.items()}
+    checkpoint.write(tmp_path / "nan.ckpt", meta, broken)
+    checkpoint.write(tmp_path / "level.ckpt", {**meta, "progress": {**meta["progress"], "level": 3.0}}, arrays)
+    out = tmp_path / "out"
+    for init, sets, why in (
+        (tmp_path / "none.ckpt", (), "no such file"),
+        (tmp_path / "half.ckpt", (), "may be truncated"),
+        (tmp_path / "nan.ckpt", (), "not finite"),
+        (tmp_path / "level.ckpt", (), "level 3.0, expected 0 to 1"),
+        (model, ("policy.hidden=9",), "its policy.hidden: 8; this run has 9"),
+        (model, ("policy.hold=[wrist]",), "its policy.hold"),
+        (model, ("commands={vx: [0, 1]}",), r"its commands: \['vx', 'yaw_rate'\]"),
+    ):
+        with pytest.raises(CheckpointError, match=why) as caught:
+            train(apply_overrides(config, sets), out, init=init)
+        assert "\n" not in str(caught.value) and str(init) in str(caught.value)
+        assert not out.exists()
+    for flags, code in ((("--init", model, "--resume"), 2), (("--init", tmp_path / "nan.ckpt"), 1)):
+        done = ksim("train", "--config", config_file, "--out", out, *flags)
+        assert done.returncode == code and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+        assert not out.exists()
