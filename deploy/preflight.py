@@ -137,7 +137,7 @@ def _check_proofs(path: str | Path, spec: PolicySpec, unvalidated: bool) -> list
         reduced = spec.reduced()
         return [f"the bundle's proofs are reduced: {reduced}"] if reduced else []
     if not spec.proofs and not spec.self_test:
-        hint = "ksim export proves checkpoints of its own; for a policy of yours compare it with its function, and add"
+        hint = "ksim export proves checkpoints, export.prove policies of yours on recorded inputs; or add"
     else:
         hint = "export it again, or add"
     failures = spec.proofs.get("failures")

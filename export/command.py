@@ -13,7 +13,7 @@ from export.tracing import convert
 from robots.bundle import Bundle, atomic_path, write_bundle
 
 if TYPE_CHECKING:
-    from export.validate import Report
+    from export.proof import Report
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -303,8 +303,8 @@ def _upside_down(row: Inputs) -> Inputs:
     return {k: -v if k == "projected_gravity" else v for k, v in row.items()}
 
 
-def _seen_at_home(spec: PolicySpec, order: Sequence[int]) -> bool:
-    """Whether joints in this order can be told at home: one then reads what lies beyond its margin."""
+def _seen_at_home(spec: PolicySpec, change: Callable[[Inputs], Inputs]) -> bool:
+    """Whether a change can be told at home: a joint then reads what lies beyond its margin."""
     home = np.asarray(spec.robot.column("home_rad"))
     span = spec.envelope.get("joint_angles")
     if span is None:
@@ -312,7 +312,7 @@ def _seen_at_home(spec: PolicySpec, order: Sequence[int]) -> bool:
     low, high = np.asarray(span["low"]), np.asarray(span["high"])
     margin = SPAN_SHARE * (high - low) + SLACK["joint_angles"]
     # a start is not home to the bit: what lies within a tenth of a radian of the margin may go either way
-    there = home[list(order)]
+    there = change({"joint_angles": home})["joint_angles"]
     return bool(np.any((there < low - margin - 0.1) | (there > high + margin + 0.1)))
 
 
@@ -351,12 +351,14 @@ def robot_probes(bundle: Bundle, starts: Sequence[Inputs]) -> list[Probe]:
 
     found = [probe("none", "the recorded starts as they are", [(lambda row: row, False)])]
     found += [
-        probe("permuted joints", kind, [(_turned(o), _seen_at_home(spec, o)) for o in some])
+        probe("permuted joints", kind, [(_turned(o), _seen_at_home(spec, _turned(o))) for o in some])
         for kind, some in orders(spec).items()
         if "joint_angles" in names
     ]
     if "joint_angles" in names:
-        found.append(probe("degrees for radians", "the robot reports degrees", [(_in_degrees, True)]))
+        found.append(
+            probe("degrees for radians", "the robot reports degrees", [(_in_degrees, _seen_at_home(spec, _in_degrees))])
+        )
     if "projected_gravity" in names:
         found.append(probe("inverted gravity", "the IMU is mounted upside down", [(_upside_down, True)]))
     return found

@@ -18,7 +18,7 @@ from robots.bundle import Bundle, atomic_path
 from robots.spec import PolicySpec
 
 if TYPE_CHECKING:
-    from export.validate import Report
+    from export.proof import Report
 
 ENGINE_NAMES = {"mujoco": "MuJoCo C", "mjx": "MJX"}
 METRICS = {
@@ -130,14 +130,14 @@ def verdict(report: Report) -> str:
         return f"Not proven: {n} thing{'s do' if n > 1 else ' does'} not hold; the first: {report.failures[0]}."
     assert report.numbers is not None
     d = report.numbers.recorded
-    loops = " and ".join(
+    loops = [
         f"it survives {loop.survival.onnx:.1%} of {loop.episodes} episodes in {ENGINE_NAMES[loop.engine]} "
         f"where the checkpoint survives {loop.survival.jax:.1%}"
         for loop in report.closed_loops
-    )
+    ]
     return (
         f"Proven: over {d.steps:,} recorded steps its actions are within {d.action_error:.1e} rad of the checkpoint's, "
-        f"{loops}, and deployment refuses every wrong contract that was tried."
+        f"{' and '.join(loops)}{', ' if loops else ''}and deployment refuses every wrong contract that was tried."
     )
 
 

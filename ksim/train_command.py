@@ -27,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--out", help="folder of the run (default: runs/TASK-seedN)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. ppo.envs=64")
     start = p.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt, bit for bit on the same machine")
+    start.add_argument(
+        "--resume", action="store_true", help="go on from OUT/last.ckpt, bit for bit on the same machine"
+    )
     start.add_argument("--init", metavar="CKPT", help="start a new run with the networks of this checkpoint")
     p.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
     args = p.parse_args(argv)

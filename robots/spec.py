@@ -458,6 +458,9 @@ class PolicySpec(_Json):
         episodes = max((steps(v.get("episodes")) for v in loops if isinstance(v, dict)), default=0)
         if made >= FULL_STEPS and episodes >= FULL_EPISODES:
             return ""
+        if not episodes:
+            few = "" if made >= FULL_STEPS else f"{made:,} steps in place of {FULL_STEPS:,}, and "
+            return f"{few}numbers alone, not run in simulation"
         return f"{made:,} steps and {episodes} episodes, in place of {FULL_STEPS:,} and {FULL_EPISODES}"
 
     def contract(self) -> PolicySpec:

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from deploy.errors import CheckError, PolicyError
 from deploy.policy import OnnxPolicy, self_test
 from deploy.preflight import prepare
-from export import ExportError, validate
+from export import ExportError, proof, validate
 from export.command import export_checkpoint, write_proven
 from export.command import main as export_main
 from export.compare import Reference, determinism, difference, drawn, extreme, initial_carry, sequence
@@ -88,9 +88,9 @@ def test_the_bundle_carries_its_self_test_and_its_envelope_and_runs_without_a_wa
 
 def test_numbers_for_deployment_are_the_float32_numbers_themselves():
     values = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-    text = json.dumps(validate._float32_json(values))
+    text = json.dumps(proof._float32_json(values))
     assert np.array_equal(np.asarray(json.loads(text), np.float32), values)
-    assert validate._float32_json(np.float32([0.1])) == [0.1]  # the shortest decimal, not 0.10000000149011612
+    assert proof._float32_json(np.float32([0.1])) == [0.1]  # the shortest decimal, not 0.10000000149011612
 
 
 def test_the_onnx_file_is_the_step_fn_of_the_bundle(exported):
@@ -248,12 +248,12 @@ def test_neither_file_is_written_where_one_cannot_be(exported, tmp_path, monkeyp
 
 
 def test_a_figure_that_is_not_a_number_is_over_every_limit():
-    stages = validate._Stages(True, print)
+    stages = proof.Stages(True, print)
     for value in (1e-5, 1.1e-5, np.nan, np.inf):
         stages.require(value, 1e-5, f"error {value}")
     assert [f.split(":")[0] for f in stages.failures] == ["error 1.1e-05", "error nan", "error inf"]
     with pytest.raises(ExportError, match="the bundle is not the policy and is refused"):
-        validate._Stages(False, print).require(np.nan, 1.0, "error")
+        proof.Stages(False, print).require(np.nan, 1.0, "error")
 
 
 # Numbers by hand.
@@ -350,17 +350,15 @@ def test_extreme_inputs_stand_at_the_ends_of_their_ranges():
 
 
 def test_the_self_test_and_the_envelope_that_a_bundle_brings_along_are_proven_too(exported):
-    spec, zero = exported.bundle.spec, np.zeros(1)
+    spec = exported.bundle.spec
     home = np.float32(spec.robot.column("home_rad"))
     inputs = {a.name: np.zeros((1, 1, *a.shape), np.float32) for a in spec.inputs} | {"joint_angles": home[None, None]}
     inputs["projected_gravity"][..., 2] = -9.81
-    run = Evaluation(
-        episodes=1, seed=0, engine="mujoco", survived=zero, returns=zero, lengths_s=zero, drift_m=zero,
-        tracking_m_s=zero, inputs=inputs, alive=np.ones((1, 1), bool),
-    )  # fmt: skip
+    whole = np.ones((1, 1), bool)
+    recording = proof.Recording(inputs=inputs, alive=whole, healthy=whole)
 
     def found(**changes):
-        return validate.own_checks(dataclasses.replace(exported.bundle, spec=spec.replace(**changes)), run)
+        return proof.own_checks(dataclasses.replace(exported.bundle, spec=spec.replace(**changes)), recording)
 
     assert found() == found(self_test={}, envelope={}) == []
     wrong = {**spec.self_test, "actions": [[0.0] * 20 for _ in spec.self_test["actions"]]}
@@ -381,7 +379,7 @@ def test_the_envelope_leaves_out_what_was_met_while_falling(trained):
         drift_m=zero, tracking_m_s=zero, inputs={"joint_angles": angles}, alive=np.ones((60, 2), bool),
     )  # fmt: skip
     spec = trained.spec.replace(inputs=trained.spec.inputs[:1])
-    found = validate.envelope_of(spec, run)["joint_angles"]
+    found = proof.envelope_of(spec, validate.recording_of(spec, run))["joint_angles"]
     assert found["low"] == [-0.2] * 20 and found["high"] == [0.7] * 20
 
 
