@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import IO, NoReturn
 
 # what to install for a verb that finds one of these modules missing
 _EXTRAS = {"train": "train", "eval": "train", "vis": "train", "export": "export", "validate": "export"}
@@ -45,6 +45,14 @@ _REMEDIES = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())[:600]}; see {self.prog} --help\n")
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        """As argparse does it, but help that cannot be written is an error, as any other answer."""
+        if message and file is not None and file is sys.stdout:
+            file.write(message)
+            file.flush()
+        else:
+            super()._print_message(message, file)
 
 
 def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:

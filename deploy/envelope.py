@@ -27,7 +27,7 @@ SLACK = {
     "gyroscope": 0.5,
 }
 _JOINTS = ("joint_angles", "joint_angular_velocities")
-_AXES = ("x", "y", "z")
+_AXES = ("the x axis", "the y axis", "the z axis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +76,9 @@ class Envelope:
             margin = SPAN_SHARE * (high - low) + SLACK[name]
             value = np.asarray(inputs[name], dtype=np.float64)
             for i in np.flatnonzero(~((value >= low - margin) & (value <= high + margin))):
-                unit = self.units[name]
+                unit, of = self.units[name], "of" if name in _JOINTS else "along"
                 found.append(
-                    f"{name} of {self.labels[name][i]}: {value[i]:.3g} {unit} measured, "
+                    f"{name} {of} {self.labels[name][i]}: {value[i]:.3g} {unit} measured, "
                     f"{low[i]:.3g} to {high[i]:.3g} {unit} in training"
                 )
         return found

@@ -118,7 +118,7 @@ def test_a_verb_goes_on_where_standard_streams_are_closed(numbers, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"]])
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
 def test_an_answer_that_cannot_be_written_is_one_line(arguments):
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
@@ -126,7 +126,8 @@ def test_an_answer_that_cannot_be_written_is_one_line(arguments):
             cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
         )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.startswith("ksim: No space left on device; expected room to write; free some")
+    who = "ksim" if arguments[0].startswith("-") else f"ksim {arguments[0]}"
+    assert done.stderr.startswith(f"{who}: No space left on device; expected room to write; free some")
     assert done.stderr.count("\n") == 1
 
 

@@ -117,7 +117,7 @@ def test_gravity_that_points_up_is_outside_and_is_named_by_its_axis(bundle):
     envelope = Envelope.from_spec(narrow(bundle, projected_gravity=([-1, -1, -10], [1, 1, -9])))
     assert envelope.outside({"projected_gravity": np.array([0.5, -2.0, -9.5])}) == []
     (line,) = envelope.outside({"projected_gravity": np.array([0.0, 0.0, 9.81])})
-    assert line == "projected_gravity of z: 9.81 m/s^2 measured, -10 to -9 m/s^2 in training"
+    assert line == "projected_gravity along the z axis: 9.81 m/s^2 measured, -10 to -9 m/s^2 in training"
 
 
 def test_time_and_command_have_no_envelope(bundle):
