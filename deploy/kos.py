@@ -76,10 +76,18 @@ class KosRobot:
         host: where the server is.
         port: its port.
         gyro_unit: what the server's gyro speaks, "deg/s" (the proto; K-Bot) or "rad/s" (kos-sim, Hiwonder IMU).
+        accelerometer: whether somebody reads it, so that 0 on all its axes, no data, is a fault. A simulator in MuJoCo
+            that holds the base fixed (kos-sim --suspended) gives just that.
     """
 
     def __init__(
-        self, spec: RobotSpec, host: str = "127.0.0.1", port: int = 50051, *, gyro_unit: str = "deg/s"
+        self,
+        spec: RobotSpec,
+        host: str = "127.0.0.1",
+        port: int = 50051,
+        *,
+        gyro_unit: str = "deg/s",
+        accelerometer: bool = True,
     ) -> None:
         if gyro_unit not in GYRO_UNITS:
             raise DeployError(f"gyro unit: got {gyro_unit!r}, expected one of {', '.join(GYRO_UNITS)}")
@@ -87,6 +95,7 @@ class KosRobot:
         self.address = f"{host}:{port}"
         self.gyro_unit = gyro_unit
         self._gyro_scale = GYRO_UNITS[gyro_unit]
+        self._accelerometer = accelerometer
         self._ids = spec.joint_ids
         self._row = {id_: row for row, id_ in enumerate(self._ids)}
         self._name = dict(zip(spec.joint_ids, spec.joint_names, strict=True))
@@ -171,7 +180,7 @@ class KosRobot:
             joint_torque=torque,
             quat_wxyz=self._quaternion(quat),
             gyro_b=self._vector("gyro", imu, "gyro") * self._gyro_scale,
-            accel_b=self._vector("accelerometer", imu, "accel", zero_is_fault=True),
+            accel_b=self._vector("accelerometer", imu, "accel", zero_is_fault=self._accelerometer),
             time_s=answered,
             round_trip_s=answered - asked,
         )

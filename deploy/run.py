@@ -33,6 +33,10 @@ from robots.errors import ToolkitError
 T = TypeVar("T")
 # SIGHUP comes when the terminal or the connection to the robot's computer is lost
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+NO_ACCELEROMETER = (
+    "the accelerometer reads 0 on every axis, as a simulator that holds the base fixed has it and no robot; the policy "
+    "does not read it"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +319,10 @@ def _settings(options: RunOptions, ready: Prepared, realtime: bool) -> dict[str,
 
 async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop, realtime: bool) -> RunReport:
     limits = Limits.from_spec(ready.spec, tilt_max_rad=options.tilt_max_rad)
-    robot = KosRobot(ready.spec.robot, options.host, options.port, gyro_unit=options.gyro_unit)
+    accelerometer = any(a.name == "accelerometer" for a in ready.spec.inputs)
+    robot = KosRobot(
+        ready.spec.robot, options.host, options.port, gyro_unit=options.gyro_unit, accelerometer=accelerometer
+    )
     try:
         await _or_stop(stop, robot.connect(options.connect_timeout_s))
         if options.reset:
@@ -341,6 +348,8 @@ async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop, 
                 on_second=options.on_second,
             )
             loop.counts.warnings += ready.warnings
+            if not first.accel_b.any():
+                loop.counts.warnings.append(NO_ACCELEROMETER)
             return await _guarded(loop, first, recorder, options, ready.compared)
     except Stopped as stopped:
         end = _End.by_signal(stopped.signum)

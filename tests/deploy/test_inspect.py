@@ -84,7 +84,9 @@ def test_a_card_tells_inputs_commands_carry_training_proofs_and_self_test(capsys
     assert "network hidden 64, 32; kind lstm" in words(out) and "randomised yes; seed 7" in words(out)
     assert "closed_loop episodes 200; survival 0.955" in words(out)
     assert "growth 20 numbers, 1e-07 to 3e-07" in words(out)
-    assert "proof validated (reduced: 0 steps in place of 10,000, and numbers alone, not run in simulation)" in words(out)
+    assert "proof validated (reduced: 0 steps in place of 10,000, and numbers alone, not run in simulation)" in words(
+        out
+    )
 
 
 def test_proofs_of_ksim_export_are_a_line_each(capsys, write):

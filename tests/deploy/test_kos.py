@@ -87,6 +87,14 @@ def test_a_robot_without_data_is_a_fault_that_names_the_part(server, break_it, m
     assert "\n" not in str(caught.value)
 
 
+def test_an_accelerometer_of_zeros_is_a_fault_only_where_somebody_reads_it(server):
+    server.accel = [0.0] * 3
+    assert not read(server, accelerometer=False).accel_b.any()
+    server.accel = [math.nan, 0.0, 0.0]
+    with pytest.raises(FaultError, match="accelerometer: .* the IMU has no data"):
+        read(server, accelerometer=False)
+
+
 def test_a_command_is_sent_in_degrees_with_velocity_and_torque(server):
     limits = Limits.from_spec(server.robot)
 
