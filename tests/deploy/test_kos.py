@@ -91,7 +91,7 @@ def test_an_accelerometer_of_zeros_is_a_fault_only_where_somebody_reads_it(serve
     server.accel = [0.0] * 3
     assert not read(server, accelerometer=False).accel_b.any()
     server.accel = [math.nan, 0.0, 0.0]
-    with pytest.raises(FaultError, match="accelerometer: .* the IMU has no data"):
+    with pytest.raises(FaultError, match=r"accelerometer: .* the IMU has no data"):
         read(server, accelerometer=False)
 
 
