@@ -354,25 +354,21 @@ def determinism(bundle: Bundle, inputs: Mapping[str, np.ndarray], resets: np.nda
 
 
 def sequence(
-    inputs: Mapping[str, np.ndarray], alive: np.ndarray, steps: int, rng: np.random.Generator
+    inputs: Mapping[str, np.ndarray], starts: np.ndarray, steps: int, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """One sequence of `steps` out of a recording: episode after episode, each to its end, from the first again.
 
     Args:
-        inputs: recorded inputs by name, each (T, E, k).
-        alive: whether each episode was still running, (T, E).
+        inputs: recorded inputs by name, each (M, k), episode after episode.
+        starts: where an episode starts, (M,).
         steps: length of the sequence.
         rng: draws resets in the middle of episodes, one in about 100 steps.
 
     Returns:
         The inputs by name, each (steps, k), and where both carries start anew, (steps,).
     """
-    kept = alive.T.reshape(-1)
-    at = np.flatnonzero(kept)[np.arange(steps) % max(1, kept.sum())]
-    starts = np.arange(kept.size) % len(alive) == 0
-    return {k: np.swapaxes(v, 0, 1).reshape(-1, v.shape[-1])[at] for k, v in inputs.items()}, (
-        starts[at] | (rng.random(steps) < 0.01)
-    )
+    at = np.arange(steps) % len(starts)
+    return {name: value[at] for name, value in inputs.items()}, starts[at] | (rng.random(steps) < 0.01)
 
 
 def _ranges(spec: ArraySpec) -> tuple[np.ndarray, np.ndarray]:

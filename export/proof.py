@@ -51,26 +51,27 @@ PROBE_STEPS, PROBE_STARTS = 100, 32
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What a policy was given, in episodes that each began with the first carry.
+    """What a policy was given, episode after episode; each began with the first carry.
 
     Attributes:
-        inputs: by name, (T, E, k), float32.
-        alive: whether each episode was still running, (T, E).
-        healthy: of those rows, which show the robot as it should be: they make the envelope, (T, E).
+        inputs: by name, (M, k), float32.
+        starts: where an episode starts, (M,).
+        healthy: which rows show the robot as it should be: they make the envelope, (M,).
     """
 
     inputs: Mapping[str, np.ndarray]
-    alive: np.ndarray
+    starts: np.ndarray
     healthy: np.ndarray
 
-    @property
-    def episodes(self) -> int:
-        """E."""
-        return self.alive.shape[1]
-
-    def starts(self, most: int) -> list[dict[str, np.ndarray]]:
+    def first_rows(self, most: int | None = None) -> list[dict[str, np.ndarray]]:
         """The first row of each episode, of at most so many."""
-        return [{k: v[0, e] for k, v in self.inputs.items()} for e in range(min(self.episodes, most))]
+        return [{name: rows[at] for name, rows in self.inputs.items()} for at in np.flatnonzero(self.starts)[:most]]
+
+    @property
+    def first_length(self) -> int:
+        """Steps of the first episode."""
+        later = np.flatnonzero(self.starts)[1:2]
+        return int(later[0]) if later.size else len(self.starts)
 
     @classmethod
     def of_episodes(cls, spec: PolicySpec, episodes: Sequence[Mapping[str, Any]]) -> Recording:
@@ -84,14 +85,13 @@ class Recording:
                 "episodes: got none, expected a list of dicts, one for each recorded episode: {input: array (T, size)}"
             )
         rows = [_episode(spec, episode, f"episode {i}") for i, episode in enumerate(episodes)]
-        lengths = np.array([len(next(iter(row.values()))) for row in rows])
-        steps = int(lengths.max())
-        inputs = {
-            name: np.stack([np.pad(row[name], ((0, steps - len(row[name])), (0, 0))) for row in rows], axis=1)
-            for name in rows[0]
-        }
-        alive = np.arange(steps)[:, None] < lengths
-        return cls(inputs=inputs, alive=alive, healthy=alive)
+        starts = np.concatenate([np.arange(_length(row)) == 0 for row in rows])
+        inputs = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        return cls(inputs=inputs, starts=starts, healthy=np.ones(len(starts), bool))
+
+
+def _length(rows: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(rows.values())))
 
 
 def _episode(spec: PolicySpec, episode: Any, what: str) -> dict[str, np.ndarray]:
@@ -286,9 +286,9 @@ def self_test_of(
         recording: the first episode's first steps are taken.
         rng: draws the second half from the whole declared range.
     """
-    steps = min(SELF_TEST_STEPS, int(recording.alive[:, 0].sum()))
+    steps = min(SELF_TEST_STEPS, recording.first_length)
     wide = drawn(spec.inputs, SELF_TEST_STEPS, rng)
-    inputs = {a.name: np.concatenate([recording.inputs[a.name][:steps, 0], wide[a.name]]) for a in spec.inputs}
+    inputs = {a.name: np.concatenate([recording.inputs[a.name][:steps], wide[a.name]]) for a in spec.inputs}
     trace = reference.run(inputs, np.arange(steps + SELF_TEST_STEPS) == 0)
     return {
         "inputs": {name: _float32_json(rows) for name, rows in inputs.items()},
@@ -313,7 +313,7 @@ def own_checks(bundle: Bundle, recording: Recording) -> list[str]:
         envelope = Envelope.from_spec(spec)
     except ToolkitError as error:
         return [f"the bundle's own checks: {error}"]
-    for row in recording.starts(recording.episodes):
+    for row in recording.first_rows():
         outside = envelope.outside(row)
         found += [f"the bundle's own envelope refuses a start of training: {line}" for line in outside[:1]]
     return found[:1]
@@ -404,7 +404,7 @@ class Prover:
         """Recorded inputs, with resets and without, and the same bytes again; after `ranges`."""
         stages, steps = self._stages, self.steps
         stages.log(f"recorded inputs: {steps} steps")
-        line, starts = sequence(recording.inputs, recording.alive, steps, self.rng)
+        line, starts = sequence(recording.inputs, recording.starts, steps, self.rng)
         self._against("recorded inputs", line, starts)
         self._against("recorded inputs without resets", line, np.arange(steps) == 0)
         wide = self._wide
@@ -428,7 +428,7 @@ class Prover:
         whole = checks.attach(self.bundle)
         wide = drawn(spec.inputs, PROBE_STEPS, rng)
         probes = graph_probes(whole, wide, np.arange(PROBE_STEPS) == 0)
-        probes += robot_probes(whole, recording.starts(PROBE_STARTS))
+        probes += robot_probes(whole, recording.first_rows(PROBE_STARTS))
         for probe in probes:
             if not probe.passed:
                 stages.fail(
@@ -497,6 +497,8 @@ def prove(
         raise ExportError(
             f"initial carry: got {flat.carry.size} elements, expected {prover.spec.carry_size}, those of the bundle"
         )
+    if not prover.spec.inputs:
+        raise ExportError("policy function: reads no input, expected one or more; there is nothing to prove it on")
     recording = Recording.of_episodes(prover.spec, episodes)
     prover.graphs()
     prover.ranges()

@@ -41,7 +41,11 @@ def recording_of(spec: PolicySpec, run: Evaluation) -> Recording:
     assert run.inputs is not None and run.alive is not None
     early = np.arange(len(run.alive))[:, None] < round(UPRIGHT_S / spec.control_period_s)
     healthy = run.alive & (run.survived.astype(bool)[None] | early)
-    return Recording(inputs=run.inputs, alive=run.alive, healthy=healthy)
+    # episode after episode, each to its end
+    kept = run.alive.T.reshape(-1)
+    starts = np.arange(kept.size) % len(run.alive) == 0
+    rows = {name: np.swapaxes(v, 0, 1).reshape(-1, v.shape[-1])[kept] for name, v in run.inputs.items()}
+    return Recording(inputs=rows, starts=starts[kept], healthy=healthy.T.reshape(-1)[kept])
 
 
 def _loop(config: Config, policy: Any, engine: str, episodes: int, seed: int, environment: Any) -> Evaluation:

@@ -93,7 +93,7 @@ def test_it_is_proven_but_for_the_closed_loop_and_says_so(proven, bundle, robot)
     assert all(p["passed"] for p in spec.proofs["probes"])
     told = {p["contract"]: p["different"] for p in spec.proofs["probes"] if p["where"] == "robot"}
     assert told["degrees for radians"] == told["inverted gravity"] == 3 and told["permuted joints"] > 0
-    # the envelope holds the recording, and nothing of the padding of shorter episodes
+    # the envelope holds the whole recording
     rows = np.concatenate([e["joint_angles"] for e in recorded(robot)]).astype(np.float32)
     np.testing.assert_array_equal(np.float32(spec.envelope["joint_angles"]["low"]), rows.min(axis=0))
     np.testing.assert_array_equal(np.float32(spec.envelope["joint_angles"]["high"]), rows.max(axis=0))
@@ -155,5 +155,14 @@ def test_degrees_at_a_home_of_zeros_cannot_be_told_and_are_not_asked_for():
     found = {(p["contract"], p["where"]): p for p in whole.spec.proofs["probes"]}
     assert found["degrees for radians", "robot"]["different"] == 0
     assert found["degrees for radians", "graph"]["caught"] == 1
-    starts = Recording.of_episodes(whole.spec, recorded(robot)).starts(2)
+    starts = Recording.of_episodes(whole.spec, recorded(robot)).first_rows(2)
     assert len(starts) == 2 and probes.refusals(starts[0], whole.spec) == {}
+
+
+def test_a_policy_that_reads_nothing_has_nothing_to_be_proven_on(robot):
+    def step(inputs, carry):
+        return 0.9 * carry, 0.9 * carry
+
+    first = np.ones(N, np.float32)
+    with pytest.raises(ExportError, match="reads no input"):
+        prove(convert(step, first, spec_of(robot)), step, first, recorded(robot), steps=50)

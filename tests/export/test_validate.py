@@ -352,10 +352,10 @@ def test_extreme_inputs_stand_at_the_ends_of_their_ranges():
 def test_the_self_test_and_the_envelope_that_a_bundle_brings_along_are_proven_too(exported):
     spec = exported.bundle.spec
     home = np.float32(spec.robot.column("home_rad"))
-    inputs = {a.name: np.zeros((1, 1, *a.shape), np.float32) for a in spec.inputs} | {"joint_angles": home[None, None]}
+    inputs = {a.name: np.zeros((1, *a.shape), np.float32) for a in spec.inputs} | {"joint_angles": home[None]}
     inputs["projected_gravity"][..., 2] = -9.81
-    whole = np.ones((1, 1), bool)
-    recording = proof.Recording(inputs=inputs, alive=whole, healthy=whole)
+    whole = np.ones(1, bool)
+    recording = proof.Recording(inputs=inputs, starts=whole, healthy=whole)
 
     def found(**changes):
         return proof.own_checks(dataclasses.replace(exported.bundle, spec=spec.replace(**changes)), recording)
@@ -394,16 +394,23 @@ def test_a_value_that_is_not_finite_is_refused(trained):
         difference(bundle, step, np.ones(1), inputs, np.zeros(5, bool))
 
 
-def test_sequence_joins_episodes_to_their_ends_and_starts_anew_at_each():
+def test_sequence_joins_episodes_to_their_ends_and_starts_anew_at_each(trained):
     # three steps of two episodes, of which the second falls after its first step
-    inputs = {"time": np.float32([[[10], [20]], [[11], [21]], [[12], [22]]])}
-    alive = np.array([[True, True], [True, False], [True, False]])
+    zero = np.zeros(2)
+    run = Evaluation(
+        episodes=2, seed=0, engine="mujoco", survived=np.array([True, False]), returns=zero, lengths_s=zero,
+        drift_m=zero, tracking_m_s=zero, inputs={"time": np.float32([[[10], [20]], [[11], [21]], [[12], [22]]])},
+        alive=np.array([[True, True], [True, False], [True, False]]),
+    )  # fmt: skip
+    recording = validate.recording_of(trained.spec, run)
+    assert [row["time"].tolist() for row in recording.first_rows()] == [[10], [20]] and recording.first_length == 3
+    assert recording.healthy.tolist() == [True] * 4
 
     class Never:
         def random(self, steps):
             return np.ones(steps)
 
-    line, starts = sequence(inputs, alive, 7, Never())
+    line, starts = sequence(recording.inputs, recording.starts, 7, Never())
     assert line["time"][:, 0].tolist() == [10, 11, 12, 20, 10, 11, 12]
     assert starts.tolist() == [True, False, False, True, True, False, False]
 
