@@ -114,7 +114,12 @@ def _head(card: Card) -> list[tuple[str, str]]:
             ("control period", f"{1e3 * spec.control_period_s:g} ms ({1 / spec.control_period_s:g} Hz)"),
         ]
         for what, span in (("observation", spec.observation_latency_s), ("action", spec.action_latency_s)):
-            rows.append((f"{what} latency", f"{1e3 * span[0]:g} to {1e3 * span[1]:g} ms in training"))
+            told = (
+                f"{1e3 * span[0]:g} to {1e3 * span[1]:g} ms in training"
+                if span[1] > 0 or "latency" in spec.training
+                else UNKNOWN
+            )
+            rows.append((f"{what} latency", told))
     if card.stamp == "another":
         rows.append(("proof", "CHANGED since its export: ksim run refuses it"))
     else:

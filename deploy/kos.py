@@ -342,7 +342,10 @@ class KosRobot:
         )
         (answer,) = await self._call("reset", self._sim.Reset(request, timeout=timeout_s))
         if not answer.success:
-            raise FaultError(f"reset: {self.address} refused ({_one_line(answer.error.message)}); start it anew")
+            raise FaultError(
+                f"reset: {self.address} refused ({_one_line(answer.error.message)}); "
+                "start it anew, or name the server of the bundle's robot with --port"
+            )
 
     async def step_simulation(self, duration_s: float, timeout_s: float = 10.0) -> None:
         """Advance a simulator that runs in lock step.

@@ -260,7 +260,8 @@ def _vertex(x: list[float], y: list[float]) -> float:
 def loop_timing(log: RunLog) -> dict[str, Any]:
     """The control loop's timing over the run phase, in ms.
 
-    `overruns` counts ticks that ended after the next one was due, `skipped` the deadlines left out after those.
+    `overruns` counts ticks that ended after the next one was due, as the run itself counted them, ramp included;
+    where the log has no end, those whose command came that late. `skipped` are the deadlines left out after those.
     """
     rows = np.flatnonzero(log.run)
     start, ticks, period = log.start_s[rows], log.tick[rows], log.spec.control_period_s
@@ -269,6 +270,9 @@ def loop_timing(log: RunLog) -> dict[str, Any]:
     periods = np.diff(start)
     error = np.abs(periods - steps * period)
     ended = np.where(np.isfinite(log.command_s[rows]), log.command_s[rows], start)
+    overruns = (log.result or {}).get("overruns")
+    if not isinstance(overruns, int):
+        overruns = 0 if log.metadata.get("step_lock") else int(np.sum(ended > log.scheduled_s[rows] + period))
 
     def percentile(values: np.ndarray, share: float) -> float:
         values = values[np.isfinite(values)]
@@ -285,7 +289,7 @@ def loop_timing(log: RunLog) -> dict[str, Any]:
         "period_error_p99_ms": percentile(error, 99),
         "period_error_max_ms": percentile(error, 100),
         "start_lateness_p99_ms": percentile(lateness, 99),
-        "overruns": 0 if log.metadata.get("step_lock") else int(np.sum(ended > log.scheduled_s[rows] + period)),
+        "overruns": overruns,
         "skipped": int(np.sum(steps - 1)),
         "stale": int(log.stale[rows].sum()),
         "commands_unacknowledged": int(np.sum(~np.isfinite(log.command_s[rows]))),

@@ -43,10 +43,18 @@ def _graded(what: str, value: float | None, unit: str, good: float, poor: float,
     return Verdict(what=what, value=f"{value:{digits}} {unit}", wanted=f"up to {good:g} {unit}", mark=mark)
 
 
+def _few(ticks: int) -> tuple[int, int]:
+    """One tick in a thousand, and one in a hundred, in whole ticks; one is always allowed."""
+    return max(1, round(0.001 * ticks)), max(1, round(0.01 * ticks))
+
+
 def _delay_verdict(delay: dict[str, Any]) -> Verdict:
     """Whether the delay that fits best is one that the policy was trained for."""
     low, high = (1e3 * v for v in delay["trained_s"])
     what, wanted = "Delay from command to measured effect", f"{low:.0f} to {high:.0f} ms, as trained"
+    if not high > 0:  # nothing was said of it, or trained without any
+        found = "cannot be told" if delay["estimated_s"] is None else f"{1e3 * delay['estimated_s']:.1f} ms"
+        return Verdict(what=what, value=found, wanted="not told by the bundle", mark="none")
     if delay["estimated_s"] is None:
         return Verdict(what=what, value="cannot be told", wanted=wanted, mark="none")
     outside = 1e3 * delay["outside_s"]
@@ -76,8 +84,8 @@ def verdicts(report: dict[str, Any]) -> list[Verdict]:
         _graded("Base tilt error", report["base_tilt_rmse_rad"], "rad", 0.03, 0.08),
         _delay_verdict(delay),
         _graded("Loop period error, 99 %", loop["period_error_p99_ms"], "ms", 2, 5, ".2f"),
-        _graded("Ticks that ended late", loop["overruns"], "ticks", 0.001 * loop["ticks"], 0.01 * loop["ticks"], "d"),
-        _graded("Deadlines skipped after those", loop["skipped"], "ticks", 0, 0.01 * loop["ticks"], "d"),
+        _graded("Ticks that ended late", loop["overruns"], "ticks", *_few(loop["ticks"]), "d"),
+        _graded("Deadlines skipped after those", loop["skipped"], "ticks", 0, _few(loop["ticks"])[1], "d"),
         _graded(
             "Ticks in which safety changed more than torque",
             safety["ticks_with_other_than_torque"],

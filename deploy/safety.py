@@ -175,15 +175,23 @@ def limit(
         reasons.extend(f"{limits.names[i]}: {what}" for i in np.flatnonzero(changed))
         return after
 
-    safe = note("not finite", asked, np.where(np.isfinite(asked), asked, previous_target))
+    finite = note("not finite", asked, np.where(np.isfinite(asked), asked, previous_target))
     step = limits.velocity_max * max(dt, 0.0)
-    safe = note("target speed", safe, np.clip(safe, previous_target - step, previous_target + step))
+    slowed = np.clip(finite, previous_target - step, previous_target + step)
     drag = limits.kd * state.joint_velocity
     with np.errstate(divide="ignore", invalid="ignore"):
         below = np.where(limits.kp > 0, (limits.torque_limit + np.maximum(-drag, 0.0)) / limits.kp, np.inf)
         above = np.where(limits.kp > 0, (limits.torque_limit + np.maximum(drag, 0.0)) / limits.kp, np.inf)
     position = state.joint_position
-    safe = note("torque", safe, np.clip(safe, position - below, position + above))
+
+    def bounded(values: np.ndarray) -> np.ndarray:
+        return np.clip(values, position - below, position + above)
+
+    # where torque bounds the target further than speed does, speed changed nothing: the previous target was bounded
+    # by torque too, so that a target which moves slowly seems to jump from it
+    without, safe = (np.clip(bounded(v), limits.lower, limits.upper) for v in (finite, slowed))
+    note("target speed", without, safe)
+    safe = note("torque", np.where(np.abs(safe - without) <= 1e-9, finite, slowed), bounded(slowed))
     safe = note("position limit", safe, np.clip(safe, limits.lower, limits.upper))
     return SafeTarget(safe, tuple(reasons), _KEY)
 

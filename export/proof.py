@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.envelope import Envelope
+from deploy.envelope import SLACK, Envelope
 from deploy.policy import OnnxPolicy, self_test
+from deploy.state import GRAVITY_M_S2
 from export import graph
 from export.compare import (
     ERROR_LIMIT,
@@ -31,7 +32,7 @@ from export.compare import (
     sequence,
 )
 from export.errors import ExportError
-from export.probes import Probe, graph_probes, robot_probes
+from export.probes import Probe, graph_probes, refusals, robot_probes
 from export.tracing import Step, flatten
 from robots.bundle import Bundle
 from robots.errors import ToolkitError
@@ -82,12 +83,17 @@ class Recording:
         """
         if not isinstance(episodes, (list, tuple)) or not episodes:
             raise ExportError(
-                "episodes: got none, expected a list of dicts, one for each recorded episode: {input: array (T, size)}"
+                f"episodes: got {_kind(episodes)}, expected a list of dicts, one for each recorded episode: "
+                "{input: array (T, size)}"
             )
         rows = [_episode(spec, episode, f"episode {i}") for i, episode in enumerate(episodes)]
         starts = np.concatenate([np.arange(_length(row)) == 0 for row in rows])
         inputs = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         return cls(inputs=inputs, starts=starts, healthy=np.ones(len(starts), bool))
+
+
+def _kind(value: Any) -> str:
+    return "an empty list" if isinstance(value, (list, tuple)) else f"a {type(value).__name__}"
 
 
 def _length(rows: Mapping[str, np.ndarray]) -> int:
@@ -109,6 +115,22 @@ def _episode(spec: PolicySpec, episode: Any, what: str) -> dict[str, np.ndarray]
         if value.size == 0 or np.shape(value) != (len(value), size) or not np.isfinite(value).all():
             raise ExportError(
                 f"{what}, {array.name}: got shape {np.shape(value)}, expected (T, {size}), T at least 1, all finite"
+            )
+        low, high = (np.broadcast_to(v, size) for v in (array.low, array.high))
+        slack = SLACK.get(array.name, 1e-5)
+        worst = np.maximum(low - slack - value, value - high - slack)
+        t, i = np.unravel_index(int(worst.argmax()), worst.shape)
+        if worst[t, i] > 0:
+            unit = "" if array.unit == "mixed" else f" {array.unit}"
+            raise ExportError(
+                f"{what}, {array.name}, step {t}, element {i}: got {value[t, i]:.6g}{unit}, declared "
+                f"{low[i]:.6g} to {high[i]:.6g}; record in SI, or declare the range in the spec's inputs"
+            )
+        gravity = np.linalg.norm(value, axis=1) if array.name == "projected_gravity" else np.full(1, GRAVITY_M_S2)
+        if not abs(float(np.median(gravity)) - GRAVITY_M_S2) < 1.0:
+            raise ExportError(
+                f"{what}, {array.name}: got vectors of length {np.median(gravity):.3g}, expected about "
+                f"{GRAVITY_M_S2:g}: gravity in the IMU's frame [m/s^2], upright (0, 0, -{GRAVITY_M_S2:g})"
             )
         rows[array.name] = value
     lengths = {name: len(value) for name, value in rows.items()}
@@ -182,6 +204,7 @@ class Report:
         closed_loops: both in simulation, one for each engine that was asked for.
         probes: wrong contracts, and who refuses them.
         failures: what does not hold, one line each; empty for a proven bundle.
+        recording: how many episodes and steps of recorded inputs there were; the sequences repeat them.
         envelope: for the bundle's specification.
         self_test: for the bundle's specification.
     """
@@ -196,6 +219,7 @@ class Report:
     closed_loops: tuple[ClosedLoop, ...] = ()
     probes: tuple[Probe, ...] = ()
     failures: tuple[str, ...] = ()
+    recording: Mapping[str, int] = field(default_factory=dict)
     envelope: Mapping[str, Any] = field(default_factory=dict)
     self_test: Mapping[str, Any] = field(default_factory=dict)
 
@@ -221,6 +245,7 @@ class Report:
             "numbers": None if self.numbers is None else self.numbers.to_json(),
             "closed_loop": {loop.engine: loop.to_json() for loop in self.closed_loops},
             "probes": [probe.to_json() for probe in self.probes],
+            "recording": dict(self.recording),
         }
 
     def attach(self, bundle: Bundle) -> Bundle:
@@ -422,13 +447,21 @@ class Prover:
         for failure in own_checks(self.bundle, recording):
             stages.fail(failure)
         checks = Report(
-            envelope=envelope_of(spec, recording), self_test=self_test_of(spec, self._reference, recording, rng)
+            recording={"episodes": int(recording.starts.sum()), "steps": len(recording.starts)},
+            envelope=envelope_of(spec, recording),
+            self_test=self_test_of(spec, self._reference, recording, rng),
         )
         stages.log("wrong contracts")
         whole = checks.attach(self.bundle)
+        assert whole.spec is not None
         wide = drawn(spec.inputs, PROBE_STEPS, rng)
         probes = graph_probes(whole, wide, np.arange(PROBE_STEPS) == 0)
-        probes += robot_probes(whole, recording.first_rows(PROBE_STARTS))
+        firsts = recording.first_rows(PROBE_STARTS)
+        refused = [refusals(row, whole.spec) for row in firsts]
+        if all(refused):
+            said = next(iter(refused[0].values()))
+            stages.fail(f"recorded starts: ksim run would refuse each of them: {said}")
+        probes += robot_probes(whole, firsts)
         for probe in probes:
             if not probe.passed:
                 stages.fail(

@@ -58,7 +58,7 @@ def proofs(report: Report) -> list[Proof]:
             found=f"opset {report.opset}, IR {report.ir_version}, {report.nodes} nodes"
             if report.nodes
             else "refused by the checks",
-            limit="opset 21, IR 10",
+            limit="up to opset 21, IR 10",
             holds=bool(report.nodes),
         )
     ]

@@ -97,6 +97,12 @@ def read(path: str | Path, wanted: tuple[str, ...] = ("",)) -> tuple[dict[str, A
         CheckpointError: the file is missing, truncated or not a checkpoint.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = path / "model.ckpt"
+        hint = f"did you mean {inside}?" if inside.is_file() else "name a file in it"
+        raise CheckpointError(f"{path}: is a folder, expected a checkpoint; {hint}")
+    if path.suffix == ".kinfer" and path.is_file():
+        raise CheckpointError(f"{path}: is a bundle, expected the checkpoint that it was exported from (.ckpt)")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected a checkpoint (ksim train writes model.ckpt)")
     try:

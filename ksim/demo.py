@@ -261,8 +261,9 @@ def _run_on_twin(stages: Stages, bundle: Path, log: Path, truth: Path, seed: int
     from deploy.twin import spawn_twin
 
     reality = shipped_config("reality_demo.yaml")
-    stages.say(f"[bold]$ ksim twin --robot kbot --reality {reality} --seed {seed} --truth {truth} &[/bold]")
     with spawn_twin("kbot", reality=reality, seed=seed, truth=truth) as twin:
+        where = f"--port {twin.port} --reality {reality} --seed {seed} --truth {truth}"
+        stages.say(f"[bold]$ ksim twin --robot kbot {where} &[/bold]")
         return stages.call(
             "run",
             bundle,

@@ -20,7 +20,7 @@ import numpy as np
 from ksim.checkpoint import load_trained
 from ksim.config import Config, apply_overrides, load_config
 from ksim.environment import Environment
-from ksim.errors import KsimError
+from ksim.errors import ConfigError, KsimError
 from ksim.paths import shipped_config
 from ksim.policy import Policy
 from ksim.tasks import make_environment
@@ -325,7 +325,13 @@ def _bundle_task(name: str, bundle: Bundle, config: str | None, overrides: Seque
     task, robot = bundle.spec.task, bundle.spec.robot.name
     if Path(task).name != task:
         raise KsimError(f"{name}: task {task!r:.100} is no name; give a configuration with --config")
-    shipped = load_config(shipped_config(f"{task}.yaml"))
+    try:
+        shipped = load_config(shipped_config(f"{task}.yaml"))
+    except ConfigError as error:
+        raise KsimError(
+            f"{name}: its task {task!r:.100} is not one of ours ({' '.join(str(error).split())}); evaluate it in your "
+            "own simulation, or name a task of ksim train that has its commands with --config"
+        ) from error
     if not any(text.partition("=")[0].strip() == "robot" for text in overrides):
         try:
             if Path(robot).name != robot:

@@ -18,7 +18,7 @@ def shipped_config(name: str) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
-    known = sorted({p.name for f in folders for p in f.glob("*.yaml")})
+    known = sorted({p.name for f in folders for p in f.glob("*.yaml") if not p.name.startswith("reality_")})
     raise ConfigError(f"configuration {name!r}: not shipped; there is {', '.join(known) or 'none'}")
 
 

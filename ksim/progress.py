@@ -38,6 +38,7 @@ class TrainingBar:
         share = progress.steps / self._total
         if self._minutes > 0:
             share = max(share, seconds / (60.0 * self._minutes))
+        share = min(share, 1.0)  # an update may go beyond the last step asked for
         length = progress.length_share * self._full_s
         text = (
             f"{progress.steps / 1e6:.2f} M steps  {figures['steps_per_s']:,.0f} steps/s  "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,11 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out or f"runs/{config.task}-seed{config.seed}")
     if args.resume and (out / "last.ckpt").exists():
         config = _resumed(config, out / "last.ckpt")
-    init = Path(args.init) if args.init else None
+    init = None if args.init is None else Path(args.init)
+    if args.init == "":
+        raise ConfigError("--init: got an empty name, expected a checkpoint; leave it out to train from scratch")
+    if init is not None:
+        print(f"starts with the networks of {init}", file=sys.stderr, flush=True)
     result = None
     try:
         with TrainingBar(config) as bar:

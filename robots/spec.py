@@ -455,6 +455,9 @@ class PolicySpec(_Json):
         recorded = numbers.get("recorded") if isinstance(numbers, dict) else None
         loops = list(loops.values()) if isinstance(loops, dict) else []
         made = steps(recorded.get("steps")) if isinstance(recorded, dict) else 0
+        given = self.proofs.get("recording")
+        if isinstance(given, dict):  # fewer are repeated, which proves no more
+            made = min(made, steps(given.get("steps")))
         episodes = max((steps(v.get("episodes")) for v in loops if isinstance(v, dict)), default=0)
         if made >= FULL_STEPS and episodes >= FULL_EPISODES:
             return ""

@@ -55,6 +55,19 @@ def test_the_target_stays_as_near_as_the_torque_limit_over_kp(limits):
     assert np.allclose(safe, [0.4, -0.5, 0.9]) and reasons == ("hip: torque", "knee: torque")
 
 
+def test_a_speed_that_torque_bounds_anyway_is_no_intervention(limits):
+    # the last target was bounded by torque to 0.4 of the 0.9 asked for; the same again is 0.5 away, 0.3 allowed
+    previous = np.array([0.4, 0.0, 0.0])
+    safe, reasons = limit([0.9, 0.0, 0.0], previous, make_state(), limits, 0.02)
+    assert safe[0] == pytest.approx(0.4) and reasons == ("hip: torque",)
+    # where the step ends at that bound to the bit, it is the torque's doing all the same
+    safe, reasons = limit([0.9, 0.0, 0.0], np.array([0.4 - 0.3, 0.0, 0.0]), make_state(), limits, 0.02)
+    assert safe[0] == pytest.approx(0.4) and reasons == ("hip: torque",)
+    # and where speed holds it back further than torque does, it is named, alone
+    safe, reasons = limit([0.9, 0.0, 0.0], np.array([0.0, 0.0, 0.0]), make_state(), limits, 0.02)
+    assert safe[0] == pytest.approx(0.3) and reasons == ("hip: target speed",)
+
+
 def test_what_damping_takes_widens_the_torque_bound_on_the_moving_side_only(limits):
     # hip: kd v = 2 x 5 = 10 N m, so (20 + 10) / 50 = 0.6 rad ahead and 0.4 rad behind
     state = make_state(joint_velocity=[5.0, 0.0, 0.0])

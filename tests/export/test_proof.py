@@ -87,7 +87,8 @@ def test_it_is_proven_but_for_the_closed_loop_and_says_so(proven, bundle, robot)
     spec = whole.spec
     assert said == ["drawn and extreme inputs: 300 steps each", "recorded inputs: 300 steps", "wrong contracts"]
     assert spec.validated and spec.proofs["failures"] == [] and spec.proofs["closed_loop"] == {}
-    assert spec.reduced().startswith("300 steps in place of 10,000, and numbers alone")
+    assert spec.proofs["recording"] == {"episodes": 3, "steps": 87}
+    assert spec.reduced().startswith("87 steps in place of 10,000, and numbers alone")
     numbers = spec.proofs["numbers"]
     assert 0.0 < numbers["recorded"]["action_error"] < 1e-5 and numbers["recorded"]["resets"] > 300 * 3 / 87 - 2
     assert all(p["passed"] for p in spec.proofs["probes"])
@@ -128,8 +129,9 @@ def test_a_recording_that_does_not_fit_is_one_line(bundle, robot):
     good = recorded(robot, (5,))[0]
     short = {**good, "command": good["command"][:3]}
     for episodes, why in (
-        ([], "got none, expected a list"),
-        (good, "got none, expected a list"),
+        ([], "got an empty list, expected a list"),
+        (good, "got a dict, expected a list"),
+        (iter([good]), "got a list_iterator, expected a list"),
         ([good, None], "episode 1: got NoneType"),
         ([{}], "episode 0: got nothing; expected a dict with arrays of joint_angles, projected_gravity, command"),
         ([{**good, "command": good["command"][:, 0]}], r"episode 0, command: got shape \(5,\), expected \(T, 1\)"),
@@ -137,6 +139,13 @@ def test_a_recording_that_does_not_fit_is_one_line(bundle, robot):
         ([{**good, "joint_angles": "angles"}], "episode 0, joint_angles"),
         ([{k: v[:0] for k, v in good.items()}], "T at least 1"),
         ([short], "different lengths"),
+        (
+            [{**good, "joint_angles": np.degrees(good["joint_angles"])}],
+            r"episode 0, joint_angles, step \d, element \d: got .* rad, declared -1.7 to 1.7; record in SI",
+        ),
+        ([{**good, "command": np.full((5, 1), 1.001)}], "episode 0, command, step 0, element 0: got 1.001, declared"),
+        ([{**good, "projected_gravity": good["projected_gravity"] / 9.81}], "vectors of length 1, expected about 9.8"),
+        ([{**good, "projected_gravity": -good["projected_gravity"]}], "ksim run would refuse each of them: tilt 3.1"),
     ):
         with pytest.raises(ExportError, match=why) as caught:
             prove(bundle, policy(), FIRST, episodes, steps=50)

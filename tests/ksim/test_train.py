@@ -16,6 +16,7 @@ from ksim import checkpoint
 from ksim.config import apply_overrides, load_config
 from ksim.errors import CheckpointError, KsimError, TrainingError
 from ksim.folder import locked
+from ksim.paths import shipped_policy
 from ksim.train import Trainer, train
 from ksim.train_command import _resumed
 
@@ -320,6 +321,9 @@ def test_a_start_that_does_not_fit_is_one_line_and_leaves_nothing(whole, ksim, c
     for init, sets, why in (
         (tmp_path / "none.ckpt", (), "no such file"),
         (tmp_path / "half.ckpt", (), "may be truncated"),
+        (whole[0], (), r"is a folder, expected a checkpoint; did you mean .*model\.ckpt"),
+        (tmp_path, (), "is a folder, expected a checkpoint; name a file in it"),
+        (shipped_policy("kbot_stand", ".kinfer"), (), "is a bundle, expected the checkpoint"),
         (tmp_path / "nan.ckpt", (), "not finite"),
         (tmp_path / "level.ckpt", (), "level 3.0, expected 0 to 1"),
         (model, ("policy.hidden=9",), "its policy.hidden: 8; this run has 9"),
@@ -330,7 +334,7 @@ def test_a_start_that_does_not_fit_is_one_line_and_leaves_nothing(whole, ksim, c
             train(apply_overrides(config, sets), out, init=init)
         assert "\n" not in str(caught.value) and str(init) in str(caught.value)
         assert not out.exists()
-    for flags, code in ((("--init", model, "--resume"), 2), (("--init", tmp_path / "nan.ckpt"), 1)):
+    for flags, code in ((("--init", model, "--resume"), 2), (("--init", ""), 1)):
         done = ksim("train", "--config", config_file, "--out", out, *flags)
         assert done.returncode == code and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
         assert not out.exists()
