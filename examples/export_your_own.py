@@ -21,7 +21,7 @@ from export import convert, prove
 from robots import CommandSpec, JointSpec, PolicySpec, RobotSpec, write_bundle
 from robots.spec import input_specs
 
-EPISODES, STEPS = 20, 250
+EPISODES, STEPS = 40, 250
 HIDDEN = 32
 
 

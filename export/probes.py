@@ -197,8 +197,12 @@ def _refused(bundle: Bundle, kind: type[OnnxPolicy] = OnnxPolicy) -> tuple[str, 
     return "", ""
 
 
-def _differs(right: Onnx, wrong: Bundle | None, inputs: Inputs, resets: np.ndarray) -> bool:
-    """Whether a wrong bundle, or a host that forgets (None), gives another action or carry on these inputs."""
+def _differs(right: Onnx, wrong: Bundle | None, inputs: Inputs, resets: np.ndarray, tolerance: float) -> bool:
+    """Whether a wrong bundle, or a host that forgets (None), gives another action or carry on these inputs.
+
+    By more than the self-test's tolerance: a policy that is linear in its angles gives the same in degrees but for
+    the rounding, and then nothing is wrong.
+    """
     expected = right.run(inputs, resets)
     if wrong is None:
         got = right.run(inputs, np.ones(len(resets), bool))
@@ -207,15 +211,18 @@ def _differs(right: Onnx, wrong: Bundle | None, inputs: Inputs, resets: np.ndarr
             got = Onnx(wrong).run(inputs, resets)
         except Exception:  # a graph that cannot be run is another graph
             return True
-    return not (np.array_equal(got.actions, expected.actions) and np.array_equal(got.carries, expected.carries))
+    pairs = ((got.actions, expected.actions), (got.carries, expected.carries))
+    return not all(np.allclose(a, b, rtol=0.0, atol=tolerance) for a, b in pairs)
 
 
 def _in_graph(
     bundle: Bundle, contract: str, what: str, wrong: Sequence[Bundle | None], inputs: Inputs, resets: np.ndarray
 ) -> Probe:
+    assert bundle.spec is not None
+    tolerance = float(bundle.spec.self_test.get("tolerance", 0.0))
     right, by, example, different, caught = Onnx(bundle), {}, "", 0, 0
     for each in wrong:
-        if not _differs(right, each, inputs, resets):
+        if not _differs(right, each, inputs, resets, tolerance):
             continue
         different += 1
         check, said = _refused(bundle, Forgetful) if each is None else _refused(each)

@@ -453,15 +453,9 @@ class Prover:
         )
         stages.log("wrong contracts")
         whole = checks.attach(self.bundle)
-        assert whole.spec is not None
         wide = drawn(spec.inputs, PROBE_STEPS, rng)
         probes = graph_probes(whole, wide, np.arange(PROBE_STEPS) == 0)
-        firsts = recording.first_rows(PROBE_STARTS)
-        refused = [refusals(row, whole.spec) for row in firsts]
-        if all(refused):
-            said = next(iter(refused[0].values()))
-            stages.fail(f"recorded starts: ksim run would refuse each of them: {said}")
-        probes += robot_probes(whole, firsts)
+        probes += robot_probes(whole, recording.first_rows(PROBE_STARTS))
         for probe in probes:
             if not probe.passed:
                 stages.fail(
@@ -490,6 +484,31 @@ class Prover:
             numbers=numbers,
             closed_loops=tuple(loops),
             failures=tuple(self._stages.failures),
+        )
+
+
+def _check_starts(spec: PolicySpec, recording: Recording) -> None:
+    """`ksim run` will start the policy from the home pose of a robot that stands: the recording shows both.
+
+    Raises:
+        ExportError: it does not.
+    """
+    spec = spec.replace(envelope=envelope_of(spec, recording))
+    names = [a.name for a in spec.inputs]
+    if "joint_angles" in names:
+        home = np.asarray(spec.robot.column("home_rad"))
+        seen = dataclasses.replace(
+            envelope := Envelope.from_spec(spec), spans={"joint_angles": envelope.spans["joint_angles"]}
+        )
+        outside = seen.outside({"joint_angles": home})
+        if outside:
+            said = outside[0].replace("measured", "at home").replace("in training", "in the recording")
+            raise ExportError(f"episodes: {said}; ksim run starts at home and would refuse; record from there")
+    refused = [refusals(row, spec) for row in recording.first_rows()]
+    if all(refused):
+        raise ExportError(
+            f"episodes: ksim run would refuse the start of each: {next(iter(refused[0].values()))}; record a robot "
+            "as it should be, or give the spec its inputs' frames and units"
         )
 
 
@@ -533,6 +552,7 @@ def prove(
     if not prover.spec.inputs:
         raise ExportError("policy function: reads no input, expected one or more; there is nothing to prove it on")
     recording = Recording.of_episodes(prover.spec, episodes)
+    _check_starts(prover.spec, recording)
     prover.graphs()
     prover.ranges()
     prover.recorded(recording)

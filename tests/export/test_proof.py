@@ -145,7 +145,10 @@ def test_a_recording_that_does_not_fit_is_one_line(bundle, robot):
         ),
         ([{**good, "command": np.full((5, 1), 1.001)}], "episode 0, command, step 0, element 0: got 1.001, declared"),
         ([{**good, "projected_gravity": good["projected_gravity"] / 9.81}], "vectors of length 1, expected about 9.8"),
-        ([{**good, "projected_gravity": -good["projected_gravity"]}], "ksim run would refuse each of them: tilt 3.1"),
+        (
+            [{**good, "projected_gravity": -good["projected_gravity"]}],
+            "ksim run would refuse the start of each: tilt 3.1",
+        ),
     ):
         with pytest.raises(ExportError, match=why) as caught:
             prove(bundle, policy(), FIRST, episodes, steps=50)
@@ -175,3 +178,16 @@ def test_a_policy_that_reads_nothing_has_nothing_to_be_proven_on(robot):
     first = np.ones(N, np.float32)
     with pytest.raises(ExportError, match="reads no input"):
         prove(convert(step, first, spec_of(robot)), step, first, recorded(robot), steps=50)
+
+
+def test_a_policy_that_is_linear_in_its_angles_is_the_same_in_degrees(robot):
+    def step(inputs, carry):
+        return 0.5 * inputs["joint_angles"], carry
+
+    bundle = convert(step, (), spec_of(robot))
+    whole = prove(bundle, step, (), recorded(robot), steps=50)
+    found = {(p["contract"], p["where"]): p for p in whole.spec.proofs["probes"]}
+    assert found["degrees for radians", "graph"]["different"] == 0
+    # and whole numbers are numbers, but these are not a robot at home
+    with pytest.raises(ExportError, match=r"joint_angles of joint_0: 0.2 rad at home, 1 to 1 rad in the recording"):
+        prove(bundle, step, (), [{"joint_angles": np.ones((50, N), int)}], steps=50)
