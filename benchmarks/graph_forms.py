@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ksim.policy import OBSERVATION_CLIP, Policy
+from ksim.learning.policy import OBSERVATION_CLIP, Policy
 from robots import PolicySpec
 
 INF = np.finfo(np.float32).max

@@ -40,9 +40,9 @@ from deploy.policy import OnnxPolicy
 from export import convert, graph
 from export.compare import session
 from export.tracing import trace
-from ksim.checkpoint import load_trained, policy_spec
 from ksim.config import Config, PolicyConfig
-from ksim.policy import Policy, make_model, make_policy
+from ksim.learning.checkpoint import load_trained, policy_spec
+from ksim.learning.policy import Policy, make_model, make_policy
 from robots import Bundle, PolicySpec, load_robot, read_bundle
 
 SIZES = {

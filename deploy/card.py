@@ -15,10 +15,10 @@ from deploy.errors import PolicyError
 from deploy.graphs import GraphFacts, check_graphs
 from deploy.onnx_wire import parse
 from deploy.policy import OnnxPolicy, known_inputs
-from robots import strict_json
 from robots.bundle import EXTRA_KEY, Bundle, read_bundle
 from robots.errors import SpecError
 from robots.spec import PolicySpec
+from toolkit import strict_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.card import Card, Difference, compare, flatten, graph_relation, make_card
-from deploy.cli import parser
 from deploy.graphs import GraphFacts
 from robots.spec import ArraySpec
+from toolkit.cli import parser
 
 # of a pipe, which has no width of its own
 WIDTH = 100

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from deploy.cli import parser, run_verb
 from deploy.errors import DeployError, PolicyError
 from deploy.policy import OnnxPolicy
 from deploy.preflight import differences
@@ -22,10 +21,11 @@ from deploy.reality import Commands, Reality, Sensors, load_reality
 from deploy.recorder import RunLog, read_log
 from deploy.report import write_html
 from deploy.windows import Replay, WindowedSimulation, arrived_at_s, measured_at_s, up_in_body
-from robots.bundle import atomic_path
 from robots.errors import RobotLoadError
 from robots.load import load_robot
 from robots.spec import RobotSpec
+from toolkit.cli import parser, run_verb
+from toolkit.files import atomic_path
 
 HORIZON_S = 0.3
 # The search for the delay that explains the motion best, beside the assumed one and none at all [s].

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from deploy.errors import DeployError
-from deploy.yaml_file import YamlError, quote, read_yaml
 from robots.spec import RobotSpec, digest
+from toolkit.yaml_file import YamlError, quote, read_yaml
 
 PerJoint = float | Mapping[str, float]
 T = TypeVar("T")

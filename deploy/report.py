@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.charts import Chart, bars_by_name, histogram
 from deploy.state import projected_gravity
+from toolkit.charts import Chart, bars_by_name, histogram
 
 if TYPE_CHECKING:
     from deploy.parity import Parity

@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from deploy.cli import parser, run_verb
 from deploy.errors import CheckError, ConnectionLost, DeployError, FaultError, LogError, SafetyError
 from deploy.kos import GYRO_UNITS, KosRobot
 from deploy.loop import DAMP_FOR_S, ControlLoop, Fall, Stop, Stopped
@@ -28,7 +27,8 @@ from deploy.preflight import Prepared, parse_commands, prepare
 from deploy.recorder import Recorder
 from deploy.safety import Limits, check_start
 from deploy.state import RobotState
-from robots.errors import ToolkitError
+from toolkit.cli import parser, run_verb
+from toolkit.errors import ToolkitError
 
 T = TypeVar("T")
 # SIGHUP comes when the terminal or the connection to the robot's computer is lost

@@ -21,12 +21,12 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from deploy.cli import describe, parser, run_verb
 from deploy.errors import DeployError
 from deploy.plant import Plant
 from deploy.reality import Reality, load_reality
 from deploy.twin_services import CALLS, Services
-from robots.bundle import atomic_path
+from toolkit.cli import describe, parser, run_verb
+from toolkit.files import atomic_path
 
 # How often physics catches up when nobody asks; a call catches up by itself first.
 TICK_S = 0.004

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from export.errors import ExportError
 from export.tracing import convert
-from robots.bundle import Bundle, atomic_path, write_bundle
+from robots.bundle import Bundle, write_bundle
+from toolkit.files import atomic_path
 
 if TYPE_CHECKING:
     from export.proof import Report
@@ -86,7 +87,7 @@ def export_checkpoint(
         ExportError: the export is not the policy, and `force` is false; nothing is written.
     """
     from export.validate import validate
-    from ksim.checkpoint import load_trained
+    from ksim.learning.checkpoint import load_trained
 
     output_paths(output, onnx_only=onnx_only)
     trained = load_trained(checkpoint)

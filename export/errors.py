@@ -1,6 +1,6 @@
 """The exception root of the export package."""
 
-from robots.errors import ToolkitError
+from toolkit.errors import ToolkitError
 
 
 class ExportError(ToolkitError):

@@ -26,8 +26,8 @@ from deploy.state import GRAVITY_M_S2, RobotState
 from export import graph
 from export.compare import Onnx
 from robots.bundle import Bundle
-from robots.errors import ToolkitError
 from robots.spec import PolicySpec
+from toolkit.errors import ToolkitError
 
 JOINT_INPUTS = ("joint_angles", "joint_angular_velocities")
 DEGREES = (*JOINT_INPUTS, "gyroscope")

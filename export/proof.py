@@ -35,8 +35,8 @@ from export.errors import ExportError
 from export.probes import Probe, graph_probes, refusals, robot_probes
 from export.tracing import Step, flatten
 from robots.bundle import Bundle
-from robots.errors import ToolkitError
 from robots.spec import PolicySpec, digest
+from toolkit.errors import ToolkitError
 
 if TYPE_CHECKING:
     from export.closed_loop import ClosedLoop

@@ -9,13 +9,14 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.charts import Chart
 from deploy.report import STYLE
 from export.closed_loop import DEVIATION_LIMIT_RAD, ENGINES, ClosedLoop, Paired
 from export.compare import ERROR_LIMIT, LARGE_LIMIT, LARGE_VALUE, Difference
 from export.probes import Probe
-from robots.bundle import Bundle, atomic_path
+from robots.bundle import Bundle
 from robots.spec import PolicySpec
+from toolkit.charts import Chart
+from toolkit.files import atomic_path
 
 if TYPE_CHECKING:
     from export.proof import Report

@@ -27,8 +27,8 @@ from export import graph
 from export.errors import ExportError
 from export.rewrites import rewrite
 from robots.bundle import Bundle
-from robots.errors import ToolkitError
 from robots.spec import CarrySpec, PolicySpec, canonical_json, input_specs
+from toolkit.errors import ToolkitError
 
 Step = Callable[[dict[str, Any], Any], tuple[Any, Any]]
 # The part of the carry of a policy that has none: .kinfer wants one, so it gets a zero that goes round.

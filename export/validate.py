@@ -16,15 +16,15 @@ from export.closed_loop import ENGINES, closed_loop
 from export.compare import session
 from export.errors import ExportError
 from export.proof import NO_SPEC, STEPS, Prover, Recording, Report, Stages
-from ksim.checkpoint import Trained, load_trained
 from ksim.cli import parser
 from ksim.config import Config
 from ksim.evaluate import Evaluation, JaxBatchPolicy, OnnxBatchPolicy, evaluate
-from ksim.policy import Policy
+from ksim.learning.checkpoint import Trained, load_trained
+from ksim.learning.policy import Policy
 from ksim.tasks import make_environment
 from robots.bundle import Bundle, read_bundle
-from robots.errors import ToolkitError
 from robots.spec import PolicySpec
+from toolkit.errors import ToolkitError
 
 EPISODES = 200
 # The envelope of inputs: whole episodes that lasted, and so much of those that ended in a fall.

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from deploy.yaml_file import quote
 from ksim.errors import ConfigError
+from toolkit.yaml_file import quote
 
 SEED_MAX = 2**32 - 1
 

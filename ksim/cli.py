@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from deploy.cli import importing, parser, run_verb
+from toolkit.cli import importing, parser, run_verb
 
 __all__ = ["VERBS", "main", "parser", "run_verb"]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.yaml_file import YamlError, parse_yaml, quote, read_yaml
 from ksim.bounds import check_bounds
 from ksim.errors import ConfigError
 from robots.spec import digest
+from toolkit.yaml_file import YamlError, parse_yaml, quote, read_yaml
 
 Range = tuple[float, float]
 

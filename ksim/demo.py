@@ -26,9 +26,7 @@ from rich.table import Table
 from ksim.bounds import SEED_MAX, Bound, check_number
 from ksim.cli import parser
 from ksim.errors import KsimError
-from ksim.folder import LOCK, locked
-from ksim.paths import shipped_config, shipped_policy
-from robots.bundle import atomic_path
+from toolkit.files import LOCK, atomic_path, locked, shipped_config, shipped_policy
 
 GOOD_ENOUGH = 0.8
 TASK = "kbot_stand"

@@ -1,6 +1,6 @@
 """Errors of the training core."""
 
-from robots.errors import ToolkitError
+from toolkit.errors import ToolkitError
 
 
 class KsimError(ToolkitError):

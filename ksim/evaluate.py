@@ -17,16 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ksim.checkpoint import load_trained
 from ksim.config import Config, apply_overrides, load_config
 from ksim.environment import Environment
 from ksim.errors import ConfigError, KsimError
-from ksim.paths import shipped_config
-from ksim.policy import Policy
+from ksim.learning.checkpoint import load_trained
+from ksim.learning.policy import Policy
 from ksim.tasks import make_environment
 from robots import Bundle, RobotLoadError, load_robot, read_bundle
 from robots.load import robot_folder
 from robots.spec import PolicySpec, RobotSpec
+from toolkit.files import shipped_config
 
 
 class BatchPolicy(Protocol):

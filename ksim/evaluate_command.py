@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 
-from deploy.cli import importing
 from ksim.bounds import BOUNDS, Bound, check_number
 from ksim.cli import parser
+from toolkit.cli import importing
 
 EPISODES = Bound(1, 100_000, "episodes")
 

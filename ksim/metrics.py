@@ -10,7 +10,7 @@ import yaml
 from tensorboardX import SummaryWriter
 
 from ksim.config import Config
-from robots.bundle import atomic_path
+from toolkit.files import atomic_path
 
 
 class Metrics:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.cli import drop_stdout, importing
 from ksim.cli import parser
 from ksim.config import Config, apply_overrides, from_dict, load_config
 from ksim.errors import CheckpointError, ConfigError
+from toolkit.cli import drop_stdout, importing
 
 if TYPE_CHECKING:
     from ksim.train import TrainResult
@@ -86,7 +86,7 @@ def _tell(result: TrainResult, out: Path, as_json: bool) -> None:
 
 def _resumed(config: Config, last: Path) -> Config:
     """The configuration to resume with: what was saved, but for `run`, which may be extended."""
-    from ksim import checkpoint
+    from ksim.learning import checkpoint
 
     meta, _ = checkpoint.read(last, wanted=("model",))
     try:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ksim.errors import KsimError
-from robots.bundle import atomic_path
+from toolkit.files import atomic_path
 
 BACKENDS = ("egl", "osmesa")
 REMEDY = "no headless OpenGL; install it with: apt-get install libegl1 libosmesa6 (any one of them will do)"

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from deploy.cli import importing
 from ksim.bounds import BOUNDS, check_number
 from ksim.cli import parser
 from ksim.errors import KsimError
+from toolkit.cli import importing
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """What a robot and a policy are. Needs numpy and the standard library only."""
 
 from robots.bundle import Bundle, read_bundle, write_bundle
-from robots.errors import BundleError, RobotLoadError, RobotsError, SpecError, ToolkitError
+from robots.errors import BundleError, RobotLoadError, RobotsError, SpecError
 from robots.load import load_robot
 from robots.spec import ArraySpec, CarrySpec, CommandSpec, JointSpec, PolicySpec, RobotSpec
 
@@ -17,7 +17,6 @@ __all__ = [
     "RobotSpec",
     "RobotsError",
     "SpecError",
-    "ToolkitError",
     "load_robot",
     "read_bundle",
     "write_bundle",

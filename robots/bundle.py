@@ -7,22 +7,19 @@ reading takes in memory is bounded by the sizes below.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
-import os
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robots import strict_json
 from robots.archive import unpack
 from robots.errors import BundleError, RobotsError, SpecError
 from robots.spec import PolicySpec, canonical_json, digest
-from robots.strict_json import check_text
+from toolkit import strict_json
+from toolkit.files import atomic_path
+from toolkit.strict_json import check_text
 
 MEMBERS = ("init_fn.onnx", "step_fn.onnx", "metadata.json")
 EXTRA_KEY = "ksim2real"
@@ -87,24 +84,6 @@ class Bundle:
     def digest(self) -> str:
         """SHA-256 over the three members."""
         return digest({"init": digest(self.init_fn), "step": digest(self.step_fn), "metadata": self.metadata()})
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path to write beside `path`; renamed onto it on success, removed on any failure."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_bundle(path: str | Path, bundle: Bundle) -> None:

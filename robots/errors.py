@@ -1,12 +1,6 @@
-"""The exception root of the toolkit and of the robots package."""
+"""The exception root of the robots package."""
 
-
-class ToolkitError(Exception):
-    """Root of every error that the toolkit raises on purpose.
-
-    The message is one line: what, got, expected, what to do. The command line prints it and exits
-    non-zero.
-    """
+from toolkit.errors import ToolkitError
 
 
 class RobotsError(ToolkitError):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli import Interrupted
 from ksim.cli import VERBS, main, run_verb
-from robots.errors import ToolkitError
+from toolkit.cli import Interrupted
+from toolkit.errors import ToolkitError
 
 ROOT = Path(__file__).parents[1]
 
@@ -134,7 +134,7 @@ def test_an_answer_that_cannot_be_written_is_one_line(arguments):
 def test_a_file_opened_later_does_not_become_standard_error(tmp_path):
     code = (
         "import os\nos.close(2)\nimport sys\nsys.stderr = None\n"
-        "from deploy.cli import fill_streams\nfill_streams()\n"
+        "from toolkit.cli import fill_streams\nfill_streams()\n"
         f"file = open({str(tmp_path / 'data')!r}, 'w')\nos.write(2, b'noise of a library')\n"
         "print('to nobody', file=sys.stderr)\nsys.exit(file.fileno())"
     )

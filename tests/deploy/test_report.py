@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.charts import Chart, bars_by_name, histogram, nice_ticks
 from deploy.report import summary_lines, verdicts
+from toolkit.charts import Chart, bars_by_name, histogram, nice_ticks
 
 
 def delay(estimated_s: float | None, outside_s: float | None) -> dict[str, object]:

@@ -13,10 +13,10 @@ import pytest
 
 from export import convert
 from export.command import Exported, export_checkpoint
-from ksim import checkpoint
 from ksim.config import Config, PolicyConfig
 from ksim.environment import Environment
-from ksim.policy import make_model
+from ksim.learning import checkpoint
+from ksim.learning.policy import make_model
 from ksim.tasks import make_environment
 from robots import Bundle, load_robot
 

@@ -12,10 +12,10 @@ import pytest
 
 from export import convert, graph
 from export.compare import difference, drawn
-from ksim.checkpoint import policy_spec
 from ksim.config import Config, PolicyConfig
-from ksim.normaliser import Normaliser
-from ksim.policy import make_model, make_policy
+from ksim.learning.checkpoint import policy_spec
+from ksim.learning.normaliser import Normaliser
+from ksim.learning.policy import make_model, make_policy
 from robots import load_robot
 
 COMMANDS = {"vx": (-0.5, 1.0), "vy": (0.2, 0.2), "grip": (-0.4, 0.6)}

@@ -100,7 +100,7 @@ def test_the_same_policy_gives_the_same_bytes_here_and_in_another_process(bundle
     again = convert(trained.policy.step, trained.policy.init_carry(), trained.spec)
     assert again == bundle
     code = (
-        "import sys, hashlib; from ksim.checkpoint import load_trained; from export import convert; "
+        "import sys, hashlib; from ksim.learning.checkpoint import load_trained; from export import convert; "
         "t = load_trained(sys.argv[1]); b = convert(t.policy.step, t.policy.init_carry(), t.spec); "
         "print(hashlib.sha256(b.step_fn + b.init_fn).hexdigest(), b.digest)"
     )

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ksim import checkpoint
 from ksim.config import Config, PolicyConfig, PpoConfig, RunConfig
 from ksim.environment import Environment
 from ksim.evaluate import load_trained
-from ksim.policy import Model, Policy, make_model, make_policy
+from ksim.learning import checkpoint
+from ksim.learning.policy import Model, Policy, make_model, make_policy
 from ksim.randomization import nominal
 from ksim.tasks import make_environment
 from ksim.types import EnvState, Event, PhysicsParams, PhysicsState, Sensors

@@ -9,7 +9,7 @@ import pytest
 from ksim.bounds import BOUNDS
 from ksim.config import Config, LatencyConfig, PpoConfig, apply_overrides, from_dict, load_config
 from ksim.errors import ConfigError
-from ksim.paths import shipped_config
+from toolkit.files import shipped_config
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-from ksim import checkpoint
 from ksim.config import load_config
 from ksim.errors import KsimError
 from ksim.evaluate import (
@@ -23,11 +22,12 @@ from ksim.evaluate import (
     evaluate,
     load_policy,
 )
-from ksim.paths import shipped_config
-from ksim.policy import make_model
+from ksim.learning import checkpoint
+from ksim.learning.policy import make_model
 from ksim.tasks import make_environment
 from robots import Bundle, load_robot, write_bundle
 from robots.spec import CommandSpec, PolicySpec, input_specs
+from toolkit.files import shipped_config
 
 
 @pytest.fixture(scope="module")

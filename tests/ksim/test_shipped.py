@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from deploy.policy import OnnxPolicy
-from ksim.checkpoint import load_trained
 from ksim.evaluate import HoldHome, evaluate, load_policy
-from ksim.paths import shipped_policy
+from ksim.learning.checkpoint import load_trained
 from robots import load_robot, read_bundle
+from toolkit.files import shipped_policy
 
 CHECKPOINT, BUNDLE = shipped_policy("kbot_stand", ".ckpt"), shipped_policy("kbot_stand", ".kinfer")
 

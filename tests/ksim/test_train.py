@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import yaml
 
-from ksim import checkpoint
 from ksim.config import apply_overrides, load_config
 from ksim.errors import CheckpointError, KsimError, TrainingError
-from ksim.folder import locked
-from ksim.paths import shipped_policy
+from ksim.learning import checkpoint
 from ksim.train import Trainer, train
 from ksim.train_command import _resumed
+from toolkit.files import locked, shipped_policy
 
 UPDATES = 20
 

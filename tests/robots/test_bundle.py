@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from robots.bundle import MEMBERS, Bundle, atomic_path, read_bundle, write_bundle
+from robots.bundle import MEMBERS, Bundle, read_bundle, write_bundle
 from robots.errors import BundleError
 from robots.load import load_robot
 from robots.spec import CommandSpec, PolicySpec, input_specs
+from toolkit.files import atomic_path
 
 
 def policy_spec() -> PolicySpec:

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from robots import bundle as bundle_module
-from robots import strict_json
 from robots.bundle import MEMBERS, read_bundle, write_bundle
 from robots.errors import BundleError
 from robots.load import load_robot
 from robots.spec import CommandSpec, PolicySpec, input_specs
+from toolkit import strict_json
 
 METADATA = {"joint_names": ["a", "b"], "command_names": ["vx"], "carry_size": 3}
 

@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from robots.errors import SpecError, ToolkitError
+from robots.errors import SpecError
 from robots.load import load_robot
 from robots.spec import (
     ArraySpec,
@@ -21,6 +21,7 @@ from robots.spec import (
     digest,
     input_specs,
 )
+from toolkit.errors import ToolkitError
 
 JOINT = JointSpec(
     name="knee",

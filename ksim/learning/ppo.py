@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ksim.config import PpoConfig
-from ksim.policy import Model
+from ksim.learning.policy import Model
 
 
 class Rollout(NamedTuple):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ksim.nets import HistoryNet, RecurrentNet
-from ksim.normaliser import Normaliser
+from ksim.learning.nets import HistoryNet, RecurrentNet
+from ksim.learning.normaliser import Normaliser
 
 T, OBS, ACT = 4, 3, 2
 KEY = jax.random.key(1)

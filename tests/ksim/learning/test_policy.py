@@ -14,7 +14,7 @@ from deploy.safety import Limits, limit
 from deploy.state import RobotState
 from ksim.actions import JointTargets
 from ksim.errors import ConfigError
-from ksim.policy import INPUTS, OBSERVATION_CLIP, make_model, make_policy
+from ksim.learning.policy import INPUTS, OBSERVATION_CLIP, make_model, make_policy
 
 
 @pytest.fixture(scope="module")

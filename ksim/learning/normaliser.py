@@ -12,7 +12,7 @@ FLOOR = 1e-4
 
 
 class Normaliser(eqx.Module):
-    """`(x - mean) / spread` of every element. No optimiser moves it: see `ksim.ppo.trainable`.
+    """`(x - mean) / spread` of every element. No optimiser moves it: see `ksim.learning.ppo.trainable`.
 
     Attributes:
         mean: of all that was seen, (size,).

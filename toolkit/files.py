@@ -1,16 +1,35 @@
-"""A folder that one process at a time writes into."""
+"""Files: written beside and renamed, folders that one process at a time writes into, and what ships with us."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ksim.errors import KsimError
+from toolkit.errors import FileError
 
 LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A path to write beside `path`; renamed onto it on success, removed on any failure."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _lock(path: Path) -> int | None:
@@ -47,17 +66,17 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         what: what writes there, for the message: "training".
 
     Raises:
-        KsimError: it is a file, or another process writes there.
+        FileError: it is a file, or another process writes there.
     """
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:
-            raise KsimError(f"{error.filename}: is a file; expected a folder; name another --out") from None
+            raise FileError(f"{error.filename}: is a file; expected a folder; name another --out") from None
         handle = _lock(folder / LOCK)
         if handle is None:
-            raise KsimError(f"{folder}: another {what} is writing here; wait until it ends, or name another --out")
+            raise FileError(f"{folder}: another {what} is writing here; wait until it ends, or name another --out")
         try:
             yield
         finally:
@@ -70,7 +89,28 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 
 def remove_parts(folder: Path, *names: str) -> None:
-    """Remove what a killed process left of files that it was writing (robots.bundle.atomic_path)."""
+    """Remove what a killed process left of files that it was writing (`atomic_path`)."""
     for name in names:
         for part in folder.glob(f".{name}.*.part"):
             part.unlink(missing_ok=True)
+
+
+def shipped_config(name: str) -> Path:
+    """A shipped configuration by file name, e.g. `kbot_stand.yaml`.
+
+    Raises:
+        FileError: there is none of that name; the message lists those there are.
+    """
+    root = Path(__file__).parent.parent
+    # beside the packages in a checkout, inside ksim in a wheel
+    folders = [root / "configs", root / "ksim" / "configs"]
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    known = sorted({p.name for f in folders for p in f.glob("*.yaml") if not p.name.startswith("reality_")})
+    raise FileError(f"configuration {name!r}: not shipped; there is {', '.join(known) or 'none'}")
+
+
+def shipped_policy(name: str, suffix: str) -> Path:
+    """A shipped policy's file, e.g. `shipped_policy("kbot_stand", ".ckpt")`."""
+    return Path(__file__).parent.parent / "robots" / "kbot" / "policies" / f"{name}{suffix}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from deploy.errors import DeployError
+from toolkit.errors import ToolkitError
 
 MAX_BYTES = 256 * 2**10
 MAX_DEPTH = 32
@@ -21,7 +21,7 @@ MAX_SCALAR = 4096
 QUOTED = 300
 
 
-class YamlError(DeployError):
+class YamlError(ToolkitError):
     """A text is not YAML, or YAML that has no place in a settings file."""
 
 

@@ -21,8 +21,8 @@ from jaxtyping import Array, Float
 
 from ksim.actions import JointTargets, roles
 from ksim.config import Config, PolicyConfig
-from ksim.nets import HistoryNet, RecurrentNet, split
-from ksim.normaliser import Normaliser
+from ksim.learning.nets import HistoryNet, RecurrentNet, split
+from ksim.learning.normaliser import Normaliser
 from ksim.types import GRAVITY
 from robots.spec import CarrySpec, RobotSpec
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ksim import ppo
 from ksim.config import PolicyConfig, PpoConfig
-from ksim.policy import Actor, Critic, Model
+from ksim.learning import ppo
+from ksim.learning.policy import Actor, Critic, Model
 
 T, E, OBS, SEEN, ACT = 4, 4, 3, 5, 2
 

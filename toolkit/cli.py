@@ -151,7 +151,7 @@ def _interrupted(error: BaseException | None) -> bool:
 def _one_line(verb: str, error: Exception) -> str | None:
     """What a person reads about an error; None for a mistake of ours, whose traceback we need."""
     # an error of the toolkit can only be raised by who has imported it; an import here could be interrupted
-    ours = sys.modules.get("robots.errors")
+    ours = sys.modules.get("toolkit.errors")
     if ours is not None and isinstance(error, ours.ToolkitError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):

@@ -24,10 +24,10 @@ import numpy as np
 from ksim.commands import UniformCommands
 from ksim.config import Config, from_dict
 from ksim.errors import CheckpointError, ConfigError
-from ksim.policy import INPUTS, Model, Policy, make_model, make_policy
-from robots.bundle import atomic_path
+from ksim.learning.policy import INPUTS, Model, Policy, make_model, make_policy
 from robots.errors import SpecError
 from robots.spec import PolicySpec, RobotSpec, canonical_json, digest, input_specs
+from toolkit.files import atomic_path
 
 FORMAT = 1
 PRIVILEGED_MAX = 100_000

@@ -7,7 +7,7 @@ import datetime
 import pytest
 
 from deploy.reality import Reality, RealityError, load_reality, parse_reality
-from deploy.yaml_file import MAX_BYTES, YamlError, parse_yaml, quote, read_yaml
+from toolkit.yaml_file import MAX_BYTES, YamlError, parse_yaml, quote, read_yaml
 
 
 def test_plain_yaml_is_read_as_pyyaml_reads_it():

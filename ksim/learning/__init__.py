@@ -1,0 +1,1 @@
+"""What learns: networks, the policy function, recurrent PPO, the trainer, checkpoints."""
