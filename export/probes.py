@@ -22,10 +22,11 @@ from onnx import helper, numpy_helper
 from deploy.envelope import SLACK, SPAN_SHARE, Envelope
 from deploy.policy import OnnxPolicy, self_test
 from deploy.safety import FALL, Limits, check_start
-from deploy.state import GRAVITY_M_S2, RobotState
+from deploy.state import RobotState
 from export import graph
 from export.compare import Onnx
 from robots.bundle import Bundle
+from robots.rotation import GRAVITY_M_S2, from_up, normalise
 from robots.spec import PolicySpec
 from toolkit.errors import ToolkitError
 
@@ -272,16 +273,12 @@ def graph_probes(bundle: Bundle, inputs: Inputs, resets: np.ndarray) -> list[Pro
 def _state(row: Inputs, spec: PolicySpec) -> RobotState:
     """A reading of a robot that gives these inputs: gravity as an orientation, what is not given as at rest."""
     n = len(spec.robot.joints)
-    up = -np.asarray(row.get("projected_gravity", [0.0, 0.0, -GRAVITY_M_S2]), np.float64)
-    up /= np.linalg.norm(up)
-    # the rotation that takes the body's up to the world's: half way between the two
-    w = 1.0 + up[2]
-    quat = np.array([w, up[1], -up[0], 0.0]) if w > 1e-6 else np.array([0.0, 1.0, 0.0, 0.0])
+    up = -normalise(np.asarray(row.get("projected_gravity", [0.0, 0.0, -GRAVITY_M_S2]), np.float64))
     return RobotState(
         joint_position=np.asarray(row.get("joint_angles", spec.robot.column("home_rad")), np.float64),
         joint_velocity=np.asarray(row.get("joint_angular_velocities", np.zeros(n)), np.float64),
         joint_torque=np.zeros(n),
-        quat_wxyz=quat / np.linalg.norm(quat),
+        quat_wxyz=from_up(up),
         gyro_b=np.asarray(row.get("gyroscope", np.zeros(3)), np.float64),
         accel_b=np.asarray(row.get("accelerometer", GRAVITY_M_S2 * up), np.float64),
         time_s=0.0,

@@ -17,7 +17,6 @@ import numpy as np
 
 from deploy.envelope import SLACK, Envelope
 from deploy.policy import OnnxPolicy, self_test
-from deploy.state import GRAVITY_M_S2
 from export import graph
 from export.compare import (
     ERROR_LIMIT,
@@ -35,6 +34,7 @@ from export.errors import ExportError
 from export.probes import Probe, graph_probes, refusals, robot_probes
 from export.tracing import Step, flatten
 from robots.bundle import Bundle
+from robots.rotation import GRAVITY_M_S2
 from robots.spec import PolicySpec, digest
 from toolkit.errors import ToolkitError
 
