@@ -12,21 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy.errors import CheckError
+from robots.inputs import JOINT_INPUTS, POLICY_INPUTS
 from robots.spec import PolicySpec
 
 # How far beyond the values of training a reading may lie: this share of the span that training had, and
 SPAN_SHARE = 0.25
-# for each input so much more. Joints: zero offsets of 3 degrees (0.05 rad, usual on the K-Bot) and a sag of as much
-# on a gantry. Gravity: 6 degrees of tilt. Velocities: a robot that swings on its gantry, and a gyro's bias.
-# An input that is not named here, as the time and the command, is not looked at.
-SLACK = {
-    "joint_angles": 0.1,
-    "joint_angular_velocities": 1.0,
-    "projected_gravity": 1.0,
-    "accelerometer": 5.0,
-    "gyroscope": 0.5,
-}
-_JOINTS = ("joint_angles", "joint_angular_velocities")
+# for each input its slack more; an input without one, as the time and the command, is not looked at.
+SLACK = {i.name: i.slack for i in POLICY_INPUTS if i.slack is not None}
 _AXES = ("the x axis", "the y axis", "the z axis")
 
 
@@ -65,7 +57,7 @@ class Envelope:
                     f"envelope of input {array.name}: expected low and high, {size} numbers each; export it again"
                 )
             spans[array.name] = (ends[0], ends[1])
-            labels[array.name] = spec.robot.joint_names if array.name in _JOINTS else _AXES
+            labels[array.name] = spec.robot.joint_names if array.name in JOINT_INPUTS else _AXES
             units[array.name] = array.unit
         return cls(spans=spans, labels=labels, units=units)
 
@@ -76,7 +68,7 @@ class Envelope:
             margin = SPAN_SHARE * (high - low) + SLACK[name]
             value = np.asarray(inputs[name], dtype=np.float64)
             for i in np.flatnonzero(~((value >= low - margin) & (value <= high + margin))):
-                unit, of = self.units[name], "of" if name in _JOINTS else "along"
+                unit, of = self.units[name], "of" if name in JOINT_INPUTS else "along"
                 found.append(
                     f"{name} {of} {self.labels[name][i]}: {value[i]:.3g} {unit} measured, "
                     f"{low[i]:.3g} to {high[i]:.3g} {unit} in training"

@@ -40,7 +40,8 @@ from pykos.services.sim import SimServiceClient
 
 from deploy.errors import ConnectionLost, DeployError, FaultError, SafetyError
 from deploy.safety import Gains, SafeTarget
-from deploy.state import RobotState, rotation_vector
+from deploy.state import RobotState
+from robots.rotation import rotvec_between
 from robots.spec import RobotSpec
 
 GYRO_UNITS = {"deg/s": math.pi / 180.0, "rad/s": 1.0}
@@ -394,7 +395,7 @@ class GyroCheck:
         dt = state.time_s - last.time_s
         if not 0.0 < dt < 0.2:
             return
-        turned = rotation_vector(last.quat_wxyz, state.quat_wxyz)
+        turned = rotvec_between(last.quat_wxyz, state.quat_wxyz)
         gyro = 0.5 * (last.gyro_b + state.gyro_b) * dt
         self._qq += float(turned @ turned)
         self._qg += float(turned @ gyro)

@@ -20,9 +20,10 @@ from deploy.preflight import differences
 from deploy.reality import Commands, Reality, Sensors, load_reality
 from deploy.recorder import RunLog, read_log
 from deploy.report import write_html
-from deploy.windows import Replay, WindowedSimulation, arrived_at_s, measured_at_s, up_in_body
+from deploy.windows import Replay, WindowedSimulation, arrived_at_s, measured_at_s
 from robots.errors import RobotLoadError
 from robots.load import load_robot
+from robots.rotation import up_in_frame
 from robots.spec import RobotSpec
 from toolkit.cli import parser, run_verb
 from toolkit.files import atomic_path
@@ -429,7 +430,7 @@ def parity(
     delay["lag_difference_s"] = float(np.median(apart)) if apart else math.nan
     delay["per_joint"] = lags
     rows = np.flatnonzero(log.run)
-    up = up_in_body(log.quat_wxyz[rows])
+    up = up_in_frame(log.quat_wxyz[rows])
     tilt = np.arccos(np.clip(up[:, 2], -1, 1))
     report = {
         "log": log.path.name,

@@ -6,7 +6,6 @@ The twin serves one over KOS; the parity report replays a log through one.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ import numpy as np
 
 from deploy.errors import DeployError
 from deploy.reality import Reality, per_joint
-from deploy.state import quaternion_product
-from robots import delay
+from robots import delay, rotation
 from robots.load import load_robot
 from robots.model import BuiltModel, build_model
 from robots.motor import MotorParams, joint_torque
@@ -55,12 +53,6 @@ class Sample:
     quat_wxyz: np.ndarray
     gyro_b: np.ndarray
     accel_b: np.ndarray
-
-
-def quat_of_rotation(vector: np.ndarray) -> np.ndarray:
-    """Quaternion (w, x, y, z) of a rotation vector, (3,) [rad]."""
-    angle = float(np.linalg.norm(vector))
-    return np.concatenate([[math.cos(angle / 2)], 0.5 * vector * np.sinc(angle / (2 * math.pi))])
 
 
 class Plant:
@@ -127,7 +119,7 @@ class Plant:
         commands, sensors = self.reality.commands, self.reality.sensors
         self._command_rows = delay.depth(commands.latency_s, self.dt)
         self._sensor_rows = delay.depth(sensors.latency_s, self.dt)
-        self._tilt = quat_of_rotation(np.asarray(sensors.orientation_bias_rad))
+        self._tilt = rotation.from_rotvec(np.asarray(sensors.orientation_bias_rad))
         self._tilted = any(sensors.orientation_bias_rad)
         self._noisy = any(v for name, v in vars(sensors).items() if "_noise_" in name)
         self._gyro_bias = np.asarray(sensors.gyro_bias_rad_s)
@@ -389,7 +381,7 @@ class Plant:
         position, velocity, torque = values[:n], values[n : 2 * n], values[2 * n : 3 * n]
         quat, gyro, accel = values[3 * n : 3 * n + 4], values[3 * n + 4 : 3 * n + 7], values[3 * n + 7 :]
         if self._tilted:
-            quat = quaternion_product(quat, self._tilt)
+            quat = rotation.multiply(quat, self._tilt)
         gyro += self._gyro_bias
         accel += self._accel_bias
         if self._noisy:
@@ -398,12 +390,12 @@ class Plant:
             velocity += settings.velocity_noise_rad_s * noise[1]
             gyro += settings.gyro_noise_rad_s * noise[2]
             accel += settings.accelerometer_noise_m_s2 * noise[3]
-            quat = quaternion_product(quat, quat_of_rotation(settings.orientation_noise_rad * noise[4]))
+            quat = rotation.multiply(quat, rotation.from_rotvec(settings.orientation_noise_rad * noise[4]))
         return Sample(
             position=position,
             velocity=velocity,
             torque=torque,
-            quat_wxyz=quat / np.linalg.norm(quat),
+            quat_wxyz=rotation.normalise(quat),
             gyro_b=gyro,
             accel_b=accel,
         )

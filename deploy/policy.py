@@ -16,7 +16,8 @@ from deploy.errors import PolicyError
 from deploy.graphs import check_graphs
 from deploy.state import RobotState
 from robots.bundle import Bundle
-from robots.spec import ArraySpec, CommandSpec, PolicySpec, RobotSpec, input_specs
+from robots.inputs import BY_NAME, POLICY_INPUTS
+from robots.spec import CommandSpec, PolicySpec, RobotSpec, input_specs
 
 CARRY = "carry"
 # a command whose range the bundle does not tell
@@ -27,19 +28,9 @@ SELF_TEST_STEPS_MAX = 1000
 
 
 def known_inputs(joints: int, commands: int, carry_size: int) -> dict[str, int]:
-    """Size of every input that a .kinfer may declare, by name; the last two only before kinfer 0.6."""
-    return {
-        "joint_angles": joints,
-        "joint_angular_velocities": joints,
-        "projected_gravity": 3,
-        "accelerometer": 3,
-        "gyroscope": 3,
-        "command": commands,
-        "time": 1,
-        CARRY: carry_size,
-        "quaternion": 4,
-        "initial_heading": 1,
-    }
+    """Size of every input that a .kinfer may declare, by name; some only before kinfer 0.6."""
+    sizes = {i.name: i.length(joints, commands) for i in POLICY_INPUTS}
+    return {**sizes, CARRY: carry_size}
 
 
 def _one_line(error: BaseException) -> str:
@@ -285,18 +276,11 @@ def observe(
         time_s: since the policy's first step [s].
         initial_heading_rad: yaw at the policy's first step [rad].
     """
-    sources = {
-        "joint_angles": lambda: state.joint_position,
-        "joint_angular_velocities": lambda: state.joint_velocity,
-        "projected_gravity": lambda: state.projected_gravity,
-        "accelerometer": lambda: state.accel_b,
-        "gyroscope": lambda: state.gyro_b,
-        "command": lambda: command,
-        "time": lambda: [time_s],
-        "quaternion": lambda: state.quat_wxyz,
-        "initial_heading": lambda: [initial_heading_rad],
+    told = {"command": command, "time": [time_s], "initial_heading": [initial_heading_rad]}
+    return {
+        name: np.asarray(told[name] if name in told else getattr(state, BY_NAME[name].reading), dtype=np.float32)
+        for name in names
     }
-    return {name: np.asarray(sources[name](), dtype=np.float32) for name in names}
 
 
 def spec_without_exporter(bundle: Bundle, policy: OnnxPolicy, robot: RobotSpec) -> PolicySpec:
@@ -308,9 +292,7 @@ def spec_without_exporter(bundle: Bundle, policy: OnnxPolicy, robot: RobotSpec) 
         robot: its joints are in the bundle's order.
     """
     commands = tuple(CommandSpec(name=n, low=-UNKNOWN_RANGE, high=UNKNOWN_RANGE) for n in bundle.command_names)
-    known = input_specs(robot, commands)
-    known["quaternion"] = ArraySpec(name="quaternion", shape=(4,), unit="1", frame="world", low=(-1.0,), high=(1.0,))
-    known["initial_heading"] = ArraySpec(name="initial_heading", shape=(1,), unit="rad", low=(-7.0,), high=(7.0,))
+    known = input_specs(robot, commands, old=True)
     return PolicySpec(
         task="unknown",
         robot=robot,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.state import projected_gravity
+from robots.rotation import gravity_in_frame
 from toolkit.charts import Chart, bars_by_name, histogram
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def _tilt(result: Parity) -> str:
     log = result.log
     rows = np.flatnonzero(log.run)
     good = rows[np.isfinite(log.quat_wxyz[rows]).all(axis=1)]
-    gravity = np.asarray([projected_gravity(q) for q in log.quat_wxyz[good]])
+    gravity = gravity_in_frame(log.quat_wxyz[good])
     tilt = np.degrees(np.arccos(np.clip(-gravity[:, 2] / np.linalg.norm(gravity, axis=1), -1, 1)))
     zero = log.start_s[rows[0]]
     chart = Chart("time [s]", "tilt of the IMU [deg]", y_zero=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from deploy.errors import SafetyError
 from deploy.state import RobotState
+from robots.inputs import LIMIT_SLACK_RAD
 from robots.spec import PolicySpec, RobotSpec
 
 _KEY = object()
@@ -36,7 +37,7 @@ class Limits:
         kd: velocity gain [N m s/rad].
         torque_limit: the limit that the controller sets [N m].
         tilt_max_rad: more tilt of the IMU than this is a fall [rad].
-        range_slack_rad: how far beyond its limits a joint may be measured [rad]; as in input_specs.
+        range_slack_rad: how far beyond its limits a joint may be measured [rad]; as in a policy's inputs.
         over_speed: a joint faster than this many times its no-load speed is a fault.
         stale_ticks_max: more ticks than this without anything new measured is a fault.
     """
@@ -49,7 +50,7 @@ class Limits:
     kd: np.ndarray
     torque_limit: np.ndarray
     tilt_max_rad: float = 1.0
-    range_slack_rad: float = 0.2
+    range_slack_rad: float = LIMIT_SLACK_RAD
     over_speed: float = 1.5
     stale_ticks_max: int = 10
 

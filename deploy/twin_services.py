@@ -15,7 +15,7 @@ from google.protobuf.empty_pb2 import Empty
 from kos_protos import actuator_pb2, common_pb2, imu_pb2, sim_pb2
 
 from deploy.plant import Plant
-from deploy.state import projected_gravity
+from robots import rotation
 
 # Behind by more than this (a stopped process), simulated time slips instead of racing.
 SLIP_S = 1.0
@@ -166,15 +166,12 @@ class Services:
         return imu_pb2.QuaternionResponse(x=x, y=y, z=z, w=w)
 
     def GetEuler(self, request: Any) -> Any:
-        w, x, y, z = self._sample().quat_wxyz.tolist()
-        roll = math.atan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
-        pitch = math.asin(max(-1.0, min(1.0, 2 * (w * y - z * x))))
-        yaw = math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-        return imu_pb2.EulerAnglesResponse(roll=math.degrees(roll), pitch=math.degrees(pitch), yaw=math.degrees(yaw))
+        roll, pitch, yaw = np.degrees(rotation.roll_pitch_yaw(self._sample().quat_wxyz)).tolist()
+        return imu_pb2.EulerAnglesResponse(roll=roll, pitch=pitch, yaw=yaw)
 
     def GetAdvancedValues(self, request: Any) -> Any:
         sample = self._sample()
-        down = projected_gravity(sample.quat_wxyz)
+        down = rotation.gravity_in_frame(sample.quat_wxyz)
         lin = sample.accel_b + down
         return imu_pb2.IMUAdvancedValuesResponse(
             lin_acc_x=lin[0], lin_acc_y=lin[1], lin_acc_z=lin[2], grav_x=down[0], grav_y=down[1], grav_z=down[2]

@@ -15,7 +15,7 @@ import numpy as np
 from deploy.plant import Plant
 from deploy.reality import Commands, Network, Pushes, Reality, Sensors
 from deploy.recorder import RunLog
-from deploy.state import quaternion_product
+from robots import rotation
 
 # A foot point this close to the lowest one stands on the floor as well [m].
 STANCE_M = 0.01
@@ -48,12 +48,6 @@ class Replay:
     velocity_sim: np.ndarray
     tilt_error_rad: np.ndarray
     start: np.ndarray
-
-
-def up_in_body(quat_wxyz: np.ndarray) -> np.ndarray:
-    """The world's up in the frame of orientations (..., 4): the third row of the matrix, (..., 3)."""
-    w, x, y, z = np.moveaxis(np.asarray(quat_wxyz, dtype=float), -1, 0)
-    return np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=-1)
 
 
 def measured_at_s(log: RunLog) -> np.ndarray:
@@ -158,11 +152,9 @@ class WindowedSimulation:
         library.mj_kinematics(model, data)  # type: ignore[attr-defined]
         library.mj_sensorPos(model, data)  # type: ignore[attr-defined]
         relative = data.sensordata[built.sensors["imu_quat"]]
-        imu = log.quat_wxyz[row] / np.linalg.norm(log.quat_wxyz[row])
-        base = quaternion_product(imu, relative * (1.0, -1.0, -1.0, -1.0))
-        w, x, y, z = base
-        yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-        qpos[q + 3 : q + 7] = quaternion_product(np.asarray([np.cos(yaw / 2), 0.0, 0.0, -np.sin(yaw / 2)]), base)
+        imu = rotation.normalise(log.quat_wxyz[row])
+        base = rotation.multiply(imu, rotation.conjugate(relative))
+        qpos[q + 3 : q + 7] = rotation.multiply(rotation.from_yaw(-rotation.yaw_of(base)), base)
         data.qpos[:] = qpos
         library.mj_kinematics(model, data)  # type: ignore[attr-defined]
         library.mj_comPos(model, data)  # type: ignore[attr-defined]
@@ -179,10 +171,8 @@ class WindowedSimulation:
         rotate, shift = np.zeros((3, model.nv)), np.zeros((3, model.nv))
         library.mj_jacBody(model, data, None, rotate, built.imu_body)  # type: ignore[attr-defined]
         # the gyro's frame in the world, by the IMU's measured orientation with the heading taken out
-        frame = quaternion_product(np.asarray(qpos[q + 3 : q + 7]), relative)
-        matrix = np.zeros(9)
-        library.mju_quat2Mat(matrix, frame)  # type: ignore[attr-defined]
-        turning = matrix.reshape(3, 3) @ log.gyro_b[row]
+        frame = rotation.multiply(qpos[q + 3 : q + 7], relative)
+        turning = rotation.rotate(frame, log.gyro_b[row])
         if self._hang:
             return qpos, qvel
         rest = turning - rotate @ qvel
@@ -233,7 +223,7 @@ class WindowedSimulation:
             values = track[low] + share * (track[low + 1] - track[low])
             position[k], velocity[k] = values[:, :n], values[:, n : 2 * n]
             up = values[:, 2 * n :] / np.linalg.norm(values[:, 2 * n :], axis=1, keepdims=True)
-            cosine = np.sum(up * up_in_body(log.quat_wxyz[ticks[k]]), axis=1)
+            cosine = np.sum(up * rotation.up_in_frame(log.quat_wxyz[ticks[k]]), axis=1)
             tilt[k] = np.arccos(np.clip(cosine, -1.0, 1.0))
         zero = self._measured_s[self.rows[0]]
         return Replay(
@@ -250,7 +240,7 @@ class WindowedSimulation:
     @staticmethod
     def _row(plant: Plant) -> np.ndarray:
         sample = plant.read()
-        return np.concatenate([sample.position, sample.velocity, up_in_body(sample.quat_wxyz)])
+        return np.concatenate([sample.position, sample.velocity, rotation.up_in_frame(sample.quat_wxyz)])
 
 
 def _foot_points(plant: Plant, data: object) -> list[tuple[int, np.ndarray]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ksim.evaluate import Evaluation
+from robots.inputs import JOINT_ANGLES
 
 ENGINES = ("mujoco", "mjx")
 # Differences of the mean that nobody would call another policy. The margin of the return is a share of its size.
@@ -153,7 +154,7 @@ class ClosedLoop:
 def deviation(a: Evaluation, b: Evaluation, steps: int) -> np.ndarray:
     """Greatest difference of any joint angle while both still stand, within `steps`, of each episode, (N,) [rad]."""
     assert a.inputs is not None and b.inputs is not None and a.alive is not None and b.alive is not None
-    apart = np.abs(a.inputs["joint_angles"][:steps] - b.inputs["joint_angles"][:steps]).max(axis=-1)
+    apart = np.abs(a.inputs[JOINT_ANGLES][:steps] - b.inputs[JOINT_ANGLES][:steps]).max(axis=-1)
     return np.where(a.alive[:steps] & b.alive[:steps], apart, 0.0).max(axis=0, initial=0.0)
 
 

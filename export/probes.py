@@ -22,15 +22,23 @@ from onnx import helper, numpy_helper
 from deploy.envelope import SLACK, SPAN_SHARE, Envelope
 from deploy.policy import OnnxPolicy, self_test
 from deploy.safety import FALL, Limits, check_start
-from deploy.state import GRAVITY_M_S2, RobotState
+from deploy.state import RobotState
 from export import graph
 from export.compare import Onnx
 from robots.bundle import Bundle
+from robots.inputs import (
+    ACCELEROMETER,
+    ANGLE_INPUTS,
+    GRAVITY_INPUT,
+    GYROSCOPE,
+    JOINT_ANGLES,
+    JOINT_INPUTS,
+    JOINT_VELOCITIES,
+)
+from robots.rotation import GRAVITY_M_S2, from_up, normalise
 from robots.spec import PolicySpec
 from toolkit.errors import ToolkitError
 
-JOINT_INPUTS = ("joint_angles", "joint_angular_velocities")
-DEGREES = (*JOINT_INPUTS, "gyroscope")
 SELF_TEST, ENVELOPE, STATE, GRAPH_CHECK = "self-test", "envelope", "state check", "graph check"
 Change = Callable[[onnx.ModelProto], None]
 Inputs = dict[str, np.ndarray]
@@ -117,14 +125,14 @@ def permute(order: Sequence[int]) -> Change:
 
 def degrees(model: onnx.ModelProto) -> None:
     """A graph that reads and gives degrees where the bundle says radians."""
-    for name in _declared(model, DEGREES):
+    for name in _declared(model, ANGLE_INPUTS):
         _before(model, name, "Mul", np.array([np.pi / 180], np.float32))
     _after(model, "Mul", np.array([180 / np.pi], np.float32))
 
 
 def inverted_gravity(model: onnx.ModelProto) -> None:
     """A graph in whose frame gravity points up."""
-    for name in _declared(model, ("projected_gravity",)):
+    for name in _declared(model, (GRAVITY_INPUT,)):
         _before(model, name, "Neg")
 
 
@@ -272,18 +280,14 @@ def graph_probes(bundle: Bundle, inputs: Inputs, resets: np.ndarray) -> list[Pro
 def _state(row: Inputs, spec: PolicySpec) -> RobotState:
     """A reading of a robot that gives these inputs: gravity as an orientation, what is not given as at rest."""
     n = len(spec.robot.joints)
-    up = -np.asarray(row.get("projected_gravity", [0.0, 0.0, -GRAVITY_M_S2]), np.float64)
-    up /= np.linalg.norm(up)
-    # the rotation that takes the body's up to the world's: half way between the two
-    w = 1.0 + up[2]
-    quat = np.array([w, up[1], -up[0], 0.0]) if w > 1e-6 else np.array([0.0, 1.0, 0.0, 0.0])
+    up = -normalise(np.asarray(row.get(GRAVITY_INPUT, [0.0, 0.0, -GRAVITY_M_S2]), np.float64))
     return RobotState(
-        joint_position=np.asarray(row.get("joint_angles", spec.robot.column("home_rad")), np.float64),
-        joint_velocity=np.asarray(row.get("joint_angular_velocities", np.zeros(n)), np.float64),
+        joint_position=np.asarray(row.get(JOINT_ANGLES, spec.robot.column("home_rad")), np.float64),
+        joint_velocity=np.asarray(row.get(JOINT_VELOCITIES, np.zeros(n)), np.float64),
         joint_torque=np.zeros(n),
-        quat_wxyz=quat / np.linalg.norm(quat),
-        gyro_b=np.asarray(row.get("gyroscope", np.zeros(3)), np.float64),
-        accel_b=np.asarray(row.get("accelerometer", GRAVITY_M_S2 * up), np.float64),
+        quat_wxyz=from_up(up),
+        gyro_b=np.asarray(row.get(GYROSCOPE, np.zeros(3)), np.float64),
+        accel_b=np.asarray(row.get(ACCELEROMETER, GRAVITY_M_S2 * up), np.float64),
         time_s=0.0,
         round_trip_s=0.0,
     )
@@ -303,23 +307,23 @@ def _turned(order: Sequence[int]) -> Callable[[Inputs], Inputs]:
 
 
 def _in_degrees(row: Inputs) -> Inputs:
-    return {k: np.degrees(v) if k in DEGREES else v for k, v in row.items()}
+    return {k: np.degrees(v) if k in ANGLE_INPUTS else v for k, v in row.items()}
 
 
 def _upside_down(row: Inputs) -> Inputs:
-    return {k: -v if k == "projected_gravity" else v for k, v in row.items()}
+    return {k: -v if k == GRAVITY_INPUT else v for k, v in row.items()}
 
 
 def _seen_at_home(spec: PolicySpec, change: Callable[[Inputs], Inputs]) -> bool:
     """Whether a change can be told at home: a joint then reads what lies beyond its margin."""
     home = np.asarray(spec.robot.column("home_rad"))
-    span = spec.envelope.get("joint_angles")
+    span = spec.envelope.get(JOINT_ANGLES)
     if span is None:
         return False
     low, high = np.asarray(span["low"]), np.asarray(span["high"])
-    margin = SPAN_SHARE * (high - low) + SLACK["joint_angles"]
+    margin = SPAN_SHARE * (high - low) + SLACK[JOINT_ANGLES]
     # a start is not home to the bit: what lies within a tenth of a radian of the margin may go either way
-    there = change({"joint_angles": home})["joint_angles"]
+    there = change({JOINT_ANGLES: home})[JOINT_ANGLES]
     return bool(np.any((there < low - margin - 0.1) | (there > high + margin + 0.1)))
 
 
@@ -360,12 +364,12 @@ def robot_probes(bundle: Bundle, starts: Sequence[Inputs]) -> list[Probe]:
     found += [
         probe("permuted joints", kind, [(_turned(o), _seen_at_home(spec, _turned(o))) for o in some])
         for kind, some in orders(spec).items()
-        if "joint_angles" in names
+        if JOINT_ANGLES in names
     ]
-    if "joint_angles" in names:
+    if JOINT_ANGLES in names:
         found.append(
             probe("degrees for radians", "the robot reports degrees", [(_in_degrees, _seen_at_home(spec, _in_degrees))])
         )
-    if "projected_gravity" in names:
+    if GRAVITY_INPUT in names:
         found.append(probe("inverted gravity", "the IMU is mounted upside down", [(_upside_down, True)]))
     return found

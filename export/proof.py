@@ -17,7 +17,6 @@ import numpy as np
 
 from deploy.envelope import SLACK, Envelope
 from deploy.policy import OnnxPolicy, self_test
-from deploy.state import GRAVITY_M_S2
 from export import graph
 from export.compare import (
     ERROR_LIMIT,
@@ -35,6 +34,8 @@ from export.errors import ExportError
 from export.probes import Probe, graph_probes, refusals, robot_probes
 from export.tracing import Step, flatten
 from robots.bundle import Bundle
+from robots.inputs import GRAVITY_INPUT, JOINT_ANGLES
+from robots.rotation import GRAVITY_M_S2
 from robots.spec import PolicySpec, digest
 from toolkit.errors import ToolkitError
 
@@ -126,7 +127,7 @@ def _episode(spec: PolicySpec, episode: Any, what: str) -> dict[str, np.ndarray]
                 f"{what}, {array.name}, step {t}, element {i}: got {value[t, i]:.6g}{unit}, declared "
                 f"{low[i]:.6g} to {high[i]:.6g}; record in SI, or declare the range in the spec's inputs"
             )
-        gravity = np.linalg.norm(value, axis=1) if array.name == "projected_gravity" else np.full(1, GRAVITY_M_S2)
+        gravity = np.linalg.norm(value, axis=1) if array.name == GRAVITY_INPUT else np.full(1, GRAVITY_M_S2)
         if not abs(float(np.median(gravity)) - GRAVITY_M_S2) < 1.0:
             raise ExportError(
                 f"{what}, {array.name}: got vectors of length {np.median(gravity):.3g}, expected about "
@@ -495,12 +496,12 @@ def _check_starts(spec: PolicySpec, recording: Recording) -> None:
     """
     spec = spec.replace(envelope=envelope_of(spec, recording))
     names = [a.name for a in spec.inputs]
-    if "joint_angles" in names:
+    if JOINT_ANGLES in names:
         home = np.asarray(spec.robot.column("home_rad"))
         seen = dataclasses.replace(
-            envelope := Envelope.from_spec(spec), spans={"joint_angles": envelope.spans["joint_angles"]}
+            envelope := Envelope.from_spec(spec), spans={JOINT_ANGLES: envelope.spans[JOINT_ANGLES]}
         )
-        outside = seen.outside({"joint_angles": home})
+        outside = seen.outside({JOINT_ANGLES: home})
         if outside:
             said = outside[0].replace("measured", "at home").replace("in training", "in the recording")
             raise ExportError(f"episodes: {said}; ksim run starts at home and would refuse; record from there")

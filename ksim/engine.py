@@ -20,9 +20,10 @@ import mujoco.batch
 import numpy as np
 
 from ksim.errors import KsimError
-from ksim.types import GRAVITY, Drive, PhysicsParams, PhysicsState, Sensors
+from ksim.types import Drive, PhysicsParams, PhysicsState, Sensors
 from robots import delay, motor
 from robots.model import BuiltModel
+from robots.rotation import gravity_in_frame
 
 # MjModel fields that may differ between environments.
 MODEL_FIELDS = ("geom_friction", "body_mass", "body_inertia", "body_ipos", "dof_armature")
@@ -37,13 +38,6 @@ def load_mjx() -> ModuleType:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         from mujoco import mjx
     return mjx
-
-
-def gravity_in_frame(quat: Any, xp: Any) -> Any:
-    """Gravity [m/s^2] in a frame whose orientation in the world is `quat` (..., 4), w first: (..., 3)."""
-    w, x, y, z = (quat[..., i] for i in range(4))
-    down = xp.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=-1)
-    return -GRAVITY * down
 
 
 class PhysicsEngine(abc.ABC):
@@ -102,7 +96,7 @@ class PhysicsEngine(abc.ABC):
         return Sensors(
             joint_position=qpos[..., b.qpos_ids] + params.joint_offset,
             joint_velocity=qvel[..., b.dof_ids],
-            gravity_b=gravity_in_frame(sensordata[..., b.sensors["imu_quat"]], xp),
+            gravity_b=gravity_in_frame(sensordata[..., b.sensors["imu_quat"]], xp=xp),
             gyro_b=sensordata[..., b.sensors["imu_gyro"]],
             accel_b=sensordata[..., b.sensors["imu_accelerometer"]],
         )

@@ -10,21 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ksim.config import LatencyConfig, NoiseConfig
-from ksim.resets import quat_of_rotvec
 from ksim.types import GRAVITY, EnvState, PhysicsParams, PhysicsState, Sensors
 from robots import delay
-
-
-def rotate(quat: Float[Array, " 4"], vector: Float[Array, " 3"]) -> Float[Array, " 3"]:
-    """A vector turned by a quaternion (w first)."""
-    w, v = quat[0], quat[1:]
-    t = 2.0 * jnp.cross(v, vector)
-    return vector + w * t + jnp.cross(v, t)
-
-
-def rotate_inverse(quat: Float[Array, " 4"], vector: Float[Array, " 3"]) -> Float[Array, " 3"]:
-    """A vector turned by the inverse of a quaternion (w first)."""
-    return rotate(quat * jnp.asarray([1.0, -1.0, -1.0, -1.0]), vector)
+from robots.rotation import from_rotvec, rotate, rotate_inverse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +29,15 @@ class PolicyInputs:
         late_key, noise_key = jax.random.split(key)
         late = params.observation_latency + jax.random.uniform(late_key, (), maxval=self.latency.jitter_s)
         seen = Sensors.unflat(delay.read(physics.sensor_line, late, self.dt, jnp), self.joints)
-        tilt, std = quat_of_rotvec(params.imu_tilt), self.noise
+        tilt, std = from_rotvec(params.imu_tilt, jnp), self.noise
         # one draw for all channels: each draw costs compile time
         noise = Sensors.unflat(jax.random.normal(noise_key, (2 * self.joints + 9,)), self.joints)
         return {
             "joint_angles": seen.joint_position + std.joint_position_rad * noise.joint_position,
             "joint_angular_velocities": seen.joint_velocity + std.joint_velocity_rad_s * noise.joint_velocity,
-            "projected_gravity": rotate(tilt, seen.gravity_b) + std.gravity_m_s2 * noise.gravity_b,
-            "accelerometer": rotate(tilt, seen.accel_b) + std.accel_m_s2 * noise.accel_b,
-            "gyroscope": rotate(tilt, seen.gyro_b) + std.gyro_rad_s * noise.gyro_b,
+            "projected_gravity": rotate(tilt, seen.gravity_b, jnp) + std.gravity_m_s2 * noise.gravity_b,
+            "accelerometer": rotate(tilt, seen.accel_b, jnp) + std.accel_m_s2 * noise.accel_b,
+            "gyroscope": rotate(tilt, seen.gyro_b, jnp) + std.gyro_rad_s * noise.gyro_b,
             "command": env.command,
             "time": jnp.full((1,), env.step, jnp.float32) * self.control_period_s,
         }
@@ -77,12 +65,12 @@ class Privileged:
             0.1 * physics.joint_velocity,
             6.0 * (physics.sensors.gravity_b / GRAVITY + jnp.asarray([0.0, 0.0, 1.0], jnp.float32)),
             1.0 * physics.sensors.gyro_b,
-            4.0 * rotate_inverse(quat, qvel[:3]),
+            4.0 * rotate_inverse(quat, qvel[:3], jnp),
             5.0 * jnp.atleast_1d(physics.qpos[2] - self.standing_height_m),
             physics.foot_force / 200.0,
             env.action,
             env.command,
-            rotate_inverse(quat, env.event.force_w) / max(self.force_n, 1.0),
+            rotate_inverse(quat, env.event.force_w, jnp) / max(self.force_n, 1.0),
             jnp.atleast_1d(env.event.left_s) * 2.0,
             ratio(params.model["geom_friction"][-1, 0], base.model["geom_friction"][-1, 0]),
             ratio(jnp.sum(params.model["body_mass"]), jnp.sum(base.model["body_mass"])) * 5.0,

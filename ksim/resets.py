@@ -12,18 +12,7 @@ from jaxtyping import Array, Float
 
 from ksim.config import ResetConfig
 from robots.model import BuiltModel
-
-
-def quat_of_rotvec(rotvec: Float[Array, " 3"]) -> Float[Array, " 4"]:
-    """Quaternion (w first) of a rotation vector [rad]."""
-    angle = jnp.sqrt(jnp.sum(rotvec**2) + 1e-12)
-    return jnp.concatenate([jnp.cos(angle / 2)[None], jnp.sin(angle / 2) * rotvec / angle])
-
-
-def quat_product(a: Float[Array, " 4"], b: Float[Array, " 4"]) -> Float[Array, " 4"]:
-    """Hamilton product, w first: b, then a."""
-    w = a[0] * b[0] - jnp.dot(a[1:], b[1:])
-    return jnp.concatenate([w[None], a[0] * b[1:] + b[0] * a[1:] + jnp.cross(a[1:], b[1:])])
+from robots.rotation import from_rotvec, from_yaw, multiply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +37,9 @@ class NoisyHome:
         qpos = qpos.at[b.qpos_ids].set(jnp.clip(joints, low, high))
         qvel = qvel.at[b.dof_ids].set(c.joint_velocity_rad_s * speeds_u)
         if b.base_body >= 0:
-            tilt = quat_of_rotvec(jnp.concatenate([c.tilt_rad * base_u[:2], jnp.zeros(1)]))
-            yaw = quat_of_rotvec(jnp.concatenate([jnp.zeros(2), np.pi * yaw_u]))
-            qpos = qpos.at[3:7].set(quat_product(yaw, quat_product(tilt, qpos[3:7])))
+            tilt = from_rotvec(jnp.concatenate([c.tilt_rad * base_u[:2], jnp.zeros(1)]), jnp)
+            yaw = from_yaw(np.pi * yaw_u[0], jnp)
+            qpos = qpos.at[3:7].set(multiply(yaw, multiply(tilt, qpos[3:7], jnp), jnp))
             qpos = qpos.at[2].add(c.lift_m)
             qvel = qvel.at[:2].set(c.lin_vel_m_s * base_u[2:4])
             qvel = qvel.at[3:6].set(c.ang_vel_rad_s * base_u[4:7])

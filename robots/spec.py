@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from robots.errors import SpecError
+from robots.inputs import POLICY_INPUTS
 
 
 def canonical_json(value: Any) -> str:
@@ -471,42 +472,20 @@ class PolicySpec(_Json):
         return self.replace(proofs={}, envelope={}, self_test={})
 
 
-def input_specs(robot: RobotSpec, commands: tuple[CommandSpec, ...]) -> dict[str, ArraySpec]:
-    """Every input that a .kinfer policy may read, by name, with units, frames and ranges.
+def input_specs(robot: RobotSpec, commands: tuple[CommandSpec, ...], *, old: bool = False) -> dict[str, ArraySpec]:
+    """Every input that a .kinfer policy may read, by name, with units, frames and ranges: robots/inputs.py's table.
 
-    Source: the kinfer 0.6 contract; ranges are the robot's limits with a margin, or the sensor's.
+    Args:
+        robot: whose joints and limits they are.
+        commands: the elements of the input `command`; without any there is no such input.
+        old: with those of files from before kinfer 0.6.
     """
-    n = len(robot.joints)
-    fast = tuple(1.5 * v for v in robot.column("velocity_max_rad_s"))
-    slack = 0.2  # zero offsets and limit overshoot [rad]
-    specs = [
-        ArraySpec(
-            name="joint_angles",
-            shape=(n,),
-            unit="rad",
-            low=tuple(v - slack for v in robot.column("lower_rad")),
-            high=tuple(v + slack for v in robot.column("upper_rad")),
-        ),
-        ArraySpec(
-            name="joint_angular_velocities",
-            shape=(n,),
-            unit="rad/s",
-            low=tuple(-v for v in fast),
-            high=fast,
-        ),
-        ArraySpec(name="projected_gravity", shape=(3,), unit="m/s^2", frame="imu", low=(-9.82,), high=(9.82,)),
-        ArraySpec(name="accelerometer", shape=(3,), unit="m/s^2", frame="imu", low=(-160.0,), high=(160.0,)),
-        ArraySpec(name="gyroscope", shape=(3,), unit="rad/s", frame="imu", low=(-35.0,), high=(35.0,)),
-        ArraySpec(name="time", shape=(1,), unit="s", low=(0.0,)),
-    ]
-    if commands:
-        specs.append(
-            ArraySpec(
-                name="command",
-                shape=(len(commands),),
-                unit="mixed",
-                low=tuple(c.low for c in commands),
-                high=tuple(c.high for c in commands),
+    specs = {}
+    for row in POLICY_INPUTS:
+        size = row.length(len(robot.joints), len(commands))
+        if size and (old or not row.old):
+            low, high = row.range_of(robot, commands)
+            specs[row.name] = ArraySpec(
+                name=row.name, shape=(size,), unit=row.unit, frame=row.frame, low=low, high=high
             )
-        )
-    return {s.name: s for s in specs}
+    return specs

@@ -23,14 +23,11 @@ from ksim.actions import JointTargets, roles
 from ksim.config import Config, PolicyConfig
 from ksim.learning.nets import HistoryNet, RecurrentNet, split
 from ksim.learning.normaliser import Normaliser
-from ksim.types import GRAVITY
+from robots.inputs import BY_NAME, OBSERVATION_CLIP
 from robots.spec import CarrySpec, RobotSpec
 
+# What our actors read, in the order in which they see it.
 INPUTS = ("joint_angles", "joint_angular_velocities", "projected_gravity", "gyroscope", "command")
-# Scales that bring each input to about 1 in use; fixed, so that nothing is estimated twice. Gravity's
-# is what decides how fast balance is learned: a lean of 0.05 rad must already move the motors.
-JOINT_ANGLE_SCALE, JOINT_VELOCITY_SCALE, GRAVITY_SCALE, GYRO_SCALE = 4.0, 0.1, 6.0, 1.0
-OBSERVATION_CLIP = 20.0
 
 
 class Actor(eqx.Module):
@@ -122,15 +119,16 @@ class Encoding:
         seen, moved = len(part.seen), len(part.active)
         passed = set(config.passthrough.values())
         commands = [(i, *r) for i, (name, r) in enumerate(ranges.items()) if name not in passed]
-        columns: list[tuple[float, float, float]] = [
-            *((1.0, -float(v), JOINT_ANGLE_SCALE) for v in home),
-            *((1.0, 0.0, JOINT_VELOCITY_SCALE) for _ in range(seen)),
-            *((GRAVITY, v, GRAVITY_SCALE) for v in (0.0, 0.0, 1.0)),
-            *((1.0, 0.0, GYRO_SCALE) for _ in range(3)),
-            # a range that is a point has nothing to say
-            *((1.0, -(low + high) / 2, 2 / (high - low) if high > low else 0.0) for _, low, high in commands),
-            *((1.0, 0.0, 1.0) for _ in range(moved)),
-        ]
+        columns: list[tuple[float, float, float]] = []
+        for name in INPUTS:
+            encoding = BY_NAME[name].encoding
+            if encoding is None:  # a command, by its range; one that is a point has nothing to say
+                columns += [(1.0, -(a + b) / 2, 2 / (b - a) if b > a else 0.0) for _, a, b in commands]
+                continue
+            none = (0.0,) * BY_NAME[name].length(seen, len(commands))
+            offset = [-float(v) for v in home] if encoding.about_home else encoding.offset or none
+            columns += [(encoding.divisor, v, encoding.scale) for v in offset]
+        columns += [(1.0, 0.0, 1.0)] * moved
         divisor, offset, scale = zip(*columns, strict=True)
         return cls(
             joints=part.seen if seen < len(robot.joints) else (),
@@ -239,7 +237,7 @@ def make_model(robot: RobotSpec, commands: int, privileged: int, config: PolicyC
     actor_key, critic_key = jax.random.split(key)
     part = roles(robot, config.hold, config.passthrough)
     seen = commands - len(set(config.passthrough.values()))
-    observation = 2 * len(part.seen) + 6 + seen + len(part.active)
+    observation = sum(BY_NAME[name].length(len(part.seen), seen) for name in INPUTS) + len(part.active)
     return Model(
         actor=Actor(observation, len(part.active), config, key=actor_key),
         critic=Critic(privileged, config, key=critic_key),

@@ -18,9 +18,10 @@ from deploy.reality import parse_reality
 from deploy.recorder import RunLog, read_log
 from deploy.run import RunOptions, run
 from deploy.twin import Twin, spawn_twin
-from deploy.windows import Replay, WindowedSimulation, up_in_body
+from deploy.windows import Replay, WindowedSimulation
 from robots.bundle import Bundle, write_bundle
 from robots.load import load_robot
+from robots.rotation import multiply, up_in_frame
 from robots.spec import PolicySpec, input_specs
 
 ROBOT = load_robot("kbot")
@@ -343,10 +344,8 @@ def test_restart_state_stands_on_the_floor_and_turns_as_the_gyro_says(hung: dict
     yaw = math.radians(20)
     roll = np.asarray([math.cos(half), math.sin(half), 0, 0])
     turn = np.asarray([math.cos(yaw), 0, 0, math.sin(yaw)])
-    from deploy.state import quaternion_product
-
     quat = log.quat_wxyz.copy()
-    quat[row] = quaternion_product(turn, roll)
+    quat[row] = multiply(turn, roll)
     gyro = log.gyro_b.copy()
     gyro[row] = (0.3, -0.2, 0.1)
     simulation = WindowedSimulation("kbot", dataclasses.replace(log, quat_wxyz=quat, gyro_b=gyro), parse_reality({}))
@@ -354,7 +353,7 @@ def test_restart_state_stands_on_the_floor_and_turns_as_the_gyro_says(hung: dict
     plant = simulation.plant
     plant.set_state(qpos, qvel)
     sample = plant.read()
-    np.testing.assert_allclose(up_in_body(sample.quat_wxyz), up_in_body(quat[row]), atol=1e-9)
+    np.testing.assert_allclose(up_in_frame(sample.quat_wxyz), up_in_frame(quat[row]), atol=1e-9)
     np.testing.assert_allclose(sample.gyro_b, gyro[row], atol=1e-9)
     np.testing.assert_allclose(sample.position, log.joint_position[row])
     lowest = min(

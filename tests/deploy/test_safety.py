@@ -8,7 +8,7 @@ import pytest
 
 from deploy.errors import SafetyError
 from deploy.safety import Gains, Limits, SafeTarget, check_start, check_state, damp, hold, limit, nominal
-from deploy.state import RobotState, projected_gravity, rotation_vector
+from deploy.state import RobotState
 
 
 @pytest.fixture
@@ -159,22 +159,9 @@ def test_starting_allows_a_zero_offset_and_no_more(limits):
     assert len(check_start(make_state(joint_position=[1.8, 0, 0]), limits)) == 1
 
 
-def test_projected_gravity_and_heading_by_hand():
+def test_gravity_and_heading_of_a_state_by_hand():
     half = math.sqrt(0.5)
-    assert np.allclose(projected_gravity(np.array([1.0, 0, 0, 0])), [0, 0, -9.81])
-    # rolled a quarter turn about x: down is the frame's -y
-    assert np.allclose(projected_gravity(np.array([half, half, 0, 0])), [0, -9.81, 0])
     # pitched a quarter turn about y (nose down): down is the frame's +x
-    assert np.allclose(projected_gravity(np.array([half, 0, half, 0])), [9.81, 0, 0])
+    pitched = make_state(quat_wxyz=[half, 0, half, 0])
+    assert np.allclose(pitched.projected_gravity, [9.81, 0, 0]) and pitched.tilt_rad == pytest.approx(math.pi / 2)
     assert make_state(quat_wxyz=[half, 0, 0, half]).heading_rad == pytest.approx(math.pi / 2)
-
-
-def test_rotation_vector_by_hand():
-    half = math.sqrt(0.5)
-    start = np.array([half, 0, 0, half])  # yawed by a quarter turn
-    turn = np.array([math.cos(0.05), math.sin(0.05), 0, 0])  # 0.1 rad about the body's x
-    w, x = turn[:2]
-    after = np.array([half * w, half * x, half * x, half * w])
-    assert np.allclose(rotation_vector(start, after), [0.1, 0, 0])
-    assert np.allclose(rotation_vector(start, -after), [0.1, 0, 0])
-    assert np.allclose(rotation_vector(start, start), 0)

@@ -13,8 +13,8 @@ from ksim import randomization as rand
 from ksim.config import LatencyConfig, NoiseConfig, PushConfig, RandomizationConfig, ResetConfig
 from ksim.engine import MODEL_FIELDS
 from ksim.events import Pushes
-from ksim.observation import PolicyInputs, rotate, rotate_inverse
-from ksim.resets import NoisyHome, quat_of_rotvec, quat_product
+from ksim.observation import PolicyInputs
+from ksim.resets import NoisyHome
 from ksim.types import Event, Sensors
 
 STILL = ResetConfig(
@@ -207,18 +207,6 @@ def test_a_tilt_leans_by_at_most_its_width_about_each_horizontal_axis(built):
     _, x, y, _ = qpos[:, 3:7].T
     lean = np.arccos(np.clip(1 - 2 * (x * x + y * y), -1, 1))
     assert 0.05 < lean.max() <= 0.06 * math.sqrt(2) + 1e-3
-
-
-def test_quaternions_of_quarter_turns_and_their_product():
-    half = math.sqrt(0.5)
-    about_x = quat_of_rotvec(jnp.asarray([math.pi / 2, 0.0, 0.0]))
-    about_z = quat_of_rotvec(jnp.asarray([0.0, 0.0, math.pi / 2]))
-    assert np.allclose(about_x, [half, half, 0, 0], atol=1e-6)
-    assert np.allclose(quat_of_rotvec(jnp.zeros(3)), [1, 0, 0, 0])
-    # first z, then x: the x axis goes to y, then to z
-    turned = rotate(quat_product(about_x, about_z), jnp.asarray([1.0, 0.0, 0.0]))
-    assert np.allclose(turned, [0, 0, 1], atol=1e-6)
-    assert np.allclose(rotate_inverse(about_z, jnp.asarray([0.0, 1.0, 0.0])), [1, 0, 0], atol=1e-6)
 
 
 DT = 0.02

@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from ksim.engine import MujocoEngine, gravity_in_frame
+from ksim.engine import MujocoEngine
 from ksim.errors import KsimError
 from ksim.randomization import nominal
 from ksim.types import Drive
@@ -24,20 +24,6 @@ from robots.load import robot_folder
 from robots.model import build_model
 
 HALF = math.sqrt(0.5)
-
-
-@pytest.mark.parametrize(
-    ("quat", "gravity"),
-    [
-        ((1, 0, 0, 0), (0, 0, -9.81)),
-        ((0, 1, 0, 0), (0, 0, 9.81)),  # upside down
-        ((HALF, HALF, 0, 0), (0, -9.81, 0)),  # rolled to its right: its left points up
-        ((HALF, 0, HALF, 0), (9.81, 0, 0)),  # pitched forward: its front points down
-        ((HALF, 0, 0, HALF), (0, 0, -9.81)),  # yaw changes nothing
-    ],
-)
-def test_gravity_in_the_imu_frame(quat, gravity):
-    assert np.allclose(gravity_in_frame(np.array(quat, float), np), gravity, atol=1e-12)
 
 
 def make(built, envs: int, period: float = 0.02) -> MujocoEngine:
