@@ -1,389 +1,260 @@
-"""The typed, immutable configuration: dataclasses, a YAML file over them, `--set key=value` over that."""
+"""The whole of a training run, typed: the terms of its task, the policy, the learner. A task is a value of this.
+
+A YAML file names a task and changes some of it; `--set key=value` changes it further. See toolkit/settings.py for how.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import math
-import types
-import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ksim.bounds import check_bounds
+from ksim import legacy
+from ksim.actuators import Actuators, PositionActuators
+from ksim.channels import Channel
+from ksim.clock import GaitClock
+from ksim.commands import Command
+from ksim.curriculum import Curriculum, SurvivalCurriculum
 from ksim.errors import ConfigError
-from robots.spec import digest
-from toolkit.yaml_file import YamlError, parse_yaml, quote, read_yaml
+from ksim.events import Event
+from ksim.observation import DelayedObservation, Observation
+from ksim.randomization import Randomization
+from ksim.resets import Reset
+from ksim.rewards import Reward
+from ksim.terminations import BaseTooLowTermination, Termination
+from toolkit.errors import SettingsError
+from toolkit.settings import Bound, Settings, merge, parse_overrides
+from toolkit.yaml_file import YamlError, read_yaml
 
-Range = tuple[float, float]
+SEED = Bound(0, 2**32 - 1, "a seed")
+_UNITS = Bound(1, 8192, "units")
+_SHARE = Bound(0, 1, "a share")
+_STEP_SIZE = Bound(0, 1, "a step size")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhysicsConfig:
+class PhysicsConfig(Settings):
     """Physics step [s] and how often the policy runs [s]."""
 
-    timestep_s: float = 0.005
-    control_period_s: float = 0.02
+    timestep_s: Annotated[float, Bound(1e-5, 0.1, "seconds")] = 0.005
+    control_period_s: Annotated[float, Bound(1e-4, 1, "seconds")] = 0.02
+
+    def check(self) -> None:
+        period, step = self.control_period_s, self.timestep_s
+        whole = round(period / step) >= 1 and abs(round(period / step) * step - period) <= 1e-9  # as the engines have it
+        self.require(whole, "control_period_s", period, f"a multiple of physics.timestep_s ({step:g})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResetConfig:
-    """Half-widths of the uniform noise about the home pose at a start."""
-
-    joint_position_rad: float = 0.05
-    joint_velocity_rad_s: float = 0.3
-    tilt_rad: float = 0.04
-    lin_vel_m_s: float = 0.1
-    ang_vel_rad_s: float = 0.2
-    lift_m: float = 0.01
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomizationConfig:
-    """Drawn uniformly at each reset. Ranges of factors, or half-widths where a unit says so."""
-
-    friction: Range = (0.5, 1.5)
-    link_mass: Range = (0.9, 1.1)
-    payload_kg: Range = (-1.0, 2.0)
-    com_m: float = 0.02
-    armature: Range = (0.95, 1.05)
-    kp: Range = (0.9, 1.1)
-    kd: Range = (0.9, 1.1)
-    torque_limit: Range = (0.9, 1.0)
-    joint_friction: Range = (0.5, 2.0)
-    damping: Range = (0.0, 0.2)
-    joint_offset_rad: float = 0.02
-    imu_tilt_rad: float = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyConfig:
-    """Latency drawn at each reset, jitter and loss at each control step."""
-
-    action_s: Range = (0.003, 0.015)
-    observation_s: Range = (0.002, 0.02)
-    jitter_s: float = 0.004
-    loss: float = 0.03
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseConfig:
-    """Standard deviation of the white noise on each sensor."""
-
-    joint_position_rad: float = 0.005
-    joint_velocity_rad_s: float = 0.1
-    gravity_m_s2: float = 0.1
-    gyro_rad_s: float = 0.05
-    accel_m_s2: float = 0.3
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushConfig:
-    """Pushes on the base: size drawn from 0 to `force_n`, direction horizontal, at random times."""
-
-    force_n: float = 50.0
-    duration_s: Range = (0.1, 0.5)
-    interval_s: Range = (1.5, 2.5)
-    curriculum: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardConfig:
-    """Weight of each reward term per second of simulation; a sign lives here."""
-
-    alive: float = 1.0
-    upright: float = 1.0
-    base_height: float = 0.5
-    base_velocity: float = -0.2
-    base_spin: float = -0.05
-    joint_deviation: float = -0.1
-    joint_velocity: float = -0.002
-    torque: float = -0.2
-    action_rate: float = -0.02
-    joint_limits: float = -1.0
-    fall: float = -2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TerminationConfig:
-    """A fall is a base below this share of its standing height, or a tilt beyond this."""
-
-    height_share: float = 0.6
-    tilt_deg: float = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyConfig:
+class PolicyConfig(Settings):
     """The actor and the critic.
 
-    `network`: the actor is an lstm, a gru or an mlp, of `layers` layers of width `hidden`; `head` is the width of
-    the recurrent ones' last hidden layer.
-    `history`: how many past observations an mlp sees beside the last.
-    `normalise`: learn mean and spread of the observation, and normalise by them.
-    `action_scale`: targets move by this share of torque_limit / kp per unit of action.
-    `smoothing`: share of the last target kept in the new one, a first-order low-pass.
-    `target_speed`: share of a joint's no-load speed that its target moves at, at most; 0 means any speed.
-    `hold`: joints whose name contains one of these words hold the home pose.
-    `passthrough`: {joint: command}; the joint's target is that command [rad], which the network does not see.
+    Attributes:
+        network: the actor is an lstm, a gru or an mlp, of `layers` layers of width `hidden`.
+        hidden: width of its layers.
+        layers: number of them.
+        head: width of the recurrent ones' last hidden layer.
+        history: how many past observations an mlp sees beside the last.
+        normalise: learn mean and spread of the observation, and normalise by them.
+        critic: the critic is an lstm, or an mlp without memory.
+        critic_hidden: width of the critic's layers.
+        critic_head: width of its last hidden layer.
+        action_scale: targets move by this share of torque_limit / kp per unit of action.
+        smoothing: share of the last target kept in the new one, a first-order low-pass.
+        target_speed: share of a joint's no-load speed that its target moves at, at most; 0 means any speed.
+        hold: joints whose name contains one of these words hold the home pose.
+        passthrough: {joint: command}; the joint's target is that command [rad], which the network does not see.
+        clock: a gait clock in the carry, which the network sees.
+        init_std: spread of the raw action at the start.
     """
 
-    network: str = "lstm"
-    hidden: int = 64
-    layers: int = 1
-    head: int = 128
-    history: int = 0
+    network: Literal["lstm", "gru", "mlp"] = "lstm"
+    hidden: Annotated[int, _UNITS] = 64
+    layers: Annotated[int, Bound(1, 16, "layers")] = 1
+    head: Annotated[int, _UNITS] = 128
+    history: Annotated[int, Bound(0, 1000, "observations")] = 0
     normalise: bool = False
-    critic_hidden: int = 64
-    critic_head: int = 128
-    action_scale: float = 1.0
-    smoothing: float = 0.0
-    target_speed: float = 0.0
+    critic: Literal["lstm", "mlp"] = "lstm"
+    critic_hidden: Annotated[int, _UNITS] = 64
+    critic_head: Annotated[int, _UNITS] = 128
+    action_scale: Annotated[float, Bound(1e-4, 1000, "a factor")] = 1.0
+    smoothing: Annotated[float, Bound(0, 0.9999, "a share")] = 0.0
+    target_speed: Annotated[float, _SHARE] = 0.0
     hold: tuple[str, ...] = ()
     passthrough: dict[str, str] = field(default_factory=dict, hash=False)
-    init_std: float = 0.3
+    clock: GaitClock = GaitClock()
+    init_std: Annotated[float, Bound(1e-4, 100, "a standard deviation")] = 0.3
+
+    def check(self) -> None:
+        wide = self.network == "mlp"
+        fits = f"0 for {self.network}, whose memory is its state"
+        self.require(wide or not self.history, "history", self.history, fits)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PpoConfig:
+class PpoConfig(Settings):
     """Proximal policy optimisation over truncated sequences."""
 
-    envs: int = 256
-    rollout_steps: int = 24
-    epochs: int = 4
-    minibatches: int = 4
-    gamma: float = 0.99
-    lam: float = 0.95
-    clip: float = 0.2
-    learning_rate: float = 5e-4
-    learning_rate_min: float = 3e-5
-    learning_rate_max: float = 2e-3
-    target_kl: float = 0.025
-    entropy: float = 0.002
-    value_coefficient: float = 1.0
-    max_grad_norm: float = 1.0
+    envs: Annotated[int, Bound(1, 131_072, "environments")] = 256
+    rollout_steps: Annotated[int, Bound(1, 10_000, "steps")] = 24
+    epochs: Annotated[int, Bound(1, 1000, "epochs")] = 4
+    minibatches: Annotated[int, Bound(1, 131_072, "minibatches")] = 4
+    gamma: Annotated[float, Bound(0, 1, "a discount")] = 0.99
+    lam: Annotated[float, Bound(0, 1, "a discount")] = 0.95
+    clip: Annotated[float, Bound(1e-6, 100, "a change of probability")] = 0.2
+    learning_rate: Annotated[float, _STEP_SIZE] = 5e-4
+    learning_rate_min: Annotated[float, _STEP_SIZE] = 3e-5
+    learning_rate_max: Annotated[float, _STEP_SIZE] = 2e-3
+    target_kl: Annotated[float, Bound(1e-9, 1000, "nats")] = 0.025
+    entropy: Annotated[float, Bound(0, 1000, "a weight")] = 0.002
+    value_coefficient: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
+    max_grad_norm: Annotated[float, Bound(1e-9, 1e9, "a norm")] = 1.0
+
+    def check(self) -> None:
+        self.require(self.envs % self.minibatches == 0, "envs", self.envs, "a multiple of ppo.minibatches")
+        least, most = self.learning_rate_min, self.learning_rate_max
+        self.require(least <= most, "learning_rate_min", least, f"at most ppo.learning_rate_max ({most:g})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Settings):
     """How long to train and how often to save. A limit of 0 means none; resumes count as one run."""
 
-    total_steps: int = 6_000_000
-    max_minutes: float = 0.0
-    save_every_updates: int = 50
-    stop_at_survival: float = 0.0
+    total_steps: Annotated[int, Bound(1, 10**15, "steps")] = 6_000_000
+    max_minutes: Annotated[float, Bound(0, 1e6, "minutes, 0 for no limit")] = 0.0
+    save_every_updates: Annotated[int, Bound(1, 10**9, "updates")] = 50
+    stop_at_survival: Annotated[float, Bound(0, 1, "a share, 0 for never")] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """A whole training run."""
+class Config(Settings):
+    """A task and how it is trained.
 
-    task: str = "kbot_stand"
+    Attributes:
+        task: the task's name, of ksim.tasks.
+        robot: a built-in robot, or a folder.
+        seed: of everything random.
+        engine: mujoco (C, on the CPU), mjx, or auto.
+        threads: of MuJoCo C; 0 for all there are.
+        episode_length_s: length of an episode [s].
+        physics: its steps.
+        observations: what the policy reads, by .kinfer name.
+        critic: what the critic sees, by any name.
+        commands: what is asked of the policy.
+        channels: the ways of packets; "action" is the policy's to the motors.
+        actuators: what turns targets into torque.
+        rewards: what is rewarded.
+        terminations: what counts as a fall.
+        resets: where an episode starts.
+        randomizations: how robots differ.
+        events: what happens to them.
+        curriculum: what moves the level.
+        policy: the networks, and how actions become targets.
+        ppo: the learner.
+        run: how long.
+    """
+
+    task: str = ""
     robot: str = "kbot"
-    seed: int = 0
-    engine: str = "auto"
-    threads: int = 0
-    episode_length_s: float = 10.0
-    commands: dict[str, Range] = field(
-        default_factory=lambda: {"vx": (0.0, 0.0), "vy": (0.0, 0.0), "yaw_rate": (0.0, 0.0)}
-    )
+    seed: Annotated[int, SEED] = 0
+    engine: Literal["auto", "mujoco", "mjx"] = "auto"
+    threads: Annotated[int, Bound(0, 1024, "threads, 0 for all there are")] = 0
+    episode_length_s: Annotated[float, Bound(0.01, 3600, "seconds")] = 10.0
     physics: PhysicsConfig = PhysicsConfig()
-    reset: ResetConfig = ResetConfig()
-    randomization: RandomizationConfig = RandomizationConfig()
-    latency: LatencyConfig = LatencyConfig()
-    noise: NoiseConfig = NoiseConfig()
-    pushes: PushConfig = PushConfig()
-    rewards: RewardConfig = RewardConfig()
-    terminations: TerminationConfig = TerminationConfig()
+    observations: dict[str, Observation] = field(default_factory=dict, hash=False)
+    critic: dict[str, Observation] = field(default_factory=dict, hash=False)
+    commands: dict[str, Command] = field(default_factory=dict, hash=False)
+    channels: dict[str, Channel] = field(default_factory=lambda: {"action": Channel()}, hash=False)
+    actuators: Actuators = PositionActuators()
+    rewards: dict[str, Reward] = field(default_factory=dict, hash=False)
+    terminations: dict[str, Termination] = field(default_factory=dict, hash=False)
+    resets: dict[str, Reset] = field(default_factory=dict, hash=False)
+    randomizations: dict[str, Randomization] = field(default_factory=dict, hash=False)
+    events: dict[str, Event] = field(default_factory=dict, hash=False)
+    curriculum: Curriculum = SurvivalCurriculum()
     policy: PolicyConfig = PolicyConfig()
     ppo: PpoConfig = PpoConfig()
     run: RunConfig = RunConfig()
 
-    def __post_init__(self) -> None:
-        check_bounds(self)
-        _require(self.engine in ("auto", "mujoco", "mjx"), "engine", self.engine, "auto, mujoco or mjx")
-        _require(self.ppo.envs % self.ppo.minibatches == 0, "ppo.envs", self.ppo.envs, "a multiple of ppo.minibatches")
-        _require(0 <= self.latency.loss < 1, "latency.loss", self.latency.loss, "[0, 1)")
-        _require(0 <= self.policy.smoothing < 1, "policy.smoothing", self.policy.smoothing, "[0, 1)")
-        _require(
-            self.policy.network in ("lstm", "gru", "mlp"), "policy.network", self.policy.network, "lstm, gru or mlp"
-        )
-        wide = self.policy.network == "mlp"
-        _require(
-            self.policy.history >= 0 and (wide or not self.policy.history),
-            "policy.history",
-            self.policy.history,
-            "0 or more" if wide else f"0 for {self.policy.network}, whose memory is its state",
-        )
-        _require(0 <= self.policy.target_speed <= 1, "policy.target_speed", self.policy.target_speed, "0 to 1")
-        for joint, command in self.policy.passthrough.items():
-            known = f"one of the commands ({', '.join(self.commands) or 'there are none'})"
-            _require(command in self.commands, f"policy.passthrough.{joint}", command, known)
-        _require(self.policy.hidden >= 1 and self.policy.layers >= 1, "policy.hidden", self.policy.hidden, "1 or more")
-        period, step = self.physics.control_period_s, self.physics.timestep_s
-        substeps = round(period / step)
-        whole = substeps >= 1 and abs(substeps * step - period) <= 1e-9  # as the engines have it
-        _require(whole, "physics.control_period_s", period, f"a multiple of physics.timestep_s ({step:g})")
-        _require(
+    def check(self) -> None:
+        period = self.physics.control_period_s
+        self.require(
             self.episode_length_s >= period, "episode_length_s", self.episode_length_s, f"a control period ({period:g})"
         )
-        least, most = self.ppo.learning_rate_min, self.ppo.learning_rate_max
-        _require(least <= most, "ppo.learning_rate_min", least, f"at most ppo.learning_rate_max ({most:g})")
-        ranges = {f"commands.{name}": value for name, value in self.commands.items()}
-        for section in ("randomization", "latency", "pushes"):
-            inside = getattr(self, section)
-            ranges |= {f"{section}.{f.name}": getattr(inside, f.name) for f in dataclasses.fields(inside)}
-        for key, value in ranges.items():
-            if isinstance(value, tuple):
-                _require(value[0] <= value[1], key, list(value), "low at most high")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, resolved."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {k: plain(v) for k, v in value.items()}
-            return [plain(v) for v in value] if isinstance(value, tuple) else value
-
-        return plain(dataclasses.asdict(self))
+        names = self.command_names
+        twice = sorted({n for n in names if names.count(n) > 1})
+        self.require(not twice, "commands", ", ".join(twice), "each element of the command vector once")
+        self.require("action" in self.channels, "channels", list(self.channels), "one of the name action")
+        for joint, command in self.policy.passthrough.items():
+            known = f"one of the commands ({', '.join(names) or 'there are none'})"
+            self.require(command in names, f"policy.passthrough.{joint}", command, known)
+        for room in ("observations", "critic"):
+            for name, term in getattr(self, room).items():
+                if isinstance(term, DelayedObservation):
+                    known = f"one of the channels ({', '.join(self.channels) or 'there are none'})"
+                    self.require(term.channel in self.channels, f"{room}.{name}.channel", term.channel, known)
 
     @property
-    def digest(self) -> str:
-        """Digest of the resolved configuration."""
-        return digest(self.to_dict())
+    def command_names(self) -> list[str]:
+        """The elements of the command vector, in order."""
+        return [spec.name for term in self.commands.values() for spec in term.specs]
 
+    def latency_s(self, *names: str) -> tuple[float, float]:
+        """Least and greatest age of what these channels bring [s], jitter and the wait for a new value included."""
+        chosen = [self.channels[name] for name in names if name in self.channels]
+        if not chosen:
+            return (0.0, 0.0)
+        waits = [1.0 / c.rate_hz[0] if c.rate_hz[0] > 0 else 0.0 for c in chosen]
+        most = max(c.latency_s[1] + c.jitter_s + wait for c, wait in zip(chosen, waits, strict=True))
+        return min(c.latency_s[0] for c in chosen), most
 
-def _require(ok: bool, key: str, got: object, expected: str) -> None:
-    if not ok:
-        raise ConfigError(f"configuration key {key}: got {quote(got)}, expected {expected}")
-
-
-def _typed(kind: Any, value: Any, key: str) -> Any:
-    """`value` as `kind`, or a ConfigError that says what was expected."""
-    if dataclasses.is_dataclass(kind):
-        return _merge(kind(), value, key)  # type: ignore[operator]
-    origin = typing.get_origin(kind)
-    if origin is dict:
-        inner = typing.get_args(kind)[1]
-        what = "a mapping of names" if inner is str else "a mapping of name to [low, high]"
-        _require(isinstance(value, dict), key, value, what)
-        return {str(k): _typed(inner, v, f"{key}.{k}") for k, v in value.items()}
-    if origin is tuple:
-        args = typing.get_args(kind)
-        if args[-1] is Ellipsis:
-            _require(isinstance(value, (list, tuple)), key, value, "a list")
-            args = (args[0],) * len(value)
-        _require(isinstance(value, (list, tuple)) and len(value) == len(args), key, value, f"a list of {len(args)}")
-        return tuple(_typed(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
-    if isinstance(kind, types.UnionType):  # pragma: no cover - no key is optional
-        raise ConfigError(f"configuration key {key}: unions are not supported")
-    if kind is bool:
-        _require(isinstance(value, bool), key, value, "true or false")
-        return value
-    if kind is int:
-        whole = isinstance(value, float) and value.is_integer()
-        _require((isinstance(value, int) and not isinstance(value, bool)) or whole, key, value, "an integer")
-        return int(value)
-    if kind is float:
-        try:  # YAML 1.1 reads 1e-3 as a string; an integer may be too large for a float
-            number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        _require(math.isfinite(number), key, value, "a number")
-        return number
-    _require(isinstance(value, str), key, value, "a string")
-    return value
-
-
-def _keys(kind: Any, prefix: str = "") -> list[str]:
-    """Every dotted key of a configuration class."""
-    out = []
-    for name, hint in typing.get_type_hints(kind).items():
-        key = f"{prefix}{name}"
-        out += [key, *(_keys(hint, f"{key}.") if dataclasses.is_dataclass(hint) else [])]
-    return out
-
-
-def _nearest(name: str, prefix: str, hints: dict[str, Any]) -> str:
-    """What may have been meant: the same name in another section, else the nearest one in this section."""
-    elsewhere = [key for key in _keys(Config) if key.rpartition(".")[2] == name]
-    near = [f"{prefix}.{n}" if prefix else n for n in difflib.get_close_matches(name, hints, n=1, cutoff=0.5)]
-    found = elsewhere or near
-    return f"did you mean {' or '.join(found)}?" if found else f"known keys: {', '.join(hints)}"
-
-
-def _merge(base: Any, changes: Any, prefix: str) -> Any:
-    if changes is None:
-        return base
-    _require(isinstance(changes, dict), prefix or "(file)", changes, "a mapping")
-    hints = typing.get_type_hints(type(base))
-    out = {}
-    for name, value in changes.items():
-        word = name if isinstance(name, str) else quote(name)
-        key = f"{prefix}.{word}" if prefix else word
-        if name not in hints:
-            hint = _nearest(word, prefix, hints)
-            raise ConfigError(f"configuration key {quote(key)} is unknown; {hint}")
-        current = getattr(base, name)
-        out[name] = (
-            _merge(current, value, key) if dataclasses.is_dataclass(current) else _typed(hints[name], value, key)
-        )
-    return dataclasses.replace(base, **out)
+    @property
+    def needs_free_base(self) -> bool:
+        """Whether the task has no meaning for a robot that is fixed to the world."""
+        return any(isinstance(term, BaseTooLowTermination) for term in self.terminations.values())
 
 
 def from_dict(data: Any, base: Config | None = None) -> Config:
-    """A configuration from plain values over `base` (the defaults).
+    """A configuration from plain values: over `base`, or over the task that they name.
+
+    A dictionary that `Config.to_dict` made gives the same configuration. One of an older version is translated.
 
     Raises:
-        ConfigError: a key is unknown (the nearest is named), ill-typed or out of range.
+        SettingsError: a key is unknown (the nearest is named), ill-typed or out of range.
     """
-    return _merge(base or Config(), data, "")
+    from ksim.tasks import task_config
+
+    if not isinstance(data, Mapping):
+        return merge(base or Config(), data)
+    if base is None:
+        base = task_config(data.get("task", legacy.TASK))
+    return merge(base, legacy.translated(dict(data)))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """A configuration from a YAML file, with `key=value` overrides (dotted keys, YAML values).
 
     Raises:
-        ConfigError: the file is missing or not YAML, or a key is wrong.
+        SettingsError: the file is missing or not YAML, or a key is wrong.
     """
     path = Path(path)
+    what = "a YAML configuration such as configs/kbot_stand.yaml"
     if not path.exists():
-        raise ConfigError(f"{path}: no such file; expected a YAML configuration such as configs/kbot_stand.yaml")
+        raise ConfigError(f"{path}: no such file; expected {what}")
     try:
-        data = read_yaml(path, "a YAML configuration such as configs/kbot_stand.yaml")
-        config = from_dict({} if data is None else data)
+        config = from_dict(read_yaml(path, what) or {})
     except YamlError as error:
         raise ConfigError(str(error)) from error
-    except ConfigError as error:
+    except SettingsError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return apply_overrides(config, overrides)
+    return override(config, overrides)
 
 
-def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` with `key=value` overrides.
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """A configuration with `key=value` overrides; old names of keys are read too.
 
     Raises:
-        ConfigError: an override has no `=`, or its key or value is wrong.
+        SettingsError: an override has no `=`, or its key or value is wrong.
     """
-    sections = {f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default)}
-    changes: dict[str, Any] = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {quote(text)}: expected key=value, for example --set ppo.envs=64")
-        try:
-            nested: Any = parse_yaml(value)
-        except YamlError as error:
-            raise ConfigError(f"--set {quote(text)}: the value is {error}") from error
-        first, *parts = key.strip().split(".")
-        if len(parts) > 3:
-            raise ConfigError(f"--set {quote(text)}: {len(parts) + 1} names deep; expected a key such as ppo.envs")
-        for part in reversed(parts):
-            nested = {part: nested}
-        # checked as one: ppo.envs=10 may need the ppo.minibatches=5 that follows
-        before = changes.get(first)
-        if first in sections and isinstance(before, dict) and isinstance(nested, dict):
-            nested = {**before, **nested}
-        changes[first] = nested
-    return from_dict(changes, config) if changes else config
+    return merge(config, legacy.translated(parse_overrides(overrides)))

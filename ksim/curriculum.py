@@ -1,36 +1,172 @@
-"""How hard an environment is: a level from 0 to 1 that follows the robot's success.
+"""How hard an environment is: a level from 0 to 1, what moves it, and what follows it.
 
-The level scales the pushes (ksim/events.py) and the randomisation drawn at a reset (ksim/environment.py).
+A Curriculum moves the level after each update. A Scale turns the level into a factor: of a reward's weight, of noise,
+of a randomisation, of a command's range, of a push.
 """
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import jax.numpy as jnp
+
+from toolkit.settings import Bound, Settings
+
+_FACTOR = Bound(-1e6, 1e6, "a factor")
+_LEVEL = Bound(0, 1, "a level")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LevelCurriculum:
-    """The level rises while most episodes last to the end, and falls while few do.
+class Scale(Settings, abc.ABC):
+    """A factor that follows the curriculum's level."""
+
+    @abc.abstractmethod
+    def __call__(self, curriculum_level: Any) -> Any:
+        """The factor at a level."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantScale(Scale):
+    """The same factor at every level."""
+
+    value: Annotated[float, _FACTOR] = 1.0
+
+    def __call__(self, curriculum_level: Any) -> Any:
+        return jnp.asarray(self.value, jnp.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearScale(Scale):
+    """From `low` at level `begin` to `high` at level `end`, constant outside."""
+
+    low: Annotated[float, _FACTOR] = 0.0
+    high: Annotated[float, _FACTOR] = 1.0
+    begin: Annotated[float, _LEVEL] = 0.0
+    end: Annotated[float, _LEVEL] = 1.0
+
+    def check(self) -> None:
+        self.require(self.begin < self.end, "begin", self.begin, f"below end ({self.end:g})")
+
+    def __call__(self, curriculum_level: Any) -> Any:
+        share = jnp.clip((curriculum_level - self.begin) / (self.end - self.begin), 0.0, 1.0)
+        return self.low + (self.high - self.low) * share
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepScale(Scale):
+    """`before` below level `at`, `after` from there on."""
+
+    before: Annotated[float, _FACTOR] = 0.0
+    after: Annotated[float, _FACTOR] = 1.0
+    at: Annotated[float, _LEVEL] = 0.5
+
+    def __call__(self, curriculum_level: Any) -> Any:
+        return jnp.where(curriculum_level < self.at, self.before, self.after)
+
+
+def factor(scale: float | Scale, level: Any) -> Any:
+    """The factor of a field that is a number or a Scale."""
+    return scale(level) if isinstance(scale, Scale) else jnp.asarray(scale, jnp.float32)
+
+
+class Success(NamedTuple):
+    """How the robot does, for a curriculum: averages over recent episodes.
 
     Attributes:
-        enabled: off means level 1 from the start.
-        rise_above: survival above which the level rises.
-        fall_below: survival below which it falls.
-        step: change of the level at one update.
+        survival: share of the episodes that lasted to the end.
+        length_share: mean length as a share of the longest.
+        distance_m: mean distance of the base from its start at the end [m].
+        episode_return: mean sum of rewards.
+        steps: control steps so far.
     """
 
-    enabled: bool = True
-    rise_above: float = 0.45
-    fall_below: float = 0.15
-    step: float = 0.005
+    survival: float = 0.0
+    length_share: float = 0.0
+    distance_m: float = 0.0
+    episode_return: float = 0.0
+    steps: int = 0
 
-    def start(self) -> float:
-        """The level at the start of training."""
-        return 0.0 if self.enabled else 1.0
 
-    def __call__(self, level: float, survival: float) -> float:
-        """The next level, from the share of recent episodes that lasted to the end."""
-        if not self.enabled:
-            return 1.0
-        change = self.step * ((survival > self.rise_above) - (survival < self.fall_below))
-        return min(1.0, max(0.0, level + change))
+@dataclass(frozen=True, kw_only=True)
+class Curriculum(Settings, abc.ABC):
+    """What moves the level."""
+
+    first_level: Annotated[float, _LEVEL] = 0.0
+
+    @abc.abstractmethod
+    def next_level(self, level: float, success: Success) -> float:
+        """The level after one more update."""
+
+
+def _moved(level: float, step: float, up: bool, down: bool) -> float:
+    return min(1.0, max(0.0, level + step * (up - down)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedCurriculum(Curriculum):
+    """Always the first level."""
+
+    first_level: Annotated[float, _LEVEL] = 1.0
+
+    def next_level(self, level: float, success: Success) -> float:
+        return self.first_level
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurvivalCurriculum(Curriculum):
+    """Up while most episodes last to the end, down while few do."""
+
+    rise_above: Annotated[float, Bound(0, 1, "a share")] = 0.45
+    fall_below: Annotated[float, Bound(0, 1, "a share")] = 0.15
+    step: Annotated[float, Bound(0, 1, "a change of level at one update")] = 0.005
+
+    def next_level(self, level: float, success: Success) -> float:
+        return _moved(level, self.step, success.survival > self.rise_above, success.survival < self.fall_below)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearCurriculum(Curriculum):
+    """In proportion to the control steps done, 1 at `steps`."""
+
+    steps: Annotated[int, Bound(1, 10**15, "control steps")] = 10_000_000
+
+    def next_level(self, level: float, success: Success) -> float:
+        return min(1.0, self.first_level + (1.0 - self.first_level) * success.steps / self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeLengthCurriculum(Curriculum):
+    """Up while episodes are long, down while they are short; shares of the longest."""
+
+    rise_above: Annotated[float, Bound(0, 1, "a share")] = 0.8
+    fall_below: Annotated[float, Bound(0, 1, "a share")] = 0.3
+    step: Annotated[float, Bound(0, 1, "a change of level at one update")] = 0.005
+
+    def next_level(self, level: float, success: Success) -> float:
+        return _moved(level, self.step, success.length_share > self.rise_above, success.length_share < self.fall_below)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistanceCurriculum(Curriculum):
+    """Up while episodes end far from their start, down while they end near it."""
+
+    rise_above_m: Annotated[float, Bound(0, 1e6, "metres")] = 3.0
+    fall_below_m: Annotated[float, Bound(0, 1e6, "metres")] = 1.0
+    step: Annotated[float, Bound(0, 1, "a change of level at one update")] = 0.005
+
+    def next_level(self, level: float, success: Success) -> float:
+        far, near = success.distance_m > self.rise_above_m, success.distance_m < self.fall_below_m
+        return _moved(level, self.step, far, near)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaturationCurriculum(Curriculum):
+    """A whole step up when survival has reached `saturated`; never down. `levels` steps from first to last."""
+
+    saturated: Annotated[float, Bound(0, 1, "a share")] = 0.9
+    levels: Annotated[int, Bound(1, 10_000, "steps")] = 10
+
+    def next_level(self, level: float, success: Success) -> float:
+        return _moved(level, (1.0 - self.first_level) / self.levels, success.survival >= self.saturated, False)

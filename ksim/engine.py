@@ -1,7 +1,7 @@
 """One interface, two engines: MuJoCo C on a thread pool, and MJX.
 
-Both run the same loop at the physics rate: delay line, motor law (robots/), one physics step, sensor
-line. They differ only in who integrates. All arrays are batched, (E, ...).
+Both run the same loop at the physics rate: motor law (robots/motor.py), one physics step, sensor history. They differ
+only in who integrates. All arrays are batched, (E, ...).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import abc
 import contextlib
 import functools
 import io
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -19,17 +20,17 @@ import mujoco
 import mujoco.batch
 import numpy as np
 
+from ksim.actuators import Actuators
 from ksim.errors import KsimError
-from ksim.types import Drive, PhysicsParams, PhysicsState, Sensors
-from robots import delay, motor
-from robots.model import BuiltModel
-from robots.rotation import gravity_in_frame
-
-# MjModel fields that may differ between environments.
-MODEL_FIELDS = ("geom_friction", "body_mass", "body_inertia", "body_ipos", "dof_armature")
+from ksim.scene import Scene
+from ksim.types import Drive, PhysicsParams, PhysicsState, pick
+from robots import delay, motor, rotation
 
 _NO_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE.value)  # pyright: ignore[reportAttributeAccessIssue]
 _VELOCITY_STAGE = int(mujoco.mjtStage.mjSTAGE_VEL.value)  # pyright: ignore[reportAttributeAccessIssue]
+
+# Signals that late observations may ask for beside the model's sensors.
+SIGNALS = ("joint_position", "joint_velocity", "gravity", "gyro", "accelerometer")
 
 
 @functools.cache
@@ -44,36 +45,48 @@ class PhysicsEngine(abc.ABC):
     """Physics of a batch of environments.
 
     Attributes:
-        built: the compiled robot.
+        scene: what is static.
         envs: number of environments.
+        actuators: what turns targets into torque.
         substeps: physics steps in a control step.
         dt: physics step [s].
+        depths: rows of the history of each signal, by its name.
     """
 
     def __init__(
         self,
-        built: BuiltModel,
+        scene: Scene,
         envs: int,
-        control_period_s: float,
-        latency_max_s: float,
-        observation_latency_max_s: float,
+        actuators: Actuators,
+        *,
+        fields: tuple[str, ...] = (),
+        history: Mapping[str, float] | None = None,
     ):
-        self.built = built
-        self.envs = envs
-        self.dt = float(built.model.opt.timestep)
-        self.substeps = round(control_period_s / self.dt)
-        if abs(self.substeps * self.dt - control_period_s) > 1e-9 or self.substeps < 1:
+        """An engine.
+
+        Args:
+            scene: what is static.
+            envs: number of environments.
+            actuators: what turns targets into torque.
+            fields: MjModel fields that may differ between environments.
+            history: how far back each signal is asked for [s], by name: one of SIGNALS, or a sensor of the model.
+
+        Raises:
+            KsimError: the physics step does not divide the control period.
+        """
+        self.scene, self.envs, self.actuators, self.fields = scene, envs, actuators, tuple(fields)
+        self.dt = float(scene.built.model.opt.timestep)
+        self.substeps = round(scene.control_period_s / self.dt)
+        if abs(self.substeps * self.dt - scene.control_period_s) > 1e-9 or self.substeps < 1:
             raise KsimError(
-                f"physics step: got {self.dt} s, expected a divisor of the control period {control_period_s} s"
+                f"physics step: got {self.dt} s, expected a divisor of the control period {scene.control_period_s} s"
             )
-        self.control_period_s = control_period_s
-        self.command_depth = delay.depth(latency_max_s, self.dt)
-        self.sensor_depth = delay.depth(observation_latency_max_s, self.dt)
-        self.foot_slices = [s for name, s in built.sensors.items() if name.startswith("touch_")]
+        self.hold = actuators.hold_steps(self.dt)
+        self.depths = {name: delay.depth(reach, self.dt) for name, reach in (history or {}).items()}
 
     @abc.abstractmethod
     def init(self, params: PhysicsParams, qpos: Any, qvel: Any) -> PhysicsState:
-        """A fresh state of every environment, from qpos (E, nq) and qvel (E, nv), at rest in its lines."""
+        """A fresh state of every environment, from qpos (E, nq) and qvel (E, nv), with a past in which it rested."""
 
     @abc.abstractmethod
     def reset(self, state: PhysicsState, mask: Any, params: PhysicsParams, qpos: Any, qvel: Any) -> PhysicsState:
@@ -91,26 +104,52 @@ class PhysicsEngine(abc.ABC):
     def restore(self, saved: dict[str, np.ndarray], params: PhysicsParams) -> PhysicsState:
         """The state that `snapshot` saved."""
 
-    def _sensors(self, params: PhysicsParams, qpos: Any, qvel: Any, sensordata: Any, xp: Any) -> Sensors:
-        b = self.built
-        return Sensors(
-            joint_position=qpos[..., b.qpos_ids] + params.joint_offset,
-            joint_velocity=qvel[..., b.dof_ids],
-            gravity_b=gravity_in_frame(sensordata[..., b.sensors["imu_quat"]], xp=xp),
-            gyro_b=sensordata[..., b.sensors["imu_gyro"]],
-            accel_b=sensordata[..., b.sensors["imu_accelerometer"]],
-        )
+    def at_rest(self, params: PhysicsParams, qpos: Any, qvel: Any) -> PhysicsState:
+        """One environment's state in shape, before any physics: its sensors read nothing."""
+        position, _ = self._joints(qpos, qvel)
+        memory, sensordata = motor.rest(params.motor, position, jnp), jnp.zeros(self.scene.built.model.nsensordata)
+        signals = self._signals(params, memory, qpos, qvel, sensordata, jnp)
+        history = {name: delay.fill(value, self.depths[name], jnp) for name, value in signals.items()}
+        return PhysicsState(qpos, qvel, jnp.zeros_like(position), sensordata, memory, history, (), self.scene)
 
-    def _foot_force(self, sensordata: Any, xp: Any) -> Any:
-        if not self.foot_slices:
-            return sensordata[..., :0]
-        return xp.concatenate([sensordata[..., s] for s in self.foot_slices], axis=-1)
+    def _joints(self, qpos: Any, qvel: Any) -> tuple[Any, Any]:
+        built = self.scene.built
+        return qpos[..., built.qpos_ids], qvel[..., built.dof_ids]
 
-    def _torque(self, params: PhysicsParams, line: Any, latency: Any, qpos: Any, qvel: Any, xp: Any) -> tuple[Any, Any]:
-        b = self.built
-        target = delay.read(line, latency, self.dt, xp)
-        position = qpos[..., b.qpos_ids] + params.joint_offset
-        return motor.joint_torque(params.motor, position, qvel[..., b.dof_ids], target, self.dt, xp)
+    def _signals(
+        self, params: PhysicsParams, memory: motor.MotorState, qpos: Any, qvel: Any, sensordata: Any, xp: Any
+    ) -> dict[str, Any]:
+        """The signals that have a history, now."""
+        position, velocity = motor.encoder(params.motor, memory, *self._joints(qpos, qvel), xp=xp)
+        known = {
+            "joint_position": lambda: position + params.joint_offset,
+            "joint_velocity": lambda: velocity,
+            "gravity": lambda: rotation.gravity_in_frame(sensordata[..., self.scene.sensor("imu_quat")], xp),
+            "gyro": lambda: sensordata[..., self.scene.sensor("imu_gyro")],
+            "accelerometer": lambda: sensordata[..., self.scene.sensor("imu_accelerometer")],
+        }
+        return {n: known[n]() if n in known else sensordata[..., self.scene.sensor(n)] for n in self.depths}
+
+    def _torque(
+        self,
+        params: PhysicsParams,
+        memory: motor.MotorState,
+        torque: Any,
+        command: Any,
+        qpos: Any,
+        qvel: Any,
+        step: Any,
+        xp: Any,
+    ) -> tuple[Any, Any, motor.MotorState]:
+        """(drive torque, net torque on the joints, memory) of one physics step; `step` counts within the control step."""
+        position, velocity = self._joints(qpos, qvel)
+        # the motor regulates its encoder, whose zero is off
+        shift = params.target_bias - params.joint_offset
+        if self.hold == 1:
+            return self.actuators.torque(params.motor, memory, position, velocity, command, shift, self.dt, xp)
+        renewed = self.actuators.drive(params.motor, memory, position, velocity, command, shift, xp)
+        held = xp.where(step % self.hold == 0, renewed, torque)
+        return self.actuators.hold(params.motor, memory, position, velocity, held, self.dt, xp)
 
 
 class MujocoEngine(PhysicsEngine):
@@ -123,23 +162,23 @@ class MujocoEngine(PhysicsEngine):
         super().__init__(*args, **kwargs)
         # persistent: the velocity stage after a step is the next step's own work, so sensors that
         # are current cost nothing
-        self._batch = mujoco.batch.Batch(self.built.model, self.envs, threads, persistent=True)
+        self._batch = mujoco.batch.Batch(self.scene.built.model, self.envs, threads, persistent=True)
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl, self._force = self._batch.bind("ctrl"), self._batch.bind("xfrc_applied")
         self._sensordata = self._batch.bind("sensordata")
-        self._fields = {name: self._batch.expand(name) for name in MODEL_FIELDS}
+        self._fields = {name: self._batch.expand(name) for name in self.fields}
         self._stage = _VELOCITY_STAGE
         self._cached: tuple[Any, PhysicsParams] | None = None
 
     def _numpy(self, params: PhysicsParams) -> PhysicsParams:
         if self._cached is None or self._cached[0] is not params:
-            wide = jax.tree.map(lambda v: np.asarray(v, np.float64), params)
+            wide = jax.tree.map(lambda v: np.asarray(v, np.float64), params._replace(drawn={}))
             self._cached = (params, wide)
         return self._cached[1]
 
     def _write(self, mask: np.ndarray, wide: PhysicsParams) -> None:
-        for name, values in wide.model.items():
-            self._fields[name][mask] = values[mask]
+        for name, values in self._fields.items():
+            values[mask] = wide.model[name][mask]
 
     def _start(self, ids: np.ndarray, qpos: Any, qvel: Any) -> None:
         self._batch.reset(ids, stage=_NO_STAGE)
@@ -147,15 +186,19 @@ class MujocoEngine(PhysicsEngine):
         self._qvel[ids] = np.asarray(qvel, np.float64)[ids]
         self._batch.forward(ids)
 
+    def _rest(self, wide: PhysicsParams) -> tuple[motor.MotorState, dict[str, np.ndarray]]:
+        position, _ = self._joints(self._qpos, self._qvel)
+        memory = motor.rest(wide.motor, position)
+        signals = self._signals(wide, memory, self._qpos, self._qvel, self._sensordata, np)
+        return memory, {n: delay.fill(v.astype(np.float32), self.depths[n]) for n, v in signals.items()}
+
     def init(self, params: PhysicsParams, qpos: Any, qvel: Any) -> PhysicsState:
         wide = self._numpy(params)
         everyone = np.arange(self.envs, dtype=np.int32)
         self._write(everyone, wide)
         self._start(everyone, qpos, qvel)
-        sensors = self._sensors(wide, self._qpos, self._qvel, self._sensordata, np)
-        line = delay.fill(sensors.flat(np), self.sensor_depth).astype(np.float32)
-        commands = delay.fill(sensors.joint_position, self.command_depth).astype(np.float32)
-        return self._state(wide, np.zeros_like(sensors.joint_position), commands, line)
+        memory, history = self._rest(wide)
+        return self._state(np.zeros((self.envs, self.scene.joints)), memory, history)
 
     def reset(self, state: PhysicsState, mask: Any, params: PhysicsParams, qpos: Any, qvel: Any) -> PhysicsState:
         mask = np.asarray(mask)
@@ -165,51 +208,57 @@ class MujocoEngine(PhysicsEngine):
         ids = np.flatnonzero(mask).astype(np.int32)
         self._write(ids, wide)
         self._start(ids, qpos, qvel)
-        sensors = self._sensors(wide, self._qpos, self._qvel, self._sensordata, np)
-        line, commands = np.array(state.sensor_line), np.array(state.command_line)
-        line[ids] = delay.fill(sensors.flat(np), self.sensor_depth)[ids]
-        commands[ids] = delay.fill(sensors.joint_position, self.command_depth)[ids]
-        torque = np.array(state.torque)
-        torque[ids] = 0.0
-        return self._state(wide, torque, commands, line)
+        fresh = self._rest(wide)
+
+        def started(old: Any, new: Any) -> np.ndarray:
+            both = np.array(old)
+            both[ids] = new[ids]
+            return both
+
+        memory, history = jax.tree.map(started, (state.motor, state.history), fresh)
+        return self._state(started(state.torque, np.zeros_like(state.torque)), memory, history)
 
     def step(self, state: PhysicsState, drive: Drive, params: PhysicsParams) -> PhysicsState:
         wide = self._numpy(params)
-        target, latency = np.asarray(drive.target), np.asarray(drive.latency)
-        commands, line = np.asarray(state.command_line), np.asarray(state.sensor_line)
-        self._force[:, self.built.push_body, :3] = drive.force_w
-        torque = state.torque
-        for _ in range(self.substeps):
-            commands = delay.push(commands, target)
-            torque, net = self._torque(wide, commands, latency, self._qpos, self._qvel, np)
+        command = np.asarray(drive.command, np.float64)
+        self._force[:, self.scene.built.push_body] = np.asarray(drive.wrench_w)
+        self._kick(np.asarray(drive.kick))
+        memory, history, torque = state.motor, state.history, state.torque
+        for i in range(self.substeps):
+            torque, net, memory = self._torque(wide, memory, torque, command[:, i], self._qpos, self._qvel, i, np)
             self._ctrl[:] = net
             self._batch.step(stage=self._stage)
-            sensors = self._sensors(wide, self._qpos, self._qvel, self._sensordata, np)
-            line = delay.push(line, sensors.flat(np).astype(np.float32))
-        return self._state(wide, torque, commands, line)
+            signals = self._signals(wide, memory, self._qpos, self._qvel, self._sensordata, np)
+            history = {n: delay.push(history[n], v.astype(np.float32)) for n, v in signals.items()}
+        return self._state(torque, memory, history)
 
-    def _state(self, wide: PhysicsParams, torque: Any, commands: Any, line: Any) -> PhysicsState:
-        qpos, qvel = self._qpos.astype(np.float32), self._qvel.astype(np.float32)
-        sensors = self._sensors(wide, self._qpos, self._qvel, self._sensordata, np)
+    def _kick(self, kick: np.ndarray) -> None:
+        at = self.scene.base_qvel
+        ids = np.flatnonzero(kick.any(axis=1)).astype(np.int32)
+        if at < 0 or not len(ids):
+            return
+        self._qvel[ids, at : at + 6] += kick[ids]
+        self._batch.forward(ids)  # what the last step computed of velocities no longer holds
+
+    def _state(self, torque: Any, memory: motor.MotorState, history: dict[str, Any]) -> PhysicsState:
         return PhysicsState(
-            qpos=qpos,
-            qvel=qvel,
-            joint_position=qpos[:, self.built.qpos_ids],
-            joint_velocity=qvel[:, self.built.dof_ids],
+            qpos=self._qpos.astype(np.float32),
+            qvel=self._qvel.astype(np.float32),
             torque=np.asarray(torque, np.float32),
-            sensors=Sensors(*(v.astype(np.float32) for v in sensors)),
-            foot_force=self._foot_force(self._sensordata, np).astype(np.float32),
-            command_line=commands,
-            sensor_line=line,
+            sensordata=self._sensordata.astype(np.float32),
+            motor=memory,
+            history=history,
+            internal=(),
+            scene=self.scene,
         )
 
     def snapshot(self, state: PhysicsState) -> dict[str, np.ndarray]:
-        return {
+        kept = {f"motor.{k}": np.asarray(v) for k, v in state.motor._asdict().items()}
+        kept |= {f"history.{k}": np.asarray(v) for k, v in state.history.items()}
+        return kept | {
             "rows": np.array(self._batch.state),
             "sensordata": np.array(self._sensordata),
             "torque": np.asarray(state.torque),
-            "command_line": np.asarray(state.command_line),
-            "sensor_line": np.asarray(state.sensor_line),
         }
 
     def restore(self, saved: dict[str, np.ndarray], params: PhysicsParams) -> PhysicsState:
@@ -219,11 +268,12 @@ class MujocoEngine(PhysicsEngine):
         # forward() would replace the warm start, on which the next step's bits depend
         self._batch.forward(stage=self._stage)
         self._batch.state[:] = saved["rows"]
-        state = self._state(wide, saved["torque"], saved["command_line"], saved["sensor_line"])
-        sensors = self._sensors(wide, self._qpos, self._qvel, saved["sensordata"], np)
-        return state._replace(
-            sensors=Sensors(*(v.astype(np.float32) for v in sensors)),
-            foot_force=self._foot_force(saved["sensordata"], np).astype(np.float32),
+        memory = motor.MotorState(**{k: saved[f"motor.{k}"] for k in motor.MotorState._fields})
+        history = {k: saved[f"history.{k}"] for k in self.depths}
+        state = self._state(saved["torque"], memory, history)
+        return PhysicsState(
+            **{k: getattr(state, k) for k in ("qpos", "qvel", "torque", "motor", "history", "internal", "scene")},
+            sensordata=saved["sensordata"].astype(np.float32),
         )
 
 
@@ -233,7 +283,7 @@ class MjxEngine(PhysicsEngine):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._lib = load_mjx()
-        self._mjx = self._lib.put_model(self.built.model)
+        self._mjx = self._lib.put_model(self.scene.built.model)
         self._blank = self._lib.make_data(self._mjx)
 
     def _model(self, fields: dict[str, Any]) -> Any:
@@ -254,64 +304,66 @@ class MjxEngine(PhysicsEngine):
         kind = self._blank.qpos.dtype
         qpos, qvel = jnp.asarray(qpos, kind), jnp.asarray(qvel, kind)
         data = jax.vmap(self._fresh)(params.model, qpos, qvel)
-        sensors = self._sensors(params, data.qpos, data.qvel, data.sensordata, jnp)
-        line = delay.fill(sensors.flat(jnp), self.sensor_depth, jnp)
-        commands = delay.fill(sensors.joint_position, self.command_depth, jnp)
-        return self._state(params, data, jnp.zeros_like(sensors.joint_position), commands, line)
+        position, _ = self._joints(data.qpos, data.qvel)
+        memory = motor.rest(params.motor, position, jnp)
+        signals = self._signals(params, memory, data.qpos, data.qvel, data.sensordata, jnp)
+        history = {n: delay.fill(v, self.depths[n], jnp) for n, v in signals.items()}
+        return self._state(data, jnp.zeros_like(position), memory, history)
 
     def reset(self, state: PhysicsState, mask: Any, params: PhysicsParams, qpos: Any, qvel: Any) -> PhysicsState:
         def fresh(_: Any) -> PhysicsState:
-            new = self.init(params, qpos, qvel)
-
-            def pick(a: Any, b: Any) -> Any:
-                return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b)
-
-            return jax.tree.map(pick, new, state)
+            return pick(mask, self.init(params, qpos, qvel), state)
 
         return jax.lax.cond(jnp.any(mask), fresh, lambda _: state, None)
 
     def step(self, state: PhysicsState, drive: Drive, params: PhysicsParams) -> PhysicsState:
-        data = state.internal
-        force = data.xfrc_applied.at[:, self.built.push_body, :3].set(drive.force_w)
-        data = data.replace(xfrc_applied=force)
+        data, at = state.internal, self.scene.base_qvel
+        force = data.xfrc_applied.at[:, self.scene.built.push_body].set(drive.wrench_w)
+        qvel = data.qvel.at[:, at : at + 6].add(drive.kick) if at >= 0 else data.qvel
+        data = data.replace(xfrc_applied=force, qvel=qvel)
 
-        def substep(loop: Any, _: Any) -> Any:
-            data, commands, line, _ = loop
-            commands = delay.push(commands, drive.target, xp=jnp)
-            torque, net = self._torque(params, commands, drive.latency, data.qpos, data.qvel, jnp)
+        def substep(loop: Any, now: Any) -> Any:
+            data, memory, history, torque = loop
+            i, command = now
+            torque, net, memory = self._torque(params, memory, torque, command, data.qpos, data.qvel, i, jnp)
 
             def one(fields: dict[str, Any], data: Any) -> Any:
                 model = self._model(fields)
                 return self._sense(model, self._lib.step(model, data))
 
             data = jax.vmap(one)(params.model, data.replace(ctrl=net))
-            sensors = self._sensors(params, data.qpos, data.qvel, data.sensordata, jnp)
-            line = delay.push(line, sensors.flat(jnp), xp=jnp)
-            return (data, commands, line, torque), None
+            signals = self._signals(params, memory, data.qpos, data.qvel, data.sensordata, jnp)
+            history = {n: delay.push(history[n], v, xp=jnp) for n, v in signals.items()}
+            return (data, memory, history, torque), None
 
-        start = (data, state.command_line, state.sensor_line, state.torque)
-        (data, commands, line, torque), _ = jax.lax.scan(substep, start, None, length=self.substeps)
-        return self._state(params, data, torque, commands, line)
+        start = (data, state.motor, state.history, state.torque)
+        commands = jnp.swapaxes(drive.command, 0, 1)
+        (data, memory, history, torque), _ = jax.lax.scan(substep, start, (jnp.arange(self.substeps), commands))
+        return self._state(data, torque, memory, history)
 
-    def _state(self, params: PhysicsParams, data: Any, torque: Any, commands: Any, line: Any) -> PhysicsState:
-        return PhysicsState(
-            qpos=data.qpos,
-            qvel=data.qvel,
-            joint_position=data.qpos[:, self.built.qpos_ids],
-            joint_velocity=data.qvel[:, self.built.dof_ids],
-            torque=torque,
-            sensors=self._sensors(params, data.qpos, data.qvel, data.sensordata, jnp),
-            foot_force=self._foot_force(data.sensordata, jnp),
-            command_line=commands,
-            sensor_line=line,
-            internal=data,
-        )
+    def _state(self, data: Any, torque: Any, memory: motor.MotorState, history: dict[str, Any]) -> PhysicsState:
+        return PhysicsState(data.qpos, data.qvel, torque, data.sensordata, memory, history, data, self.scene)
 
     def snapshot(self, state: PhysicsState) -> dict[str, np.ndarray]:
         return {f"leaf_{i}": np.asarray(v) for i, v in enumerate(jax.tree.leaves(state))}
 
     def restore(self, saved: dict[str, np.ndarray], params: PhysicsParams) -> PhysicsState:
-        zeros = jnp.zeros((self.envs, self.built.model.nq)), jnp.zeros((self.envs, self.built.model.nv))
+        model = self.scene.built.model
+        zeros = jnp.zeros((self.envs, model.nq)), jnp.zeros((self.envs, model.nv))
         shape = jax.eval_shape(self.init, params, *zeros)
         leaves = [jnp.asarray(saved[f"leaf_{i}"]) for i in range(len(jax.tree.leaves(shape)))]
         return jax.tree.unflatten(jax.tree.structure(shape), leaves)
+
+
+def choose_engine(name: str) -> str:
+    """`auto` is MJX where JAX has a GPU, MuJoCo C elsewhere."""
+    if name != "auto":
+        return name
+    return "mjx" if jax.default_backend() == "gpu" else "mujoco"
+
+
+def make_engine(kind: str, *args: Any, threads: int = 0, **kwargs: Any) -> PhysicsEngine:
+    """An engine by name: mujoco, mjx or auto."""
+    if choose_engine(kind) == "mjx":
+        return MjxEngine(*args, **kwargs)
+    return MujocoEngine(*args, threads=threads, **kwargs)

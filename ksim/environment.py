@@ -1,70 +1,73 @@
 """Composes the terms into reset and step, over either engine.
 
-A step is: drive (command channel, pushes) -> physics -> judge (rewards, terminations) -> renew the
-environments that ended -> observe. Everything but the physics of MuJoCo C is pure JAX.
+A control step has two halves in JAX with the physics between them. `drive` sends what the policy decided on its way and
+lets events happen. After the physics, `settle` ends episodes and draws new ones, and `look` gives what is seen next.
+Training joins `look`, the policy and `drive` into one compiled function; on MJX all of a rollout is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from ksim.actuators import CommandChannel
-from ksim.commands import UniformCommands
-from ksim.engine import MjxEngine, MujocoEngine, PhysicsEngine
-from ksim.events import Pushes
-from ksim.observation import PolicyInputs, Privileged
+from ksim.actions import roles
+from ksim.clock import places
+from ksim.config import Config
+from ksim.curriculum import factor
+from ksim.engine import MjxEngine, PhysicsEngine, make_engine
+from ksim.errors import ConfigError
+from ksim.events import NOTHING
+from ksim.observation import DelayedObservation, Observation, StatefulObservation
 from ksim.randomization import nominal
-from ksim.rewards import Transition
-from ksim.types import Drive, EnvState, PhysicsParams, PhysicsState
-
-# Share of the randomisation that an environment of level 0 has.
-RANDOMIZED_AT_LEVEL_0 = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A whole task: the terms of every room, and the weight of each reward per second."""
-
-    reset: Callable[..., Any]
-    randomizations: tuple[Callable[..., PhysicsParams], ...]
-    rewards: Mapping[str, tuple[float, Callable[[Transition], Any]]]
-    terminations: Mapping[str, Callable[[PhysicsState], Any]]
-    commands: UniformCommands
-    pushes: Pushes
-    channel: CommandChannel
-    inputs: PolicyInputs
-    privileged: Privileged
-    control_period_s: float
-    episode_steps: int
-    actions: int
+from ksim.resets import Pose
+from ksim.rewards import StatefulReward
+from ksim.scene import Scene
+from ksim.term import Term, fold
+from ksim.types import (
+    Action,
+    Drive,
+    EnvState,
+    PhysicsParams,
+    PhysicsState,
+    Reading,
+    RewardState,
+    State,
+    Trajectory,
+    pick,
+)
+from robots import delay
+from robots.model import build_model
 
 
 class EnvBatch(NamedTuple):
-    """All environments between two control steps; leading axis E everywhere."""
+    """All environments between two control steps; leading axis E everywhere. `rewards`: memory of stateful rewards."""
 
     physics: PhysicsState
     params: PhysicsParams
     env: EnvState
+    rewards: RewardState
 
 
 class Observed(NamedTuple):
-    """What is seen: named policy inputs (E, ...), and the critic's vector (E, privileged)."""
+    """What is seen: named policy inputs (E, ...), and the critic's vector (E, critic)."""
 
     inputs: dict[str, Any]
-    privileged: Any
+    critic: Any
+
+
+class Ended(NamedTuple):
+    """Which episodes a step ended, each (E,): at all, by the clock, by a termination."""
+
+    done: Any
+    timeout: Any
+    fell: Any
 
 
 class Outcome(NamedTuple):
-    """What a step gave, each (E,): reward, whether the episode ended, by the clock, by a fall; and the
-    mean of each reward term.
-    """
+    """What a step gave, each (E,): reward, and as Ended; and the mean of each reward term."""
 
     reward: Any
     done: Any
@@ -73,156 +76,358 @@ class Outcome(NamedTuple):
     terms: dict[str, Any]
 
 
-def choose_engine(name: str) -> str:
-    """`auto` is MJX where JAX has a GPU, MuJoCo C elsewhere."""
-    if name != "auto":
-        return name
-    return "mjx" if jax.default_backend() == "gpu" else "mujoco"
+def term_needs(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(sensors, MjModel fields) that the terms of a task ask for, each once."""
+    rooms: list[Any] = [
+        *(config.observations, config.critic, config.rewards, config.terminations, config.randomizations),
+        *(config.resets, config.events, config.commands, config.channels, {"actuators": config.actuators}),
+    ]
+    terms: list[Term] = [term for room in rooms for term in room.values()]
+    sensors = dict.fromkeys(name for term in terms for name in term.sensors)
+    return tuple(sensors), tuple(dict.fromkeys(name for term in terms for name in term.fields))
 
 
 class Environment:
     """A batch of environments of one task.
 
     Attributes:
-        task: the terms.
+        config: the task.
         engine: the physics.
+        scene: what is static.
         envs: number of environments.
+        episode_steps: control steps of a full episode.
     """
 
-    def __init__(self, task: Task, engine: PhysicsEngine):
-        self.task, self.engine, self.envs = task, engine, engine.envs
-        self._nominal = nominal(engine.built)
-        self._drive = jax.jit(self._drive_all)
+    def __init__(self, config: Config, engine: PhysicsEngine):
+        self.config, self.engine, self.scene, self.envs = config, engine, engine.scene, engine.envs
+        self.episode_steps = round(self.scene.episode_length_s / self.scene.control_period_s)
+        self._places = places(config.policy.clock, self.scene.command_names)
+        self._nominal = nominal(self.scene, engine.fields)
+        self._blanks: dict[str, dict[str, Any]] = {"observations": {}, "critic": {}}
+        self._blanks = self._measure()
+        self._begin = jax.jit(jax.vmap(self._fresh, in_axes=(0, None, None)))
+        self._look = jax.jit(self.look)
+        self._drive = jax.jit(self.drive)
         self._judge = jax.jit(self._judge_all)
-        self._renew = jax.jit(self._renew_all)
-        self._observe = jax.jit(self._observe_all)
         self._mjx_step = jax.jit(self._mjx_step_all) if isinstance(engine, MjxEngine) else None
 
     # One environment; vmapped below.
 
-    def _fresh(self, key: Array, stagger: Any, level: Any) -> tuple[EnvState, PhysicsParams, Array, Array]:
-        keys = jax.random.split(key, 6)
-        params = self._nominal
-        for term, k in zip(
-            self.task.randomizations, jax.random.split(keys[0], max(1, len(self.task.randomizations))), strict=False
-        ):
-            params = term(k, params)
-        # at a low level the robot is near the nominal one: standing comes before standing on any robot
-        share = RANDOMIZED_AT_LEVEL_0 + (1.0 - RANDOMIZED_AT_LEVEL_0) * level
-        params = jax.tree.map(lambda n, r: n + share * (r - n), self._nominal, params)
-        qpos, qvel = self.task.reset(keys[1], share)
-        n = self.task.actions
-        late = jax.random.randint(keys[4], (), 0, self.task.episode_steps)
+    def _state(
+        self, physics: PhysicsState, params: PhysicsParams, env: EnvState, level: Any, readings: dict[str, Reading]
+    ) -> State:
+        return State(
+            physics=physics,
+            params=params,
+            command=env.command,
+            action=env.action,
+            target=env.target,
+            time_s=env.step * jnp.float32(self.scene.control_period_s),
+            phase=env.phase,
+            channels=readings,
+            events=env.carries["events"],
+            level=level,
+            key=env.key,
+            episode_key=env.episode_key,
+        )
+
+    @staticmethod
+    def _for(state: State, room: str, name: str) -> State:
+        """The state with random numbers of a term's own."""
+        values = {k: getattr(state, k) for k in State.__dataclass_fields__}
+        where = f"{room}/{name}"
+        values |= {"key": fold(state.key, where), "episode_key": fold(state.episode_key, where)}
+        return State(**values)
+
+    def _fresh(self, key: Any, stagger: Any, level: Any) -> tuple[EnvState, PhysicsParams, Any, Any]:
+        c, scene = self.config, self.scene
+        key, episode_key, clock_key = jax.random.split(key, 3)
+        params, drawn = self._nominal, {}
+        for name, term in c.randomizations.items():
+            drawn[name] = term.draw(fold(episode_key, f"randomizations/{name}"), scene, level)
+            params = term.apply(params, drawn[name], scene)
+        params = params._replace(drawn={n: c.randomizations[n].shown(v) for n, v in drawn.items()})
+        pose = Pose(jnp.asarray(scene.built.home_qpos, jnp.float32), jnp.zeros(scene.built.model.nv))
+        for name, term in c.resets.items():
+            pose = term.reset(pose, scene, fold(episode_key, f"resets/{name}"), level)
+        commands = {n: t.initial_carry(fold(episode_key, f"commands/{n}"), level) for n, t in c.commands.items()}
+        channels = {n: t.draw(fold(episode_key, f"channels/{n}"), level) for n, t in c.channels.items()}
+        target = pose.qpos[scene.built.qpos_ids] + params.joint_offset
+        sent = c.actuators.command(target, target, scene.control_period_s, jnp)
+        late = jax.random.randint(clock_key, (), 0, self.episode_steps)
         env = EnvState(
-            key=keys[5],
+            key=key,
+            episode_key=episode_key,
             step=jnp.where(stagger, late, 0),
-            command=self.task.commands(keys[2]),
-            target=qpos[self.engine.built.qpos_ids] + params.joint_offset,
-            action=jnp.zeros(n),
-            action_before=jnp.zeros(n),
-            event=self.task.pushes.start(keys[3]),
+            command=self._command(commands),
+            action=jnp.zeros(scene.actions),
+            target=target,
+            phase=jnp.zeros(()),
+            packets=delay.hold(sent, c.channels["action"].slots(scene.control_period_s), jnp),
+            started=jnp.ones((), bool),
+            carries={
+                "commands": commands,
+                "channels": channels,
+                "events": {n: t.initial_carry(fold(episode_key, f"events/{n}")) for n, t in c.events.items()},
+                **self._blanks,
+            },
         )
-        return env, params, qpos, qvel
+        return env, params, pose.qpos, pose.qvel
 
-    def _drive_one(self, env: EnvState, params: PhysicsParams, action: Any, target: Any, level: Any) -> tuple:
-        key, channel_key, push_key = jax.random.split(env.key, 3)
-        arrived, latency = self.task.channel(channel_key, target, env.target, params.action_latency)
-        event = self.task.pushes(push_key, env.event, level)
+    @staticmethod
+    def _command(carries: dict[str, Any]) -> Any:
+        parts = [carry["value"] for carry in carries.values()]
+        return jnp.concatenate(parts) if parts else jnp.zeros(0)
+
+    def _drive_one(
+        self, physics: PhysicsState, params: PhysicsParams, env: EnvState, action: Any, target: Any, level: Any
+    ) -> tuple[EnvState, Drive]:
+        c, period = self.config, self.scene.control_period_s
+        key, now = jax.random.split(env.key)
+        state = self._state(physics, params, env._replace(key=now), level, {})
+        wrench, kick, stalled, events = NOTHING.wrench_w, NOTHING.kick, NOTHING.stalled, {}
+        for name, term in c.events.items():
+            effect, events[name] = term.happen(self._for(state, "events", name), env.carries["events"][name])
+            wrench, kick, stalled = wrench + effect.wrench_w, kick + effect.kick, stalled | effect.stalled
+        late, lost = c.channels["action"].late(env.carries["channels"]["action"], fold(now, "action"))
+        sent = c.actuators.command(target, env.target, period, jnp)
+        packets = delay.send(env.packets, sent, late, lost | stalled, jnp)
+        starts = [i * self.engine.dt for i in range(self.engine.substeps)]
+        command = jnp.stack([delay.in_force(packets, start, self.engine.dt, jnp) for start in starts])
+        moving = c.policy.clock.moving(env.command, self._places)
         env = env._replace(
-            key=key, step=env.step + 1, target=arrived, action=action, action_before=env.action, event=event
+            key=key,
+            step=env.step + 1,
+            action=action,
+            target=target,
+            phase=c.policy.clock.advance(env.phase, moving, period),
+            packets=delay.advance(packets, period, jnp),
+            started=jnp.zeros((), bool),
+            carries={**env.carries, "events": events},
         )
-        return env, Drive(target=arrived, latency=latency, force_w=event.force_w)
+        return env, Drive(command=command, wrench_w=jnp.asarray(wrench), kick=jnp.asarray(kick))
 
-    def _judge_one(self, physics: PhysicsState, env: EnvState) -> tuple[Outcome, dict[str, Any]]:
+    def _settle_one(self, physics: PhysicsState, params: PhysicsParams, env: EnvState, level: Any) -> tuple:
+        key, now = jax.random.split(env.key)
+        state = self._state(physics, params, env._replace(key=now), level, {})
         fell = jnp.zeros((), bool)
-        for term in self.task.terminations.values():
-            fell = fell | term(physics)
-        timeout = (env.step >= self.task.episode_steps) & ~fell
-        step = Transition(physics=physics, env=env, fell=fell.astype(jnp.float32))
-        terms = {
-            name: jnp.nan_to_num(weight * self.task.control_period_s * term(step), posinf=0.0, neginf=0.0)
-            for name, (weight, term) in self.task.rewards.items()
+        for name, term in self.config.terminations.items():
+            fell = fell | term.terminate(self._for(state, "terminations", name))
+        timeout = (env.step >= self.episode_steps) & ~fell
+        commands = {
+            name: term.next_command(self._for(state, "commands", name), env.carries["commands"][name])
+            for name, term in self.config.commands.items()
         }
-        reward = jnp.asarray(sum(terms.values()))
-        return Outcome(reward=reward, done=fell | timeout, timeout=timeout, fell=fell, terms={}), terms
+        env = env._replace(key=key, command=self._command(commands), carries={**env.carries, "commands": commands})
+        return env, Ended(done=fell | timeout, timeout=timeout, fell=fell)
 
-    def _observe_one(self, physics: PhysicsState, params: PhysicsParams, env: EnvState) -> tuple[EnvState, Observed]:
-        key, noise_key = jax.random.split(env.key)
-        env = env._replace(key=key)
-        inputs = self.task.inputs(noise_key, physics, params, env)
-        return env, Observed(inputs=inputs, privileged=self.task.privileged(physics, params, env))
+    def _look_one(
+        self, physics: PhysicsState, params: PhysicsParams, env: EnvState, level: Any
+    ) -> tuple[EnvState, Observed]:
+        c = self.config
+        key, now = jax.random.split(env.key)
+        readings, channels = {}, {}
+        for name, channel in c.channels.items():
+            carry = env.carries["channels"][name]
+            readings[name], channels[name] = channel.read(carry, env.step, self.scene.control_period_s)
+        state = self._state(physics, params, env._replace(key=now), level, readings)
+        inputs, carries = self._seen(state, "observations", c.observations, env)
+        critic, critic_carries = self._seen(state, "critic", c.critic, env)
+        parts = [jnp.clip(c.critic[n].scale * jnp.ravel(v), -20.0, 20.0) for n, v in critic.items()]
+        env = env._replace(
+            key=key,
+            carries={**env.carries, "channels": channels, "observations": carries, "critic": critic_carries},
+        )
+        return env, Observed(inputs=inputs, critic=jnp.concatenate(parts) if parts else jnp.zeros(0))
+
+    def _seen(self, state: State, room: str, terms: dict[str, Observation], env: EnvState) -> tuple[dict, dict]:
+        values, carries = {}, {}
+        for name, term in terms.items():
+            own = self._for(state, room, name)
+            if isinstance(term, StatefulObservation):
+                old = env.carries[room][name]
+                carry = jax.tree.map(lambda a, b: jnp.where(env.started, a, b), term.initial_carry(own), old)
+                values[name], carries[name] = term.observe_stateful(own, carry)
+            else:
+                values[name] = term.seen(own)
+        return values, carries
 
     # All environments.
 
-    def _drive_all(self, env: EnvState, params: PhysicsParams, action: Any, target: Any, level: Any) -> tuple:
-        return jax.vmap(self._drive_one, in_axes=(0, 0, 0, 0, None))(env, params, action, target, level)
+    def drive(
+        self, physics: PhysicsState, params: PhysicsParams, env: EnvState, action: Any, target: Any, level: Any
+    ) -> tuple[EnvState, Drive]:
+        """Send raw actions (E, actions) and joint targets [rad] (E, n) on their way, and let events happen."""
+        return jax.vmap(self._drive_one, in_axes=(0, 0, 0, 0, 0, None))(physics, params, env, action, target, level)
 
-    def _judge_all(self, physics: PhysicsState, env: EnvState) -> Outcome:
-        outcome, terms = jax.vmap(self._judge_one)(physics, env)
-        return outcome._replace(terms={k: jnp.mean(v) for k, v in terms.items()})
+    def settle(
+        self, physics: PhysicsState, params: PhysicsParams, env: EnvState, level: Any, stagger: Any = False
+    ) -> tuple[EnvState, PhysicsParams, Any, Any, Ended]:
+        """End episodes and draw new ones: (env, params, qpos, qvel, ended). The last two hold where `done`."""
+        env, ended = jax.vmap(self._settle_one, in_axes=(0, 0, 0, None))(physics, params, env, level)
+        env, params, qpos, qvel = self._renewed(env, params, ended.done, level, stagger)
+        return env, params, qpos, qvel, ended
 
-    def _renew_all(self, env: EnvState, params: PhysicsParams, mask: Any, level: Any, stagger: Any) -> tuple:
+    def _renewed(self, env: EnvState, params: PhysicsParams, mask: Any, level: Any, stagger: Any) -> tuple:
         keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(env.key)
-        fresh_env, fresh_params, qpos, qvel = jax.vmap(self._fresh, in_axes=(0, None, None))(keys, stagger, level)
 
-        def pick(new: Any, old: Any) -> Any:
-            return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)
+        def draw(_: Any) -> tuple:
+            new_env, new_params, qpos, qvel = jax.vmap(self._fresh, in_axes=(0, None, None))(keys, stagger, level)
+            return pick(mask, new_env, env), pick(mask, new_params, params), qpos, qvel
 
-        env = jax.tree.map(pick, fresh_env, env)
-        return env, jax.tree.map(pick, fresh_params, params), qpos, qvel
+        model = self.scene.built.model
+        blank = jnp.zeros((self.envs, model.nq)), jnp.zeros((self.envs, model.nv))
+        return jax.lax.cond(jnp.any(mask), draw, lambda _: (env, params, *blank), None)
 
-    def _observe_all(self, physics: PhysicsState, params: PhysicsParams, env: EnvState) -> tuple[EnvState, Observed]:
-        return jax.vmap(self._observe_one)(physics, params, env)
+    def look(
+        self, physics: PhysicsState, params: PhysicsParams, env: EnvState, level: Any
+    ) -> tuple[EnvState, Observed]:
+        """What is seen now."""
+        return jax.vmap(self._look_one, in_axes=(0, 0, 0, None))(physics, params, env, level)
+
+    def rewards(self, trajectory: Trajectory, carry: RewardState) -> tuple[Any, dict[str, Any], RewardState]:
+        """Rewards of T steps of all environments, (T, E, ...) throughout.
+
+        Returns:
+            (sum of the weighted terms (T, E), each weighted term (T, E), the memory of the stateful terms).
+        """
+
+        def one(trajectory: Trajectory, carry: RewardState) -> tuple[Any, dict[str, Any], RewardState]:
+            terms, later = {}, {}
+            for name, term in self.config.rewards.items():
+                if isinstance(term, StatefulReward):
+                    value, later[name] = term.get_reward_stateful(trajectory, carry[name])
+                else:
+                    value = term.get_reward(trajectory)
+                weight = factor(term.weight, trajectory.level) * self.scene.control_period_s
+                terms[name] = jnp.nan_to_num(weight * value, posinf=0.0, neginf=0.0)
+            total = sum(terms.values()) if terms else jnp.zeros(len(trajectory))
+            return jnp.asarray(total), terms, later
+
+        return jax.vmap(one, in_axes=(1, 0), out_axes=(1, 1, 0))(trajectory, carry)
+
+    def initial_rewards(self) -> RewardState:
+        """The memory of the stateful rewards before the first step, (E, ...)."""
+        terms = {n: t for n, t in self.config.rewards.items() if isinstance(t, StatefulReward)}
+        start = {name: term.initial_carry(self.scene) for name, term in terms.items()}
+        return jax.tree.map(lambda v: jnp.broadcast_to(v, (self.envs, *jnp.shape(v))), start)
+
+    def row(self, physics: PhysicsState, before: EnvState, action: Action, ended: Ended, level: Any) -> Trajectory:
+        """One step of a trajectory, (E, ...).
+
+        Args:
+            physics: after the step.
+            before: the environment as the policy saw it.
+            action: what it decided.
+            ended: what the step ended.
+            level: the curriculum's level.
+        """
+        return Trajectory(
+            physics=physics.public(),
+            command=before.command,
+            action=action,
+            phase=before.phase,
+            first=before.started,
+            time_s=before.step * jnp.float32(self.scene.control_period_s),
+            done=ended.done,
+            timeout=ended.timeout,
+            fell=ended.fell,
+            level=jnp.broadcast_to(jnp.asarray(level, jnp.float32), ended.done.shape),
+        )
 
     def reset(self, key: Any, *, stagger: bool = False, level: float = 1.0) -> tuple[EnvBatch, Observed]:
         """Fresh environments; with `stagger` their clocks start at random times, as in a long run.
 
-        `level` in [0, 1] scales the randomisation, see ksim/curriculum.py.
+        `level` in [0, 1] is the curriculum's, see ksim/curriculum.py.
         """
-        # the same compiled function as for a renewal, with everything renewed
-        keys = jax.random.split(key, self.envs)
-        shapes = jax.eval_shape(jax.vmap(self._fresh, in_axes=(0, None, None)), keys, False, 1.0)[:2]
-        env, params = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0]._replace(key=()), shapes[1]))
-        everyone = jnp.ones(self.envs, bool)
-        env, params, qpos, qvel = self._renew(
-            env._replace(key=keys), params, everyone, jnp.asarray(level, jnp.float32), jnp.asarray(stagger)
-        )
+        level = jnp.asarray(level, jnp.float32)
+        env, params, qpos, qvel = self._begin(jax.random.split(key, self.envs), stagger, level)
         init = jax.jit(self.engine.init) if isinstance(self.engine, MjxEngine) else self.engine.init
         physics = init(params, qpos, qvel)
-        env, seen = self._observe(physics._replace(internal=()), params, env)
-        return EnvBatch(physics, params, env), seen
+        env, seen = self._look(physics, params, env, level)
+        return EnvBatch(physics, params, env, self.initial_rewards()), seen
 
     def step(self, batch: EnvBatch, action: Any, target: Any, level: Any = 1.0) -> tuple[EnvBatch, Observed, Outcome]:
         """One control step: raw actions (E, actions) and joint targets [rad], (E, n).
 
         Environments that end are started anew; what is observed then is the new start.
         """
-        level = jnp.asarray(level, jnp.float32)
+        level, act = jnp.asarray(level, jnp.float32), Action(jnp.asarray(action), jnp.asarray(target))
         if self._mjx_step is not None:
-            return self._mjx_step(batch, action, target, level)
-        env, drive = self._drive(batch.env, batch.params, action, target, level)
+            return self._mjx_step(batch, act, level)
+        env, drive = self._drive(batch.physics, batch.params, batch.env, *act, level)
         physics = self.engine.step(batch.physics, drive, batch.params)
-        outcome = self._judge(physics, env)
-        params, done = batch.params, np.asarray(outcome.done)
+        env, params, qpos, qvel, outcome, rewards = self._judge(physics, batch, env, act, level)
+        done = np.asarray(outcome.done)
         if done.any():
-            env, params, qpos, qvel = self._renew(env, params, outcome.done, level, jnp.asarray(False))
             physics = self.engine.reset(physics, done, params, qpos, qvel)
-        env, seen = self._observe(physics, params, env)
-        return EnvBatch(physics, params, env), seen, outcome
+        else:
+            params = batch.params  # the same object: the engine need not read it again
+        env, seen = self._look(physics, params, env, level)
+        return EnvBatch(physics, params, env, rewards), seen, outcome
 
-    def _mjx_step_all(self, batch: EnvBatch, action: Any, target: Any, level: Any) -> tuple:
-        env, drive = self._drive_all(batch.env, batch.params, action, target, level)
+    def _judge_all(self, physics: PhysicsState, batch: EnvBatch, env: EnvState, act: Action, level: Any) -> tuple:
+        env, params, qpos, qvel, ended = self.settle(physics, batch.params, env, level)
+        row = self.row(physics, batch.env, act, ended, level)
+        total, terms, rewards = self.rewards(jax.tree.map(lambda v: jnp.asarray(v)[None], row), batch.rewards)
+        means = {name: jnp.mean(value) for name, value in terms.items()}
+        return env, params, qpos, qvel, Outcome(total[0], ended.done, ended.timeout, ended.fell, means), rewards
+
+    def _mjx_step_all(self, batch: EnvBatch, act: Action, level: Any) -> tuple:
+        env, drive = self.drive(batch.physics, batch.params, batch.env, *act, level)
         physics = self.engine.step(batch.physics, drive, batch.params)
-        public = physics._replace(internal=())
-        outcome = self._judge_all(public, env)
-        env, params, qpos, qvel = self._renew_all(env, batch.params, outcome.done, level, False)
+        env, params, qpos, qvel, outcome, rewards = self._judge_all(physics, batch, env, act, level)
         physics = self.engine.reset(physics, outcome.done, params, qpos, qvel)
-        env, seen = self._observe_all(physics._replace(internal=()), params, env)
-        return EnvBatch(physics, params, env), seen, outcome
+        env, seen = self.look(physics, params, env, level)
+        return EnvBatch(physics, params, env, rewards), seen, outcome
+
+    def _measure(self) -> dict[str, dict[str, Any]]:
+        """Zeros in the shape of each stateful observation's memory; `look` fills them at an episode's first tick."""
+        rooms = {"observations": self.config.observations, "critic": self.config.critic}
+
+        def carries(key: Any) -> dict[str, dict[str, Any]]:
+            env, params, qpos, qvel = self._fresh(key, False, 0.0)
+            period, kept = self.scene.control_period_s, env.carries["channels"]
+            readings = {n: c.read(kept[n], env.step, period)[0] for n, c in self.config.channels.items()}
+            state = self._state(self.engine.at_rest(params, qpos, qvel), params, env, jnp.zeros(()), readings)
+            return {
+                room: {
+                    name: term.initial_carry(self._for(state, room, name))
+                    for name, term in terms.items()
+                    if isinstance(term, StatefulObservation)
+                }
+                for room, terms in rooms.items()
+            }
+
+        shapes = jax.eval_shape(carries, jax.random.key(0))
+        return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
 
 
-def make_engine(kind: str, *args: Any, threads: int = 0, **kwargs: Any) -> PhysicsEngine:
-    """An engine by name: mujoco or mjx."""
-    if kind == "mjx":
-        return MjxEngine(*args, **kwargs)
-    return MujocoEngine(*args, threads=threads, **kwargs)
+def make_environment(config: Config, envs: int, engine: str | None = None) -> Environment:
+    """The environments of a configuration.
+
+    Raises:
+        ConfigError: the task does not fit the robot.
+    """
+    sensors, fields = term_needs(config)
+    built = build_model(config.robot, config.physics.timestep_s, shapes=False, sensors=sensors)
+    if built.base_body < 0 and config.needs_free_base:
+        raise ConfigError(
+            f"task {config.task}: robot {built.spec.name} is fixed to the world; expected one that can fall"
+        )
+    names = tuple(spec.name for term in config.commands.values() for spec in term.specs)
+    scene = Scene(
+        built=built,
+        control_period_s=config.physics.control_period_s,
+        episode_length_s=config.episode_length_s,
+        command_names=names,
+        actions=len(roles(built.spec, config.policy.hold, config.policy.passthrough).active),
+    )
+    history: dict[str, float] = {}
+    for term in (*config.observations.values(), *config.critic.values()):
+        if isinstance(term, DelayedObservation):
+            reach = config.channels[term.channel].reach_s(scene.control_period_s)
+            history[term.signal] = max(reach, history.get(term.signal, 0.0))
+    kind = engine or config.engine
+    arguments = {"fields": fields, "history": history}
+    return Environment(config, make_engine(kind, scene, envs, config.actuators, threads=config.threads, **arguments))

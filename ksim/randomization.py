@@ -1,154 +1,337 @@
-"""Domain randomisation: terms that change one environment's PhysicsParams at a reset.
+"""Domain randomisation: terms that draw at a reset and change one environment's PhysicsParams.
 
-Each term is `(key, params) -> params`, unbatched; `nominal` is the robot as described.
+A term draws numbers (`draw`), shows them to the critic and the log about 0 (`shown`), and puts them into the
+parameters (`apply`). Its `scale` brings the draw nearer to the nominal robot, and may follow the curriculum.
 """
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from ksim.config import LatencyConfig, RandomizationConfig
-from ksim.engine import MODEL_FIELDS
+from ksim.curriculum import Scale, factor
+from ksim.scene import Scene
+from ksim.term import Term
 from ksim.types import PhysicsParams
-from robots.model import BuiltModel
 from robots.motor import MotorParams
+from toolkit.settings import Bound, Range
+
+_RADIANS = Bound(0, 3.2, "radians")
 
 
-def nominal(built: BuiltModel) -> PhysicsParams:
-    """The robot as described: no latency, no offsets. Unbatched, float32."""
-    n = len(built.spec.joints)
-    motor = MotorParams(*(jnp.asarray(v, jnp.float32) for v in MotorParams.of(built.spec)))
+def nominal(scene: Scene, fields: tuple[str, ...]) -> PhysicsParams:
+    """The robot as described, with these MjModel fields to be varied. Unbatched, float32."""
+    n, model = scene.joints, scene.built.model
+    motor = MotorParams(*(jnp.broadcast_to(jnp.asarray(v, jnp.float32), (n,)) for v in MotorParams.of(scene.built.spec)))
     return PhysicsParams(
-        model={name: jnp.asarray(getattr(built.model, name), jnp.float32) for name in MODEL_FIELDS},
+        model={name: jnp.asarray(getattr(model, name), jnp.float32) for name in fields},
         motor=motor,
         joint_offset=jnp.zeros(n),
-        action_latency=jnp.zeros(()),
-        observation_latency=jnp.zeros(()),
+        target_bias=jnp.zeros(n),
         imu_tilt=jnp.zeros(3),
+        drawn={},
     )
 
 
-def _uniform(key: Array, bounds: tuple[float, float], shape: tuple[int, ...] = ()) -> Array:
-    return jax.random.uniform(key, shape, minval=bounds[0], maxval=bounds[1])
+@dataclass(frozen=True, kw_only=True)
+class Randomization(Term, abc.ABC):
+    """What differs from robot to robot."""
+
+    scale: float | Scale = 1.0
+
+    @abc.abstractmethod
+    def draw(self, key: Any, scene: Scene, level: Any) -> Any:
+        """What this episode's robot has, (k,), in the term's own unit; `neutral` where it changes nothing."""
+
+    @abc.abstractmethod
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        """The parameters with it."""
+
+    @abc.abstractmethod
+    def shown(self, drawn: Any) -> Any:
+        """What was drawn, about -1 to 1 and 0 for the nominal robot, for the critic and the log."""
+
+    def _uniform(self, key: Any, span: Range, neutral: float, shape: tuple[int, ...], level: Any) -> Any:
+        """Uniform draws, brought nearer to what changes nothing where the scale is below 1."""
+        return neutral + factor(self.scale, level) * (
+            jax.random.uniform(key, shape, minval=span[0], maxval=span[1]) - neutral
+        )
 
 
-def _with_model(params: PhysicsParams, **fields: Any) -> PhysicsParams:
+def about(drawn: Any, span: Range, neutral: float) -> Any:
+    """Draws as shares of the farthest that their range goes from what changes nothing."""
+    return (drawn - neutral) / max(abs(span[0] - neutral), abs(span[1] - neutral), 1e-9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorRandomization(Randomization, abc.ABC):
+    """Factors, uniform in a range."""
+
+    factor: Annotated[Range, Bound(0, 1000, "factors")] = (1.0, 1.0)
+
+    def size(self, scene: Scene) -> int:
+        """How many factors are drawn."""
+        return scene.joints
+
+    def draw(self, key: Any, scene: Scene, level: Any) -> Any:
+        return self._uniform(key, self.factor, 1.0, (self.size(scene),), level)
+
+    def shown(self, drawn: Any) -> Any:
+        return about(drawn, self.factor, 1.0)
+
+
+def with_model(params: PhysicsParams, **fields: Any) -> PhysicsParams:
+    """The parameters with MjModel fields replaced."""
     return params._replace(model={**params.model, **fields})
 
 
-@dataclass(frozen=True)
-class Friction:
+@dataclass(frozen=True, kw_only=True)
+class FrictionRandomization(FactorRandomization):
     """One factor on the sliding friction of every geom."""
 
-    scale: tuple[float, float]
+    factor: Annotated[Range, Bound(0, 100, "factors")] = (0.5, 1.5)
 
-    def __call__(self, key: Array, params: PhysicsParams) -> PhysicsParams:
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("geom_friction",)
+
+    def size(self, scene: Scene) -> int:
+        return 1
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
         friction = params.model["geom_friction"]
-        return _with_model(params, geom_friction=friction.at[:, 0].mul(_uniform(key, self.scale)))
+        return with_model(params, geom_friction=friction.at[:, 0].mul(drawn[0]))
 
 
-@dataclass(frozen=True)
-class LinkMass:
-    """A factor on the mass and inertia of each body."""
+@dataclass(frozen=True, kw_only=True)
+class LinkMassRandomization(FactorRandomization):
+    """A factor on the mass of each body, and on its inertia with it."""
 
-    scale: tuple[float, float]
+    factor: Annotated[Range, Bound(0.01, 100, "factors")] = (0.9, 1.1)
 
-    def __call__(self, key: Array, params: PhysicsParams) -> PhysicsParams:
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("body_mass", "body_inertia")
+
+    def size(self, scene: Scene) -> int:
+        return scene.built.model.nbody
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
         mass, inertia = params.model["body_mass"], params.model["body_inertia"]
-        factor = _uniform(key, self.scale, mass.shape)
-        return _with_model(params, body_mass=mass * factor, body_inertia=inertia * factor[:, None])
+        return with_model(params, body_mass=mass * drawn, body_inertia=inertia * drawn[:, None])
 
 
-@dataclass(frozen=True)
-class Payload:
-    """Mass added at the centre of mass of the body that carries the IMU [kg], and that centre moved [m]."""
+@dataclass(frozen=True, kw_only=True)
+class PayloadRandomization(Randomization):
+    """Mass added to the torso at its centre of mass [kg]; at most half of the torso is taken away."""
 
-    body: int
-    mass_kg: tuple[float, float]
-    com_m: float
+    mass_kg: Annotated[Range, Bound(-1000, 1000, "kilograms")] = (-1.0, 2.0)
 
-    def __call__(self, key: Array, params: PhysicsParams) -> PhysicsParams:
-        unit = jax.random.uniform(key, (4,))
-        mass, centre = params.model["body_mass"], params.model["body_ipos"]
-        added = self.mass_kg[0] + unit[0] * (self.mass_kg[1] - self.mass_kg[0])
-        added = jnp.maximum(added, -0.5 * mass[self.body])
-        moved = self.com_m * (2.0 * unit[1:] - 1.0)
-        return _with_model(params, body_mass=mass.at[self.body].add(added), body_ipos=centre.at[self.body].add(moved))
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("body_mass",)
+
+    def draw(self, key: Any, scene: Scene, level: Any) -> Any:
+        return self._uniform(key, self.mass_kg, 0.0, (1,), level)
+
+    def shown(self, drawn: Any) -> Any:
+        return about(drawn, self.mass_kg, 0.0)
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        mass, torso = params.model["body_mass"], scene.built.torso_body
+        added = jnp.maximum(drawn[0], -0.5 * mass[torso])
+        return with_model(params, body_mass=mass.at[torso].add(added))
 
 
-@dataclass(frozen=True)
-class Armature:
+@dataclass(frozen=True, kw_only=True)
+class OffsetRandomization(Randomization, abc.ABC):
+    """Offsets, uniform between minus and plus a width."""
+
+    @property
+    @abc.abstractmethod
+    def width(self) -> float:
+        """The largest offset."""
+
+    @abc.abstractmethod
+    def size(self, scene: Scene) -> int:
+        """How many offsets are drawn."""
+
+    def draw(self, key: Any, scene: Scene, level: Any) -> Any:
+        return self._uniform(key, (-self.width, self.width), 0.0, (self.size(scene),), level)
+
+    def shown(self, drawn: Any) -> Any:
+        return drawn / max(self.width, 1e-9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentreOfMassRandomization(OffsetRandomization):
+    """The torso's centre of mass is moved [m]."""
+
+    width_m: Annotated[float, Bound(0, 1, "metres")] = 0.02
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("body_ipos",)
+
+    @property
+    def width(self) -> float:
+        return self.width_m
+
+    def size(self, scene: Scene) -> int:
+        return 3
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        return with_model(params, body_ipos=params.model["body_ipos"].at[scene.built.torso_body].add(drawn))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmatureRandomization(FactorRandomization):
     """A factor on the rotor inertia of each joint."""
 
-    scale: tuple[float, float]
-    dof_ids: tuple[int, ...]
+    factor: Annotated[Range, Bound(0.01, 100, "factors")] = (0.95, 1.05)
 
-    def __call__(self, key: Array, params: PhysicsParams) -> PhysicsParams:
-        ids = np.asarray(self.dof_ids)
-        factor = _uniform(key, self.scale, (len(ids),))
-        armature = params.model["dof_armature"].at[ids].mul(factor)
-        motor = params.motor._replace(armature=params.motor.armature * factor)
-        return _with_model(params, dof_armature=armature)._replace(motor=motor)
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("dof_armature",)
 
-
-@dataclass(frozen=True)
-class MotorGains:
-    """Factors on gains, torque limit and friction of each joint, and viscous friction [N m s/rad]."""
-
-    config: RandomizationConfig
-
-    def __call__(self, key: Array, params: PhysicsParams) -> PhysicsParams:
-        c, m = self.config, params.motor
-        ranges = jnp.asarray([c.kp, c.kd, c.torque_limit, c.joint_friction, c.damping])
-        unit = jax.random.uniform(key, (5, *m.kp.shape))
-        kp, kd, limit, friction, damping = ranges[:, :1] + unit * (ranges[:, 1:] - ranges[:, :1])
-        motor = m._replace(
-            kp=m.kp * kp,
-            kd=m.kd * kd,
-            torque_limit=m.torque_limit * limit,
-            friction=m.friction * friction,
-            damping=m.damping + damping,
-        )
-        return params._replace(motor=motor)
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        armature = params.model["dof_armature"].at[np.asarray(scene.built.dof_ids)].mul(drawn)
+        motor = params.motor._replace(armature=params.motor.armature * drawn)
+        return with_model(params, dof_armature=armature)._replace(motor=motor)
 
 
-@dataclass(frozen=True)
-class JointOffset:
+@dataclass(frozen=True, kw_only=True)
+class MotorRandomization(FactorRandomization, abc.ABC):
+    """A factor on one parameter of each motor."""
+
+    @property
+    @abc.abstractmethod
+    def parameter(self) -> str:
+        """Its name in robots.motor.MotorParams."""
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        value = getattr(params.motor, self.parameter) * drawn
+        return params._replace(motor=params.motor._replace(**{self.parameter: value}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KpRandomization(MotorRandomization):
+    """A factor on each position gain."""
+
+    factor: Annotated[Range, Bound(0, 100, "factors")] = (0.9, 1.1)
+
+    @property
+    def parameter(self) -> str:
+        return "kp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KdRandomization(MotorRandomization):
+    """A factor on each velocity gain."""
+
+    factor: Annotated[Range, Bound(0, 100, "factors")] = (0.9, 1.1)
+
+    @property
+    def parameter(self) -> str:
+        return "kd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorqueLimitRandomization(MotorRandomization):
+    """A factor on each torque limit: the strength of the motor."""
+
+    factor: Annotated[Range, Bound(0, 100, "factors")] = (0.9, 1.0)
+
+    @property
+    def parameter(self) -> str:
+        return "torque_limit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointFrictionRandomization(MotorRandomization):
+    """A factor on the Coulomb friction of each joint."""
+
+    factor: Annotated[Range, Bound(0, 1000, "factors")] = (0.5, 2.0)
+
+    @property
+    def parameter(self) -> str:
+        return "friction"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotorAddition(Randomization, abc.ABC):
+    """Something added to one parameter of each motor, uniform in a range that begins at 0 or above."""
+
+    @property
+    @abc.abstractmethod
+    def parameter(self) -> str:
+        """Its name in robots.motor.MotorParams."""
+
+    @property
+    @abc.abstractmethod
+    def span(self) -> Range:
+        """The range."""
+
+    def draw(self, key: Any, scene: Scene, level: Any) -> Any:
+        return self._uniform(key, self.span, 0.0, (scene.joints,), level)
+
+    def shown(self, drawn: Any) -> Any:
+        return about(drawn, self.span, 0.0)
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        value = getattr(params.motor, self.parameter) + drawn
+        return params._replace(motor=params.motor._replace(**{self.parameter: value}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointDampingRandomization(MotorAddition):
+    """Viscous friction added to each joint [N m s/rad]."""
+
+    damping: Annotated[Range, Bound(0, 1000, "N m s/rad")] = (0.0, 0.2)
+
+    @property
+    def parameter(self) -> str:
+        return "damping"
+
+    @property
+    def span(self) -> Range:
+        return self.damping
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointOffsetRandomization(OffsetRandomization):
     """Error of each encoder's zero [rad]."""
 
-    width_rad: float
+    width_rad: Annotated[float, _RADIANS] = 0.02
 
-    def __call__(self, key: Array, params: PhysicsParams) -> PhysicsParams:
-        shape = params.joint_offset.shape
-        return params._replace(joint_offset=_uniform(key, (-self.width_rad, self.width_rad), shape))
+    @property
+    def width(self) -> float:
+        return self.width_rad
+
+    def size(self, scene: Scene) -> int:
+        return scene.joints
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        return params._replace(joint_offset=params.joint_offset + drawn)
 
 
-@dataclass(frozen=True)
-class ImuTilt:
+@dataclass(frozen=True, kw_only=True)
+class ImuTiltRandomization(OffsetRandomization):
     """The IMU is mounted askew by a rotation vector [rad]."""
 
-    width_rad: float
+    width_rad: Annotated[float, _RADIANS] = 0.02
 
-    def __call__(self, key: Array, params: PhysicsParams) -> PhysicsParams:
-        return params._replace(imu_tilt=_uniform(key, (-self.width_rad, self.width_rad), (3,)))
+    @property
+    def width(self) -> float:
+        return self.width_rad
 
+    def size(self, scene: Scene) -> int:
+        return 3
 
-@dataclass(frozen=True)
-class Latency:
-    """Mean latencies of the episode [s]."""
-
-    config: LatencyConfig
-
-    def __call__(self, key: Array, params: PhysicsParams) -> PhysicsParams:
-        action, observation = jax.random.uniform(key, (2,))
-        c = self.config
-        return params._replace(
-            action_latency=c.action_s[0] + action * (c.action_s[1] - c.action_s[0]),
-            observation_latency=c.observation_s[0] + observation * (c.observation_s[1] - c.observation_s[0]),
-        )
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        return params._replace(imu_tilt=params.imu_tilt + drawn)

@@ -1,0 +1,143 @@
+"""What is static about an environment, by name: terms ask it for addresses, limits, periods and places in vectors."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ksim.errors import ConfigError
+from robots import rotation
+from robots.model import BuiltModel
+
+# Command names of older policies, and K-Scale's names for the same.
+COMMAND_ALIASES = {"vx": "xvel", "vy": "yvel", "yaw_rate": "yawrate", "height": "baseheight"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """The robot in its world, as compiled, and the task's fixed numbers. Hashed by identity: it is static under jit.
+
+    Attributes:
+        built: the compiled robot.
+        control_period_s: how often the policy runs [s].
+        episode_length_s: length of an episode [s].
+        command_names: the elements of the command vector, in order.
+        actions: length of the policy's raw action.
+    """
+
+    built: BuiltModel
+    control_period_s: float = 0.02
+    episode_length_s: float = 10.0
+    command_names: tuple[str, ...] = ()
+    actions: int = 0
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """Names of the joints, in the order of every vector of joints."""
+        return self.built.spec.joint_names
+
+    @property
+    def joints(self) -> int:
+        """Number of actuated joints."""
+        return len(self.built.spec.joints)
+
+    @functools.cached_property
+    def home_rad(self) -> np.ndarray:
+        """The home pose [rad], (joints,)."""
+        return self.column("home_rad")
+
+    def column(self, field: str) -> np.ndarray:
+        """One float32 number per joint of the robot's specification: `scene.column("torque_limit_nm")`."""
+        return np.asarray(self.built.spec.column(field), np.float32)
+
+    def joint_ids(self, words: tuple[str, ...]) -> np.ndarray:
+        """Places of the joints whose name contains one of the words; no word means every joint.
+
+        Raises:
+            ConfigError: a word is in no joint's name.
+        """
+        for word in words:
+            if not any(word in name for name in self.joint_names):
+                raise ConfigError(f"no joint's name contains {word!r}; {self.built.spec.name} has {self._listed()}")
+        names = self.joint_names
+        return np.asarray([i for i, n in enumerate(names) if not words or any(w in n for w in words)], np.int32)
+
+    def _listed(self) -> str:
+        return ", ".join(self.joint_names)
+
+    @property
+    def floating(self) -> bool:
+        """Whether the robot has a free joint."""
+        return self.built.base_body >= 0
+
+    @functools.cached_property
+    def base_qpos(self) -> int:
+        """Address in qpos of the base's position; its quaternion follows. -1 for a robot fixed to the world."""
+        model = self.built.model
+        return int(model.jnt_qposadr[model.body_jntadr[self.built.base_body]]) if self.floating else -1
+
+    @functools.cached_property
+    def base_qvel(self) -> int:
+        """Address in qvel of the base's linear velocity; its angular one follows. -1 where there is none."""
+        model = self.built.model
+        return int(model.jnt_dofadr[model.body_jntadr[self.built.base_body]]) if self.floating else -1
+
+    @functools.cached_property
+    def standing_height_m(self) -> float:
+        """Height of the base above the floor in the home pose [m], 0 for a robot fixed to the world."""
+        return float(self.built.home_qpos[self.base_qpos + 2]) if self.floating else 0.0
+
+    @functools.cached_property
+    def feet(self) -> tuple[str, ...]:
+        """Names of the feet, in order."""
+        return tuple(name.removeprefix("touch_") for name in self.built.sensors if name.startswith("touch_"))
+
+    @functools.cached_property
+    def foot_rest_height_m(self) -> np.ndarray:
+        """Height of each foot's site in the home pose [m], (feet,): the foot is on the floor there."""
+        import mujoco
+
+        library: Any = mujoco
+        model, data = self.built.model, library.MjData(self.built.model)
+        data.qpos[:] = self.built.home_qpos
+        library.mj_kinematics(model, data)
+        return np.asarray([data.site_xpos[model.site(name).id][2] for name in self.feet], np.float32)
+
+    @functools.cached_property
+    def home_gravity_b(self) -> np.ndarray:
+        """Gravity in the IMU's frame in the home pose [m/s^2], (3,): says how the IMU is mounted."""
+        import mujoco
+
+        library: Any = mujoco
+        data = library.MjData(self.built.model)
+        data.qpos[:] = self.built.home_qpos
+        library.mj_forward(self.built.model, data)
+        quat = data.sensordata[self.sensor("imu_quat")]
+        return rotation.gravity_in_frame(quat, np).astype(np.float32)
+
+    @functools.cached_property
+    def mass_kg(self) -> float:
+        """Mass of the robot alone [kg]."""
+        model = self.built.model
+        root = self.built.base_body if self.floating else int(model.body_rootid[self.built.imu_body])
+        return float(model.body_mass[model.body_rootid == model.body_rootid[root]].sum())
+
+    def command(self, name: str) -> int:
+        """Place of a command in the command vector, by its name or an older name of it; -1 where there is none."""
+        for candidate in (name, *(k for k, v in COMMAND_ALIASES.items() if v == name), COMMAND_ALIASES.get(name, name)):
+            if candidate in self.command_names:
+                return self.command_names.index(candidate)
+        return -1
+
+    def sensor(self, name: str) -> slice:
+        """Where a sensor stands in the sensor data.
+
+        Raises:
+            ConfigError: there is no such sensor.
+        """
+        if name not in self.built.sensors:
+            raise ConfigError(f"no sensor {name!r}; {self.built.spec.name} has {', '.join(self.built.sensors)}")
+        return self.built.sensors[name]
