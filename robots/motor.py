@@ -1,9 +1,20 @@
-"""The motor law: PD about a target, a torque limit that falls with speed, friction.
+"""The motor law: PD about a target, a torque limit that falls with speed, dry friction that holds, play, a spring.
 
 Written once against an array namespace: `xp` is numpy or jax.numpy. MJX training, CPU training,
 the twin, the parity replay and identification all call it. Nothing of it is left to MuJoCo: the
 built models have no joint damping and no friction loss (see robots/model.py), because joint friction
 as a constraint costs MuJoCo 17 % and two laws would be two truths.
+
+The chain is: controller and encoder - rotor with its friction - gap (play) - spring (compliance) - joint.
+
+Friction is a bristle: a spring from the rotor to an anchor, which slides where the bristle would pull more than
+friction can (Haessig and Friedland 1991, the reset integrator). Its stiffness is armature / dt^2, the greatest that
+an explicit step carries whatever the joint weighs, so a held joint gives way by load * dt^2 / armature and then stays.
+Friction needs an armature: a joint that has none has no dry friction.
+
+Behind a gap or a spring the rotor has no mass of its own: its inertia stays on the joint, its position is where the
+torques balance at the end of the step. The other form, a rotor with inertia in the law, leaves the joint without
+armature, and a light link on a stiff spring then explodes at the steps in use. benchmarks/motor_law.py compares.
 """
 
 from __future__ import annotations
@@ -18,13 +29,20 @@ from robots.spec import RobotSpec
 # linearly to zero at the no-load speed. A guess: the Robstride data give peak torque and no-load
 # speed, not the curve between.
 KNEE = 0.5
+# Sliding speed at which half of the stiction is gone [rad/s]; the curve 1 / (1 + (v / v0)^2) is Hess and Soom's
+# (1990). A guess: nobody has published a Stribeck curve of these motors.
+STRIBECK_RAD_S = 0.1
+# Stands for zero where something is divided by a stiffness that may be zero [N m/rad].
+_TINY = 1e-9
 
 
 class MotorParams(NamedTuple):
-    """Parameters of the law, each of shape (..., joints), in SI.
+    """Parameters of the law, each of shape (..., joints) or a number, in SI.
 
     kp [N m/rad], kd [N m s/rad], torque_limit [N m], velocity_max [rad/s], friction [N m],
-    damping [N m s/rad], armature [kg m^2].
+    damping [N m s/rad], armature [kg m^2], stiction: breakaway torque above the friction [N m],
+    play: full width of the gap between motor and joint [rad], compliance of the spring between
+    them [rad/(N m)], 1 / stiffness; 0 is rigid.
     """
 
     kp: Any
@@ -34,25 +52,98 @@ class MotorParams(NamedTuple):
     friction: Any
     damping: Any
     armature: Any
+    stiction: Any = 0.0
+    play: Any = 0.0
+    compliance: Any = 0.0
 
     @classmethod
     def of(cls, robot: RobotSpec) -> MotorParams:
         """The nominal parameters of a robot, numpy float64 of shape (joints,)."""
         fields = ("kp", "kd", "torque_limit_nm", "velocity_max_rad_s", "friction_nm", "damping", "armature")
-        return cls(*(np.asarray(robot.column(f)) for f in fields))
+        columns = [np.asarray(robot.column(f)) for f in fields]
+        return cls(*columns, *(np.zeros_like(columns[0]) for _ in range(3)))
 
 
-def drive_torque(params: MotorParams, position: Any, velocity: Any, target: Any, xp: Any = np) -> Any:
-    """Torque that the motor's controller produces, before friction, (..., joints) [N m].
+class MotorState(NamedTuple):
+    """What the law remembers, each (..., joints).
 
-    The limit holds in full when the torque brakes, and falls with speed when it drives.
+    anchor: where friction holds the rotor [rad]. slip: speed at which the anchor slid in the last step [rad/s];
+    0 where friction holds. twist: position of the motor less that of the joint [rad], and twist_rate [rad/s]:
+    both 0 where there is neither play nor compliance.
     """
-    torque = params.kp * (target - position) - params.kd * velocity
+
+    anchor: Any
+    slip: Any
+    twist: Any
+    twist_rate: Any
+
+
+def rest(params: MotorParams, position: Any, xp: Any = np) -> MotorState:
+    """The memory of motors that have stood at the joint's `position` (..., joints) [rad], nothing wound up."""
+    anchor = xp.asarray(position) * 1.0  # a copy, whatever the caller does with its array
+    zero = xp.zeros_like(anchor)
+    return MotorState(anchor=anchor, slip=zero, twist=zero, twist_rate=zero)
+
+
+def encoder(params: MotorParams, state: MotorState, position: Any, velocity: Any, xp: Any = np) -> tuple[Any, Any]:
+    """(position, velocity) that an encoder on the motor's side shows [rad, rad/s]: it sees neither gap nor spring.
+
+    `position` and `velocity` are the joint's.
+    """
+    return position + state.twist, velocity + state.twist_rate
+
+
+def link_armature(params: MotorParams, xp: Any = np) -> Any:
+    """Armature that the simulator's joint must carry [kg m^2]: all of it, whatever lies between motor and joint."""
+    return params.armature
+
+
+def _off(value: Any) -> bool:
+    """Whether a parameter is known to be zero everywhere; what jax traces is not known."""
+    return isinstance(value, (int, float, np.ndarray, np.generic)) and not np.any(value)
+
+
+def _torque_bounds(params: MotorParams, velocity: Any, xp: Any) -> tuple[Any, Any]:
+    """(low, high): the least and the greatest torque at a speed [N m]."""
     left = (1.0 - xp.abs(velocity) / params.velocity_max) / (1.0 - KNEE)
     drive = params.torque_limit * xp.clip(left, 0.0, 1.0)
     high = xp.where(velocity > 0, drive, params.torque_limit)
     low = xp.where(velocity < 0, drive, params.torque_limit)
-    return xp.clip(torque, -low, high)
+    return -low, high
+
+
+def _pd(params: MotorParams, position: Any, velocity: Any, target: Any, target_velocity: Any, feedforward: Any) -> Any:
+    """What the controller asks for before its limit [N m]."""
+    speed = velocity if _off(target_velocity) else velocity - target_velocity
+    torque = params.kp * (target - position) - params.kd * speed
+    return torque if _off(feedforward) else torque + feedforward
+
+
+def drive_torque(
+    params: MotorParams,
+    position: Any,
+    velocity: Any,
+    target: Any,
+    xp: Any = np,
+    *,
+    target_velocity: Any = 0.0,
+    feedforward: Any = 0.0,
+) -> Any:
+    """Torque that the motor's controller produces, before friction, (..., joints) [N m].
+
+    The limit holds in full when the torque brakes, and falls with speed when it drives.
+
+    Args:
+        params: of the law.
+        position: of the motor [rad].
+        velocity: of the motor [rad/s].
+        target: position asked for [rad].
+        xp: numpy or jax.numpy.
+        target_velocity: velocity asked for [rad/s].
+        feedforward: torque added to the controller's, inside its limit [N m].
+    """
+    low, high = _torque_bounds(params, velocity, xp)
+    return xp.clip(_pd(params, position, velocity, target, target_velocity, feedforward), low, high)
 
 
 def friction_torque(params: MotorParams, velocity: Any, dt: float, xp: Any = np) -> Any:
@@ -68,6 +159,129 @@ def friction_torque(params: MotorParams, velocity: Any, dt: float, xp: Any = np)
 def joint_torque(
     params: MotorParams, position: Any, velocity: Any, target: Any, dt: float, xp: Any = np
 ) -> tuple[Any, Any]:
-    """(drive, net): what a torque sensor at the motor would show, and what the joint feels [N m]."""
+    """(drive, net) without memory [N m]: friction slows and does not hold, no play and no spring. See `step`."""
     drive = drive_torque(params, position, velocity, target, xp)
     return drive, drive + friction_torque(params, velocity, dt, xp)
+
+
+def step(
+    params: MotorParams,
+    state: MotorState,
+    position: Any,
+    velocity: Any,
+    target: Any,
+    dt: float,
+    xp: Any = np,
+    *,
+    target_velocity: Any = 0.0,
+    feedforward: Any = 0.0,
+) -> tuple[Any, Any, MotorState]:
+    """One physics step of the law.
+
+    Args:
+        params: of the law.
+        state: its memory, of `rest` or of the step before.
+        position: true joint position, (..., joints) [rad].
+        velocity: joint velocity [rad/s].
+        target: position asked for, in the joint's own zero [rad].
+        dt: the physics step [s].
+        xp: numpy or jax.numpy.
+        target_velocity: velocity asked for [rad/s].
+        feedforward: torque added to the controller's, inside its limit [N m].
+
+    Returns:
+        (drive, net, next state): the torque before friction, which a torque sensor at the motor shows, and the
+        torque that the joint feels, both (..., joints) [N m].
+    """
+    level = params.friction
+    if not _off(params.stiction):
+        speed = state.slip * (1.0 / STRIBECK_RAD_S)
+        level = level + params.stiction / (1.0 + speed * speed)
+    bristle = xp.maximum(params.armature * (1.0 / dt**2), _TINY)
+    bounds = _torque_bounds(params, velocity, xp)
+    asked = _pd(params, position, velocity, target, target_velocity, feedforward)
+    # the bristle as it will be at the end of the step: so it stops a rotor in one step and does not throw it back
+    pull = bristle * (position - state.anchor + dt * velocity)
+    viscous = params.damping * velocity
+    twist, twist_rate = state.twist, state.twist_rate
+    if _off(params.play) and _off(params.compliance):
+        drive = xp.clip(asked, *bounds)
+        net = drive - xp.clip(pull, -level, level) - viscous
+    else:
+        drive, net, twist = _balance(params, state.twist, asked, bounds, pull, level, bristle, viscous, dt, xp)
+        twist_rate = (twist - state.twist) * (1.0 / dt)
+        position = position + twist
+    reach = level / bristle
+    anchor = position - xp.clip(position - state.anchor, -reach, reach)
+    slip = state.slip if _off(params.stiction) else (anchor - state.anchor) * (1.0 / dt)
+    return drive, net, MotorState(anchor=anchor, slip=slip, twist=twist, twist_rate=twist_rate)
+
+
+def _balance(
+    params: MotorParams,
+    before: Any,
+    asked: Any,
+    bounds: tuple[Any, Any],
+    pull: Any,
+    level: Any,
+    bristle: Any,
+    viscous: Any,
+    dt: float,
+    xp: Any,
+) -> tuple[Any, Any, Any]:
+    """The rotor's place between controller, friction and spring: (drive, torque on the joint, twist).
+
+    The unknown is the twist at the end of the step. Controller and bristle are straight lines in it, each cut off at
+    its limit, the spring is a line with a gap; their sum falls with the twist, so there is one solution. It is exact:
+    with both lines whole, then with those cut off that stay cut off whichever way the twist moves, then with the rest.
+
+    Args:
+        params: of the law.
+        before: twist at the end of the step before [rad].
+        asked: what the controller asks for if the motor moves as the joint does [N m].
+        bounds: of the drive torque [N m].
+        pull: of the bristle, likewise, and its greatest, `level` [N m].
+        level: of friction [N m].
+        bristle: stiffness [N m/rad].
+        viscous: friction if the motor moves as the joint does [N m].
+        dt: the physics step [s].
+        xp: numpy or jax.numpy.
+    """
+    rate = 1.0 / dt
+    half, compliance = 0.5 * params.play, params.compliance
+    # slopes over the twist; all three lines are given at twist 0 with the velocity of an unchanged twist
+    drive_slope = params.kp + params.kd * rate
+    pull_slope = 2.0 * bristle
+    viscous_slope = params.damping * rate
+    asked = asked + (params.kd * rate) * before
+    pull = pull - bristle * before
+    rest_of = -(viscous - viscous_slope * before)
+
+    def settle(torque: Any, slope: Any) -> tuple[Any, Any]:
+        """Where a line that falls from `torque` at twist 0 meets spring and gap: (torque, twist)."""
+        slope = xp.maximum(slope, _TINY)
+        edge = slope * half
+        held = (torque - xp.clip(torque, -edge, edge)) / (1.0 + compliance * slope)
+        return held, xp.clip(torque / slope, -half, half) + compliance * held
+
+    def lines(twist: Any) -> tuple[Any, Any, Any, Any]:
+        """What the two lines are at a twist, cut off, and by how much they were too great."""
+        driven, pulled = asked - drive_slope * twist, pull + pull_slope * twist
+        drive, hold = xp.clip(driven, *bounds), xp.clip(pulled, -level, level)
+        return drive, driven - drive, hold, pulled - hold
+
+    def solve(drive: Any, drive_cut: Any, hold: Any, hold_cut: Any) -> tuple[Any, Any]:
+        torque = xp.where(drive_cut, drive, asked) - xp.where(hold_cut, hold, pull) + rest_of
+        slope = xp.where(drive_cut, 0.0, drive_slope) + xp.where(hold_cut, 0.0, pull_slope) + viscous_slope
+        return settle(torque, slope)
+
+    _, twist = settle(asked - pull + rest_of, drive_slope + pull_slope + viscous_slope)
+    drive, drive_over, hold, hold_over = lines(twist)
+    # cutting both off moves the twist this way
+    way = hold_over - drive_over
+    drive_cut, hold_cut = way * drive_over < 0, way * hold_over > 0
+    _, twist = solve(drive, drive_cut, hold, hold_cut)
+    drive, drive_over, hold, hold_over = lines(twist)
+    net, twist = solve(drive, drive_cut | (drive_over != 0), hold, hold_cut | (hold_over != 0))
+    drive, _, _, _ = lines(twist)
+    return drive, net, twist

@@ -92,7 +92,7 @@ def test_parameters_come_from_the_robot_by_joint():
     nominal = MotorParams.of(robot)
     knee = robot.joint_names.index("dof_left_knee_04")
     figures = [float(column[knee]) for column in nominal]
-    assert figures == [150.0, 8.654, 84.0, 17.488, 0.2, 0.0, 0.04]
+    assert figures == [150.0, 8.654, 84.0, 17.488, 0.2, 0.0, 0.04, 0.0, 0.0, 0.0]
     assert all(column.shape == (20,) and column.dtype == np.float64 for column in nominal)
 
 
