@@ -114,7 +114,7 @@ class JointTargets:
         Raises:
             ConfigError: as `of` and `roles`.
         """
-        policy, commands = config.policy, list(config.commands)
+        policy, commands = config.policy, config.command_names
         part = roles(robot, policy.hold, policy.passthrough)
         through = tuple((i, commands.index(policy.passthrough[robot.joint_names[i]])) for i in part.passed)
         base = cls.of(robot, policy.action_scale, policy.smoothing, policy.hold)

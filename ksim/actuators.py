@@ -36,7 +36,8 @@ class Actuators(Term, abc.ABC):
         steps = max(1, round(self.update_period_s / dt))
         if self.update_period_s > 0 and abs(steps * dt - self.update_period_s) > 1e-9:
             raise ConfigError(
-                f"actuators.update_period_s: got {self.update_period_s:g}, expected a multiple of the physics step {dt:g} s"
+                f"actuators.update_period_s: got {self.update_period_s:g}, expected a multiple of the physics step "
+                f"{dt:g} s"
             )
         return steps
 

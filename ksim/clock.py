@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 import numpy as np
 
+from ksim.names import COMMAND_ALIASES
 from toolkit.settings import Bound, Settings
 
 TURN = 2.0 * np.pi
@@ -51,6 +52,4 @@ class GaitClock(Settings):
 
 def places(clock: GaitClock, command_names: tuple[str, ...]) -> tuple[int, ...]:
     """Where the commands that ask for motion stand in a command vector, by their names or older names of them."""
-    from ksim.scene import COMMAND_ALIASES
-
     return tuple(i for i, name in enumerate(command_names) if COMMAND_ALIASES.get(name, name) in clock.commands)

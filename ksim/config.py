@@ -6,7 +6,7 @@ A YAML file names a task and changes some of it; `--set key=value` changes it fu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,8 +23,9 @@ from ksim.randomization import Randomization
 from ksim.resets import Reset
 from ksim.rewards import Reward
 from ksim.terminations import BaseTooLowTermination, Termination
+from robots.spec import CommandSpec
 from toolkit.errors import SettingsError
-from toolkit.settings import Bound, Settings, merge, parse_overrides
+from toolkit.settings import Bound, Settings, apply_overrides, merge
 from toolkit.yaml_file import YamlError, read_yaml
 
 SEED = Bound(0, 2**32 - 1, "a seed")
@@ -42,7 +43,9 @@ class PhysicsConfig(Settings):
 
     def check(self) -> None:
         period, step = self.control_period_s, self.timestep_s
-        whole = round(period / step) >= 1 and abs(round(period / step) * step - period) <= 1e-9  # as the engines have it
+        whole = (
+            round(period / step) >= 1 and abs(round(period / step) * step - period) <= 1e-9
+        )  # as the engines have it
         self.require(whole, "control_period_s", period, f"a multiple of physics.timestep_s ({step:g})")
 
 
@@ -82,7 +85,7 @@ class PolicyConfig(Settings):
     smoothing: Annotated[float, Bound(0, 0.9999, "a share")] = 0.0
     target_speed: Annotated[float, _SHARE] = 0.0
     hold: tuple[str, ...] = ()
-    passthrough: dict[str, str] = field(default_factory=dict, hash=False)
+    passthrough: dict[str, str] = field(default_factory=dict)
     clock: GaitClock = GaitClock()
     init_std: Annotated[float, Bound(1e-4, 100, "a standard deviation")] = 0.3
 
@@ -162,16 +165,16 @@ class Config(Settings):
     threads: Annotated[int, Bound(0, 1024, "threads, 0 for all there are")] = 0
     episode_length_s: Annotated[float, Bound(0.01, 3600, "seconds")] = 10.0
     physics: PhysicsConfig = PhysicsConfig()
-    observations: dict[str, Observation] = field(default_factory=dict, hash=False)
-    critic: dict[str, Observation] = field(default_factory=dict, hash=False)
-    commands: dict[str, Command] = field(default_factory=dict, hash=False)
-    channels: dict[str, Channel] = field(default_factory=lambda: {"action": Channel()}, hash=False)
+    observations: dict[str, Observation] = field(default_factory=dict)
+    critic: dict[str, Observation] = field(default_factory=dict)
+    commands: dict[str, Command] = field(default_factory=dict)
+    channels: dict[str, Channel] = field(default_factory=lambda: {"action": Channel()})
     actuators: Actuators = PositionActuators()
-    rewards: dict[str, Reward] = field(default_factory=dict, hash=False)
-    terminations: dict[str, Termination] = field(default_factory=dict, hash=False)
-    resets: dict[str, Reset] = field(default_factory=dict, hash=False)
-    randomizations: dict[str, Randomization] = field(default_factory=dict, hash=False)
-    events: dict[str, Event] = field(default_factory=dict, hash=False)
+    rewards: dict[str, Reward] = field(default_factory=dict)
+    terminations: dict[str, Termination] = field(default_factory=dict)
+    resets: dict[str, Reset] = field(default_factory=dict)
+    randomizations: dict[str, Randomization] = field(default_factory=dict)
+    events: dict[str, Event] = field(default_factory=dict)
     curriculum: Curriculum = SurvivalCurriculum()
     policy: PolicyConfig = PolicyConfig()
     ppo: PpoConfig = PpoConfig()
@@ -195,10 +198,20 @@ class Config(Settings):
                     known = f"one of the channels ({', '.join(self.channels) or 'there are none'})"
                     self.require(term.channel in self.channels, f"{room}.{name}.channel", term.channel, known)
 
+    @classmethod
+    def translated(cls, changes: Mapping[Any, Any], base: Settings | None) -> Mapping[Any, Any]:
+        known = list(base.commands) if isinstance(base, Config) else []
+        return legacy.translated(changes, known)
+
+    @property
+    def command_specs(self) -> tuple[CommandSpec, ...]:
+        """The elements of the command vector, in order."""
+        return tuple(spec for term in self.commands.values() for spec in term.specs)
+
     @property
     def command_names(self) -> list[str]:
-        """The elements of the command vector, in order."""
-        return [spec.name for term in self.commands.values() for spec in term.specs]
+        """Their names."""
+        return [spec.name for spec in self.command_specs]
 
     def latency_s(self, *names: str) -> tuple[float, float]:
         """Least and greatest age of what these channels bring [s], jitter and the wait for a new value included."""
@@ -227,9 +240,11 @@ def from_dict(data: Any, base: Config | None = None) -> Config:
 
     if not isinstance(data, Mapping):
         return merge(base or Config(), data)
+    if base is None and {f.name for f in fields(Config)} <= set(data):
+        return Config.from_dict(data)  # the whole of it: what the task has gained since is not in it
     if base is None:
         base = task_config(data.get("task", legacy.TASK))
-    return merge(base, legacy.translated(dict(data)))
+    return merge(base, data)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -248,13 +263,4 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(str(error)) from error
     except SettingsError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return override(config, overrides)
-
-
-def override(config: Config, overrides: Sequence[str]) -> Config:
-    """A configuration with `key=value` overrides; old names of keys are read too.
-
-    Raises:
-        SettingsError: an override has no `=`, or its key or value is wrong.
-    """
-    return merge(config, legacy.translated(parse_overrides(overrides)))
+    return apply_overrides(config, overrides)

@@ -141,7 +141,7 @@ class PhysicsEngine(abc.ABC):
         step: Any,
         xp: Any,
     ) -> tuple[Any, Any, motor.MotorState]:
-        """(drive torque, net torque on the joints, memory) of one physics step; `step` counts within the control step."""
+        """(drive torque, net torque on the joints, memory) of physics step `step` in a control step."""
         position, velocity = self._joints(qpos, qvel)
         # the motor regulates its encoder, whose zero is off
         shift = params.target_bias - params.joint_offset

@@ -6,8 +6,11 @@ new ones that say the same. Nothing else knows that there was an older version.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ksim.names import COMMAND_ALIASES
+from toolkit.settings import Dotted
 
 # What a file without a task meant.
 TASK = "kbot_stand"
@@ -54,45 +57,62 @@ _TERMINATIONS = {
 }
 
 
-def _put(data: dict[str, Any], key: str, value: Any, partial: Callable[[], dict[str, Any]] = dict) -> None:
-    *parts, last = key.split(".")
-    for part in parts:
-        data = data.setdefault(part, partial())
-    data[last] = value
+def translated(changes: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, Any]:
+    """Plain values with the old keys in their new places; new ones are left as they are.
 
+    Args:
+        changes: what a file, a checkpoint or an override says.
+        known: names of the commands that it changes.
+    """
+    kind = type(changes) if isinstance(changes, dict) else dict
+    out: dict[Any, Any] = kind({k: v for k, v in changes.items() if k not in _MOVED})
 
-def translated(data: dict[str, Any]) -> dict[str, Any]:
-    """Plain values with the old keys in their new places; new ones are left as they are."""
-    data = {k: (type(v)(v) if isinstance(v, dict) else v) for k, v in data.items()}
-    out = {k: v for k, v in data.items() if k not in _MOVED}
+    def put(key: str, value: Any) -> None:
+        *parts, last = key.split(".")
+        place = out
+        for part in parts:
+            place[part] = kind(place[part]) if isinstance(place.get(part), dict) else kind()
+            place = place[part]
+        place[last] = value
+
     for section, keys in _MOVED.items():
-        values = data.get(section)
-        if not isinstance(values, dict):
-            if section in data:
-                out[section] = values  # refused with what is expected
+        values = changes.get(section)
+        if not isinstance(values, Mapping):
+            if values is not None:
+                out[section] = values  # refused, with what there is
             continue
         for name, value in values.items():
-            if section == "pushes" and name == "curriculum":
-                out["curriculum"] = {"kind": "SurvivalCurriculum" if value else "FixedCurriculum"}
+            if (section, name) == ("pushes", "curriculum"):
+                put("curriculum", {"kind": "SurvivalCurriculum" if value else "FixedCurriculum"})
                 continue
             for key in keys.get(name, (f"{section}.{name}",)):
-                _put(out, key, value)
-    ends = out.get("terminations")
-    if isinstance(ends, dict):
-        out["terminations"] = {k: v for k, v in ends.items() if k not in _TERMINATIONS}
-        for name, key in _TERMINATIONS.items():
-            if name in ends:
-                _put(out, key, ends[name])
-    commands = out.get("commands")
-    if isinstance(commands, dict) and "commands" in data and _old_commands(commands):
-        out["commands"] = _commands(commands)
+                put(key, value)
+    ends = changes.get("terminations")
+    for name in _TERMINATIONS if isinstance(ends, Mapping) else ():
+        if name in ends:
+            out["terminations"] = {k: v for k, v in out["terminations"].items() if k != name}
+            put(_TERMINATIONS[name], ends[name])
+    commands = changes.get("commands")
+    if isinstance(commands, Mapping):
+        out["commands"] = _commands(commands, known)
     return out
 
 
-def _old_commands(commands: dict[str, Any]) -> bool:
-    """A mapping of names to ranges, as the first version had it."""
-    return bool(commands) and all(isinstance(v, (list, tuple)) for v in commands.values())
+def _commands(commands: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, Any]:
+    """A mapping of names to ranges is the whole of the commands, as it was; dotted keys change one."""
+    if isinstance(commands, Dotted):
+        return Dotted({_known_as(name, known): value for name, value in commands.items()})
+    if not all(isinstance(v, (list, tuple)) for v in commands.values()):
+        return dict(commands)
+    gone = {name: None for name in known if name not in commands}
+    ranges = {
+        name: span if name in known else {"kind": "UniformCommand", "name": name, "range": span}
+        for name, span in commands.items()
+    }
+    return {**gone, **ranges}
 
 
-def _commands(commands: dict[str, Any]) -> dict[str, Any]:
-    return {name: {"kind": "UniformCommand", "name": name, "range": list(span)} for name, span in commands.items()}
+def _known_as(name: Any, known: Sequence[str]) -> Any:
+    aliases = {**COMMAND_ALIASES, **{new: old for old, new in COMMAND_ALIASES.items()}}
+    other = aliases.get(name, name) if isinstance(name, str) else name
+    return other if name not in known and other in known else name

@@ -27,7 +27,9 @@ _RADIANS = Bound(0, 3.2, "radians")
 def nominal(scene: Scene, fields: tuple[str, ...]) -> PhysicsParams:
     """The robot as described, with these MjModel fields to be varied. Unbatched, float32."""
     n, model = scene.joints, scene.built.model
-    motor = MotorParams(*(jnp.broadcast_to(jnp.asarray(v, jnp.float32), (n,)) for v in MotorParams.of(scene.built.spec)))
+    motor = MotorParams(
+        *(jnp.broadcast_to(jnp.asarray(v, jnp.float32), (n,)) for v in MotorParams.of(scene.built.spec))
+    )
     return PhysicsParams(
         model={name: jnp.asarray(getattr(model, name), jnp.float32) for name in fields},
         motor=motor,

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from ksim.errors import ConfigError
+from ksim.names import COMMAND_ALIASES
 from robots import rotation
 from robots.model import BuiltModel
-
-# Command names of older policies, and K-Scale's names for the same.
-COMMAND_ALIASES = {"vx": "xvel", "vy": "yvel", "yaw_rate": "yawrate", "height": "baseheight"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

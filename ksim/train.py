@@ -121,20 +121,20 @@ def _train(
     if resume:
         remove_parts(out, "last.ckpt", "model.ckpt", "metrics.jsonl", "config.yaml")
         try:
-            learner, batch, seen, progress = trainer.restore(last)
+            learner, batch, progress = trainer.restore(last)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise CheckpointError(f"{last}: does not fit its own description ({reason}); start a new run") from error
     elif start is not None:
-        learner, batch, seen, progress = trainer.start_from(start)
+        learner, batch, progress = trainer.start_from(start)
     else:
-        learner, batch, seen, progress = trainer.start()
+        learner, batch, progress = trainer.start()
     stopped, recent = "total_steps", deque(maxlen=20)
     with Metrics(out, config, since_step=progress.steps) as metrics:
         interrupt.updating = True
         while progress.steps < config.run.total_steps:
             tick = time.monotonic()
-            learner, batch, seen, progress, figures = trainer.iterate(learner, batch, seen, progress)
+            learner, batch, progress, figures = trainer.iterate(learner, batch, progress)
             recent.append(time.monotonic() - tick)
             steps = config.ppo.envs * config.ppo.rollout_steps
             figures |= progress._asdict() | {"steps_per_s": steps * len(recent) / sum(recent)}
@@ -144,7 +144,7 @@ def _train(
                 with contextlib.suppress(OSError):  # the terminal may be gone; the run is not
                     report(progress, figures, seconds)
             if progress.updates % config.run.save_every_updates == 0:
-                trainer.save(last, learner, batch, seen, progress)
+                trainer.save(last, learner, batch, progress)
             if 0 < config.run.stop_at_survival <= progress.survival and progress.level >= 1.0:
                 stopped = "survival"
                 break
@@ -154,7 +154,7 @@ def _train(
             if 0 < config.run.max_minutes * 60.0 <= seconds:
                 stopped = "max_minutes"
                 break
-    trainer.save(last, learner, batch, seen, progress)
+    trainer.save(last, learner, batch, progress)
     trainer.save_model(final, learner, progress)
     return TrainResult(
         checkpoint=final,

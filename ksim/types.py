@@ -235,8 +235,8 @@ class State(eqx.Module):
 class Trajectory(eqx.Module):
     """T control steps of one environment, time first.
 
-    Row t is one control step. `command`, `phase`, `first` and `time_s` are from before the action; `physics`, `force_w`,
-    `done`, `timeout` and `fell` are from after it, before an ended episode is started anew.
+    Row t is one control step. `command`, `phase`, `first` and `time_s` are from before the action; `physics`, `done`,
+    `timeout` and `fell` are from after it, before an ended episode is started anew.
 
     Attributes:
         physics: the state after the step, (T, ...).

@@ -11,7 +11,7 @@ import io
 import json
 import platform
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ksim.commands import UniformCommands
 from ksim.config import Config, from_dict
-from ksim.errors import CheckpointError, ConfigError
+from ksim.errors import CheckpointError
 from ksim.learning.policy import INPUTS, Model, Policy, make_model, make_policy
+from ksim.names import COMMAND_ALIASES
 from robots.errors import SpecError
 from robots.spec import PolicySpec, RobotSpec, canonical_json, digest, input_specs
+from toolkit.errors import SettingsError
 from toolkit.files import atomic_path
 
 FORMAT = 1
-PRIVILEGED_MAX = 100_000
 # of the policy's settings, those that say what its networks are made of, and what they see and move
-_SHAPES = (
-    *("network", "hidden", "layers", "head", "history", "normalise", "critic_hidden", "critic_head"),
-    *("hold", "passthrough"),
-)
+_SHAPES = (*("network", "hidden", "layers", "head", "history", "normalise", "hold", "passthrough", "clock"),)
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -152,20 +149,15 @@ def training_settings(config: Config, meta: Mapping[str, Any]) -> dict[str, Any]
     settings = config.to_dict()
     policy = settings["policy"]
     steps = meta.get("progress", {}).get("steps")
+    rooms = ("physics", "events", "randomizations", "channels", "observations", "resets", "rewards", "actuators")
     return {
         "task": config.task,
         "seed": config.seed,
         **({} if steps is None else {"steps": steps}),
         **({"started_from": meta["started_from"]} if "started_from" in meta else {}),
         "episode_length_s": config.episode_length_s,
-        "physics": settings["physics"],
         "policy": {k: v for k, v in policy.items() if not k.startswith("critic")},
-        "pushes": settings["pushes"],
-        "randomization": settings["randomization"],
-        "latency": settings["latency"],
-        "noise": settings["noise"],
-        "reset": settings["reset"],
-        "rewards": settings["rewards"],
+        **{room: settings[room] for room in rooms},
     }
 
 
@@ -182,9 +174,8 @@ def policy_spec(
         meta: what the checkpoint says about itself.
     """
     meta = meta or {}
-    commands = UniformCommands.of(config.commands).specs
+    commands = config.command_specs
     known = input_specs(robot, commands)
-    latency = config.latency
     return PolicySpec(
         task=config.task,
         robot=robot,
@@ -195,8 +186,8 @@ def policy_spec(
         control_period_s=config.physics.control_period_s,
         action_low_rad=policy.targets.low,
         action_high_rad=policy.targets.high,
-        observation_latency_s=(latency.observation_s[0], latency.observation_s[1] + latency.jitter_s),
-        action_latency_s=(latency.action_s[0], latency.action_s[1] + latency.jitter_s),
+        observation_latency_s=config.latency_s("joints", "imu"),
+        action_latency_s=config.latency_s("action"),
         weights_digest=weights,
         # of the configuration as it was written: a key that is newer than the checkpoint changes nothing
         config_digest=digest(meta["config"]) if "config" in meta else config.digest,
@@ -250,7 +241,7 @@ class Start:
             config, robot = from_dict(meta["config"]), RobotSpec.from_json(meta["robot"])
             if not 0.0 <= level <= 1.0:
                 raise ValueError(f"level {level}, expected 0 to 1")
-        except (KeyError, ConfigError, SpecError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, SettingsError, SpecError, TypeError, ValueError, AttributeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:600]
             raise CheckpointError(f"{path}: not a checkpoint of this version: {reason}") from error
         origin: dict[str, Any] = {"weights_digest": weights_digest(arrays), "steps": steps}
@@ -267,7 +258,7 @@ class Start:
         old, new = self.config.policy, config.policy
         pairs: dict[str, tuple[Any, Any]] = {
             "robot's joints": (list(self.robot.joint_names), list(robot.joint_names)),
-            "commands": (list(self.config.commands), list(config.commands)),
+            "commands": (_current(self.config.command_names), _current(config.command_names)),
         }
         for key in _SHAPES:
             pairs[f"policy.{key}"] = (getattr(old, key), getattr(new, key))
@@ -278,22 +269,36 @@ class Start:
                     "start with its networks"
                 )
 
-    def networks(self, model: Model, scale: Any) -> tuple[Model, Any]:
+    def networks(self, model: Model, scale: Any, config: Config) -> tuple[Model, Any]:
         """The fresh model, and the scale of its critic's values, filled; the scale only where the file has it.
 
+        Where the critic of `config` sees something else, or is of another shape, it stays fresh: the actor is what
+        matters.
+
         Raises:
-            CheckpointError: an array is missing or of another shape.
+            CheckpointError: an array of the actor is missing or of another shape.
         """
+        for name, value in self.arrays.items():
+            if not np.isfinite(value).all():
+                raise CheckpointError(f"{self.path}: array {name} holds numbers that are not finite; use another")
+        try:
+            actor = fill(model.actor, "model.actor", self.arrays)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
+        model = eqx.tree_at(lambda m: m.actor, model, actor)
+        if self.config.critic != config.critic:
+            return model, scale
         try:
             model = fill(model, "model", self.arrays)
             if any(name.startswith("learner.scale") for name in self.arrays):
                 scale = fill(scale, "learner.scale", self.arrays)
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.path}: {error}") from error
-        for name, value in self.arrays.items():
-            if not np.isfinite(value).all():
-                raise CheckpointError(f"{self.path}: array {name} holds numbers that are not finite; use another")
+        except CheckpointError:
+            pass
         return model, scale
+
+
+def _current(names: Sequence[str]) -> list[str]:
+    return [COMMAND_ALIASES.get(name, name) for name in names]
 
 
 def load_trained(path: str | Path) -> Trained:
@@ -308,18 +313,14 @@ def load_trained(path: str | Path) -> Trained:
         robot = RobotSpec.from_json(meta["robot"])
         if meta.get("robot_digest", digest(meta["robot"])) != digest(meta["robot"]):
             raise CheckpointError("the robot in it is not the one that it was trained on; it was altered")
-        privileged = meta["privileged"]
-        if not isinstance(privileged, int) or isinstance(privileged, bool) or not 1 <= privileged <= PRIVILEGED_MAX:
-            raise CheckpointError(
-                f"privileged: got {privileged!r:.100}, expected an integer from 1 to {PRIVILEGED_MAX}"
-            )
-        template = make_model(robot, len(config.commands), privileged, config.policy, key=jax.random.key(0))
-        model = fill(template, "model", arrays)
-    except (KeyError, ConfigError, SpecError, TypeError) as error:
+        # the critic stays in the file: its length is all that the actor's template needs
+        template = make_model(robot, 1, config, key=jax.random.key(0))
+        actor = fill(template.actor, "model.actor", arrays)
+    except (KeyError, SettingsError, SpecError, TypeError) as error:
         reason = " ".join(str(error).split())[:600]
         raise CheckpointError(f"{path}: not a checkpoint of this version: {reason}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    policy = make_policy(model.actor, robot, config)
+    policy = make_policy(actor, robot, config)
     spec = policy_spec(config, robot, policy, weights_digest(arrays), meta)
     return Trained(policy=policy, spec=spec, config=config, meta=meta)

@@ -81,6 +81,7 @@ class RecurrentNet(Net):
     hidden_layer: eqx.nn.Linear
     output_layer: eqx.nn.Linear
     width: int = eqx.field(static=True)
+    inputs: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class RecurrentNet(Net):
         self.cells = tuple(cell(inputs if i == 0 else width, width, key=keys[i]) for i in range(layers))
         self.hidden_layer = eqx.nn.Linear(inputs + width, head, key=keys[-2])
         self.output_layer = _last_layer(head, outputs, gain, keys[-1])
-        self.width = width
+        self.width, self.inputs = width, inputs
 
     @property
     def layout(self) -> Layout:

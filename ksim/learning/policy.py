@@ -9,7 +9,7 @@ last targets.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ksim.actions import JointTargets, roles
+from ksim.clock import GaitClock, places
 from ksim.config import Config, PolicyConfig
 from ksim.learning.nets import HistoryNet, RecurrentNet, split
 from ksim.learning.normaliser import Normaliser
 from robots.inputs import BY_NAME, OBSERVATION_CLIP
-from robots.spec import CarrySpec, RobotSpec
+from robots.spec import CarrySpec, CommandSpec, RobotSpec
 
 # What our actors read, in the order in which they see it.
 INPUTS = ("joint_angles", "joint_angular_velocities", "projected_gravity", "gyroscope", "command")
@@ -73,17 +74,20 @@ class Actor(eqx.Module):
 
 
 class Critic(eqx.Module):
-    """Privileged vector -> value. Asymmetric: it sees what the robot cannot.
+    """The critic's vector -> value. Asymmetric: it sees what the robot cannot.
 
-    An LSTM whatever the actor is: it never leaves training, and what it must guess (how hard the next push is felt,
-    which robot this is) takes memory.
+    By default an LSTM whatever the actor is: it never leaves training, and what it must guess (how hard the next push
+    is felt, which robot this is) takes memory. `policy.critic=mlp` is one without.
     """
 
-    net: RecurrentNet
+    net: RecurrentNet | HistoryNet
 
-    def __init__(self, privileged: int, config: PolicyConfig, *, key: Array):
+    def __init__(self, inputs: int, config: PolicyConfig, *, key: Array):
         layers = 1 if config.network == "mlp" else config.layers
-        self.net = RecurrentNet(privileged, 1, config.critic_hidden, layers, config.critic_head, 1.0, key=key)
+        if config.critic == "mlp":
+            self.net = HistoryNet(inputs, 1, config.critic_head, layers + 1, 0, 1.0, key=key)
+        else:
+            self.net = RecurrentNet(inputs, 1, config.critic_hidden, layers, config.critic_head, 1.0, key=key)
 
 
 class Model(eqx.Module):
@@ -112,27 +116,27 @@ class Encoding:
     scale: tuple[float, ...]
 
     @classmethod
-    def of(cls, robot: RobotSpec, ranges: Mapping[str, tuple[float, float]], config: PolicyConfig) -> Encoding:
-        """Of a policy on a robot, for commands of these ranges: each is scaled so that its range is -1 to 1."""
+    def of(cls, robot: RobotSpec, commands: Sequence[CommandSpec], config: PolicyConfig) -> Encoding:
+        """Of a policy on a robot: each command is scaled so that its range is -1 to 1."""
         part = roles(robot, config.hold, config.passthrough)
         home = np.asarray(robot.column("home_rad"), np.float32)[list(part.seen)]
         seen, moved = len(part.seen), len(part.active)
         passed = set(config.passthrough.values())
-        commands = [(i, *r) for i, (name, r) in enumerate(ranges.items()) if name not in passed]
+        told = [(i, c.low, c.high) for i, c in enumerate(commands) if c.name not in passed]
         columns: list[tuple[float, float, float]] = []
         for name in INPUTS:
             encoding = BY_NAME[name].encoding
             if encoding is None:  # a command, by its range; one that is a point has nothing to say
-                columns += [(1.0, -(a + b) / 2, 2 / (b - a) if b > a else 0.0) for _, a, b in commands]
+                columns += [(1.0, -(a + b) / 2, 2 / (b - a) if b > a else 0.0) for _, a, b in told]
                 continue
-            none = (0.0,) * BY_NAME[name].length(seen, len(commands))
+            none = (0.0,) * BY_NAME[name].length(seen, len(told))
             offset = [-float(v) for v in home] if encoding.about_home else encoding.offset or none
             columns += [(encoding.divisor, v, encoding.scale) for v in offset]
-        columns += [(1.0, 0.0, 1.0)] * moved
+        columns += [(1.0, 0.0, 1.0)] * (moved + (2 if config.clock.frequency_hz > 0 else 0))
         divisor, offset, scale = zip(*columns, strict=True)
         return cls(
             joints=part.seen if seen < len(robot.joints) else (),
-            commands=tuple(i for i, _, _ in commands),
+            commands=tuple(i for i, _, _ in told),
             divisor=divisor,
             offset=offset,
             scale=scale,
@@ -152,12 +156,23 @@ class Policy(eqx.Module):
         encoding: from named inputs to the vector that the network sees.
         targets: from raw action to joint targets.
         commands: length of the command vector.
+        clock: the gait clock; its phase is in the carry where it runs.
+        moves: where the commands stand that ask it to run.
+        period_s: the control period [s].
     """
 
     actor: Actor
     encoding: Encoding = eqx.field(static=True)
     targets: JointTargets = eqx.field(static=True)
     commands: int = eqx.field(static=True)
+    clock: GaitClock = eqx.field(static=True)
+    moves: tuple[int, ...] = eqx.field(static=True)
+    period_s: float = eqx.field(static=True)
+
+    @property
+    def clocked(self) -> bool:
+        """Whether there is a gait clock."""
+        return self.clock.frequency_hz > 0
 
     @property
     def joints(self) -> int:
@@ -172,7 +187,8 @@ class Policy(eqx.Module):
     @property
     def carry_layout(self) -> tuple[CarrySpec, ...]:
         """What the flat carry holds, in order."""
-        parts = (*self.actor.net.layout, ("last_action", (self.actions,)), ("last_targets", (self.joints,)))
+        clock = (("gait_phase", (1,)),) if self.clocked else ()
+        parts = (*self.actor.net.layout, *clock, ("last_action", (self.actions,)), ("last_targets", (self.joints,)))
         return tuple(CarrySpec(name=name, shape=shape) for name, shape in parts)
 
     @property
@@ -181,17 +197,21 @@ class Policy(eqx.Module):
         return sum(part.size for part in self.carry_layout)
 
     def init_carry(self) -> Float[Array, " carry"]:
-        """The first carry: zero states, zero action, targets at home."""
-        zeros = jnp.zeros(self.actor.net.state_size + self.actions, jnp.float32)
+        """The first carry: zero states, a clock at rest, zero action, targets at home."""
+        zeros = jnp.zeros(self.carry_size - self.joints, jnp.float32)
         return jnp.concatenate([zeros, jnp.asarray(self.targets.home, jnp.float32)])
 
-    def split(self, carry: Float[Array, "*envs carry"]) -> tuple[Array, Array, Array]:
-        """(the network's flat state, last raw action, last targets)."""
-        size, n = self.actor.net.state_size, self.actions
-        return carry[..., :size], carry[..., size : size + n], carry[..., size + n :]
+    def split(self, carry: Float[Array, "*envs carry"]) -> tuple[Array, Array, Array, Array]:
+        """(the network's flat state, gait phase (..., 1) or (..., 0), last raw action, last targets)."""
+        size = self.actor.net.state_size
+        state, phase, action, targets = split(carry, [size, int(self.clocked), self.actions, self.joints])
+        return state, phase, action, targets
 
-    def encode(self, inputs: dict[str, Array], last_action: Array) -> Float[Array, " observation"]:
-        """Named inputs in SI -> the vector that the network sees."""
+    def _moving(self, inputs: dict[str, Array]) -> Array:
+        return self.clock.moving(inputs["command"], self.moves)
+
+    def encode(self, inputs: dict[str, Array], phase: Array, last_action: Array) -> Float[Array, " observation"]:
+        """Named inputs in SI, and what the carry holds -> the vector that the network sees."""
         e = self.encoding
         joints = [inputs["joint_angles"], inputs["joint_angular_velocities"]]
         if e.joints:  # joints that hold say nothing new
@@ -202,6 +222,8 @@ class Policy(eqx.Module):
             every = len(e.commands) == self.commands
             raw.append(command if every else jnp.take(command, np.asarray(e.commands, np.int32), axis=-1))
         divisor, offset, scale = (jnp.asarray(v, jnp.float32) for v in (e.divisor, e.offset, e.scale))
+        if self.clocked:
+            raw.append(self.clock.features(phase[..., 0], self._moving(inputs)))
         encoded = (jnp.concatenate([*raw, last_action]) / divisor + offset) * scale
         return jnp.clip(encoded, -OBSERVATION_CLIP, OBSERVATION_CLIP)
 
@@ -209,36 +231,51 @@ class Policy(eqx.Module):
         command = inputs["command"] if self.targets.through else None
         return self.targets(action, last_targets, command)
 
-    def act(self, inputs: dict[str, Array], action: Array, state: Array, last_targets: Array) -> tuple[Array, Array]:
+    def _advanced(self, inputs: dict[str, Array], phase: Array) -> Array:
+        if not self.clocked:
+            return phase
+        return self.clock.advance(phase, self._moving(inputs)[..., None], self.period_s)
+
+    def act(
+        self, inputs: dict[str, Array], action: Array, state: Array, phase: Array, last_targets: Array
+    ) -> tuple[Array, Array]:
         """(targets [rad], next carry) of a raw action, the mean's or a sampled one's."""
         targets = self._targets(inputs, action, last_targets)
-        return targets, jnp.concatenate([state, action, targets], axis=-1)
+        return targets, jnp.concatenate([state, self._advanced(inputs, phase), action, targets], axis=-1)
 
     def step(self, inputs: dict[str, Array], carry: Float[Array, " carry"]) -> tuple[Array, Array]:
         """One control step: (joint targets [rad], next carry)."""
-        *parts, last_action, last_targets = split(carry, [p.size for p in self.carry_layout])
-        mean, state = self.actor.advance(self.encode(inputs, last_action), tuple(parts))
+        sizes = [p.size for p in self.carry_layout]
+        parts = split(carry, sizes)
+        (*parts, last_action, last_targets), phase = parts, jnp.zeros(0)
+        if self.clocked:
+            *parts, phase = parts
+        mean, state = self.actor.advance(self.encode(inputs, phase, last_action), tuple(parts))
         targets = self._targets(inputs, mean, last_targets)
-        return targets, jnp.concatenate([*state, mean, targets])
+        clock = [self._advanced(inputs, phase)] if self.clocked else []
+        return targets, jnp.concatenate([*state, *clock, mean, targets])
 
 
 def make_policy(actor: Actor, robot: RobotSpec, config: Config) -> Policy:
     """The policy function of an actor on a robot."""
+    commands = config.command_specs
     return Policy(
         actor=actor,
-        encoding=Encoding.of(robot, config.commands, config.policy),
+        encoding=Encoding.of(robot, commands, config.policy),
         targets=JointTargets.of_config(robot, config),
-        commands=len(config.commands),
+        commands=len(commands),
+        clock=config.policy.clock,
+        moves=places(config.policy.clock, tuple(c.name for c in commands)),
+        period_s=config.physics.control_period_s,
     )
 
 
-def make_model(robot: RobotSpec, commands: int, privileged: int, config: PolicyConfig, *, key: Any) -> Model:
-    """A freshly initialised model."""
+def make_model(robot: RobotSpec, critic: int, config: Config, *, key: Any) -> Model:
+    """A freshly initialised model; the critic sees a vector of length `critic`."""
     actor_key, critic_key = jax.random.split(key)
-    part = roles(robot, config.hold, config.passthrough)
-    seen = commands - len(set(config.passthrough.values()))
-    observation = sum(BY_NAME[name].length(len(part.seen), seen) for name in INPUTS) + len(part.active)
+    observation = Encoding.of(robot, config.command_specs, config.policy).size
+    actions = len(roles(robot, config.policy.hold, config.policy.passthrough).active)
     return Model(
-        actor=Actor(observation, len(part.active), config, key=actor_key),
-        critic=Critic(privileged, config, key=critic_key),
+        actor=Actor(observation, actions, config.policy, key=actor_key),
+        critic=Critic(critic, config.policy, key=critic_key),
     )

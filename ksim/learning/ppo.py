@@ -23,7 +23,7 @@ class Rollout(NamedTuple):
 
     Attributes:
         observation: encoded policy inputs, (T, E, obs).
-        privileged: the critic's inputs, (T + 1, E, privileged); the last row follows the last step.
+        critic: the critic's inputs, (T + 1, E, critic); the last row follows the last step.
         action: raw sampled actions, (T, E, n).
         log_prob: their log-probabilities when they were sampled, (T, E).
         reward: (T, E).
@@ -35,7 +35,7 @@ class Rollout(NamedTuple):
     """
 
     observation: Any
-    privileged: Any
+    critic: Any
     action: Any
     log_prob: Any
     reward: Any
@@ -119,7 +119,7 @@ class Batch(NamedTuple):
     """What the loss reads, (T, E', ...) and (E', state)."""
 
     observation: Any
-    privileged: Any
+    critic: Any
     action: Any
     log_prob: Any
     advantage: Any
@@ -132,7 +132,7 @@ class Batch(NamedTuple):
 def loss(model: Model, batch: Batch, config: PpoConfig) -> tuple[Array, dict[str, Array]]:
     """Clipped surrogate, squared value error in normalised units, entropy bonus."""
     mean, _ = model.actor.unroll(batch.observation, batch.actor_state, batch.resets)
-    value, _ = model.critic.net.unroll(batch.privileged, batch.critic_state, batch.resets)
+    value, _ = model.critic.net.unroll(batch.critic, batch.critic_state, batch.resets)
     log_std = model.actor.log_std
     change = log_prob(batch.action, mean, log_std) - batch.log_prob
     ratio = jnp.exp(jnp.clip(change, -20.0, 20.0))
@@ -166,9 +166,9 @@ def update(
         (model, optimiser state, step size, value scale, the critic's state after the rollout, figures).
     """
     mean, std = scale.moments()
-    critic = model.critic.net
-    normal, _ = critic.unroll(rollout.privileged, rollout.critic_state, rollout.resets)
-    _, critic_state = critic.unroll(rollout.privileged[:-1], rollout.critic_state, rollout.resets[:-1])
+    net = model.critic.net
+    normal, _ = net.unroll(rollout.critic, rollout.critic_state, rollout.resets)
+    _, critic_state = net.unroll(rollout.critic[:-1], rollout.critic_state, rollout.resets[:-1])
     value = normal[..., 0] * std + mean
     # an episode cut by the clock goes on in truth: its last reward takes the value with it
     reward = rollout.reward + config.gamma * rollout.timeout * value[:-1]
@@ -178,7 +178,7 @@ def update(
     mean, std = scale.moments()
     batch = Batch(
         observation=rollout.observation,
-        privileged=rollout.privileged[:-1],
+        critic=rollout.critic[:-1],
         action=rollout.action,
         log_prob=rollout.log_prob,
         advantage=(advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-6),

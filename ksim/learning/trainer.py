@@ -1,4 +1,8 @@
-"""One training run: collect a rollout, update, keep all that a checkpoint needs."""
+"""One training run: collect a rollout, update, keep all that a checkpoint needs.
+
+Per control step there are two compiled functions: `tick` looks, acts and sends; `settle` ends episodes. On MuJoCo C the
+physics runs between them on the host. On MJX the steps, the rewards and the update are one compiled function.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from ksim.config import Config
-from ksim.curriculum import LevelCurriculum
-from ksim.environment import EnvBatch, Environment, Observed
+from ksim.curriculum import FixedCurriculum, Success
+from ksim.engine import MjxEngine
+from ksim.environment import Ended, EnvBatch, Environment, make_environment
 from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint, ppo
 from ksim.learning.policy import Model, Policy, make_model, make_policy
-from ksim.tasks import make_environment
+from ksim.types import Action, Drive, EnvState, PhysicsParams, PhysicsState, RewardState, Trajectory
 
 
 class Learner(NamedTuple):
-    """All that training carries from one update to the next, but the physics and the environments."""
+    """All that training carries from one update to the next, but the physics and the environments.
+
+    Attributes:
+        model: the networks.
+        opt_state: of the optimiser.
+        rate: step size.
+        scale: of the critic's values.
+        key: random key.
+        carry: the policy's carry, (E, carry).
+        critic_state: of the critic's network, (E, state).
+        rewards: memory of the stateful rewards.
+        returns: sum of rewards of each running episode, (E,).
+    """
 
     model: Model
     opt_state: Any
@@ -29,7 +46,8 @@ class Learner(NamedTuple):
     key: Any
     carry: Any
     critic_state: Any
-    resets: Any
+    rewards: RewardState
+    returns: Any
 
 
 class Progress(NamedTuple):
@@ -41,30 +59,18 @@ class Progress(NamedTuple):
     length_share: float = 0.0
     survival: float = 0.0
     episode_return: float = 0.0
+    distance_m: float = 0.0
 
 
-class Acted(NamedTuple):
-    """What the actor gives for one step."""
+class Tick(NamedTuple):
+    """What one control step leaves for the update, each (E, ...)."""
 
     observation: Any
-    action: Any
-    target: Any
+    critic: Any
+    action: Action
     log_prob: Any
-    carry: Any
-    key: Any
-
-
-def act(policy: Policy, inputs: dict[str, Any], carry: Any, resets: Any, first_carry: Any, key: Any) -> Acted:
-    """Sampled actions of all environments; where `resets`, from the first carry."""
-    key, noise_key = jax.random.split(key)
-    carry = jnp.where(resets[:, None], first_carry, carry)
-    state, last_action, last_target = policy.split(carry)
-    observation = jax.vmap(policy.encode)(inputs, last_action)
-    mean, state = jax.vmap(policy.actor)(observation, state)
-    log_std = policy.actor.log_std
-    action = mean + jnp.exp(log_std) * jax.random.normal(noise_key, mean.shape)
-    target, carry = policy.act(inputs, action, state, last_target)
-    return Acted(observation, action, target, ppo.log_prob(action, mean, log_std), carry, key)
+    first: Any
+    before: EnvState
 
 
 class Trainer:
@@ -74,148 +80,254 @@ class Trainer:
         self.config = config
         self.started_from: dict[str, Any] | None = None
         self.env = environment or make_environment(config, config.ppo.envs)
-        self.robot = self.env.engine.built.spec
-        self.curriculum = LevelCurriculum(enabled=config.pushes.curriculum)
-        self.privileged = 0
-        self._act = eqx.filter_jit(act)
-        self._update = eqx.filter_jit(ppo.update)
-        self._lengths = np.zeros(config.ppo.envs)
-        self._returns = np.zeros(config.ppo.envs)
+        self.robot = self.env.scene.built.spec
+        self._tick = eqx.filter_jit(self.tick)
+        self._settle = jax.jit(self.env.settle)
+        self._learn = eqx.filter_jit(self.learn)
+        self._whole = eqx.filter_jit(self._iterate_mjx)
 
     def policy(self, model: Model) -> Policy:
         """The policy function of a model."""
         return make_policy(model.actor, self.robot, self.config)
 
-    def start(self) -> tuple[Learner, EnvBatch, Observed, Progress]:
+    def start(self) -> tuple[Learner, EnvBatch, Progress]:
         """A fresh run from the configuration's seed."""
-        config = self.config
+        config, envs = self.config, self.config.ppo.envs
         key, model_key, env_key = jax.random.split(jax.random.key(config.seed), 3)
-        level = self.curriculum.start()
+        level = config.curriculum.first_level
         batch, seen = self.env.reset(env_key, stagger=True, level=level)
-        self.privileged = int(seen.privileged.shape[-1])
         # compiled as one: op by op its random draws take longer than all of them
         fresh = eqx.filter_jit(make_model)
-        model = fresh(self.robot, len(config.commands), self.privileged, config.policy, key=model_key)
-        carry = jnp.tile(self.policy(model).init_carry(), (config.ppo.envs, 1))
+        model = fresh(self.robot, seen.critic.shape[-1], config, key=model_key)
         learner = Learner(
             model=model,
             opt_state=ppo.optimizer(config.ppo).init(eqx.filter(model, ppo.trainable(model))),
             rate=jnp.asarray(config.ppo.learning_rate, jnp.float32),
             scale=ppo.ValueScale.start(),
             key=key,
-            carry=carry,
-            critic_state=jnp.zeros((config.ppo.envs, model.critic.net.state_size)),
-            resets=jnp.ones(config.ppo.envs, bool),
+            carry=jnp.tile(self.policy(model).init_carry(), (envs, 1)),
+            critic_state=jnp.zeros((envs, model.critic.net.state_size)),
+            rewards=batch.rewards,
+            returns=jnp.zeros(envs),
         )
-        return learner, batch, seen, Progress(level=level)
+        return learner, batch, Progress(level=level)
 
-    def start_from(self, found: checkpoint.Start) -> tuple[Learner, EnvBatch, Observed, Progress]:
+    def start_from(self, found: checkpoint.Start) -> tuple[Learner, EnvBatch, Progress]:
         """A fresh run with the networks of a checkpoint, at the curriculum's level that it had reached.
 
         Raises:
             CheckpointError: its networks do not fit the configuration or the robot.
         """
         found.check(self.robot, self.config)
-        learner, batch, seen, progress = self.start()
-        model, scale = found.networks(learner.model, learner.scale)
+        learner, batch, progress = self.start()
+        model, scale = found.networks(learner.model, learner.scale, self.config)
         self.started_from = found.origin
-        level = found.level if self.config.pushes.curriculum else progress.level
-        return learner._replace(model=model, scale=scale), batch, seen, progress._replace(level=level)
+        level = progress.level if isinstance(self.config.curriculum, FixedCurriculum) else found.level
+        return learner._replace(model=model, scale=scale), batch, progress._replace(level=level)
 
-    def iterate(
-        self, learner: Learner, batch: EnvBatch, seen: Observed, progress: Progress
-    ) -> tuple[Learner, EnvBatch, Observed, Progress, dict[str, float]]:
-        """One rollout and its update."""
+    def tick(
+        self,
+        model: Model,
+        physics: PhysicsState,
+        params: PhysicsParams,
+        env: EnvState,
+        carry: Any,
+        key: Any,
+        level: Any,
+    ) -> tuple[EnvState, Drive, Any, Any, Tick]:
+        """Look, act with noise, send: (env, drive, carry, key, what the update needs)."""
+        policy = self.policy(model)
+        key, noise_key = jax.random.split(key)
+        before, seen = self.env.look(physics, params, env, level)
+        carry = jnp.where(env.started[:, None], policy.init_carry(), carry)
+        state, phase, last_action, last_target = policy.split(carry)
+        observation = jax.vmap(policy.encode)(seen.inputs, phase, last_action)
+        mean, state = jax.vmap(policy.actor)(observation, state)
+        log_std = policy.actor.log_std
+        raw = mean + jnp.exp(log_std) * jax.random.normal(noise_key, mean.shape)
+        target, carry = policy.act(seen.inputs, raw, state, phase, last_target)
+        after, drive = self.env.drive(physics, params, before, raw, target, level)
+        log_prob = ppo.log_prob(raw, mean, log_std)
+        slim = before._replace(key=(), episode_key=(), packets=(), carries={})
+        kept = Tick(observation, seen.critic, Action(raw, target), log_prob, env.started, slim)
+        return after, drive, carry, key, kept
+
+    def learn(
+        self,
+        learner: Learner,
+        ticks: Tick,
+        last: Tick,
+        physics: PhysicsState,
+        ended: Ended,
+        actor_state: Any,
+        level: Any,
+    ) -> tuple[Learner, dict[str, Any]]:
+        """Rewards of a rollout and its update.
+
+        Args:
+            learner: with the carry and key after the rollout.
+            ticks: of its T steps, (T, E, ...).
+            last: what follows them, (E, ...).
+            physics: after each step, (T, E, ...).
+            ended: what each step ended, (T, E).
+            actor_state: the actor's network state before the first step, (E, state).
+            level: the curriculum's level.
+
+        Returns:
+            (the learner afterwards, figures).
+        """
         c = self.config.ppo
-        policy = self.policy(learner.model)
-        first = policy.init_carry()
-        carry, key, resets = learner.carry, learner.key, learner.resets
-        actor_state, _, _ = policy.split(carry)
-        rows: list[tuple] = []
-        ended: list[tuple[float, float, bool]] = []
-        terms: dict[str, float] = {}
-        for _ in range(c.rollout_steps):
-            acted = self._act(policy, seen.inputs, carry, resets, first, key)
-            privileged = seen.privileged
-            batch, seen, outcome = self.env.step(batch, acted.action, acted.target, progress.level)
-            rows.append((acted, privileged, outcome.reward, outcome.done, outcome.timeout, resets))
-            carry, key, resets = acted.carry, acted.key, outcome.done
-            self._lengths += 1
-            self._returns += np.asarray(outcome.reward)
-            done, timeout = np.asarray(outcome.done), np.asarray(outcome.timeout)
-            for i in np.flatnonzero(done):
-                ended.append((float(self._lengths[i]), float(self._returns[i]), bool(timeout[i])))
-            self._lengths[done] = 0.0
-            self._returns[done] = 0.0
-            for name, value in outcome.terms.items():
-                terms[name] = terms.get(name, 0.0) + float(value) / c.rollout_steps
+        trajectory = self.env.row(physics, ticks.before, ticks.action, ended, level)
+        trajectory = eqx.tree_at(lambda t: t.first, trajectory, ticks.first)
+        reward, terms, rewards = self.env.rewards(trajectory, learner.rewards)
+
+        def along(sums: Any, now: Any) -> tuple[Any, Any]:
+            given, over = now
+            sums = sums + given
+            return jnp.where(over, 0.0, sums), sums
+
+        returns, sums = jax.lax.scan(along, learner.returns, (reward, ended.done))
         rollout = ppo.Rollout(
-            observation=np.stack([r[0].observation for r in rows]),
-            privileged=np.stack([*(r[1] for r in rows), seen.privileged]),
-            action=np.stack([r[0].action for r in rows]),
-            log_prob=np.stack([r[0].log_prob for r in rows]),
-            reward=np.stack([r[2] for r in rows]),
-            done=np.stack([r[3] for r in rows]),
-            timeout=np.stack([r[4] for r in rows]),
-            resets=np.stack([*(r[5] for r in rows), resets]),
+            observation=ticks.observation,
+            critic=jnp.concatenate([ticks.critic, last.critic[None]]),
+            action=ticks.action.raw,
+            log_prob=ticks.log_prob,
+            reward=reward,
+            done=ended.done,
+            timeout=ended.timeout,
+            resets=jnp.concatenate([ticks.first, last.first[None]]),
             actor_state=actor_state,
             critic_state=learner.critic_state,
         )
-        key, update_key = jax.random.split(key)
-        model, opt_state, rate, scale, critic_state, figures = self._update(
+        key, update_key = jax.random.split(learner.key)
+        model, opt_state, rate, scale, critic_state, figures = ppo.update(
             learner.model, learner.opt_state, learner.rate, learner.scale, rollout, update_key, c
         )
-        figures = {k: float(v) for k, v in figures.items()}
-        if not np.isfinite(figures["loss"]):
+        figures |= self._ended(trajectory, sums)
+        period = self.config.physics.control_period_s
+        figures |= {f"reward/{name}": jnp.mean(value) / period for name, value in terms.items()}
+        learner = Learner(model, opt_state, rate, scale, key, learner.carry, critic_state, rewards, returns)
+        return learner, figures
+
+    def _ended(self, trajectory: Trajectory, sums: Any) -> dict[str, Any]:
+        """Sums over the episodes that ended, for the averages of Progress."""
+        done = trajectory.done.astype(jnp.float32)
+        period = self.env.scene.control_period_s
+        share = jnp.minimum(1.0, (trajectory.time_s + period) / self.env.scene.episode_length_s)
+        home = self.env.scene.built.home_qpos[self.env.scene.base_qpos : self.env.scene.base_qpos + 2]
+        away = jnp.zeros_like(done)
+        if self.env.scene.floating:
+            flat = trajectory.physics.base_position[..., :2] - jnp.asarray(home, jnp.float32)
+            away = jnp.sqrt(jnp.sum(flat**2, axis=-1))
+        # a clock that started late counts for nothing
+        length = jnp.where(trajectory.timeout, 1.0, share)
+        kinds = {"length_share": length, "survival": trajectory.timeout, "episode_return": sums, "distance_m": away}
+        return {"ended": jnp.sum(done)} | {f"ended/{k}": jnp.sum(done * v) for k, v in kinds.items()}
+
+    def iterate(
+        self, learner: Learner, batch: EnvBatch, progress: Progress
+    ) -> tuple[Learner, EnvBatch, Progress, dict[str, float]]:
+        """One rollout and its update."""
+        level = jnp.asarray(progress.level, jnp.float32)
+        run = self._whole if isinstance(self.env.engine, MjxEngine) else self._iterate_mujoco
+        learner, batch, figures = run(learner, batch, level)
+        told = {k: float(v) for k, v in jax.device_get(figures).items()}
+        if not np.isfinite(told["loss"]):
             raise TrainingError(
-                f"update {progress.updates + 1}: the loss is {figures['loss']}; expected a finite number: "
+                f"update {progress.updates + 1}: the loss is {told['loss']}; expected a finite number: "
                 "lower ppo.learning_rate, or look at the last rewards in metrics.jsonl"
             )
-        learner = Learner(model, opt_state, rate, scale, key, carry, critic_state, resets)
-        progress = self._progress(progress, ended)
-        figures |= {f"reward/{k}": v / self.config.physics.control_period_s for k, v in terms.items()}
-        return learner, batch, seen, progress, figures
+        progress = self._progress(progress, told)
+        return learner, batch, progress, {k: v for k, v in told.items() if not k.startswith("ended")}
 
-    def _progress(self, old: Progress, ended: list[tuple[float, float, bool]]) -> Progress:
-        full = self.env.task.episode_steps
-        share, survival, returned = old.length_share, old.survival, old.episode_return
-        for length, total, timeout in ended:
-            # about the last 2 E episodes; a clock that started late counts for nothing
-            weight = 0.5 / self.env.envs
-            share += weight * (min(1.0, length / full if not timeout else 1.0) - share)
-            survival += weight * (float(timeout) - survival)
-            returned += weight * (total - returned)
-        level = self.curriculum(old.level, survival)
+    def _iterate_mujoco(self, learner: Learner, batch: EnvBatch, level: Any) -> tuple[Learner, EnvBatch, Any]:
+        model, env, params, physics = learner.model, batch.env, batch.params, batch.physics
+        carry, key = learner.carry, learner.key
+        actor_state = self.policy(model).split(carry)[0]
+        ticks, states, ends = [], [], []
+        for _ in range(self.config.ppo.rollout_steps):
+            env, drive, carry, key, kept = self._tick(model, physics, params, env, carry, key, level)
+            physics = self.env.engine.step(physics, drive, params)
+            states.append(physics.public())
+            env, drawn, qpos, qvel, ended = self._settle(states[-1], params, env, level)
+            done = np.asarray(ended.done)
+            if done.any():  # else the parameters stay the same object: the engine need not read them again
+                params = drawn
+                physics = self.env.engine.reset(physics, done, params, qpos, qvel)
+            ticks.append(kept)
+            ends.append(ended)
+        *_, last = self._tick(model, physics, params, env, carry, key, level)
+
+        def stacked(*rows: Any) -> np.ndarray:
+            return np.stack([np.asarray(row) for row in rows])
+
+        learner = learner._replace(carry=carry, key=key)
+        whole = (jax.tree.map(stacked, *rows) for rows in (ticks, states, ends))
+        ticks, states, ends = whole
+        learner, figures = self._learn(learner, ticks, last, states, ends, actor_state, level)
+        return learner, EnvBatch(physics, params, env, learner.rewards), figures
+
+    def _iterate_mjx(self, learner: Learner, batch: EnvBatch, level: Any) -> tuple[Learner, EnvBatch, Any]:
+        model, engine = learner.model, self.env.engine
+        actor_state = self.policy(model).split(learner.carry)[0]
+
+        def step(loop: Any, _: Any) -> tuple[Any, Any]:
+            physics, params, env, carry, key = loop
+            env, drive, carry, key, kept = self.tick(model, physics, params, env, carry, key, level)
+            physics = engine.step(physics, drive, params)
+            state = physics.public()
+            env, params, qpos, qvel, ended = self.env.settle(state, params, env, level)
+            physics = engine.reset(physics, ended.done, params, qpos, qvel)
+            return (physics, params, env, carry, key), (kept, state, ended)
+
+        start = (batch.physics, batch.params, batch.env, learner.carry, learner.key)
+        loop, rows = jax.lax.scan(step, start, None, length=self.config.ppo.rollout_steps)
+        physics, params, env, carry, key = loop
+        *_, last = self.tick(model, physics, params, env, carry, key, level)
+        learner = learner._replace(carry=carry, key=key)
+        ticks, states, ends = rows
+        learner, figures = self.learn(learner, ticks, last, states, ends, actor_state, level)
+        return learner, EnvBatch(physics, params, env, learner.rewards), figures
+
+    def _progress(self, old: Progress, figures: dict[str, float]) -> Progress:
+        # about the last 2 E episodes
+        count = figures["ended"]
+        weight = 1.0 - (1.0 - 0.5 / self.env.envs) ** count
+        averages = {}
+        for name in ("length_share", "survival", "episode_return", "distance_m"):
+            mean = figures[f"ended/{name}"] / max(count, 1.0)
+            averages[name] = getattr(old, name) + weight * (mean - getattr(old, name))
         c = self.config.ppo
-        return Progress(old.updates + 1, old.steps + c.envs * c.rollout_steps, level, share, survival, returned)
+        steps = old.steps + c.envs * c.rollout_steps
+        level = self.config.curriculum.next_level(old.level, Success(**averages, steps=steps))
+        return Progress(updates=old.updates + 1, steps=steps, level=level, **averages)
 
-    def meta(self, progress: Progress) -> dict[str, Any]:
+    def meta(self, learner: Learner, progress: Progress) -> dict[str, Any]:
         """What a checkpoint says about itself."""
         return {
             "config": self.config.to_dict(),
             "robot": self.robot.to_json(),
             "robot_digest": self.robot.digest,
-            "privileged": self.privileged,
+            "critic": learner.model.critic.net.inputs,
             "progress": progress._asdict(),
             "versions": checkpoint.versions(),
             **({} if self.started_from is None else {"started_from": self.started_from}),
         }
 
-    def save(self, path: Path, learner: Learner, batch: EnvBatch, seen: Observed, progress: Progress) -> None:
+    def save(self, path: Path, learner: Learner, batch: EnvBatch, progress: Progress) -> None:
         """Write all that `restore` needs."""
         arrays = checkpoint.model_arrays(learner.model)
         arrays |= checkpoint.named_leaves(learner._replace(model=None), "learner")
-        arrays |= checkpoint.named_leaves((batch.params, batch.env, seen), "world")
+        arrays |= checkpoint.named_leaves((batch.params, batch.env), "world")
         arrays |= {f"physics.{k}": v for k, v in self.env.engine.snapshot(batch.physics).items()}
-        arrays |= {"lengths": self._lengths, "returns": self._returns}
-        checkpoint.write(path, self.meta(progress), arrays)
+        checkpoint.write(path, self.meta(learner, progress), arrays)
 
     def save_model(self, path: Path, learner: Learner, progress: Progress) -> None:
         """Write the model, and the scale of its critic's values."""
         arrays = checkpoint.model_arrays(learner.model) | checkpoint.named_leaves(learner.scale, "learner.scale")
-        checkpoint.write(path, self.meta(progress), arrays)
+        checkpoint.write(path, self.meta(learner, progress), arrays)
 
-    def restore(self, path: Path) -> tuple[Learner, EnvBatch, Observed, Progress]:
+    def restore(self, path: Path) -> tuple[Learner, EnvBatch, Progress]:
         """The run that `save` wrote, to the bit on the same machine.
 
         Raises:
@@ -224,12 +336,11 @@ class Trainer:
         meta, arrays = checkpoint.read(path)
         if meta.get("robot_digest") != self.robot.digest:
             raise CheckpointError(f"{path}: robot {self.robot.name} has changed since; start a new run")
-        learner, batch, seen, _ = self.start()
+        learner, batch, _ = self.start()
         model = checkpoint.fill(learner.model, "model", arrays)
         learner = checkpoint.fill(learner._replace(model=None), "learner", arrays)._replace(model=model)
-        params, env, seen = checkpoint.fill((batch.params, batch.env, seen), "world", arrays)
+        params, env = checkpoint.fill((batch.params, batch.env), "world", arrays)
         saved = {k.removeprefix("physics."): v for k, v in arrays.items() if k.startswith("physics.")}
         physics = self.env.engine.restore(saved, params)
-        self._lengths, self._returns = arrays["lengths"].copy(), arrays["returns"].copy()
         self.started_from = meta.get("started_from")
-        return learner, EnvBatch(physics, params, env), seen, Progress(**meta["progress"])
+        return learner, EnvBatch(physics, params, env, learner.rewards), Progress(**meta["progress"])
