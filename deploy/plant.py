@@ -90,7 +90,7 @@ class Plant:
         self.start = start
         self.seed = seed
         self.dt = timestep_s
-        self.built = build_model(robot, timestep_s)
+        self.built = build_model(robot, timestep_s, fresh=True)  # its masses are this reality's
         self._apply_body(self.built)
         import mujoco
 

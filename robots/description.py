@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
@@ -47,14 +47,16 @@ class Hinge:
 class Description:
     """A model file without its geometry.
 
+    The robot is the trees of bodies that have hinges; what else an MJCF has, a crate or a table, is not told of.
+
     Attributes:
         hinges: all hinges, in document order.
-        slides: names of the slide and ball joints, which no motor law here drives.
-        floating: whether a body has a free joint.
-        bodies: names of the bodies or links, in document order.
-        root: the first body.
-        sites: (site, body) of every named site.
-        mass_kg: total mass, 0 where it hangs on the volume of a mesh.
+        slides: names of the robot's slide and ball joints, which no motor law here drives.
+        floating: whether a body of the robot has a free joint.
+        bodies: names of the robot's bodies or links, in document order.
+        root: the outermost body that carries the first hinge.
+        sites: (site, body) of every named site of these bodies.
+        mass_kg: their mass, 0 where it hangs on the volume of a mesh.
         home_rad: joint positions of the keyframe `home`, None where there is none.
     """
 
@@ -163,6 +165,27 @@ def _numbers(path: Path, what: str, text: str, count: int | None = None) -> list
     return values
 
 
+@dataclass
+class _Tree:
+    """A body on the world with all that hangs on it, while it is read."""
+
+    hinges: list[Hinge] = field(default_factory=list)
+    slides: list[str] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)
+    sites: list[tuple[str, str]] = field(default_factory=list)
+    masses: list[float] = field(default_factory=list)
+    floating: bool = False
+
+
+def _outermost(parent: ET.Element) -> Iterator[ET.Element]:
+    """The bodies that lie on the world; frames are looked through."""
+    for element in parent:
+        if element.tag == "body":
+            yield element
+        elif element.tag == "frame":
+            yield from _outermost(element)
+
+
 class _Mjcf:
     """One MJCF file while it is read."""
 
@@ -215,51 +238,53 @@ class _Mjcf:
                 yield element, childclass
 
     def describe(self) -> Description:
-        hinges: list[Hinge] = []
-        slides: list[str] = []
-        bodies: list[str] = []
-        sites: list[tuple[str, str]] = []
+        trees: list[_Tree] = []
         order: list[tuple[str, str]] = []  # (name, type) of every joint, for keyframes
-        floating, mass = False, 0.0
         for world in self.root.findall("worldbody"):
+            outermost = {id(body) for body in _outermost(world)}
             for body, childclass in self._bodies(world, world.get("childclass", "main")):
-                name = body.get("name", "")
-                bodies.append(name)
-                inertial, own = False, 0.0
-                for element, inner in self._inside(body, childclass):
-                    if element.tag == "freejoint":
-                        floating = True
-                        order.append((element.get("name", ""), "free"))
-                    elif element.tag == "joint":
-                        attributes = self._attributes(element, inner)
-                        kind = attributes.get("type", "hinge")
-                        order.append((element.get("name", ""), kind))
-                        floating = floating or kind == "free"
-                        if kind == "hinge":
-                            hinges.append(self._hinge(element, attributes, name))
-                        elif kind != "free":
-                            slides.append(element.get("name", ""))
-                    elif element.tag == "inertial":
-                        inertial = True
-                        mass += _numbers(self.path, f"body {name}: mass", _need(self.path, element, "mass"), 1)[0]
-                    elif element.tag == "geom":
-                        own += self._geom_mass(self._attributes(element, inner), name)
-                    elif element.tag == "site" and element.get("name"):
-                        sites.append((element.attrib["name"], name))
-                # geoms give mass only to a body without an inertial
-                mass += 0.0 if inertial else own
-        if not bodies:
+                if id(body) in outermost:
+                    trees.append(_Tree())
+                self._add(trees[-1], order, body, childclass)
+        own = [tree for tree in trees if tree.hinges] or trees
+        if not own:
             raise RobotLoadError(f"{self.path}: no bodies; expected a robot in <worldbody>")
+        mass = sum((mass for tree in own for mass in tree.masses), 0.0)
         return Description(
-            hinges=tuple(hinges),
-            slides=tuple(slides),
-            floating=floating,
-            bodies=tuple(bodies),
-            root=bodies[0],
-            sites=tuple(sites),
+            hinges=tuple(hinge for tree in own for hinge in tree.hinges),
+            slides=tuple(name for tree in own for name in tree.slides),
+            floating=any(tree.floating for tree in own),
+            bodies=tuple(name for tree in own for name in tree.bodies),
+            root=own[0].bodies[0],
+            sites=tuple(site for tree in own for site in tree.sites),
             mass_kg=mass if math.isfinite(mass) else 0.0,
             home_rad=self._home(order),
         )
+
+    def _add(self, tree: _Tree, order: list[tuple[str, str]], body: ET.Element, childclass: str) -> None:
+        """Take up one body."""
+        name = body.get("name", "")
+        tree.bodies.append(name)
+        inertial, own = None, 0.0
+        for element, inner in self._inside(body, childclass):
+            if element.tag in ("joint", "freejoint"):
+                attributes = self._attributes(element, inner) if element.tag == "joint" else {"type": "free"}
+                kind = attributes.get("type", "hinge")
+                order.append((element.get("name", ""), kind))
+                if kind == "hinge":
+                    tree.hinges.append(self._hinge(element, attributes, name))
+                elif kind == "free":
+                    tree.floating = True
+                else:
+                    tree.slides.append(element.get("name", ""))
+            elif element.tag == "inertial":
+                inertial = _numbers(self.path, f"body {name}: mass", _need(self.path, element, "mass"), 1)[0]
+            elif element.tag == "geom":
+                own += self._geom_mass(self._attributes(element, inner), name)
+            elif element.tag == "site" and element.get("name"):
+                tree.sites.append((element.attrib["name"], name))
+        # geoms give mass only to a body without an inertial
+        tree.masses.append(own if inertial is None else inertial)
 
     def _geom_mass(self, attributes: dict[str, str], body: str) -> float:
         """Mass that a geom gives to a body without an inertial [kg], NaN for a mesh without one."""

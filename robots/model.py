@@ -9,10 +9,12 @@ robot's own computer can load the rest.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,27 +52,60 @@ _SOLVER_OPTIONS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+# Sensors on request: of each foot one, named <what>_<foot>; position, velocity and orientation of the foot's site in
+# the world. And of the robot as a whole, of the tree of its base, in the world.
+_FOOT_SENSORS = {
+    "foot_position": "mjSENS_FRAMEPOS",
+    "foot_velocity": "mjSENS_FRAMELINVEL",
+    "foot_quat": "mjSENS_FRAMEQUAT",
+    "foot_angular_velocity": "mjSENS_FRAMEANGVEL",
+}
+_TREE_SENSORS = {
+    "com_position": "mjSENS_SUBTREECOM",
+    "com_velocity": "mjSENS_SUBTREELINVEL",
+    "angular_momentum": "mjSENS_SUBTREEANGMOM",
+}
+_BUILT_MAX = 16
+_built: dict[tuple[object, ...], BuiltModel] = {}
+_built_lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BuiltModel:
-    """A compiled robot on a floor, with every index resolved from names.
+    """A compiled robot on a floor, with every index resolved from names. Two are equal if they are one object.
+
+    What else the file has (a crate, a table) is in the model too; of it nothing is told but where it starts.
 
     Attributes:
         model: the compiled model. One motor actuator per joint, in the order of `spec.joints`, gear 1,
             no limits: its control is the joint's net torque [N m] of robots/motor.py. Joint damping and
-            friction loss are zero, because the motor law has them; armature stays in the model.
+            friction loss are zero, because the motor law has them; armature stays in the model. It is shared by
+            all who built the same: nobody writes into it but who asked for a fresh one.
         spec: the robot.
         qpos_ids: index in qpos of each joint, (joints,).
         dof_ids: index in qvel of each joint, (joints,).
-        home_qpos: qpos of the home pose with the lowest foot point on the floor, (nq,).
+        home_qpos: qpos of the home pose with the lowest foot point on the floor, (nq,); all else as in the file.
         sensors: slice of sensordata of each sensor, by name: `imu_quat` (w, x, y, z), `imu_gyro` [rad/s],
-            `imu_accelerometer` [m/s^2], and one `touch_<foot site>` [N] per foot. On a body that is fixed to
-            the world MuJoCo's accelerometer reads zero, not gravity.
+            `imu_accelerometer` [m/s^2], one `touch_<foot site>` [N] per foot, and those asked for. On a body that
+            is fixed to the world MuJoCo's accelerometer reads zero, not gravity.
         base_body: the body with the free joint; -1 for a robot that is fixed to the world.
+        base_joint: name of that joint; empty for a robot that is fixed to the world.
+        base_qpos: where its 7 numbers begin in qpos, -1 where there are none: position and orientation in the world.
+        base_qvel: where its 6 numbers begin in qvel, -1 where there are none: linear velocity in the world, then
+            angular velocity in the base's own frame.
+        bodies: the robot's own bodies, (bodies,).
+        mass_kg: of these alone [kg].
         imu_body: the body that carries the IMU.
-        torso_body: the heaviest body rigidly joined to it; payloads sit on it.
+        torso_body: the heaviest body of the robot rigidly joined to it; payloads sit on it.
         push_body: the body that pushes act on: the base, or the torso of a robot that is fixed to the world.
         floor_geom: the floor, -1 where there is none.
+        foot_names: the feet, in the order of `spec.foot_sites`.
         foot_geoms: the geoms of the feet that touch the floor.
+        geoms_by_foot: the same of each foot, by its name.
+        standing_height_m: of the base in the world in the home pose; of the first body of a robot that is fixed.
+        missing_meshes: files of meshes that are only to be seen, and were left out because they are not there.
+        floor_added: the file had no floor.
+        base_added: the file had no free joint for the base.
     """
 
     model: mujoco.MjModel
@@ -80,15 +115,65 @@ class BuiltModel:
     home_qpos: np.ndarray
     sensors: dict[str, slice]
     base_body: int
+    base_joint: str
+    base_qpos: int
+    base_qvel: int
+    bodies: np.ndarray
+    mass_kg: float
     imu_body: int
     torso_body: int
     push_body: int
     floor_geom: int
+    foot_names: tuple[str, ...]
     foot_geoms: np.ndarray
+    geoms_by_foot: dict[str, np.ndarray]
+    standing_height_m: float
+    missing_meshes: tuple[str, ...] = ()
+    floor_added: bool = False
+    base_added: bool = False
+
+    @property
+    def base_position(self) -> slice:
+        """Of qpos: the base's position in the world [m].
+
+        Raises:
+            RobotLoadError: the robot is fixed to the world; so do the three that follow.
+        """
+        return self._base(self.base_qpos, 0, 3)
+
+    @property
+    def base_quat(self) -> slice:
+        """Of qpos: the base's orientation in the world, w first."""
+        return self._base(self.base_qpos, 3, 7)
+
+    @property
+    def base_lin_vel(self) -> slice:
+        """Of qvel: the base's velocity in the world [m/s]."""
+        return self._base(self.base_qvel, 0, 3)
+
+    @property
+    def base_ang_vel(self) -> slice:
+        """Of qvel: the base's angular velocity in its own frame [rad/s]."""
+        return self._base(self.base_qvel, 3, 6)
+
+    def _base(self, at: int, first: int, end: int) -> slice:
+        if at < 0:
+            raise RobotLoadError(
+                f"robot {self.spec.name} is fixed to the world: it has no base that moves; expected one with a free "
+                "joint"
+            )
+        return slice(at + first, at + end)
 
 
-def build_model(robot: str | Path, timestep_s: float = 0.005, *, shapes: bool = True) -> BuiltModel:
-    """Compile a built-in robot or a robot folder.
+def build_model(
+    robot: str | Path,
+    timestep_s: float = 0.005,
+    *,
+    shapes: bool = True,
+    sensors: Sequence[str] = (),
+    fresh: bool = False,
+) -> BuiltModel:
+    """Compile a built-in robot or a robot folder; the same files and arguments give the same object.
 
     What the file says of bodies, geoms, joint axes and ranges stays. Its actuators, sensors, keyframes
     and solver options go, and ours come: see BuiltModel. A robot without a floor gets one, a robot with
@@ -99,27 +184,74 @@ def build_model(robot: str | Path, timestep_s: float = 0.005, *, shapes: bool = 
         timestep_s: the physics step [s].
         shapes: keep the geoms that are only to be seen. Without them the motion is the same to the bit,
             a physics step of the K-Bot takes 5 % less, and the state on an accelerator is smaller.
+        sensors: more of them, in any order: foot_position, foot_velocity, foot_quat, foot_angular_velocity (of each
+            foot, named <what>_<foot>), com_position, com_velocity, angular_momentum (of the whole robot), all in the
+            world; or names of sensors that the model's own file has, which stay as they are.
+        fresh: compile it anew, for one who will change the model.
 
     Raises:
         RobotLoadError: the robot cannot be loaded, a mesh that must collide is not there, a floating
-            robot has nothing to stand on, or MuJoCo refuses the model.
+            robot has nothing to stand on, a sensor is not known, or MuJoCo refuses the model.
     """
-    import mujoco
-
-    spec = load_robot(robot)
     folder = robot_folder(robot)
     path = model_file(folder)
-    text = ET.tostring(read_xml(path), encoding="unicode")
+    root = read_xml(path)
+    spec = load_robot(folder)
+    wanted = tuple(sorted(set(sensors)))
+    if fresh:
+        return _build(folder, path, root, spec, timestep_s, shapes, wanted)
+    key = (folder.resolve(), _fingerprint(path, root), spec.digest, timestep_s, shapes, wanted)
+    with _built_lock:
+        built = _built.pop(key, None) or _build(folder, path, root, spec, timestep_s, shapes, wanted)
+        _built[key] = built  # last used, last to go
+        while len(_built) > _BUILT_MAX:
+            del _built[next(iter(_built))]
+        return built
+
+
+def _fingerprint(path: Path, root: ET.Element) -> str:
+    """Digest of the model with its included files, and of size and date of the files that it names."""
+    found = hashlib.sha256(ET.tostring(root))
+    files = [element.get("file") or element.get("filename") for element in root.iter()]
+    for name in dict.fromkeys(filter(None, files)):
+        for file in _places(path, root, name):
+            if file.is_file():
+                about = file.stat()
+                found.update(f"{file} {about.st_size} {about.st_mtime_ns}".encode())
+    return found.hexdigest()
+
+
+def _places(path: Path, root: ET.Element, name: str) -> list[Path]:
+    """Where a file that the model names may lie, the likeliest first."""
+    # ROS names a file by its package, whose folder is the robot's own
+    name = name.split("://", 1)[-1]
+    told = [c.get(key, "") for c in root.iter("compiler") for key in ("meshdir", "assetdir", "texturedir")]
+    folders = list(dict.fromkeys(path.parent / folder for folder in (*told, "", "meshes")))
+    return [folder / part for part in dict.fromkeys((name, Path(name).name)) for folder in folders]
+
+
+def _build(
+    folder: Path,
+    path: Path,
+    xml: ET.Element,
+    spec: RobotSpec,
+    timestep_s: float,
+    shapes: bool,
+    sensors: tuple[str, ...],
+) -> BuiltModel:
+    import mujoco
+
     try:
-        mjspec = mujoco.MjSpec.from_string(text)
+        mjspec = mujoco.MjSpec.from_string(ET.tostring(xml, encoding="unicode"))
     except ValueError as error:
         raise _refused(path, error) from error
     mjspec.modelfiledir = str(path.parent.resolve())  # where its textures are
     colliding = _colliding(mjspec)
-    mjspec.assets = _load_meshes(mjspec, path, colliding)
+    mjspec.assets, missing = _load_meshes(mjspec, path, xml, colliding)
     if not shapes:
         _drop_shapes(mjspec, colliding)
-    for element in [*mjspec.actuators, *mjspec.sensors, *mjspec.keys]:
+    own = _own_sensors(mjspec, path, spec, sensors)
+    for element in [*mjspec.actuators, *(s for s in mjspec.sensors if s.name not in own), *mjspec.keys]:
         mjspec.delete(element)
     # URDF models would lose the links that the IMU and the feet are named after
     mjspec.compiler.fusestatic = False
@@ -127,38 +259,61 @@ def build_model(robot: str | Path, timestep_s: float = 0.005, *, shapes: bool = 
     for joint in spec.joints:
         _set_joint(mjspec, joint)
     root = _root(mjspec, spec)
-    floating = _free_root(root, spec, wanted=_wants_free_root(folder, spec))
+    base_joint, base_added = _free_root(mjspec, root, spec, wanted=_wants_free_root(folder, spec))
     imu = _site(mjspec, root, spec.imu_site)
-    feet = [_touch_site(_site(mjspec, root, name), path, colliding, floating) for name in spec.foot_sites]
+    foot_sites = [_site(mjspec, root, name) for name in spec.foot_sites]
+    feet = [_touch_site(site, path, colliding, bool(base_joint)) for site in foot_sites]
     _add_sensors(mjspec, imu.name, feet)
-    floor = _floor(mjspec, root)
+    _add_wanted(mjspec, root.name, [site.name for site in foot_sites], sensors)
+    floor, floor_added = _floor(mjspec, root)
     try:
         model = mjspec.compile()
     except ValueError as error:
         raise _refused(path, error) from error
 
     ids = [mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, name) for name in spec.joint_names]
-    base_body = model.body(root.name).id if floating else -1
-    floor_geom = -1 if floor is None else model.geom(floor).id
+    root_body = model.body(root.name).id
+    base_body = root_body if base_joint else -1
+    floor_geom = model.geom(floor).id
     qpos_ids, dof_ids = model.jnt_qposadr[ids].copy(), model.jnt_dofadr[ids].copy()
     imu_body = int(model.site_bodyid[model.site(imu.name).id])
-    torso = _torso(model, imu_body)
+    # the trees that carry the robot's joints: an arm may stand on the world beside another
+    trees = np.unique(model.body_rootid[model.jnt_bodyid[ids]])
+    bodies = np.flatnonzero(np.isin(model.body_rootid, trees))
+    torso = _torso(model, imu_body, bodies)
+    base = model.joint(base_joint).id if base_joint else -1
+    base_qpos = int(model.jnt_qposadr[base]) if base_joint else -1
+    home_qpos = _home_qpos(model, spec, qpos_ids, base_qpos, base_body, floor_geom)
+    geoms = _foot_geoms(model, feet)
+    for array in (qpos_ids, dof_ids, home_qpos, bodies, *geoms):
+        array.setflags(write=False)
     return BuiltModel(
         model=model,
         spec=spec,
         qpos_ids=qpos_ids,
         dof_ids=dof_ids,
-        home_qpos=_home_qpos(model, spec, qpos_ids, base_body, floor_geom),
+        home_qpos=home_qpos,
         sensors={
             model.sensor(i).name: slice(int(model.sensor_adr[i]), int(model.sensor_adr[i] + model.sensor_dim[i]))
             for i in range(model.nsensor)
         },
         base_body=base_body,
+        base_joint=base_joint,
+        base_qpos=base_qpos,
+        base_qvel=int(model.jnt_dofadr[base]) if base_joint else -1,
+        bodies=bodies,
+        mass_kg=float(model.body_mass[bodies].sum()),
         imu_body=imu_body,
         torso_body=torso,
         push_body=base_body if base_body >= 0 else torso,
         floor_geom=floor_geom,
-        foot_geoms=_foot_geoms(model, feet),
+        foot_names=spec.foot_sites,
+        foot_geoms=np.unique(np.concatenate([np.zeros(0, int), *geoms])),
+        geoms_by_foot=dict(zip(spec.foot_sites, geoms, strict=True)),
+        standing_height_m=_height(model, home_qpos, root_body),
+        missing_meshes=missing,
+        floor_added=floor_added,
+        base_added=base_added,
     )
 
 
@@ -187,21 +342,19 @@ def _drop_shapes(mjspec: mujoco.MjSpec, colliding: Callable[[mujoco.MjsGeom], bo
                 mjspec.delete(geom)
 
 
-def _load_meshes(mjspec: mujoco.MjSpec, path: Path, colliding: Callable[[mujoco.MjsGeom], bool]) -> dict[str, bytes]:
-    """Contents of the mesh files by name; meshes that are only to be seen may be missing."""
+def _load_meshes(
+    mjspec: mujoco.MjSpec, path: Path, xml: ET.Element, colliding: Callable[[mujoco.MjsGeom], bool]
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """(contents of the mesh files by name, those that are only to be seen and are missing)."""
     import mujoco
 
     assets: dict[str, bytes] = {}
     missing: dict[str, str] = {}
-    folders = [path.parent / mjspec.meshdir, path.parent, path.parent / "meshes"]
     for number, mesh in enumerate(mjspec.meshes):
         if not mesh.file:
             continue
         mesh.name = mesh.name or Path(mesh.file).stem  # as MuJoCo names it, but only when it compiles
-        # ROS names a file by its package, whose folder is the robot's own
-        name = mesh.file.split("://", 1)[-1]
-        tries = [folder / part for part in (name, Path(name).name) for folder in folders]
-        found = next((p for p in tries if p.is_file()), None)
+        found = next((p for p in _places(path, xml, mesh.file) if p.is_file()), None)
         if found is None:
             missing[mesh.name] = mesh.file
         else:
@@ -224,7 +377,7 @@ def _load_meshes(mjspec: mujoco.MjSpec, path: Path, colliding: Callable[[mujoco.
         )
     for mesh in [m for m in mjspec.meshes if m.name in missing]:
         mjspec.delete(mesh)
-    return assets
+    return assets, tuple(sorted(missing.values()))
 
 
 def _set_options(mjspec: mujoco.MjSpec, timestep_s: float) -> None:
@@ -272,20 +425,23 @@ def _root(mjspec: mujoco.MjSpec, spec: RobotSpec) -> mujoco.MjsBody:
     return body
 
 
-def _free_root(root: mujoco.MjsBody, spec: RobotSpec, *, wanted: bool) -> bool:
-    """Whether the robot floats; where that is wanted and the model has no free joint, one is added."""
+def _free_root(mjspec: mujoco.MjSpec, root: mujoco.MjsBody, spec: RobotSpec, *, wanted: bool) -> tuple[str, bool]:
+    """(name of the robot's free joint, empty where it is fixed; whether it was added, because the model had none)."""
     import mujoco
 
-    if any(joint.type == mujoco.mjtJoint.mjJNT_FREE for joint in root.joints):
-        return True
+    name = "base" if mjspec.joint("base") is None else f"{root.name}_base"
+    for joint in root.joints:
+        if joint.type == mujoco.mjtJoint.mjJNT_FREE:
+            joint.name = joint.name or name
+            return joint.name, False
     if wanted and root.joints:
         raise RobotLoadError(
             f"robot {spec.name}: body {root.name} has joints of its own, so that no free joint can be added; "
             'put the robot into a body without joints, or set "floating": false in metadata.json'
         )
     if wanted:
-        root.add_freejoint()
-    return wanted
+        root.add_freejoint(name=name)
+    return (name, True) if wanted else ("", False)
 
 
 def _site(mjspec: mujoco.MjSpec, root: mujoco.MjsBody, name: str) -> mujoco.MjsSite:
@@ -331,15 +487,44 @@ def _add_sensors(mjspec: mujoco.MjSpec, imu: str, feet: list[tuple[str, str]]) -
         mjspec.add_sensor(name=name, type=kind, objtype=site, objname=at)
 
 
-def _floor(mjspec: mujoco.MjSpec, root: mujoco.MjsBody) -> str | None:
-    """Name of the floor, which is added with a sky and a light where there is none."""
+def _own_sensors(mjspec: mujoco.MjSpec, path: Path, spec: RobotSpec, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of the wanted sensors are the file's own."""
+    named = {**_FOOT_SENSORS, **_TREE_SENSORS}
+    always = ("imu_quat", "imu_gyro", "imu_accelerometer", *(f"touch_{name}" for name in spec.foot_sites))
+    own = {s.name for s in mjspec.sensors if s.name} - set(always)
+    for name in wanted:
+        if name not in named and name not in own and name not in always:
+            raise RobotLoadError(
+                f"{path}: sensor {name!r}: no such sensor; expected some of {', '.join(named)}, "
+                f"or of the file's own: {', '.join(sorted(own)) or 'none'}"
+            )
+        if name in _FOOT_SENSORS and not spec.foot_sites:
+            raise RobotLoadError(f"{path}: sensor {name!r}: robot {spec.name} has no feet; name them in foot_sites")
+    return tuple(name for name in wanted if name in own and name not in named)
+
+
+def _add_wanted(mjspec: mujoco.MjSpec, root: str, feet: list[str], wanted: tuple[str, ...]) -> None:
+    """Adds the sensors that were asked for and are not the file's own."""
+    import mujoco
+
+    kinds, site, body = mujoco.mjtSensor, mujoco.mjtObj.mjOBJ_SITE, mujoco.mjtObj.mjOBJ_BODY
+    for what, kind in _FOOT_SENSORS.items():
+        for foot in feet if what in wanted else ():
+            mjspec.add_sensor(name=f"{what}_{foot}", type=getattr(kinds, kind), objtype=site, objname=foot)
+    for what, kind in _TREE_SENSORS.items():
+        if what in wanted:
+            mjspec.add_sensor(name=what, type=getattr(kinds, kind), objtype=body, objname=root)
+
+
+def _floor(mjspec: mujoco.MjSpec, root: mujoco.MjsBody) -> tuple[str, bool]:
+    """(name of the floor, whether it was added with a sky and a light because there was none)."""
     import mujoco
 
     flat = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD)
     floor = next((geom for geom in mjspec.worldbody.geoms if geom.type in flat), None)
     if floor is not None:
         floor.name = floor.name or "floor"
-        return floor.name
+        return floor.name, False
     builtin = mujoco.mjtBuiltin
     if not any(t.type == mujoco.mjtTexture.mjTEXTURE_SKYBOX for t in mjspec.textures):
         mjspec.add_texture(
@@ -394,13 +579,13 @@ def _floor(mjspec: mujoco.MjSpec, root: mujoco.MjsBody) -> str | None:
         margin=0,
         gap=0,
     )
-    return "floor"
+    return "floor", True
 
 
 def _home_qpos(
-    model: mujoco.MjModel, spec: RobotSpec, qpos_ids: np.ndarray, base_body: int, floor_geom: int
+    model: mujoco.MjModel, spec: RobotSpec, qpos_ids: np.ndarray, base_qpos: int, base_body: int, floor_geom: int
 ) -> np.ndarray:
-    """The home pose; a floating robot stands with its lowest point on the floor."""
+    """The home pose; a floating robot stands with its lowest point on the floor. All else is as in the file."""
     import mujoco
 
     qpos = model.qpos0.copy()
@@ -415,9 +600,18 @@ def _home_qpos(
     if not touching.size:
         raise RobotLoadError(f"robot {spec.name}: no geom of it collides; a robot with a free joint needs one")
     lowest = min(_lowest_point(model, data, int(geom)) for geom in touching)
-    floor = 0.0 if floor_geom < 0 else float(model.geom_pos[floor_geom, 2])
-    qpos[model.jnt_qposadr[model.body_jntadr[base_body]] + 2] += floor - lowest
+    qpos[base_qpos + 2] += float(model.geom_pos[floor_geom, 2]) - lowest
     return qpos
+
+
+def _height(model: mujoco.MjModel, qpos: np.ndarray, body: int) -> float:
+    """Height of a body in the world [m]."""
+    import mujoco
+
+    data = mujoco.MjData(model)
+    data.qpos[:] = qpos
+    mujoco.mj_kinematics(model, data)
+    return float(data.xpos[body, 2])
 
 
 def _lowest_point(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> float:
@@ -446,11 +640,13 @@ def _lowest_point(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> floa
     return float(height - below)
 
 
-def _foot_geoms(model: mujoco.MjModel, feet: list[tuple[str, str]]) -> np.ndarray:
-    bodies = [model.body(body).id for _, body in feet]
-    return np.flatnonzero(np.isin(model.geom_bodyid, bodies) & _touching(model))
+def _foot_geoms(model: mujoco.MjModel, feet: list[tuple[str, str]]) -> list[np.ndarray]:
+    """The geoms of each foot that can touch."""
+    touching = _touching(model)
+    return [np.flatnonzero((model.geom_bodyid == model.body(body).id) & touching) for _, body in feet]
 
 
-def _torso(model: mujoco.MjModel, imu_body: int) -> int:
-    welded = np.flatnonzero(model.body_weldid == model.body_weldid[imu_body])
-    return int(welded[np.argmax(model.body_mass[welded])])
+def _torso(model: mujoco.MjModel, imu_body: int, bodies: np.ndarray) -> int:
+    """The robot's heaviest body that is rigidly joined to the IMU."""
+    welded = bodies[model.body_weldid[bodies] == model.body_weldid[imu_body]]
+    return int(welded[np.argmax(model.body_mass[welded])]) if welded.size else imu_body
