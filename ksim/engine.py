@@ -124,7 +124,7 @@ class PhysicsEngine(abc.ABC):
         known = {
             "joint_position": lambda: position + params.joint_offset,
             "joint_velocity": lambda: velocity,
-            "gravity": lambda: rotation.gravity_in_frame(sensordata[..., self.scene.sensor("imu_quat")], xp),
+            "gravity": lambda: rotation.gravity_in_frame(sensordata[..., self.scene.sensor("imu_quat")], xp=xp),
             "gyro": lambda: sensordata[..., self.scene.sensor("imu_gyro")],
             "accelerometer": lambda: sensordata[..., self.scene.sensor("imu_accelerometer")],
         }

@@ -410,7 +410,7 @@ def make_environment(config: Config, envs: int, engine: str | None = None) -> En
         ConfigError: the task does not fit the robot.
     """
     sensors, fields = term_needs(config)
-    built = build_model(config.robot, config.physics.timestep_s, shapes=False)  # sensors=sensors
+    built = build_model(config.robot, config.physics.timestep_s, shapes=False, sensors=sensors)
     if built.base_body < 0 and config.needs_free_base:
         raise ConfigError(
             f"task {config.task}: robot {built.spec.name} is fixed to the world; expected one that can fall"

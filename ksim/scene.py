@@ -114,7 +114,7 @@ class Scene:
         data.qpos[:] = self.built.home_qpos
         library.mj_forward(self.built.model, data)
         quat = data.sensordata[self.sensor("imu_quat")]
-        return rotation.gravity_in_frame(quat, np).astype(np.float32)
+        return rotation.gravity_in_frame(quat).astype(np.float32)
 
     @functools.cached_property
     def mass_kg(self) -> float:

@@ -130,7 +130,7 @@ class PhysicsState(eqx.Module):
     @property
     def gravity_b(self) -> Any:
         """Gravity in the IMU's frame [m/s^2], (..., 3); upright is (0, 0, -9.81) where the IMU's z points up."""
-        return rotation.gravity_in_frame(self.sensor("imu_quat"), jnp)
+        return rotation.gravity_in_frame(self.sensor("imu_quat"), xp=jnp)
 
     @property
     def gyro_b(self) -> Any:
