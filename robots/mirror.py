@@ -87,9 +87,11 @@ def _parts(built: BuiltModel, qpos: np.ndarray) -> tuple[_Parts, np.ndarray, np.
     data.qpos[:] = qpos
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
-    root = int(model.body_rootid[model.jnt_bodyid[_spec_ids(built)[0]]])
+    roots = {int(model.body_rootid[model.jnt_bodyid[j]]) for j in _spec_ids(built)}
+    # arms on a wall hang on nothing but the world
+    root = min(roots) if len(roots) == 1 else 0
     free, hinge, slide = (int(getattr(mujoco.mjtJoint, f"mjJNT_{kind}")) for kind in ("FREE", "HINGE", "SLIDE"))
-    own = [j for j in range(model.njnt) if model.body_rootid[model.jnt_bodyid[j]] == root]
+    own = [j for j in range(model.njnt) if model.body_rootid[model.jnt_bodyid[j]] in roots]
     own = [j for j in own if model.jnt_type[j] != free]
     for j in own:
         if model.jnt_type[j] not in (hinge, slide):
@@ -148,16 +150,19 @@ def _lump(model: mujoco.MjModel, data: mujoco.MjData, body: int) -> tuple[float,
 def find_mirror(built: BuiltModel) -> MirrorMap:
     """Derive the mirror map of a robot from its compiled model, and check it by physics.
 
-    Partners are sought in the home pose, and where that is not symmetric in the pose of zeros.
+    Partners are sought in the pose of zeros, and where that is not symmetric in the home pose.
 
     Raises:
         MirrorError: the robot is not symmetric: which joint has no partner and by how much it is off, or by how
             much a mirrored state, stepped, misses the mirrored next state.
     """
-    poses = [built.home_qpos, built.home_qpos.copy()]
-    poses[1][built.qpos_ids] = 0.0
-    tried = [_fit(built, qpos) for qpos in poses]
-    plane, qpos = next(((p, q) for p, q in zip(tried, poses, strict=True) if p.misfit <= 1), (tried[0], poses[0]))
+    zeros = built.home_qpos.copy()
+    zeros[built.qpos_ids] = 0.0
+    plane, qpos = _fit(built, zeros), zeros
+    if plane.misfit > 1:
+        other = _fit(built, built.home_qpos)
+        if other.misfit < plane.misfit:
+            plane, qpos = other, built.home_qpos
     if plane.misfit > 1:
         raise MirrorError(
             f"robot {built.spec.name}: no plane of symmetry: {plane.worst}; "
@@ -240,18 +245,19 @@ def _match(built: BuiltModel, parts: _Parts, qpos: np.ndarray, normal: np.ndarra
     cost = sum(d / allowed for d, allowed, _ in far.values())
     cost = cost + 1e3 * (parts.slide[:, None] != parts.slide[None])
     partner = np.argmin(cost, axis=1)
-    rows = np.arange(len(names))
-    sign = np.where(parts.slide, 1.0, -1.0) * np.where(cosine[rows, partner] < 0, -1.0, 1.0)
+    along = np.take_along_axis(cosine, partner[:, None], 1)[:, 0]
+    # a reflected turn goes the other way round
+    sign = np.where(parts.slide, 1.0, -1.0) * np.where(along < 0, -1.0, 1.0)
     # each is how far something is off, in units of what is allowed, and the words for it
     faults = [(0.0, "")]
-    for k in rows:
-        other = partner[k]
+    for k in range(len(names)):
+        other = int(partner[k])
         them = "it is not its own" if other == k else f"the nearest is {names[other]}"
         who = f"joint {names[k]} has no mirror image, {them}: "
         for text, (d, allowed, unit) in far.items():
             faults.append((float(d[k, other]) / allowed, who + text.format(d[k, other] * unit)))
-        pair = parts.mass[k], parts.inertia[k], parts.mass[other], parts.inertia[other]
-        faults += [(value, who + text) for value, text in _unlike(mirror, *pair)]
+        unlike = _unlike(mirror, parts.mass[k], parts.inertia[k], parts.mass[other], parts.inertia[other])
+        faults += [(value, who + text) for value, text in unlike]
         up, image = parts.parent[k], parts.parent[other]
         chain = (up < 0) == (image < 0) and (up < 0 or partner[up] == image)
         if partner[other] != k or not chain:

@@ -31,13 +31,14 @@ def check_mirror(built: BuiltModel, mirror: MirrorMap, *, steps: int = 20, seed:
         seed: of the random states.
 
     Returns:
-        The largest relative error: of each element's change in qpos and qvel over a step, and of each sensor's
-        reading; root mean square of the difference over that of the value, over all steps.
+        The largest relative error: of each element's change in qpos and qvel over a step, of each sensor's reading
+        and of how far each joint's body is turned on its parent; root mean square of the difference over that
+        of the value, over all steps.
     """
     import mujoco
 
     model, rng = built.model, np.random.default_rng(seed)
-    one, two = mujoco.MjData(model), mujoco.MjData(model)
+    one, two, still = (mujoco.MjData(model) for _ in range(3))
     limit = np.asarray(built.spec.column("torque_limit_nm"))
     differences: dict[str, list[np.ndarray]] = {}
     sizes: dict[str, list[np.ndarray]] = {}
@@ -54,6 +55,7 @@ def check_mirror(built: BuiltModel, mirror: MirrorMap, *, steps: int = 20, seed:
             "qpos": (two.qpos - image[0], two.qpos - start[0]),
             "qvel": (two.qvel - image[1], two.qvel - start[1]),
             **_readings(built, mirror, one, two),
+            **_turns(built, mirror, still, qpos),
         }
         for name, (difference, size) in compared.items():
             differences.setdefault(name, []).append(difference.copy())
@@ -84,6 +86,40 @@ def _readings(
     if touch:
         out["touch"] = (two.sensordata[touch] - mirror.feet_of(one.sensordata[touch]), two.sensordata[touch])
     return out
+
+
+def _turns(
+    built: BuiltModel, mirror: MirrorMap, data: mujoco.MjData, qpos: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(difference, value) of how far each joint's body is turned on its parent since the home pose.
+
+    A round hand that spins the wrong way round moves its neighbours hardly at all; where it points shows it.
+    """
+    import mujoco
+
+    model = built.model
+    bodies = model.jnt_bodyid[[model.joint(name).id for name in mirror.joint_names]]
+    turns = []
+    for pose, home in ((qpos, built.home_qpos), (mirror.qpos(qpos), mirror.qpos(built.home_qpos))):
+        frames = []
+        for at in (pose, home):
+            data.qpos[:] = at
+            mujoco.mj_kinematics(model, data)
+            frames.append(data.xmat.reshape(-1, 3, 3).copy())
+        now, then = frames
+        parents = model.body_parentid[bodies]
+        turns.append(then[parents] @ _flip(now[parents]) @ now[bodies] @ _flip(then[bodies]))
+    reflect = np.eye(3) - 2 * np.outer(mirror.world_normal, mirror.world_normal)
+    image = reflect @ turns[0][list(mirror.joints)] @ reflect
+    return {
+        f"turn of {name}": ((turns[1][k] - image[k]).ravel(), (turns[1][k] - np.eye(3)).ravel())
+        for k, name in enumerate(mirror.joint_names)
+    }
+
+
+def _flip(matrices: np.ndarray) -> np.ndarray:
+    """The transpose of each."""
+    return matrices.transpose(0, 2, 1)
 
 
 def _lever(built: BuiltModel, mirror: MirrorMap, data: mujoco.MjData) -> np.ndarray:
