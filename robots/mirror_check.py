@@ -63,10 +63,12 @@ def check_mirror(built: BuiltModel, mirror: MirrorMap, *, steps: int = 20, seed:
         qpos, qvel = one.qpos.copy(), one.qvel.copy()
     worst = 0.0
     for name, values in differences.items():
-        off, size = (np.sqrt(np.mean(np.square(v), axis=0)) for v in (np.array(values), np.array(sizes[name])))
+        misses, readings = np.array(values), np.array(sizes[name])
+        off, size, image = (np.sqrt(np.mean(np.square(v), axis=0)) for v in (misses, readings, readings - misses))
         # the elements of a vector share a scale, joints do not
         for block in _blocks(built, mirror, name, len(off)):
-            worst = max(worst, float(off[block].max() / max(np.linalg.norm(size[block]), 1e-9)))
+            scale = max(np.linalg.norm(size[block]), np.linalg.norm(image[block]), 1e-9)
+            worst = max(worst, float(off[block].max() / scale))
     return worst
 
 

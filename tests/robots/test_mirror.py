@@ -6,7 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,9 @@ LEG = """
 """
 XML = """
 <mujoco model="sideways"><compiler angle="radian"/><worldbody>{crate}
-  <body name="pelvis" pos="0 0 0.75"><freejoint/>
-    <inertial pos="{plane} 0.02 0" mass="4" diaginertia="0.03 0.04 0.02"/>
+  <body name="pelvis" pos="0 0 0.75" quat="{base}"><freejoint/>
+    <inertial pos="{pelvis}" quat="{back}" mass="4" diaginertia="0.03 0.04 0.02"/>
+    <frame quat="{back}">
     {right}
     <body name="spine" pos="{plane} 0 0.1"><joint name="m1" axis="0 0 1" range="-1 1"/>
       <inertial pos="0 0 0.02" mass="1" diaginertia="0.002 0.003 0.002"/>
@@ -53,17 +54,31 @@ XML = """
       </body>
     </body>
     {left}
+    </frame>
   </body></worldbody>
-  <keyframe><key name="home" qpos="{crate_home} 0 0 0.75 1 0 0 0  {home}"/></keyframe>
+  <keyframe><key name="home" qpos="{crate_home} 0 0 0.75 {base}  {home}"/></keyframe>
 </mujoco>
 """
 ORDER = ("Rb", "La", "m2", "Lc", "Ra", "Rc", "m1", "Lb")
+TURNED = (np.cos(0.3), 0.0, 0.0, np.sin(0.3))  # 0.6 rad about z
+TIPPED = (0.5, 0.5, -0.5, 0.5)  # z is level
 CRATE = '<body name="crate" pos="-0.4 0.7 0.1"><freejoint/><geom type="box" size="0.1 0.2 0.1" mass="3"/></body>'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What the sideways biped is made with: plane beside the pelvis' origin, shin's mass, turned shin, crate, IMU."""
+    """What the sideways biped is made with.
+
+    Attributes:
+        plane: distance of its plane from the pelvis' origin [m].
+        right_shin: mass of that shin [kg].
+        right_turn: how far on that shin is built [rad].
+        right_kp: position gain of that knee.
+        crate: a free body in front of the robot's in the file.
+        imu: quaternion of the IMU.
+        imu_site: the site that the metadata names.
+        base: quaternion of the pelvis' frame in the home pose; the robot itself stands as ever.
+    """
 
     plane: float = 0.0
     right_shin: float = 1.2
@@ -71,6 +86,12 @@ class Variant:
     right_kp: float = 60.0
     crate: str = ""
     imu: str = "0.5 -0.3 0.7 0.41"
+    imu_site: str = "imu"
+    base: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+
+
+def words(values: Iterable[float]) -> str:
+    return " ".join(repr(float(v)) for v in values)
 
 
 @pytest.fixture
@@ -85,7 +106,12 @@ def sideways(tmp_path: Path) -> Callable[..., BuiltModel]:
         low, high = -1.8 - v.right_turn, 0.2 - v.right_turn
         right |= {"knee": "1", "knee_range": f"{low} {high}", "shin": v.right_shin}
         right |= {"turned": f'euler="{v.right_turn} 0 0"'}
+        back, pelvis = np.array(v.base) * (1, -1, -1, -1), np.zeros(3)
+        mujoco.mju_rotVecQuat(pelvis, np.array([v.plane, 0.02, 0]), back)
         xml = XML.format(
+            base=words(v.base),
+            back=words(back),
+            pelvis=words(pelvis),
             left=LEG.format(**left),
             right=LEG.format(**right),
             plane=v.plane,
@@ -103,7 +129,7 @@ def sideways(tmp_path: Path) -> Callable[..., BuiltModel]:
             "joint_name_to_metadata": joints,
             "actuator_type_to_metadata": {"m": {"max_torque": 40, "max_velocity": 20, "armature": 0.01}},
             "control_frequency": 50,
-            "ksim2real": {"imu_site": "imu", "foot_sites": ["right_sole", "left_sole"]},
+            "ksim2real": {"imu_site": v.imu_site, "foot_sites": ["right_sole", "left_sole"]},
         }
         folder = tmp_path / "sideways"
         folder.mkdir(exist_ok=True)
@@ -198,6 +224,8 @@ def test_the_sideways_biped_is_mirrored_along_x(sideways: Callable[..., BuiltMod
         ({}, 1e-6),
         ({"crate": CRATE}, 1e-6),
         ({"imu": "1 0 0 0"}, 1e-6),
+        ({"base": TURNED}, 1e-6),
+        ({"base": TIPPED}, 1e-6),
         ({"plane": 0.03}, 0.01),
         ({"right_turn": 0.4}, 0.01),
     ],
@@ -296,28 +324,28 @@ def test_one_wrong_sign_is_found_out(kbot: BuiltModel, kbot_mirror: MirrorMap) -
         for k in (joint, kbot_mirror.joints[joint]):
             signs[k] = position[kbot.qpos_ids[k]] = velocity[kbot.dof_ids[k]] = 1.0
         changes = {"joint_sign": tuple(signs), "qpos_sign": tuple(position), "qvel_sign": tuple(velocity)}
-        assert check_mirror(kbot, dataclasses.replace(kbot_mirror, **changes)) > 3 * TOLERANCE, name
+        assert check_mirror(kbot, dataclasses.replace(kbot_mirror, **changes)) > 5 * TOLERANCE, name
 
 
 def test_a_wrong_sign_of_a_torque_alone_is_found_out(kbot: BuiltModel, kbot_mirror: MirrorMap) -> None:
     signs = (1.0, *kbot_mirror.joint_sign[1:])
-    assert check_mirror(kbot, dataclasses.replace(kbot_mirror, joint_sign=signs)) > 3 * TOLERANCE
+    assert check_mirror(kbot, dataclasses.replace(kbot_mirror, joint_sign=signs)) > 5 * TOLERANCE
 
 
 @pytest.mark.parametrize("normal", [(0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])
 def test_swapped_axes_of_the_imu_are_found_out(
     kbot: BuiltModel, kbot_mirror: MirrorMap, normal: tuple[float, float, float]
 ) -> None:
-    assert check_mirror(kbot, dataclasses.replace(kbot_mirror, imu_normal=normal)) > 3 * TOLERANCE
+    assert check_mirror(kbot, dataclasses.replace(kbot_mirror, imu_normal=normal)) > 5 * TOLERANCE
 
 
 def test_feet_that_are_not_swapped_are_found_out(kbot: BuiltModel, kbot_mirror: MirrorMap) -> None:
-    assert check_mirror(kbot, dataclasses.replace(kbot_mirror, feet=(0, 1))) > 3 * TOLERANCE
+    assert check_mirror(kbot, dataclasses.replace(kbot_mirror, feet=(0, 1))) > 5 * TOLERANCE
 
 
 def test_a_base_that_is_reflected_the_wrong_way_is_found_out(kbot: BuiltModel, kbot_mirror: MirrorMap) -> None:
     base = dataclasses.replace(kbot_mirror.free[0], normal=(1.0, 0.0, 0.0))
-    assert check_mirror(kbot, dataclasses.replace(kbot_mirror, free=(base,))) > 3 * TOLERANCE
+    assert check_mirror(kbot, dataclasses.replace(kbot_mirror, free=(base,))) > 5 * TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -350,6 +378,20 @@ def test_commands_turn_round_by_their_names(sideways: Callable[..., BuiltModel],
     ones = np.ones(len(names))
     np.testing.assert_array_equal(kbot_mirror.command(ones, names), [1, -1, -1, 1, -1, 1, 1, -1, -1, -1, 1])
     np.testing.assert_array_equal(find_mirror(sideways()).command(ones, names), [-1, 1, -1, 1, 1, -1, -1, 1, -1, -1, 1])
+
+
+def test_commands_of_a_base_that_is_turned_against_its_robot_are_refused(sideways: Callable[..., BuiltModel]) -> None:
+    """A forward command in its frame is neither forward nor sideways; a yaw rate is one in any frame."""
+    mirror = find_mirror(sideways(base=TURNED))
+    assert mirror.lateral == ""
+    np.testing.assert_array_equal(mirror.command(np.ones(2), ("yaw_rate", "height")), [-1, 1])
+    with pytest.raises(MirrorError, match="'vx': the robot's lateral axis is neither x nor y"):
+        mirror.command(np.ones(1), ("vx",))
+
+
+def test_an_imu_on_one_leg_is_refused(sideways: Callable[..., BuiltModel]) -> None:
+    with pytest.raises(MirrorError, match="the IMU moves with joint Lc, which is on one side"):
+        find_mirror(sideways(imu_site="left_sole"))
 
 
 def test_arm_commands_change_sides_by_the_names_of_k_scale(kbot_mirror: MirrorMap) -> None:
