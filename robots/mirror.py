@@ -24,6 +24,8 @@ from robots.model import BuiltModel
 if TYPE_CHECKING:
     import mujoco
 
+__all__ = ["MirrorMap", "check_mirror", "find_mirror"]
+
 # What two halves may differ by and still be called mirror images; the physics decides in the end. The K-Bot's
 # published joints are off by 0.9 mm; its upper arms weigh 0.753 and 0.867 kg, their centres are off by 5.2 mm and
 # their inertias by 9 %; its legs differ by less than 0.1 %.

@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 
 from robots.errors import MirrorError
-from robots.mirror import TOLERANCE, find_mirror
-from robots.mirror_check import check_mirror
-from robots.mirror_map import MirrorMap
+from robots.mirror import TOLERANCE, MirrorMap, check_mirror, find_mirror
 from robots.model import BuiltModel, build_model
 
 mujoco = pytest.importorskip("mujoco")
@@ -62,6 +60,7 @@ XML = """
 ORDER = ("Rb", "La", "m2", "Lc", "Ra", "Rc", "m1", "Lb")
 TURNED = (np.cos(0.3), 0.0, 0.0, np.sin(0.3))  # 0.6 rad about z
 TIPPED = (0.5, 0.5, -0.5, 0.5)  # z is level
+LOPSIDED = '<inertial pos="0 0 0" mass="3" fullinertia="0.1 0.1 0.1 0.05 0 0"/>'
 CRATE = '<body name="crate" pos="-0.4 0.7 0.1"><freejoint/><geom type="box" size="0.1 0.2 0.1" mass="3"/></body>'
 
 
@@ -76,6 +75,8 @@ class Variant:
         right_kp: position gain of that knee.
         crate: a free body in front of the robot's in the file.
         imu: quaternion of the IMU.
+        right_high: upper limit of that knee [rad].
+        feet: the sites that the metadata names.
         imu_site: the site that the metadata names.
         base: quaternion of the pelvis' frame in the home pose; the robot itself stands as ever.
     """
@@ -84,6 +85,8 @@ class Variant:
     right_shin: float = 1.2
     right_turn: float = 0.0
     right_kp: float = 60.0
+    right_high: float = 0.2
+    feet: tuple[str, ...] = ("right_sole", "left_sole")
     crate: str = ""
     imu: str = "0.5 -0.3 0.7 0.41"
     imu_site: str = "imu"
@@ -103,7 +106,7 @@ def sideways(tmp_path: Path) -> Callable[..., BuiltModel]:
         left = {"side": "left", "p": "L", "x": v.plane - 0.1, "com": -0.01, "toe": -0.06, "ixy": 0.002, "ixz": -0.001}
         right = {"side": "right", "p": "R", "x": v.plane + 0.1, "com": 0.01, "toe": 0.06, "ixy": -0.002, "ixz": 0.001}
         left |= {"knee": "-1", "knee_range": "-0.2 1.8", "shin": 1.2, "turned": ""}
-        low, high = -1.8 - v.right_turn, 0.2 - v.right_turn
+        low, high = -1.8 - v.right_turn, v.right_high - v.right_turn
         right |= {"knee": "1", "knee_range": f"{low} {high}", "shin": v.right_shin}
         right |= {"turned": f'euler="{v.right_turn} 0 0"'}
         back, pelvis = np.array(v.base) * (1, -1, -1, -1), np.zeros(3)
@@ -129,7 +132,7 @@ def sideways(tmp_path: Path) -> Callable[..., BuiltModel]:
             "joint_name_to_metadata": joints,
             "actuator_type_to_metadata": {"m": {"max_torque": 40, "max_velocity": 20, "armature": 0.01}},
             "control_frequency": 50,
-            "ksim2real": {"imu_site": v.imu_site, "foot_sites": ["right_sole", "left_sole"]},
+            "ksim2real": {"imu_site": v.imu_site, "foot_sites": list(v.feet)},
         }
         folder = tmp_path / "sideways"
         folder.mkdir(exist_ok=True)
@@ -353,6 +356,9 @@ def test_a_base_that_is_reflected_the_wrong_way_is_found_out(kbot: BuiltModel, k
     [
         ({"right_shin": 2.0}, r"joint (Lc|Rc) .*the nearest is (Rc|Lc): mass is .*2\.000 kg"),
         ({"right_kp": 80}, r"joint (Lc|Rc) .*the nearest is (Rc|Lc): kp is (80|60) against (60|80)"),
+        ({"right_high": 0.3}, r"joint (Lc|Rc) .*: limits are .*0\.[23]00"),
+        ({"feet": ("left_sole",)}, r"foot left_sole has no mirror image, the nearest is left_sole, 200\.0 mm off"),
+        ({"crate": CRATE.replace("<freejoint", LOPSIDED + "<freejoint")}, r"free body 'crate' .* no plane of symmetry"),
     ],
 )
 def test_a_lopsided_robot_is_refused_with_the_joint_and_how_far_it_is_off(
