@@ -68,7 +68,9 @@ def check_mirror(built: BuiltModel, mirror: MirrorMap, *, steps: int = 20, seed:
         # the elements of a vector share a scale, joints do not
         for block in _blocks(built, mirror, name, len(off)):
             scale = max(np.linalg.norm(size[block]), np.linalg.norm(image[block]), 1e-9)
-            worst = max(worst, float(off[block].max() / scale))
+            miss = float(off[block].max() / scale)
+            # what is not a number is as wrong as can be, and compares with nothing
+            worst = max(worst, miss if np.isfinite(miss) else np.inf)
     return worst
 
 

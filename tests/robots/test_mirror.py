@@ -342,6 +342,10 @@ def test_swapped_axes_of_the_imu_are_found_out(
     assert check_mirror(kbot, dataclasses.replace(kbot_mirror, imu_normal=normal)) > 5 * TOLERANCE
 
 
+def test_a_map_that_gives_no_number_is_found_out(kbot: BuiltModel, kbot_mirror: MirrorMap) -> None:
+    assert check_mirror(kbot, dataclasses.replace(kbot_mirror, imu_normal=(np.nan, 0.0, 0.0))) == np.inf
+
+
 def test_feet_that_are_not_swapped_are_found_out(kbot: BuiltModel, kbot_mirror: MirrorMap) -> None:
     assert check_mirror(kbot, dataclasses.replace(kbot_mirror, feet=(0, 1))) > 5 * TOLERANCE
 
