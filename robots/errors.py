@@ -17,3 +17,7 @@ class RobotLoadError(RobotsError):
 
 class BundleError(RobotsError):
     """A .kinfer file cannot be read, or may not be written."""
+
+
+class MirrorError(RobotsError):
+    """A robot is not symmetric, or what is asked has no known mirror image."""
