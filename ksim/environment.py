@@ -105,7 +105,7 @@ class Environment:
         self._nominal = nominal(self.scene, engine.fields)
         self._blanks: dict[str, dict[str, Any]] = {"observations": {}, "critic": {}}
         self._blanks = self._measure()
-        self._begin = jax.jit(jax.vmap(self._fresh, in_axes=(0, None, None)))
+        self._renew = jax.jit(self.renew)
         self._look = jax.jit(self.look)
         self._drive = jax.jit(self.drive)
         self._judge = jax.jit(self._judge_all)
@@ -260,24 +260,17 @@ class Environment:
         """Send raw actions (E, actions) and joint targets [rad] (E, n) on their way, and let events happen."""
         return jax.vmap(self._drive_one, in_axes=(0, 0, 0, 0, 0, None))(physics, params, env, action, target, level)
 
-    def settle(
-        self, physics: PhysicsState, params: PhysicsParams, env: EnvState, level: Any, stagger: Any = False
-    ) -> tuple[EnvState, PhysicsParams, Any, Any, Ended]:
-        """End episodes and draw new ones: (env, params, qpos, qvel, ended). The last two hold where `done`."""
-        env, ended = jax.vmap(self._settle_one, in_axes=(0, 0, 0, None))(physics, params, env, level)
-        env, params, qpos, qvel = self._renewed(env, params, ended.done, level, stagger)
-        return env, params, qpos, qvel, ended
+    def settle(self, physics: PhysicsState, params: PhysicsParams, env: EnvState, level: Any) -> tuple[EnvState, Ended]:
+        """Which episodes end now; the commands of the others go on."""
+        return jax.vmap(self._settle_one, in_axes=(0, 0, 0, None))(physics, params, env, level)
 
-    def _renewed(self, env: EnvState, params: PhysicsParams, mask: Any, level: Any, stagger: Any) -> tuple:
+    def renew(
+        self, env: EnvState, params: PhysicsParams, mask: Any, level: Any, stagger: Any
+    ) -> tuple[EnvState, PhysicsParams, Any, Any]:
+        """Draw new episodes where `mask` (E,): (env, params, qpos, qvel); the last two hold there only."""
         keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(env.key)
-
-        def draw(_: Any) -> tuple:
-            new_env, new_params, qpos, qvel = jax.vmap(self._fresh, in_axes=(0, None, None))(keys, stagger, level)
-            return pick(mask, new_env, env), pick(mask, new_params, params), qpos, qvel
-
-        model = self.scene.built.model
-        blank = jnp.zeros((self.envs, model.nq)), jnp.zeros((self.envs, model.nv))
-        return jax.lax.cond(jnp.any(mask), draw, lambda _: (env, params, *blank), None)
+        new_env, new_params, qpos, qvel = jax.vmap(self._fresh, in_axes=(0, None, None))(keys, stagger, level)
+        return pick(mask, new_env, env), pick(mask, new_params, params), qpos, qvel
 
     def look(
         self, physics: PhysicsState, params: PhysicsParams, env: EnvState, level: Any
@@ -341,7 +334,15 @@ class Environment:
         `level` in [0, 1] is the curriculum's, see ksim/curriculum.py.
         """
         level = jnp.asarray(level, jnp.float32)
-        env, params, qpos, qvel = self._begin(jax.random.split(key, self.envs), stagger, level)
+        # the same compiled function as for a renewal, with everything renewed
+        keys = jax.random.split(key, self.envs)
+        shapes = jax.eval_shape(jax.vmap(self._fresh, in_axes=(0, None, None)), keys, False, level)[:2]
+        blank = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0]._replace(key=(), episode_key=()), shapes[1])
+        )
+        env, params = blank[0]._replace(key=keys, episode_key=keys), blank[1]
+        everyone = jnp.ones(self.envs, bool)
+        env, params, qpos, qvel = self._renew(env, params, everyone, level, jnp.asarray(stagger))
         init = jax.jit(self.engine.init) if isinstance(self.engine, MjxEngine) else self.engine.init
         physics = init(params, qpos, qvel)
         env, seen = self._look(physics, params, env, level)
@@ -357,27 +358,44 @@ class Environment:
             return self._mjx_step(batch, act, level)
         env, drive = self._drive(batch.physics, batch.params, batch.env, *act, level)
         physics = self.engine.step(batch.physics, drive, batch.params)
-        env, params, qpos, qvel, outcome, rewards = self._judge(physics, batch, env, act, level)
-        done = np.asarray(outcome.done)
-        if done.any():
-            physics = self.engine.reset(physics, done, params, qpos, qvel)
-        else:
-            params = batch.params  # the same object: the engine need not read it again
+        env, outcome, rewards = self._judge(physics, batch, env, act, level)
+        physics, params, env = self.renew_ended(physics, batch.params, env, outcome.done, level)
         env, seen = self._look(physics, params, env, level)
         return EnvBatch(physics, params, env, rewards), seen, outcome
 
+    def renew_ended(
+        self, physics: PhysicsState, params: PhysicsParams, env: EnvState, done: Any, level: Any
+    ) -> tuple[PhysicsState, PhysicsParams, EnvState]:
+        """On the host: start anew what ended. Where nothing did, the parameters stay the same object."""
+        mask = np.asarray(done)
+        if not mask.any():
+            return physics, params, env
+        env, params, qpos, qvel = self._renew(env, params, done, level, jnp.asarray(False))
+        return self.engine.reset(physics, mask, params, qpos, qvel), params, env
+
+    def renewed(
+        self, physics: PhysicsState, params: PhysicsParams, env: EnvState, done: Any, level: Any
+    ) -> tuple[PhysicsState, PhysicsParams, EnvState]:
+        """The same in JAX."""
+
+        def anew(_: Any) -> tuple[PhysicsState, PhysicsParams, EnvState]:
+            new_env, new_params, qpos, qvel = self.renew(env, params, done, level, False)
+            return self.engine.reset(physics, done, new_params, qpos, qvel), new_params, new_env
+
+        return jax.lax.cond(jnp.any(done), anew, lambda _: (physics, params, env), None)
+
     def _judge_all(self, physics: PhysicsState, batch: EnvBatch, env: EnvState, act: Action, level: Any) -> tuple:
-        env, params, qpos, qvel, ended = self.settle(physics, batch.params, env, level)
+        env, ended = self.settle(physics, batch.params, env, level)
         row = self.row(physics, batch.env, act, ended, level)
         total, terms, rewards = self.rewards(jax.tree.map(lambda v: jnp.asarray(v)[None], row), batch.rewards)
         means = {name: jnp.mean(value) for name, value in terms.items()}
-        return env, params, qpos, qvel, Outcome(total[0], ended.done, ended.timeout, ended.fell, means), rewards
+        return env, Outcome(total[0], ended.done, ended.timeout, ended.fell, means), rewards
 
     def _mjx_step_all(self, batch: EnvBatch, act: Action, level: Any) -> tuple:
         env, drive = self.drive(batch.physics, batch.params, batch.env, *act, level)
         physics = self.engine.step(batch.physics, drive, batch.params)
-        env, params, qpos, qvel, outcome, rewards = self._judge_all(physics, batch, env, act, level)
-        physics = self.engine.reset(physics, outcome.done, params, qpos, qvel)
+        env, outcome, rewards = self._judge_all(physics, batch, env, act, level)
+        physics, params, env = self.renewed(physics, batch.params, env, outcome.done, level)
         env, seen = self.look(physics, params, env, level)
         return EnvBatch(physics, params, env, rewards), seen, outcome
 

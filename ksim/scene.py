@@ -71,27 +71,25 @@ class Scene:
         """Whether the robot has a free joint."""
         return self.built.base_body >= 0
 
-    @functools.cached_property
+    @property
     def base_qpos(self) -> int:
         """Address in qpos of the base's position; its quaternion follows. -1 for a robot fixed to the world."""
-        model = self.built.model
-        return int(model.jnt_qposadr[model.body_jntadr[self.built.base_body]]) if self.floating else -1
+        return self.built.base_qpos
 
-    @functools.cached_property
+    @property
     def base_qvel(self) -> int:
         """Address in qvel of the base's linear velocity; its angular one follows. -1 where there is none."""
-        model = self.built.model
-        return int(model.jnt_dofadr[model.body_jntadr[self.built.base_body]]) if self.floating else -1
+        return self.built.base_qvel
 
-    @functools.cached_property
+    @property
     def standing_height_m(self) -> float:
-        """Height of the base above the floor in the home pose [m], 0 for a robot fixed to the world."""
-        return float(self.built.home_qpos[self.base_qpos + 2]) if self.floating else 0.0
+        """Height of the base in the home pose [m]."""
+        return self.built.standing_height_m
 
-    @functools.cached_property
+    @property
     def feet(self) -> tuple[str, ...]:
         """Names of the feet, in order."""
-        return tuple(name.removeprefix("touch_") for name in self.built.sensors if name.startswith("touch_"))
+        return self.built.foot_names
 
     @functools.cached_property
     def foot_rest_height_m(self) -> np.ndarray:
@@ -116,12 +114,10 @@ class Scene:
         quat = data.sensordata[self.sensor("imu_quat")]
         return rotation.gravity_in_frame(quat).astype(np.float32)
 
-    @functools.cached_property
+    @property
     def mass_kg(self) -> float:
         """Mass of the robot alone [kg]."""
-        model = self.built.model
-        root = self.built.base_body if self.floating else int(model.body_rootid[self.built.imu_body])
-        return float(model.body_mass[model.body_rootid == model.body_rootid[root]].sum())
+        return self.built.mass_kg
 
     def command(self, name: str) -> int:
         """Place of a command in the command vector, by its name or an older name of it; -1 where there is none."""

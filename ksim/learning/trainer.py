@@ -249,11 +249,8 @@ class Trainer:
             env, drive, carry, key, kept = self._tick(model, physics, params, env, carry, key, level)
             physics = self.env.engine.step(physics, drive, params)
             states.append(physics.public())
-            env, drawn, qpos, qvel, ended = self._settle(states[-1], params, env, level)
-            done = np.asarray(ended.done)
-            if done.any():  # else the parameters stay the same object: the engine need not read them again
-                params = drawn
-                physics = self.env.engine.reset(physics, done, params, qpos, qvel)
+            env, ended = self._settle(states[-1], params, env, level)
+            physics, params, env = self.env.renew_ended(physics, params, env, ended.done, level)
             ticks.append(kept)
             ends.append(ended)
         *_, last = self._tick(model, physics, params, env, carry, key, level)
@@ -276,8 +273,8 @@ class Trainer:
             env, drive, carry, key, kept = self.tick(model, physics, params, env, carry, key, level)
             physics = engine.step(physics, drive, params)
             state = physics.public()
-            env, params, qpos, qvel, ended = self.env.settle(state, params, env, level)
-            physics = engine.reset(physics, ended.done, params, qpos, qvel)
+            env, ended = self.env.settle(state, params, env, level)
+            physics, params, env = self.env.renewed(physics, params, env, ended.done, level)
             return (physics, params, env, carry, key), (kept, state, ended)
 
         start = (batch.physics, batch.params, batch.env, learner.carry, learner.key)
