@@ -6,20 +6,14 @@ Everything is in SI and radians, and everything that has an order carries its na
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from robots.errors import SpecError
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and shortest-round-trip floats: equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-
+from toolkit.strict_json import canonical_json as canonical_json
+from toolkit.strict_json import digest as digest
 
 # What a full proof has of recorded steps and of episodes in closed loop; less is easier to pass by chance.
 FULL_STEPS, FULL_EPISODES = 10_000, 200
@@ -30,12 +24,6 @@ MAX_ELEMENTS = 1_000_000
 def _check_shape(who: str, shape: tuple[int, ...]) -> None:
     small = len(shape) <= 8 and all(0 < n <= MAX_ELEMENTS for n in shape) and math.prod(shape) <= MAX_ELEMENTS
     _check(small, f"{who}: shape", shape, f"at most 8 positive integers, {MAX_ELEMENTS} elements in all")
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a value, or of bytes, as hex."""
-    data = value if isinstance(value, bytes) else canonical_json(value).encode()
-    return hashlib.sha256(data).hexdigest()
 
 
 def _check(ok: bool, what: str, got: object, expected: str) -> None:

@@ -14,4 +14,15 @@ class FileError(ToolkitError):
 
 
 class SettingsError(ToolkitError):
-    """A setting is unknown, ill-typed or out of range."""
+    """A setting is unknown, ill-typed or out of range.
+
+    Attributes:
+        problem: what is wrong, without the key.
+        key: the dotted key from where the error was raised; empty where it is about no key.
+    """
+
+    def __init__(self, problem: str, *, key: str = "", noun: str = "") -> None:
+        """`noun` stands before the key in the message: "configuration key "."""
+        super().__init__(f"{noun}{key}: {problem}" if key else problem)
+        self.problem = problem
+        self.key = key

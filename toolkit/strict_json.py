@@ -6,6 +6,7 @@ stack lets it, any depth. Here each of these is an error.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -18,6 +19,17 @@ MAX_KEY = 256
 _MAX_DIGITS = 20
 # Control characters (a terminal obeys them), line separators, characters that reorder text, lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and shortest-round-trip floats: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of a value, or of bytes, as hex."""
+    data = value if isinstance(value, bytes) else canonical_json(value).encode()
+    return hashlib.sha256(data).hexdigest()
 
 
 def _constant(text: str) -> NoReturn:

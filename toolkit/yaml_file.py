@@ -7,6 +7,7 @@ gigabytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,12 @@ class _Loader(yaml.SafeLoader):
                 raise YamlError(f"line {line}: key {quote(key)} is given twice; expected each once")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-3 as text, YAML 1.2 as the number that was meant
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def parse_yaml(text: str) -> Any:
