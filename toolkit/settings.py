@@ -15,7 +15,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar
@@ -33,7 +33,7 @@ S = TypeVar("S", bound="Settings")
 
 
 class Bound(NamedTuple):
-    """What a number may be, or both ends of a range, or each number of a list or mapping.
+    """What a number may be, or both ends of a range, or each number of a list or mapping; of a string, its length.
 
     Attributes:
         least: the least value.
@@ -184,8 +184,8 @@ def _fields(cls: type[Settings]) -> dict[str, _About]:
         if not f.init or f.metadata.get("plain") is False:
             continue
         bare, optional = _bare(hints[f.name])
-        inner = typing.get_args(bare)[1] if typing.get_origin(bare) is dict else None
-        inner = _bare(inner)[0] if inner is not None else None
+        mapping = next((a for a in (bare, *typing.get_args(bare)) if typing.get_origin(a) is dict), None)
+        inner = None if mapping is None else _bare(typing.get_args(mapping)[1])[0]
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         out[f.name] = _About(
             hint=hints[f.name],
@@ -233,9 +233,7 @@ def _kind(declared: type[Settings], name: object, root: _Root, path: str) -> typ
     known = kinds(declared)
     if isinstance(name, str) and name in known:
         return known[name]
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? there is " if near else "there is "
-    raise root.wrong(f"{path}.{KIND}" if path else KIND, f"got {quote(name)}; {hint}{', '.join(known) or 'none'}")
+    raise root.wrong(f"{path}.{KIND}" if path else KIND, f"got {quote(name)}; {nearest(name, known)}")
 
 
 def _or(words: Sequence[str]) -> str:
@@ -267,7 +265,7 @@ def _number(hint: type, value: Any, root: _Root, key: str, bound: Bound | None, 
     try:
         number = int(real) if hint is int else float(real)
     except OverflowError:  # an integer may be too large for a float
-        raise root.unlike(key, value, describe(hint)) from None
+        number = math.inf if real > 0 else -math.inf
     finite = hint is int or math.isfinite(number)
     if bound is not None and (finite or not math.isnan(number)) and not bound.least <= number <= bound.greatest:
         raise root.unlike(key, got, str(bound))
@@ -345,6 +343,8 @@ def _settle(hint: Any, value: Any, root: _Root, key: str, bound: Bound | None = 
         return _number(hint, value, root, key, bound, got)
     if hint is Path and isinstance(value, str):
         return Path(value)
+    if hint is str and bound is not None and not (isinstance(value, str) and len(value) <= bound.greatest):
+        raise root.unlike(key, value, f"a string of at most {_shown(bound.greatest)} {bound.what}")
     if not isinstance(value, hint):
         raise root.unlike(key, value, describe(hint))
     return value
@@ -409,7 +409,8 @@ def _resolve(
             continue
         if not isinstance(change, Mapping):
             if not cls.shorthand:
-                raise root.unlike(path, change, "a mapping")
+                inside = "" if path else f" with {', '.join(_fields(cls))}"
+                raise root.unlike(path, change, f"a mapping{inside}")
             change = {cls.shorthand: change}
         if KIND in change:
             found = _kind(declared, change[KIND], root, path)
@@ -442,7 +443,7 @@ def _terms(
                 pending.append(value)
                 continue
             if have is None and not pending:
-                raise root.unknown(key, _there_is(name, path, out))
+                raise root.unknown(key, nearest(name, out, path))
             have, pending = None, []
             out.pop(name, None)
         if not pending:
@@ -451,16 +452,18 @@ def _terms(
         new = isinstance(first, Settings) or (isinstance(first, Mapping) and KIND in first)
         assert about.terms is not None
         if have is None and not new and (not fresh or _abstract(about.terms)):
-            raise root.unknown(key, f"{_there_is(name, path, out)}; a new one needs a {KIND}, one of "
+            raise root.unknown(key, f"{nearest(name, out, path)}; a new one needs a {KIND}, one of "
                                f"{', '.join(kinds(about.terms)) or 'none'}")  # fmt: skip
         made = _resolve(about.terms, have, pending, root, key, False)
         out[name] = typing.cast("Settings", made)
     return out
 
 
-def _there_is(name: str, path: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    meant = f"did you mean {path}.{near[0]}? " if near else ""
+def nearest(name: object, known: Iterable[str], path: str = "") -> str:
+    """What may have been meant, and what there is, for messages; `path` stands before the name meant."""
+    known = list(known)
+    near = difflib.get_close_matches(name if isinstance(name, str) else quote(name), known, n=1, cutoff=0.5)
+    meant = f"did you mean {path}.{near[0]}? ".replace(" .", " ") if near else ""
     return f"{meant}there is {', '.join(known) or 'none'}"
 
 
@@ -477,7 +480,7 @@ def _names(current: Any, changes: Sequence[Any], root: _Root, path: str) -> Any:
             elif name in current:
                 del current[name]
             else:
-                raise root.unknown(f"{path}.{name}", _there_is(name, path, current))
+                raise root.unknown(f"{path}.{name}", nearest(name, current, path))
     return current
 
 
