@@ -135,6 +135,7 @@ class _Root(NamedTuple):
     path: str
 
     def wrong(self, key: str, problem: str) -> SettingsError:
+        key = key if key.isprintable() else quote(key)[1:-1]
         return self.cls.error(problem, key=key or "(file)", noun=self.cls.noun)
 
     def unlike(self, key: str, got: object, expected: str) -> SettingsError:
@@ -303,7 +304,8 @@ def _settle(hint: Any, value: Any, root: _Root, key: str, bound: Bound | None = 
         got: the whole value, for messages; by default `value`.
     """
     while hasattr(hint, "__metadata__"):
-        bound = next((m for m in hint.__metadata__ if isinstance(m, Bound)), bound)
+        own = next((m for m in hint.__metadata__ if isinstance(m, Bound)), None)
+        bound, got = (bound, got) if own is None else (own, value)
         hint = hint.__origin__
     got = value if got is None else got
     origin, args = typing.get_origin(hint), typing.get_args(hint)
