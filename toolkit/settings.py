@@ -92,9 +92,10 @@ class Settings(abc.ABC):  # noqa: B024  (its subclasses may have abstract method
     shorthand: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        root = _Root(type(self), None, "", self.who())
         for name, about in _fields(type(self)).items():
             value = getattr(self, name)
-            settled = _settle(about.hint, value, _Root(type(self), None, ""), name)
+            settled = _settle(about.hint, value, root, name)
             if settled is not value:
                 object.__setattr__(self, name, settled)
         self.check()
@@ -102,15 +103,18 @@ class Settings(abc.ABC):  # noqa: B024  (its subclasses may have abstract method
     def check(self) -> None:  # noqa: B027  (not every class has such rules)
         """Rules that join several fields; for subclasses, which call `require`."""
 
-    @classmethod
-    def require(cls, ok: bool, key: str, got: object, expected: str) -> None:
+    def who(self) -> str:
+        """Stands before the key in messages about these settings alone; the fields may not be checked yet."""
+        return self.noun
+
+    def require(self, ok: bool, key: str, got: object, expected: str) -> None:
         """Refuse unless `ok`.
 
         Raises:
             SettingsError: or the class's own, naming the key.
         """
         if not ok:
-            raise cls.error(f"got {quote(_listed(got))}, expected {expected}", key=key, noun=cls.noun)
+            raise _Root(type(self), None, "", self.who()).unlike(key, got, expected)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, resolved; `from_dict` of it is equal to this."""
@@ -133,16 +137,17 @@ class _Root(NamedTuple):
     cls: type[Settings]
     base: Settings | None
     path: str
+    noun: str
 
     def wrong(self, key: str, problem: str) -> SettingsError:
         key = key if key.isprintable() else quote(key)[1:-1]
-        return self.cls.error(problem, key=key or "(file)", noun=self.cls.noun)
+        return self.cls.error(problem, key=key or "(file)", noun=self.noun)
 
     def unlike(self, key: str, got: object, expected: str) -> SettingsError:
         return self.wrong(key, f"got {quote(_listed(got))}, expected {expected}")
 
     def unknown(self, key: str, hint: str) -> SettingsError:
-        return self.cls.error(f"{self.cls.noun}{quote(key)} is unknown; {hint}")
+        return self.cls.error(f"{self.noun}{quote(key)} is unknown; {hint}")
 
 
 class _About(NamedTuple):
@@ -506,6 +511,12 @@ def _build(
         about, key = fields[name], f"{path}.{name}" if path else name
         current = about.default if base is None else getattr(base, name)
         if about.section is not None:
+            if not about.optional:  # an empty section changes nothing
+                several = [v for v in several if v is not None]
+                if not several and about.required and base is None:
+                    raise root.unlike(key, None, "a mapping")
+                if not several:
+                    continue
             first = several[0]
             # without a kind, data that are whole mean the declared class; see to_dict
             if base is None and type(current) is not about.section and not _abstract(about.section):
@@ -540,7 +551,7 @@ def from_dict(cls: type[S], data: Any, base: S | None = None, path: str = "") ->
     Raises:
         SettingsError: a key is unknown (the nearest is named), missing, ill-typed or out of range.
     """
-    out = _resolve(cls, base, [{} if data is None else data], _Root(cls, base, path), path, False)
+    out = _resolve(cls, base, [{} if data is None else data], _Root(cls, base, path, cls.noun), path, False)
     return typing.cast("S", out)
 
 
@@ -562,7 +573,7 @@ def merge(base: S, changes: Any, path: str = "") -> S:
 
 
 def _merge(base: S, changes: Sequence[Any], path: str = "") -> S:
-    return typing.cast("S", _resolve(type(base), base, changes, _Root(type(base), base, path), path, False))
+    return typing.cast("S", _resolve(type(base), base, changes, _Root(type(base), base, path, base.noun), path, False))
 
 
 def load(
