@@ -4,113 +4,47 @@ Every default is the nominal robot with a perfect sensor and no delay, so an emp
 Values per joint are a number for all joints, or a mapping from joint name to number with an optional key `all`.
 """
 
-# ruff: noqa: RUF009  (_setting is dataclasses.field)
-
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from deploy.errors import DeployError
-from robots.spec import RobotSpec, digest
+from robots.spec import RobotSpec
+from toolkit.errors import SettingsError
+from toolkit.settings import Bound, Range, Settings, from_dict, nearest
 from toolkit.yaml_file import YamlError, quote, read_yaml
 
-PerJoint = float | Mapping[str, float]
-T = TypeVar("T")
+PerJoint = float | dict[str, float]
+Vector = tuple[float, float, float]
+Share = Annotated[float, Bound(0, 1, "a share")]
+Delay = Annotated[float, Bound(0, 1, "seconds")]
+Span = Annotated[Range, Bound(0, 1e6, "seconds")]
 
 
-class RealityError(DeployError):
+class RealityError(DeployError, SettingsError):
     """A reality file cannot be read or holds a value that cannot be true."""
 
 
-def _number(value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError("a finite number")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a finite number")
-    if not low <= value <= high:
-        raise ValueError(f"a number from {low:g} to {high:g}")
-    return float(value)
+@dataclass(frozen=True, kw_only=True)
+class _Settings(Settings):
+    """Settings of a reality; where a span [least, greatest] is declared, a number is both ends."""
 
-
-def _scalar(low: float, high: float) -> Callable[[Any], float]:
-    return lambda value: _number(value, low, high)
-
-
-def _vector(greatest: float) -> Callable[[Any], tuple[float, ...]]:
-    def check(value: Any) -> tuple[float, ...]:
-        if not isinstance(value, (list, tuple)) or len(value) != 3:
-            raise ValueError("a list of 3 numbers")
-        return tuple(_number(v, -greatest, greatest) for v in value)
-
-    return check
-
-
-def _span(greatest: float) -> Callable[[Any], tuple[float, float]]:
-    def check(value: Any) -> tuple[float, float]:
-        pair = value if isinstance(value, (list, tuple)) else [value, value]
-        if len(pair) != 2:
-            raise ValueError("a number or a list [least, greatest]")
-        low, high = (_number(v, 0.0, greatest) for v in pair)
-        if low > high:
-            raise ValueError("a list [least, greatest] with the least first")
-        return low, high
-
-    return check
-
-
-def _per_joint(low: float, high: float) -> Callable[[Any], PerJoint]:
-    def check(value: Any) -> PerJoint:
-        if isinstance(value, Mapping):
-            if not all(isinstance(name, str) for name in value):
-                raise ValueError("a mapping from joint names to numbers")
-            return {name: _number(v, low, high) for name, v in value.items()}
-        return _number(value, low, high)
-
-    return check
-
-
-def _choice(*values: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or value not in values:
-            raise ValueError(" or ".join(repr(v) for v in values))
-        return value
-
-    return check
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 200:
-        raise ValueError("a string of at most 200 characters")
-    return value
-
-
-def _setting(default: Any, check: Callable[[Any], Any]) -> Any:
-    return field(default=default, metadata={"check": check})
-
-
-class _Settings:
-    """Checks every field with its own check, whether it comes from YAML or from code."""
+    error: ClassVar[type[SettingsError]] = RealityError
+    noun: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            check = f.metadata.get("check")
-            if check is None:
-                continue
+        for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            try:
-                object.__setattr__(self, f.name, check(value))
-            except ValueError as error:
-                raise RealityError(
-                    f"{type(self).__name__.lower()}.{f.name}: got {quote(value)}, expected {error}"
-                ) from None
+            if f.type == "Span" and isinstance(value, (int, float)):
+                object.__setattr__(self, f.name, (value, value))
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +57,9 @@ class Body(_Settings):
         floor_friction: sliding friction of the floor and the feet; negative keeps the model's.
     """
 
-    mass_scale: float = _setting(1.0, _scalar(0.1, 10.0))
-    payload_kg: float = _setting(0.0, _scalar(0.0, 1000.0))
-    floor_friction: float = _setting(-1.0, _scalar(-1.0, 10.0))
+    mass_scale: Annotated[float, Bound(0.1, 10, "a factor")] = 1.0
+    payload_kg: Annotated[float, Bound(0, 1000, "kilograms")] = 0.0
+    floor_friction: Annotated[float, Bound(-1, 10, "a coefficient")] = -1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,13 +76,13 @@ class Joints(_Settings):
         zero_offset_rad: measured minus true position [rad]; the motor's own controller has it too.
     """
 
-    kp_scale: PerJoint = _setting(1.0, _per_joint(0.0, 100.0))
-    kd_scale: PerJoint = _setting(1.0, _per_joint(0.0, 100.0))
-    torque_scale: PerJoint = _setting(1.0, _per_joint(0.0, 100.0))
-    friction_scale: PerJoint = _setting(1.0, _per_joint(0.0, 1000.0))
-    friction_add_nm: PerJoint = _setting(0.0, _per_joint(0.0, 1000.0))
-    damping_add: PerJoint = _setting(0.0, _per_joint(0.0, 1000.0))
-    zero_offset_rad: PerJoint = _setting(0.0, _per_joint(-math.pi, math.pi))
+    kp_scale: Annotated[PerJoint, Bound(0, 100, "a factor")] = 1.0
+    kd_scale: Annotated[PerJoint, Bound(0, 100, "a factor")] = 1.0
+    torque_scale: Annotated[PerJoint, Bound(0, 100, "a factor")] = 1.0
+    friction_scale: Annotated[PerJoint, Bound(0, 1000, "a factor")] = 1.0
+    friction_add_nm: Annotated[PerJoint, Bound(0, 1000, "N m")] = 0.0
+    damping_add: Annotated[PerJoint, Bound(0, 1000, "N m s/rad")] = 0.0
+    zero_offset_rad: Annotated[PerJoint, Bound(-math.pi, math.pi, "radians")] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +95,9 @@ class Commands(_Settings):
         loss: share of commands that are acknowledged and have no effect.
     """
 
-    latency_s: float = _setting(0.0, _scalar(0.0, 1.0))
-    jitter_s: float = _setting(0.0, _scalar(0.0, 1.0))
-    loss: float = _setting(0.0, _scalar(0.0, 1.0))
+    latency_s: Delay = 0.0
+    jitter_s: Delay = 0.0
+    loss: Share = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,16 +117,16 @@ class Sensors(_Settings):
         orientation_bias_rad: constant rotation vector in the IMU's frame, e.g. a tilted mounting [rad].
     """
 
-    latency_s: float = _setting(0.0, _scalar(0.0, 1.0))
-    gyro_unit: str = _setting("deg/s", _choice("deg/s", "rad/s"))
-    position_noise_rad: float = _setting(0.0, _scalar(0.0, math.pi))
-    velocity_noise_rad_s: float = _setting(0.0, _scalar(0.0, 1000.0))
-    gyro_noise_rad_s: float = _setting(0.0, _scalar(0.0, 1000.0))
-    gyro_bias_rad_s: tuple[float, ...] = _setting((0.0, 0.0, 0.0), _vector(1000.0))
-    accelerometer_noise_m_s2: float = _setting(0.0, _scalar(0.0, 10_000.0))
-    accelerometer_bias_m_s2: tuple[float, ...] = _setting((0.0, 0.0, 0.0), _vector(10_000.0))
-    orientation_noise_rad: float = _setting(0.0, _scalar(0.0, math.pi))
-    orientation_bias_rad: tuple[float, ...] = _setting((0.0, 0.0, 0.0), _vector(math.pi))
+    latency_s: Delay = 0.0
+    gyro_unit: Literal["deg/s", "rad/s"] = "deg/s"
+    position_noise_rad: Annotated[float, Bound(0, math.pi, "radians")] = 0.0
+    velocity_noise_rad_s: Annotated[float, Bound(0, 1000, "rad/s")] = 0.0
+    gyro_noise_rad_s: Annotated[float, Bound(0, 1000, "rad/s")] = 0.0
+    gyro_bias_rad_s: Annotated[Vector, Bound(-1000, 1000, "rad/s")] = (0.0, 0.0, 0.0)
+    accelerometer_noise_m_s2: Annotated[float, Bound(0, 10_000, "m/s^2")] = 0.0
+    accelerometer_bias_m_s2: Annotated[Vector, Bound(-10_000, 10_000, "m/s^2")] = (0.0, 0.0, 0.0)
+    orientation_noise_rad: Annotated[float, Bound(0, math.pi, "radians")] = 0.0
+    orientation_bias_rad: Annotated[Vector, Bound(-math.pi, math.pi, "radians")] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,9 +139,9 @@ class Network(_Settings):
         stall_s: how late [s].
     """
 
-    fail: float = _setting(0.0, _scalar(0.0, 1.0))
-    stall: float = _setting(0.0, _scalar(0.0, 1.0))
-    stall_s: float = _setting(0.05, _scalar(0.0, 60.0))
+    fail: Share = 0.0
+    stall: Share = 0.0
+    stall_s: Annotated[float, Bound(0, 60, "seconds")] = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,24 +156,21 @@ class Pushes(_Settings):
         start_s: start of the first push after the robot is released [s].
     """
 
-    force_max_n: float = _setting(0.0, _scalar(0.0, 100_000.0))
-    force_min_n: float = _setting(0.0, _scalar(0.0, 100_000.0))
-    duration_s: tuple[float, float] = _setting((0.1, 0.5), _span(1e6))
-    interval_s: tuple[float, float] = _setting((2.0, 2.0), _span(1e6))
-    start_s: float = _setting(1.0, _scalar(0.0, 1e6))
+    force_max_n: Annotated[float, Bound(0, 100_000, "newtons")] = 0.0
+    force_min_n: Annotated[float, Bound(0, 100_000, "newtons")] = 0.0
+    duration_s: Span = (0.1, 0.5)
+    interval_s: Span = (2.0, 2.0)
+    start_s: Annotated[float, Bound(0, 1e6, "seconds")] = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.force_min_n > self.force_max_n:
-            raise RealityError(
-                f"pushes.force_min_n: got {self.force_min_n:g}, expected at most force_max_n ({self.force_max_n:g})"
-            )
-        if self.force_max_n > 0 and self.interval_s[0] <= 0:
-            raise RealityError(f"pushes.interval_s: got {self.interval_s[0]:g}, expected more than 0")
+    def check(self) -> None:
+        most = f"at most force_max_n ({self.force_max_n:g})"
+        self.require(self.force_min_n <= self.force_max_n, "force_min_n", self.force_min_n, most)
+        often = self.force_max_n > 0 and self.interval_s[0] <= 0
+        self.require(not often, "interval_s", self.interval_s, "more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reality:
+class Reality(_Settings):
     """A whole reality: one section for each thing that differs.
 
     Attributes:
@@ -252,44 +183,13 @@ class Reality:
         pushes: disturbances.
     """
 
-    name: str = "nominal"
+    name: Annotated[str, Bound(0, 200, "characters")] = "nominal"
     body: Body = Body()
     joints: Joints = Joints()
     commands: Commands = Commands()
     sensors: Sensors = Sensors()
     network: Network = Network()
     pushes: Pushes = Pushes()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `parse_reality` of it is equal to this."""
-        plain = {}
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if dataclasses.is_dataclass(value):
-                value = {
-                    g.name: list(v) if isinstance(v := getattr(value, g.name), tuple) else v
-                    for g in dataclasses.fields(value)
-                }
-            plain[f.name] = value
-        return plain
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the canonical JSON."""
-        return digest(self.to_json())
-
-
-SECTIONS: dict[str, Any] = {
-    f.name: type(f.default) for f in dataclasses.fields(Reality) if dataclasses.is_dataclass(f.default)
-}
-
-
-def _refuse_unknown(where: str, got: Mapping[Any, Any], known: list[str]) -> None:
-    for key in got:
-        if key not in known:
-            near = difflib.get_close_matches(key if isinstance(key, str) else quote(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-            raise RealityError(f"{where}: unknown key {quote(key)}; {hint}")
 
 
 def parse_reality(data: Any, where: str = "reality") -> Reality:
@@ -298,27 +198,10 @@ def parse_reality(data: Any, where: str = "reality") -> Reality:
     Raises:
         RealityError: an unknown key (with the nearest name), or a value of the wrong kind or range.
     """
-    data = {} if data is None else data
-    if not isinstance(data, Mapping):
-        raise RealityError(f"{where}: got {type(data).__name__}, expected sections {', '.join(SECTIONS)}")
-    _refuse_unknown(where, data, ["name", *SECTIONS])
-    parts: dict[str, Any] = {}
-    for name, value in data.items():
-        if name == "name":
-            try:
-                parts[name] = _text(value)
-            except ValueError as error:
-                raise RealityError(f"{where}: name: got {quote(value)}, expected {error}") from None
-            continue
-        value = {} if value is None else value
-        if not isinstance(value, Mapping):
-            raise RealityError(f"{where}: {name}: got {quote(value)}, expected a mapping of settings")
-        _refuse_unknown(f"{where}: {name}", value, [f.name for f in dataclasses.fields(SECTIONS[name])])
-        try:
-            parts[name] = SECTIONS[name](**value)
-        except RealityError as error:
-            raise RealityError(f"{where}: {error}") from None
-    return Reality(**parts)
+    try:
+        return from_dict(Reality, data)
+    except RealityError as error:
+        raise RealityError(f"{where}: {error}") from None
 
 
 def load_reality(path: str | Path | None) -> Reality:
@@ -347,5 +230,8 @@ def per_joint(what: str, value: PerJoint, robot: RobotSpec, nominal: float) -> n
     """
     if not isinstance(value, Mapping):
         return np.full(len(robot.joints), float(value))
-    _refuse_unknown(f"joints.{what}", value, ["all", *robot.joint_names])
+    known = ["all", *robot.joint_names]
+    for name in value:
+        if name not in known:
+            raise RealityError(f"joints.{what}: no joint {quote(name)}; {nearest(name, known)}")
     return np.asarray([value.get(name, value.get("all", nominal)) for name in robot.joint_names], dtype=float)

@@ -1,13 +1,13 @@
 """The exception root of the robots package."""
 
-from toolkit.errors import ToolkitError
+from toolkit.errors import SettingsError, ToolkitError
 
 
 class RobotsError(ToolkitError):
     """Root of the errors of the robots package."""
 
 
-class SpecError(RobotsError):
+class SpecError(RobotsError, SettingsError):
     """A specification holds a value that cannot be true."""
 
 

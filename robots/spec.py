@@ -6,21 +6,16 @@ Everything is in SI and radians, and everything that has an order carries its na
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-import sys
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from robots.errors import SpecError
 from robots.inputs import POLICY_INPUTS
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and shortest-round-trip floats: equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-
+from toolkit.errors import SettingsError
+from toolkit.settings import Bound, Settings
+from toolkit.strict_json import canonical_json as canonical_json
+from toolkit.strict_json import digest as digest
 
 # What a full proof has of recorded steps and of episodes in closed loop; less is easier to pass by chance.
 FULL_STEPS, FULL_EPISODES = 10_000, 200
@@ -28,80 +23,34 @@ FULL_STEPS, FULL_EPISODES = 10_000, 200
 MAX_ELEMENTS = 1_000_000
 
 
-def _check_shape(who: str, shape: tuple[int, ...]) -> None:
-    small = len(shape) <= 8 and all(0 < n <= MAX_ELEMENTS for n in shape) and math.prod(shape) <= MAX_ELEMENTS
-    _check(small, f"{who}: shape", shape, f"at most 8 positive integers, {MAX_ELEMENTS} elements in all")
+# What no joint of a legged robot exceeds; a figure beyond is a slip of the unit or a damaged file, and the motors
+# would get it.
+Gain = Annotated[float, Bound(0, 1e5, "N m/rad")]
+DampingGain = Annotated[float, Bound(0, 1e4, "N m s/rad")]
+Friction = Annotated[float, Bound(0, 1e4, "N m")]
+Damping = Annotated[float, Bound(0, 1e4, "N m s/rad")]
+Inertia = Annotated[float, Bound(0, 1e3, "kg m^2")]
+Torque = Annotated[float, Bound(0, 1e5, "N m")]
+Speed = Annotated[float, Bound(0, 1e4, "rad/s")]
+Angle = Annotated[float, Bound(-1e3, 1e3, "radians")]
 
 
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a value, or of bytes, as hex."""
-    data = value if isinstance(value, bytes) else canonical_json(value).encode()
-    return hashlib.sha256(data).hexdigest()
+@dataclass(frozen=True, kw_only=True)
+class _Spec(Settings):
+    """Settings that travel as JSON; a message says whose they are by name."""
 
+    error: ClassVar[type[SettingsError]] = SpecError
+    noun: ClassVar[str] = ""
+    what: ClassVar[str] = ""
 
-def _check(ok: bool, what: str, got: object, expected: str) -> None:
-    if not ok:
-        said = repr(got) if not isinstance(got, int) or abs(got) < 10**40 else "an integer beyond 10^40"
-        said = said if len(said) <= 400 else f"{said[:400]} ..."
-        raise SpecError(f"{what}: got {said}, expected {expected}")
-
-
-def _finite(what: str, value: object) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # an integer beyond every float is none
-    _check(number and abs(value) <= sys.float_info.max, what, value, "a finite number")  # type: ignore[operator]
-
-
-def _settle_value(what: str, kind: str, value: Any, kinds: dict[str, type]) -> Any:
-    """A value of the declared type, integers made floats where floats are declared."""
-    if kind.startswith("tuple["):
-        _check(isinstance(value, tuple), what, value, "a tuple")
-        inner = kind.removeprefix("tuple[").removesuffix(", ...]")
-        return tuple(_settle_value(what, inner, v, kinds) for v in value)
-    if kind.startswith("dict["):
-        _check(isinstance(value, dict) and all(isinstance(k, str) for k in value), what, value, "a dict of names")
-        inner = kind.removeprefix("dict[str, ").removesuffix("]")
-        return (
-            value if inner == "Any" else {k: _settle_value(f"{what}: {k}", inner, v, kinds) for k, v in value.items()}
-        )
-    if kind == "float":
-        _finite(what, value)
-        return float(value)
-    if kind == "int":
-        _check(isinstance(value, int) and not isinstance(value, bool), what, value, "an integer")
-    elif kind == "str":
-        _check(isinstance(value, str), what, value, "text")
-    else:
-        _check(isinstance(value, kinds[kind]), what, value, f"a {kind}")
-    return value
-
-
-class _Json:
-    """JSON in and out for frozen dataclasses of numbers, strings, tuples and each other."""
-
-    _nested: ClassVar[dict[str, type[_Json]]] = {}
-
-    def _settle(self, who: str, skip: tuple[str, ...] = ()) -> None:
-        """Check every field against its declared type."""
-        kinds: dict[str, type] = {kind.__name__: kind for kind in self._nested.values()}
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            if f.name not in skip:
-                value = _settle_value(f"{who}{f.name}", str(f.type), getattr(self, f.name), kinds)
-                object.__setattr__(self, f.name, value)
+    def who(self) -> str:
+        name = getattr(self, "name", None)
+        named = f" {name}" if isinstance(name, str) and name else ""
+        return f"{self.what}{named}: " if self.what else ""
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values; `from_json` of it is equal to this."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, _Json):
-                return value.to_json()
-            if isinstance(value, tuple):
-                return [plain(v) for v in value]
-            if isinstance(value, dict):
-                return {k: plain(v) for k, v in value.items()}
-            return value
-
-        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return self.to_dict()
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
@@ -110,52 +59,21 @@ class _Json:
         Raises:
             SpecError: a key is missing, unknown or of the wrong kind.
         """
-        _check(isinstance(data, dict), cls.__name__, type(data).__name__, "a JSON object")
-        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(data) - set(fields))
-        _check(not unknown, f"{cls.__name__} keys", unknown, f"only {sorted(fields)}")
-        required = {
-            n
-            for n, f in fields.items()
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        }
-        missing = sorted(required - set(data))
-        _check(not missing, f"{cls.__name__} keys", f"none of {missing}", "all of them")
-
-        def rich(name: str, value: Any) -> Any:
-            kind = cls._nested.get(name)
-            if kind is None:
-                return tuple(value) if isinstance(value, list) else value
-            if not str(fields[name].type).startswith("tuple["):
-                return kind.from_json(value)
-            _check(isinstance(value, list), f"{cls.__name__}: {name}", value, "a list")
-            return tuple(kind.from_json(v) for v in value)
-
-        try:
-            return cls(**{n: rich(n, v) for n, v in data.items()})
-        except (TypeError, AttributeError) as error:
-            raise SpecError(f"{cls.__name__}: {error}") from error
+        if not isinstance(data, dict):
+            raise SpecError(f"{cls.__name__}: got {type(data).__name__!r}, expected a JSON object")
+        return cls.from_dict(data)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated again."""
-        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+        return dataclasses.replace(self, **changes)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the canonical JSON."""
-        return digest(self.to_json())
-
-
-# What no joint of a legged robot exceeds; a figure beyond is a slip of the unit or a damaged file, and the motors
-# would get it.
-_JOINT_BOUNDS = {
-    **{"kp": 1e5, "kd": 1e4, "armature": 1e3, "friction_nm": 1e4, "damping": 1e4, "torque_max_nm": 1e5},
-    **{"velocity_max_rad_s": 1e4, "lower_rad": 1e3, "upper_rad": 1e3},
-}
+    def _require_shape(self, shape: tuple[int, ...]) -> None:
+        small = len(shape) <= 8 and all(0 < n <= MAX_ELEMENTS for n in shape) and math.prod(shape) <= MAX_ELEMENTS
+        self.require(small, "shape", shape, f"at most 8 positive integers, {MAX_ELEMENTS} elements in all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointSpec(_Json):
+class JointSpec(_Spec):
     """One actuated hinge.
 
     Attributes:
@@ -176,52 +94,37 @@ class JointSpec(_Json):
     """
 
     name: str
-    id: int
-    kp: float
-    kd: float
-    torque_limit_nm: float
-    torque_max_nm: float
-    velocity_max_rad_s: float
-    armature: float
-    friction_nm: float
-    damping: float
-    lower_rad: float
-    upper_rad: float
+    id: Annotated[int, Bound(0, 2**32 - 1, "an id")]
+    kp: Gain
+    kd: DampingGain
+    torque_limit_nm: Torque
+    torque_max_nm: Torque
+    velocity_max_rad_s: Speed
+    armature: Inertia
+    friction_nm: Friction
+    damping: Damping
+    lower_rad: Angle
+    upper_rad: Angle
     home_rad: float
     actuator_type: str
+    what: ClassVar[str] = "joint"
 
-    def __post_init__(self) -> None:
-        _check(isinstance(self.name, str) and bool(self.name), "joint name", self.name, "a non-empty string")
-        who = f"joint {self.name}"
-        self._settle(f"{who}: ")
-        _check(0 <= self.id < 2**32, f"{who}: id", self.id, "an integer from 0 to 2^32-1")
-        for name, most in _JOINT_BOUNDS.items():
-            value = getattr(self, name)
-            low = -most if name.endswith("_rad") else 0.0
-            _check(low <= value <= most, f"{who}: {name}", value, f"{low:g} to {most:g}")
-        _check(
+    def check(self) -> None:
+        self.require(bool(self.name), "name", self.name, "a non-empty string")
+        self.require(
             0 < self.torque_limit_nm <= self.torque_max_nm,
-            f"{who}: torque_limit_nm",
+            "torque_limit_nm",
             self.torque_limit_nm,
             f"more than 0 and at most torque_max_nm ({self.torque_max_nm})",
         )
-        _check(self.velocity_max_rad_s > 0, f"{who}: velocity_max_rad_s", self.velocity_max_rad_s, "more than 0")
-        _check(
-            self.lower_rad < self.upper_rad,
-            f"{who}: lower_rad and upper_rad",
-            (self.lower_rad, self.upper_rad),
-            "lower below upper",
-        )
-        _check(
-            self.lower_rad <= self.home_rad <= self.upper_rad,
-            f"{who}: home_rad",
-            self.home_rad,
-            f"within the limits [{self.lower_rad}, {self.upper_rad}]",
-        )
+        self.require(self.velocity_max_rad_s > 0, "velocity_max_rad_s", self.velocity_max_rad_s, "more than 0")
+        low, high = self.lower_rad, self.upper_rad
+        self.require(low < high, "lower_rad and upper_rad", (low, high), "lower below upper")
+        self.require(low <= self.home_rad <= high, "home_rad", self.home_rad, f"within the limits [{low}, {high}]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobotSpec(_Json):
+class RobotSpec(_Spec):
     """A robot: its joints in the order that every vector of joints has.
 
     Attributes:
@@ -241,16 +144,15 @@ class RobotSpec(_Json):
     imu_site: str = ""
     foot_sites: tuple[str, ...] = ()
     source: str = ""
-    _nested: ClassVar[dict[str, type[_Json]]] = {"joints": JointSpec}
+    what: ClassVar[str] = "robot"
 
-    def __post_init__(self) -> None:
-        self._settle(f"robot {self.name}: ")
-        _check(bool(self.joints), f"robot {self.name}: joints", (), "at least one joint")
+    def check(self) -> None:
+        self.require(bool(self.joints), "joints", (), "at least one joint")
         for what, values in (("joint names", self.joint_names), ("joint ids", self.joint_ids)):
             twice = sorted({v for v in values if values.count(v) > 1})  # type: ignore[arg-type]
-            _check(not twice, f"robot {self.name}: {what}", twice, "each once")
-        _check(0 < self.control_period_s <= 1, f"robot {self.name}: control_period_s", self.control_period_s, "(0, 1]")
-        _check(self.mass_kg >= 0, f"robot {self.name}: mass_kg", self.mass_kg, "0 or more")
+            self.require(not twice, what, twice, "each once")
+        self.require(0 < self.control_period_s <= 1, "control_period_s", self.control_period_s, "(0, 1]")
+        self.require(self.mass_kg >= 0, "mass_kg", self.mass_kg, "0 or more")
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -279,7 +181,7 @@ class RobotSpec(_Json):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArraySpec(_Json):
+class ArraySpec(_Spec):
     """An array before it exists.
 
     Attributes:
@@ -295,60 +197,58 @@ class ArraySpec(_Json):
     shape: tuple[int, ...]
     unit: str
     frame: str = ""
-    low: tuple[float, ...] = (-math.inf,)
-    high: tuple[float, ...] = (math.inf,)
+    low: Annotated[tuple[float, ...], Bound(-math.inf, math.inf, "numbers")] = (-math.inf,)
+    high: Annotated[tuple[float, ...], Bound(-math.inf, math.inf, "numbers")] = (math.inf,)
+    what: ClassVar[str] = "array"
 
     def __post_init__(self) -> None:
-        _check(isinstance(self.name, str) and bool(self.name), "array name", self.name, "a non-empty string")
-        who = f"array {self.name}"
-        self._settle(f"{who}: ", skip=("low", "high"))
-        _check_shape(who, self.shape)
-        size = math.prod(self.shape)
-        for what in ("low", "high"):
+        for what, endless in (("low", -math.inf), ("high", math.inf)):
             values = getattr(self, what)
-            known = isinstance(values, tuple) and all(
-                v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)) for v in values
-            )
-            _check(known, f"{who}: {what}", values, "a tuple of numbers")
-            # JSON has no infinity; None stands for it
-            values = tuple((-math.inf if what == "low" else math.inf) if v is None else float(v) for v in values)
-            object.__setattr__(self, what, values)
-            _check(len(values) in (1, size), f"{who}: {what}", len(values), f"1 or {size} numbers")
-        lows, highs = (v * size if len(v) == 1 else v for v in (self.low, self.high))
-        _check(all(a <= b for a, b in zip(lows, highs, strict=True)), f"{who}: low", self.low, "low at most high")
+            if isinstance(values, (list, tuple)):  # JSON has no infinity; None stands for it
+                object.__setattr__(self, what, tuple(endless if v is None else v for v in values))
+        super().__post_init__()
 
-    def to_json(self) -> dict[str, Any]:
-        data = super().to_json()
+    def check(self) -> None:
+        self.require(bool(self.name), "name", self.name, "a non-empty string")
+        self._require_shape(self.shape)
+        size = math.prod(self.shape)
+        for what, values in (("low", self.low), ("high", self.high)):
+            self.require(len(values) in (1, size), what, len(values), f"1 or {size} numbers")
+        lows, highs = (v * size if len(v) == 1 else v for v in (self.low, self.high))
+        self.require(all(a <= b for a, b in zip(lows, highs, strict=True)), "low", self.low, "low at most high")
+
+    def to_dict(self) -> dict[str, Any]:
+        data = super().to_dict()
         for what in ("low", "high"):
             data[what] = [v if math.isfinite(v) else None for v in data[what]]
         return data
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommandSpec(_Json):
+class CommandSpec(_Spec):
     """One element of the command vector, with the range that the policy was trained for."""
 
     name: str
     low: float
     high: float
     unit: str = ""
+    what: ClassVar[str] = "command"
 
-    def __post_init__(self) -> None:
-        self._settle(f"command {self.name}: ")
-        _check(self.low <= self.high, f"command {self.name}: low", self.low, f"at most high ({self.high})")
+    def check(self) -> None:
+        self.require(self.low <= self.high, "low", self.low, f"at most high ({self.high})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CarrySpec(_Json):
+class CarrySpec(_Spec):
     """One part of the flat carry; parts follow one another, each in row-major order."""
 
     name: str
     shape: tuple[int, ...]
+    what: ClassVar[str] = "carry part"
 
-    def __post_init__(self) -> None:
-        self._settle(f"carry part {self.name}: ")
-        _check(bool(self.name), "carry part: name", self.name, "a non-empty string")
-        _check_shape(f"carry part {self.name}", self.shape)
+    def check(self) -> None:
+        self.require(bool(self.name), "name", self.name, "a non-empty string")
+        self._require_shape(self.shape)
 
     @property
     def size(self) -> int:
@@ -357,7 +257,7 @@ class CarrySpec(_Json):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicySpec(_Json):
+class PolicySpec(_Spec):
     """All that training and deployment must agree on; travels in the bundle at full precision.
 
     Attributes:
@@ -403,33 +303,26 @@ class PolicySpec(_Json):
     proofs: dict[str, Any] = field(default_factory=dict)
     envelope: dict[str, Any] = field(default_factory=dict)
     self_test: dict[str, Any] = field(default_factory=dict)
-    _nested: ClassVar[dict[str, type[_Json]]] = {
-        "robot": RobotSpec,
-        "inputs": ArraySpec,
-        "commands": CommandSpec,
-        "carry_layout": CarrySpec,
-    }
 
-    def __post_init__(self) -> None:
-        self._settle("")
+    def check(self) -> None:
         n = len(self.robot.joints)
-        _check(0 <= self.carry_size <= MAX_ELEMENTS, "carry_size", self.carry_size, f"0 to {MAX_ELEMENTS}")
-        _check(0 < self.control_period_s <= 1, "control_period_s", self.control_period_s, "(0, 1]")
+        self.require(0 <= self.carry_size <= MAX_ELEMENTS, "carry_size", self.carry_size, f"0 to {MAX_ELEMENTS}")
+        self.require(0 < self.control_period_s <= 1, "control_period_s", self.control_period_s, "(0, 1]")
         for what in ("action_low_rad", "action_high_rad"):
             count = len(getattr(self, what))
-            _check(count == n, what, f"{count} numbers", f"one for each of the {n} joints")
+            self.require(count == n, what, f"{count} numbers", f"one for each of the {n} joints")
         pairs = zip(self.action_low_rad, self.action_high_rad, strict=True)
-        _check(all(a <= b for a, b in pairs), "action_low_rad", self.action_low_rad, "at most action_high_rad")
+        self.require(all(a <= b for a, b in pairs), "action_low_rad", self.action_low_rad, "at most action_high_rad")
         for what in ("observation_latency_s", "action_latency_s"):
             span = getattr(self, what)
-            _check(len(span) == 2 and 0 <= span[0] <= span[1], what, span, "least and greatest, 0 or more")
+            self.require(len(span) == 2 and 0 <= span[0] <= span[1], what, span, "least and greatest, 0 or more")
         for what, names in (("inputs", [a.name for a in self.inputs]), ("commands", [c.name for c in self.commands])):
-            _check(len(set(names)) == len(names), what, names, "each name once")
+            self.require(len(set(names)) == len(names), what, names, "each name once")
         laid_out = sum(part.size for part in self.carry_layout)
-        _check(laid_out in (0, self.carry_size), "carry_layout", f"{laid_out} elements", f"{self.carry_size}")
+        self.require(laid_out in (0, self.carry_size), "carry_layout", f"{laid_out} elements", f"{self.carry_size}")
         command = next((a for a in self.inputs if a.name == "command"), None)
         if command is not None:
-            _check(
+            self.require(
                 command.shape == (len(self.commands),),
                 "input command: shape",
                 command.shape,

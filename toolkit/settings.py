@@ -15,7 +15,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar
@@ -33,7 +33,7 @@ S = TypeVar("S", bound="Settings")
 
 
 class Bound(NamedTuple):
-    """What a number may be, or both ends of a range, or each number of a list or mapping.
+    """What a number may be, or both ends of a range, or each number of a list or mapping; of a string, its length.
 
     Attributes:
         least: the least value.
@@ -92,9 +92,10 @@ class Settings(abc.ABC):  # noqa: B024  (its subclasses may have abstract method
     shorthand: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        root = _Root(type(self), None, "", self.who())
         for name, about in _fields(type(self)).items():
             value = getattr(self, name)
-            settled = _settle(about.hint, value, _Root(type(self), None, ""), name)
+            settled = _settle(about.hint, value, root, name)
             if settled is not value:
                 object.__setattr__(self, name, settled)
         self.check()
@@ -102,15 +103,18 @@ class Settings(abc.ABC):  # noqa: B024  (its subclasses may have abstract method
     def check(self) -> None:  # noqa: B027  (not every class has such rules)
         """Rules that join several fields; for subclasses, which call `require`."""
 
-    @classmethod
-    def require(cls, ok: bool, key: str, got: object, expected: str) -> None:
+    def who(self) -> str:
+        """Stands before the key in messages about these settings alone; the fields may not be checked yet."""
+        return self.noun
+
+    def require(self, ok: bool, key: str, got: object, expected: str) -> None:
         """Refuse unless `ok`.
 
         Raises:
             SettingsError: or the class's own, naming the key.
         """
         if not ok:
-            raise cls.error(f"got {quote(_listed(got))}, expected {expected}", key=key, noun=cls.noun)
+            raise _Root(type(self), None, "", self.who()).unlike(key, got, expected)
 
     @classmethod
     def translated(cls, changes: Mapping[Any, Any], base: Settings | None) -> Mapping[Any, Any]:
@@ -138,15 +142,17 @@ class _Root(NamedTuple):
     cls: type[Settings]
     base: Settings | None
     path: str
+    noun: str
 
     def wrong(self, key: str, problem: str) -> SettingsError:
-        return self.cls.error(problem, key=key or "(file)", noun=self.cls.noun)
+        key = key if key.isprintable() else quote(key)[1:-1]
+        return self.cls.error(problem, key=key or "(file)", noun=self.noun)
 
     def unlike(self, key: str, got: object, expected: str) -> SettingsError:
         return self.wrong(key, f"got {quote(_listed(got))}, expected {expected}")
 
     def unknown(self, key: str, hint: str) -> SettingsError:
-        return self.cls.error(f"{self.cls.noun}{quote(key)} is unknown; {hint}")
+        return self.cls.error(f"{self.noun}{quote(key)} is unknown; {hint}")
 
 
 class _About(NamedTuple):
@@ -189,8 +195,8 @@ def _fields(cls: type[Settings]) -> dict[str, _About]:
         if not f.init or f.metadata.get("plain") is False:
             continue
         bare, optional = _bare(hints[f.name])
-        inner = typing.get_args(bare)[1] if typing.get_origin(bare) is dict else None
-        inner = _bare(inner)[0] if inner is not None else None
+        mapping = next((a for a in (bare, *typing.get_args(bare)) if typing.get_origin(a) is dict), None)
+        inner = None if mapping is None else _bare(typing.get_args(mapping)[1])[0]
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         out[f.name] = _About(
             hint=hints[f.name],
@@ -238,9 +244,7 @@ def _kind(declared: type[Settings], name: object, root: _Root, path: str) -> typ
     known = kinds(declared)
     if isinstance(name, str) and name in known:
         return known[name]
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? there is " if near else "there is "
-    raise root.wrong(f"{path}.{KIND}" if path else KIND, f"got {quote(name)}; {hint}{', '.join(known) or 'none'}")
+    raise root.wrong(f"{path}.{KIND}" if path else KIND, f"got {quote(name)}; {nearest(name, known)}")
 
 
 def _or(words: Sequence[str]) -> str:
@@ -272,7 +276,7 @@ def _number(hint: type, value: Any, root: _Root, key: str, bound: Bound | None, 
     try:
         number = int(real) if hint is int else float(real)
     except OverflowError:  # an integer may be too large for a float
-        raise root.unlike(key, value, describe(hint)) from None
+        number = math.inf if real > 0 else -math.inf
     finite = hint is int or math.isfinite(number)
     if bound is not None and (finite or not math.isnan(number)) and not bound.least <= number <= bound.greatest:
         raise root.unlike(key, got, str(bound))
@@ -310,7 +314,8 @@ def _settle(hint: Any, value: Any, root: _Root, key: str, bound: Bound | None = 
         got: the whole value, for messages; by default `value`.
     """
     while hasattr(hint, "__metadata__"):
-        bound = next((m for m in hint.__metadata__ if isinstance(m, Bound)), bound)
+        own = next((m for m in hint.__metadata__ if isinstance(m, Bound)), None)
+        bound, got = (bound, got) if own is None else (own, value)
         hint = hint.__origin__
     got = value if got is None else got
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -350,6 +355,8 @@ def _settle(hint: Any, value: Any, root: _Root, key: str, bound: Bound | None = 
         return _number(hint, value, root, key, bound, got)
     if hint is Path and isinstance(value, str):
         return Path(value)
+    if hint is str and bound is not None and not (isinstance(value, str) and len(value) <= bound.greatest):
+        raise root.unlike(key, value, f"a string of at most {_shown(bound.greatest)} {bound.what}")
     if not isinstance(value, hint):
         raise root.unlike(key, value, describe(hint))
     return value
@@ -414,7 +421,8 @@ def _resolve(
             continue
         if not isinstance(change, Mapping):
             if not cls.shorthand:
-                raise root.unlike(path, change, "a mapping")
+                inside = "" if path else f" with {', '.join(_fields(cls))}"
+                raise root.unlike(path, change, f"a mapping{inside}")
             change = {cls.shorthand: change}
         if KIND in change:
             found = _kind(declared, change[KIND], root, path)
@@ -447,7 +455,7 @@ def _terms(
                 pending.append(value)
                 continue
             if have is None and not pending:
-                raise root.unknown(key, _there_is(name, path, out))
+                raise root.unknown(key, nearest(name, out, path))
             have, pending = None, []
             out.pop(name, None)
         if not pending:
@@ -456,16 +464,18 @@ def _terms(
         new = isinstance(first, Settings) or (isinstance(first, Mapping) and KIND in first)
         assert about.terms is not None
         if have is None and not new and (not fresh or _abstract(about.terms)):
-            raise root.unknown(key, f"{_there_is(name, path, out)}; a new one needs a {KIND}, one of "
+            raise root.unknown(key, f"{nearest(name, out, path)}; a new one needs a {KIND}, one of "
                                f"{', '.join(kinds(about.terms)) or 'none'}")  # fmt: skip
         made = _resolve(about.terms, have, pending, root, key, False)
         out[name] = typing.cast("Settings", made)
     return out
 
 
-def _there_is(name: str, path: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    meant = f"did you mean {path}.{near[0]}? " if near else ""
+def nearest(name: object, known: Iterable[str], path: str = "") -> str:
+    """What may have been meant, and what there is, for messages; `path` stands before the name meant."""
+    known = list(known)
+    near = difflib.get_close_matches(name if isinstance(name, str) else quote(name), known, n=1, cutoff=0.5)
+    meant = f"did you mean {path}.{near[0]}? ".replace(" .", " ") if near else ""
     return f"{meant}there is {', '.join(known) or 'none'}"
 
 
@@ -482,7 +492,7 @@ def _names(current: Any, changes: Sequence[Any], root: _Root, path: str) -> Any:
             elif name in current:
                 del current[name]
             else:
-                raise root.unknown(f"{path}.{name}", _there_is(name, path, current))
+                raise root.unknown(f"{path}.{name}", nearest(name, current, path))
     return current
 
 
@@ -506,6 +516,12 @@ def _build(
         about, key = fields[name], f"{path}.{name}" if path else name
         current = about.default if base is None else getattr(base, name)
         if about.section is not None:
+            if not about.optional:  # an empty section changes nothing
+                several = [v for v in several if v is not None]
+                if not several and about.required and base is None:
+                    raise root.unlike(key, None, "a mapping")
+                if not several:
+                    continue
             first = several[0]
             # without a kind, data that are whole mean the declared class; see to_dict
             if base is None and type(current) is not about.section and not _abstract(about.section):
@@ -540,7 +556,7 @@ def from_dict(cls: type[S], data: Any, base: S | None = None, path: str = "") ->
     Raises:
         SettingsError: a key is unknown (the nearest is named), missing, ill-typed or out of range.
     """
-    out = _resolve(cls, base, [{} if data is None else data], _Root(cls, base, path), path, False)
+    out = _resolve(cls, base, [{} if data is None else data], _Root(cls, base, path, cls.noun), path, False)
     return typing.cast("S", out)
 
 
@@ -562,7 +578,7 @@ def merge(base: S, changes: Any, path: str = "") -> S:
 
 
 def _merge(base: S, changes: Sequence[Any], path: str = "") -> S:
-    return typing.cast("S", _resolve(type(base), base, changes, _Root(type(base), base, path), path, False))
+    return typing.cast("S", _resolve(type(base), base, changes, _Root(type(base), base, path, base.noun), path, False))
 
 
 def load(

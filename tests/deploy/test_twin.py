@@ -428,14 +428,14 @@ def test_calls_fail_and_stall_as_often_as_the_reality_says() -> None:
 
 def test_reality_files_are_checked_and_the_nearest_name_is_told(tmp_path: Path) -> None:
     for text, message in (
-        ("comands: {}", "did you mean 'commands'"),
-        ("commands: {latency: 1}", "did you mean 'latency_s'"),
+        ("comands: {}", "did you mean commands?"),
+        ("commands: {latency: 1}", "did you mean commands.latency_s"),
         ("commands: {latency_s: fast}", "commands.latency_s: got 'fast'"),
-        ("commands: {loss: 1.5}", "from 0 to 1"),
-        ("sensors: {gyro_unit: rpm}", "'deg/s' or 'rad/s'"),
-        ("pushes: {duration_s: [0.5, 0.1]}", "least first"),
+        ("commands: {loss: 1.5}", "0 to 1 (a share)"),
+        ("sensors: {gyro_unit: rpm}", "deg/s or rad/s"),
+        ("pushes: {duration_s: [0.5, 0.1]}", "low at most high"),
         ("[1, 2", "not YAML"),
-        ("- 1", "expected sections"),
+        ("- 1", "expected a mapping with name, body"),
     ):
         path = tmp_path / "r.yaml"
         path.write_text(text)
@@ -445,7 +445,7 @@ def test_reality_files_are_checked_and_the_nearest_name_is_told(tmp_path: Path) 
         assert "\n" not in str(caught.value)
     with pytest.raises(RealityError, match="cannot read"):
         load_reality(tmp_path / "none.yaml")
-    with pytest.raises(RealityError, match="did you mean 'dof_left_knee_04'"):
+    with pytest.raises(RealityError, match="did you mean dof_left_knee_04"):
         Plant("kbot", parse_reality({"joints": {"kp_scale": {"left_knee_04": 0.9}}}))
 
 
@@ -453,7 +453,7 @@ def test_reality_files_are_checked_and_the_nearest_name_is_told(tmp_path: Path) 
 def test_shipped_realities_load_and_survive_json(path: Path) -> None:
     reality = load_reality(path)
     Plant("kbot", reality)
-    assert parse_reality(reality.to_json()) == reality
+    assert parse_reality(reality.to_dict()) == reality
 
 
 def command_line(*arguments: str) -> subprocess.Popen[str]:

@@ -87,24 +87,24 @@ def test_a_message_quotes_at_most_300_characters():
 @pytest.mark.parametrize(
     ("section", "key", "value", "words"),
     [
-        ("sensors", "orientation_bias_rad", [1e308, 0, 0], "from -3.14159 to 3.14159"),
-        ("sensors", "gyro_bias_rad_s", [10**400, 0, 0], "from -1000 to 1000"),
-        ("sensors", "accelerometer_noise_m_s2", 1e308, "from 0 to 10000"),
-        ("sensors", "position_noise_rad", 1e308, "from 0 to"),
-        ("body", "payload_kg", 10**400, "from 0 to 1000"),
-        ("joints", "kp_scale", {"all": 1e308}, "from 0 to 100"),
-        ("joints", "damping_add", 1e300, "from 0 to 1000"),
-        ("joints", "zero_offset_rad", -1e308, "from -3.14159 to"),
-        ("pushes", "force_max_n", 1e308, "from 0 to 100000"),
-        ("pushes", "duration_s", [0, 1e308], "from 0 to 1e+06"),
-        ("sensors", "gyro_unit", [1], "'deg/s' or 'rad/s'"),
+        ("sensors", "orientation_bias_rad", [1e308, 0, 0], "-3.14159 to 3.14159"),
+        ("sensors", "gyro_bias_rad_s", [10**400, 0, 0], "-1000 to 1000"),
+        ("sensors", "accelerometer_noise_m_s2", 1e308, "0 to 10000"),
+        ("sensors", "position_noise_rad", 1e308, "0 to"),
+        ("body", "payload_kg", 10**400, "0 to 1000"),
+        ("joints", "kp_scale", {"all": 1e308}, "0 to 100"),
+        ("joints", "damping_add", 1e300, "0 to 1000"),
+        ("joints", "zero_offset_rad", -1e308, "-3.14159 to"),
+        ("pushes", "force_max_n", 1e308, "0 to 100000"),
+        ("pushes", "duration_s", [0, 1e308], "0 to 1e+06"),
+        ("sensors", "gyro_unit", [1], "deg/s or rad/s"),
     ],
 )
 def test_a_reality_that_no_robot_has_is_refused_with_its_key(section, key, value, words):
     with pytest.raises(RealityError) as caught:
         parse_reality({section: {key: value}})
     message = str(caught.value)
-    assert f"{section}.{key}: got " in message and words in message and len(message) < 600
+    assert f"{section}.{key}" in message and ": got " in message and words in message and len(message) < 600
 
 
 def test_the_name_of_a_reality_is_short_text():
