@@ -133,8 +133,8 @@ class Plant:
 
     def _apply_body(self, built: BuiltModel) -> None:
         body, model = self.reality.body, built.model
-        model.body_mass[1:] *= body.mass_scale
-        model.body_inertia[1:] *= body.mass_scale
+        model.body_mass[built.bodies] *= body.mass_scale
+        model.body_inertia[built.bodies] *= body.mass_scale
         model.body_mass[built.torso_body] += body.payload_kg
         if body.floor_friction >= 0:
             geoms = [*np.atleast_1d(built.foot_geoms), *([built.floor_geom] if built.floor_geom >= 0 else [])]
@@ -239,12 +239,11 @@ class Plant:
         self._mujoco.mj_resetData(model, data)
         data.qpos[:] = built.home_qpos
         if built.base_body >= 0:
-            base = model.jnt_qposadr[model.body_jntadr[built.base_body]]
-            data.qpos[base + 3 : base + 7] = (1.0, 0.0, 0.0, 0.0) if quat_wxyz is None else quat_wxyz
+            data.qpos[built.base_quat] = (1.0, 0.0, 0.0, 0.0) if quat_wxyz is None else quat_wxyz
             if position is not None:
-                data.qpos[base : base + 3] = position
+                data.qpos[built.base_position] = position
             elif self.start == "hang":
-                data.qpos[base + 2] += HANG_HEIGHT_M
+                data.qpos[built.base_position] += (0.0, 0.0, HANG_HEIGHT_M)
         if joint_position is not None:
             data.qpos[built.qpos_ids] = joint_position
         if joint_velocity is not None:
@@ -345,13 +344,13 @@ class Plant:
         self._truth.add(self)
 
     def _hold_base(self) -> None:
-        built, model = self.built, self.model
+        built = self.built
         if built.base_body < 0:
             return
-        joint = model.body_jntadr[built.base_body]
-        q, v = model.jnt_qposadr[joint], model.jnt_dofadr[joint]
-        self.data.qpos[q : q + 7] = self._held_qpos[q : q + 7]
-        self.data.qvel[v : v + 6] = 0.0
+        for part in (built.base_position, built.base_quat):
+            self.data.qpos[part] = self._held_qpos[part]
+        for part in (built.base_lin_vel, built.base_ang_vel):
+            self.data.qvel[part] = 0.0
 
     def _push(self) -> None:
         now, settings = self.time_s, self.reality.pushes

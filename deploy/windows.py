@@ -145,25 +145,24 @@ class WindowedSimulation:
         qvel[built.dof_ids] = log.joint_velocity[row]
         if built.base_body < 0:
             return qpos, qvel
-        joint = model.body_jntadr[built.base_body]
-        q, v = model.jnt_qposadr[joint], model.jnt_dofadr[joint]
-        qpos[q : q + 7] = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+        position, quat = built.base_position, built.base_quat
+        qpos[position], qpos[quat] = 0.0, (1.0, 0.0, 0.0, 0.0)
         data.qpos[:] = qpos
         library.mj_kinematics(model, data)  # type: ignore[attr-defined]
         library.mj_sensorPos(model, data)  # type: ignore[attr-defined]
         relative = data.sensordata[built.sensors["imu_quat"]]
         imu = rotation.normalise(log.quat_wxyz[row])
         base = rotation.multiply(imu, rotation.conjugate(relative))
-        qpos[q + 3 : q + 7] = rotation.multiply(rotation.from_yaw(-rotation.yaw_of(base)), base)
+        qpos[quat] = rotation.multiply(rotation.from_yaw(-rotation.yaw_of(base)), base)
         data.qpos[:] = qpos
         library.mj_kinematics(model, data)  # type: ignore[attr-defined]
         library.mj_comPos(model, data)  # type: ignore[attr-defined]
         points = [] if self._hang else _foot_points(plant, data)
         if self._hang:
-            qpos[q + 2] += HANG_M
+            qpos[position] += (0.0, 0.0, HANG_M)
         if points:
             lowest = min(p[1][2] for p in points)
-            qpos[q + 2] -= lowest + REST_DEPTH_M
+            qpos[position] -= (0.0, 0.0, lowest + REST_DEPTH_M)
             data.qpos[:] = qpos
             library.mj_kinematics(model, data)  # type: ignore[attr-defined]
             library.mj_comPos(model, data)  # type: ignore[attr-defined]
@@ -171,12 +170,12 @@ class WindowedSimulation:
         rotate, shift = np.zeros((3, model.nv)), np.zeros((3, model.nv))
         library.mj_jacBody(model, data, None, rotate, built.imu_body)  # type: ignore[attr-defined]
         # the gyro's frame in the world, by the IMU's measured orientation with the heading taken out
-        frame = rotation.multiply(qpos[q + 3 : q + 7], relative)
+        frame = rotation.multiply(qpos[quat], relative)
         turning = rotation.rotate(frame, log.gyro_b[row])
         if self._hang:
             return qpos, qvel
         rest = turning - rotate @ qvel
-        qvel[v + 3 : v + 6] = np.linalg.solve(rotate[:, v + 3 : v + 6], rest)
+        qvel[built.base_ang_vel] = np.linalg.solve(rotate[:, built.base_ang_vel], rest)
         if points:
             floor = min(p[1][2] for p in points)
             slips = []
@@ -184,7 +183,7 @@ class WindowedSimulation:
                 if point[2] <= floor + STANCE_M:
                     library.mj_jac(model, data, shift, None, point, body)  # type: ignore[attr-defined]
                     slips.append(shift @ qvel)
-            qvel[v : v + 3] = -np.mean(slips, axis=0)
+            qvel[built.base_lin_vel] = -np.mean(slips, axis=0)
         return qpos, qvel
 
     def replay(self, starts: np.ndarray, horizon: int, extra_latency_s: float = 0.0) -> Replay:

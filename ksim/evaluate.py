@@ -23,8 +23,10 @@ from ksim.errors import ConfigError, KsimError
 from ksim.learning.checkpoint import load_trained
 from ksim.learning.policy import Policy
 from ksim.tasks import make_environment
-from robots import Bundle, RobotLoadError, load_robot, read_bundle
+from ksim.types import PhysicsState
+from robots import Bundle, RobotLoadError, load_robot, read_bundle, rotation
 from robots.load import robot_folder
+from robots.model import BuiltModel
 from robots.spec import PolicySpec, RobotSpec
 from toolkit.files import shipped_config
 
@@ -151,12 +153,18 @@ class Evaluation:
         }
 
 
-def _off_command(qpos: np.ndarray, qvel: np.ndarray, command: np.ndarray, names: list[str]) -> np.ndarray:
+def _base(built: BuiltModel, physics: PhysicsState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bases' positions, orientations and linear velocities in the world, (N, 3), (N, 4), (N, 3)."""
+    qpos, qvel = np.asarray(physics.qpos), np.asarray(physics.qvel)
+    if built.base_body < 0:  # fixed to the world: it stays where it is
+        none = np.zeros((len(qpos), 3))
+        return none, np.broadcast_to((1.0, 0.0, 0.0, 0.0), (len(qpos), 4)), none
+    return qpos[:, built.base_position], qpos[:, built.base_quat], qvel[:, built.base_lin_vel]
+
+
+def _off_command(quat: np.ndarray, lin_vel: np.ndarray, command: np.ndarray, names: list[str]) -> np.ndarray:
     """Distance of each base's horizontal velocity, in its own heading, from the command, (N,) [m/s]."""
-    w, x, y, z = qpos[:, 3:7].T
-    yaw = np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
-    ahead = np.cos(yaw) * qvel[:, 0] + np.sin(yaw) * qvel[:, 1]
-    aside = np.cos(yaw) * qvel[:, 1] - np.sin(yaw) * qvel[:, 0]
+    ahead, aside, _ = rotation.rotate_inverse(rotation.from_yaw(rotation.yaw_of(quat)), lin_vel).T
     vx, vy = (command[:, names.index(name)] if name in names else 0.0 for name in ("vx", "vy"))
     return np.hypot(ahead - vx, aside - vy)
 
@@ -193,13 +201,15 @@ def evaluate(
     returns, lengths, drift, off = (np.zeros(episodes) for _ in range(4))
     names = [c.name for c in env.task.commands.specs]
     survived = np.zeros(episodes, bool)
-    start = np.asarray(batch.physics.qpos)[:, :2]
+    built = env.engine.built
+    start, _, _ = _base(built, batch.physics)
     kept: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = []
     for step in range(env.task.episode_steps):
         inputs = {k: np.asarray(v) for k, v in seen.inputs.items()}
         targets, carry = policy.step(inputs, carry)
         before = np.asarray(batch.physics.qpos)
-        off += alive * _off_command(before, np.asarray(batch.physics.qvel), np.asarray(batch.env.command), names)
+        place, quat, lin_vel = _base(built, batch.physics)
+        off += alive * _off_command(quat, lin_vel, np.asarray(batch.env.command), names)
         if record:
             force = np.asarray(batch.env.event.force_w)
             kept.append(
@@ -210,7 +220,7 @@ def evaluate(
         returns += alive * np.asarray(outcome.reward)
         lengths += alive
         ended = alive & done
-        drift[ended] = np.linalg.norm(before[:, :2] - start, axis=1)[ended]
+        drift[ended] = np.hypot(*(place - start).T[:2])[ended]
         survived[ended] = np.asarray(outcome.timeout)[ended]
         alive &= ~done
         if progress is not None:

@@ -91,7 +91,7 @@ def _draw(robot: str, data_path: str, out: str) -> None:
     from robots.model import build_model
 
     mujoco: Any = importlib.import_module("mujoco")
-    built = build_model(robot)
+    built = build_model(robot, fresh=True)  # its picture gets a size
     saved = np.load(data_path)
     qpos, force, dt = saved["qpos"], saved["force"], float(saved["dt"])
     model, data = built.model, mujoco.MjData(built.model)
@@ -103,7 +103,7 @@ def _draw(robot: str, data_path: str, out: str) -> None:
         out, (WIDTH, HEIGHT), fps=FPS, codec="libx264", quality=7, output_params=["-f", "mp4"]
     )
     writer.send(None)
-    base = max(built.base_body, 1)
+    base = built.base_body if built.base_body >= 0 else int(built.bodies[0])
     frames = np.round(np.arange(0, len(qpos) * dt, 1.0 / FPS) / dt).astype(int)
     for i in frames[frames < len(qpos)]:
         data.qpos[:] = qpos[i]

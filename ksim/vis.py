@@ -65,7 +65,7 @@ def _window(robot: str, qpos: np.ndarray, dt: float) -> None:
     from robots.model import build_model
 
     mujoco: Any = importlib.import_module("mujoco")
-    built = build_model(robot)
+    built = build_model(robot, fresh=True)  # a window lets its user change it
     data = mujoco.MjData(built.model)
     with importlib.import_module("mujoco.viewer").launch_passive(built.model, data) as viewer:
         while viewer.is_running():

@@ -107,3 +107,15 @@ def write_robot(tmp_path: Path) -> Callable[..., Path]:
 def biped_xml() -> str:
     """The model file of the small robot."""
     return BIPED_XML
+
+
+CRATE = """<worldbody>
+    <body name="foot_crate" pos="50 0 30"><freejoint/><site name="foot_mark"/><site name="imu_mark"/>
+      <geom type="box" size="0.1 0.1 0.1" mass="7"/></body>"""
+
+
+@pytest.fixture
+def crate_xml() -> str:
+    """The same robot after a crate with a free joint, far off in the air, whose names say feet and IMU."""
+    text = BIPED_XML.replace("<worldbody>", CRATE)
+    return text.replace('qpos="0 0 1', 'qpos="50 0 30 1 0 0 0  0 0 1')
