@@ -17,18 +17,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ksim.config import Config, apply_overrides, load_config
-from ksim.environment import Environment
-from ksim.errors import ConfigError, KsimError
+from ksim.config import Config, load_config
+from ksim.environment import Environment, make_environment
+from ksim.errors import KsimError
 from ksim.learning.checkpoint import load_trained
 from ksim.learning.policy import Policy
-from ksim.tasks import make_environment
+from ksim.names import COMMAND_ALIASES
+from ksim.scene import Scene
 from ksim.types import PhysicsState
-from robots import Bundle, RobotLoadError, load_robot, read_bundle, rotation
+from robots import Bundle, RobotLoadError, load_robot, read_bundle
 from robots.load import robot_folder
-from robots.model import BuiltModel
 from robots.spec import PolicySpec, RobotSpec
+from toolkit.errors import FileError, SettingsError
 from toolkit.files import shipped_config
+from toolkit.settings import apply_overrides
 
 
 class BatchPolicy(Protocol):
@@ -153,20 +155,17 @@ class Evaluation:
         }
 
 
-def _base(built: BuiltModel, physics: PhysicsState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The bases' positions, orientations and linear velocities in the world, (N, 3), (N, 4), (N, 3)."""
-    qpos, qvel = np.asarray(physics.qpos), np.asarray(physics.qvel)
-    if built.base_body < 0:  # fixed to the world: it stays where it is
-        none = np.zeros((len(qpos), 3))
-        return none, np.broadcast_to((1.0, 0.0, 0.0, 0.0), (len(qpos), 4)), none
-    return qpos[:, built.base_position], qpos[:, built.base_quat], qvel[:, built.base_lin_vel]
-
-
-def _off_command(quat: np.ndarray, lin_vel: np.ndarray, command: np.ndarray, names: list[str]) -> np.ndarray:
+def _off_command(physics: PhysicsState, command: np.ndarray, scene: Scene) -> np.ndarray:
     """Distance of each base's horizontal velocity, in its own heading, from the command, (N,) [m/s]."""
-    ahead, aside, _ = rotation.rotate_inverse(rotation.from_yaw(rotation.yaw_of(quat)), lin_vel).T
-    vx, vy = (command[:, names.index(name)] if name in names else 0.0 for name in ("vx", "vy"))
-    return np.hypot(ahead - vx, aside - vy)
+    ahead, aside, _ = np.asarray(physics.base_lin_vel_h).T
+    places = (scene.command("xvel"), scene.command("yvel"))
+    wanted = [command[:, place] if place >= 0 else 0.0 for place in places]
+    return np.hypot(ahead - wanted[0], aside - wanted[1])
+
+
+def _force(carries: dict[str, dict[str, Any]], episodes: int) -> np.ndarray:
+    """Force of all events on each base in the world's frame [N], (N, 3)."""
+    return sum((np.asarray(event["wrench_w"])[:, :3] for event in carries["events"].values()), np.zeros((episodes, 3)))
 
 
 def evaluate(
@@ -196,22 +195,20 @@ def evaluate(
     if env.envs != episodes:
         raise KsimError(f"evaluation: got an environment of {env.envs}, expected {episodes}")
     batch, seen = env.reset(jax.random.fold_in(jax.random.key(seed), 0x65766131))
-    carry, zeros = policy.init(episodes), np.zeros((episodes, env.task.actions), np.float32)
+    carry, zeros = policy.init(episodes), np.zeros((episodes, env.scene.actions), np.float32)
     alive = np.ones(episodes, bool)
     returns, lengths, drift, off = (np.zeros(episodes) for _ in range(4))
-    names = [c.name for c in env.task.commands.specs]
     survived = np.zeros(episodes, bool)
-    built = env.engine.built
-    start, _, _ = _base(built, batch.physics)
+    start = np.asarray(batch.physics.base_position)
     kept: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = []
-    for step in range(env.task.episode_steps):
+    for step in range(env.episode_steps):
         inputs = {k: np.asarray(v) for k, v in seen.inputs.items()}
         targets, carry = policy.step(inputs, carry)
         before = np.asarray(batch.physics.qpos)
-        place, quat, lin_vel = _base(built, batch.physics)
-        off += alive * _off_command(quat, lin_vel, np.asarray(batch.env.command), names)
+        place = np.asarray(batch.physics.base_position)
+        off += alive * _off_command(batch.physics, np.asarray(batch.env.command), env.scene)
         if record:
-            force = np.asarray(batch.env.event.force_w)
+            force = _force(batch.env.carries, episodes)
             kept.append(
                 (inputs, {"targets": np.asarray(targets), "alive": alive.copy(), "qpos": before, "force_w": force})
             )
@@ -224,7 +221,7 @@ def evaluate(
         survived[ended] = np.asarray(outcome.timeout)[ended]
         alive &= ~done
         if progress is not None:
-            progress(step + 1, env.task.episode_steps)
+            progress(step + 1, env.episode_steps)
         if not alive.any() and not record:
             break
     inputs_kept = kept[0][0] if kept else {}
@@ -316,11 +313,13 @@ def _fitted(
                 f"{path}: configuration key physics.control_period_s: got {period:g}, expected "
                 f"{spec.control_period_s:g}, the period that it was trained at"
             )
-    if spec is None and len(names) == len(config.commands) and set(names) != set(config.commands):
-        names = list(config.commands)  # files before kinfer 0.6 number their commands
+    ours = [COMMAND_ALIASES.get(name, name) for name in config.command_names]
+    names = [COMMAND_ALIASES.get(name, name) for name in names]
+    if spec is None and len(names) == len(ours) and set(names) != set(ours):
+        names = ours  # files before kinfer 0.6 number their commands
     places = (
         _places(path, "joints", joints, robot.joint_names),
-        _places(path, "commands", names, list(config.commands)),
+        _places(path, "commands", names, ours),
     )
     same = all((p == np.arange(len(p))).all() for p in places)
     return policy if same else ByName(policy, *places)
@@ -337,7 +336,7 @@ def _bundle_task(name: str, bundle: Bundle, config: str | None, overrides: Seque
         raise KsimError(f"{name}: task {task!r:.100} is no name; give a configuration with --config")
     try:
         shipped = load_config(shipped_config(f"{task}.yaml"))
-    except ConfigError as error:
+    except (FileError, SettingsError) as error:
         raise KsimError(
             f"{name}: its task {task!r:.100} is not one of ours ({' '.join(str(error).split())}); evaluate it in your "
             "own simulation, or name a task of ksim train that has its commands with --config"

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ksim.cli import parser
-from ksim.config import Config, apply_overrides, from_dict, load_config
 from ksim.errors import CheckpointError, ConfigError
 from toolkit.cli import drop_stdout, importing
+from toolkit.errors import SettingsError
 
 if TYPE_CHECKING:
+    from ksim.config import Config
     from ksim.train import TrainResult
 
 
@@ -34,10 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     start.add_argument("--init", metavar="CKPT", help="start a new run with the networks of this checkpoint")
     p.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
     args = p.parse_args(argv)
-    config = apply_overrides(load_config(args.config), args.set)
     with importing("train"):
+        from ksim.config import load_config
         from ksim.progress import TrainingBar
         from ksim.train import train
+
+    config = load_config(args.config, args.set)
     out = Path(args.out or f"runs/{config.task}-seed{config.seed}")
     if args.resume and (out / "last.ckpt").exists():
         config = _resumed(config, out / "last.ckpt")
@@ -86,12 +89,13 @@ def _tell(result: TrainResult, out: Path, as_json: bool) -> None:
 
 def _resumed(config: Config, last: Path) -> Config:
     """The configuration to resume with: what was saved, but for `run`, which may be extended."""
+    from ksim.config import from_dict
     from ksim.learning import checkpoint
 
     meta, _ = checkpoint.read(last, wanted=("model",))
     try:
         saved = from_dict(meta["config"])
-    except (KeyError, ConfigError) as error:
+    except (KeyError, SettingsError) as error:
         raise CheckpointError(f"{last}: not a checkpoint of this version: {error}; start a new run") from error
     if replace(config, run=saved.run) != saved:
         ours, theirs = config.to_dict(), saved.to_dict()
