@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     check_number("--episodes", args.episodes, EPISODES)
     check_number("--seed", args.seed, BOUNDS["seed"])
     with importing("eval"):
-        from ksim.environment import choose_engine
+        from ksim.engine import choose_engine
         from ksim.evaluate import evaluate, load_policy
         from robots.load import load_robot
 
