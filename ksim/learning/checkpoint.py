@@ -314,7 +314,7 @@ def load_trained(path: str | Path) -> Trained:
         if meta.get("robot_digest", digest(meta["robot"])) != digest(meta["robot"]):
             raise CheckpointError("the robot in it is not the one that it was trained on; it was altered")
         # the critic stays in the file: its length is all that the actor's template needs
-        template = make_model(robot, 1, config, key=jax.random.key(0))
+        template = make_model(robot, 1, config, trained_mirror(config, robot), key=jax.random.key(0))
         actor = fill(template.actor, "model.actor", arrays)
     except (KeyError, SettingsError, SpecError, TypeError) as error:
         reason = " ".join(str(error).split())[:600]
