@@ -324,7 +324,7 @@ def mirror_of(robot: RobotSpec, mirror: MirrorMap, config: Config) -> NetMirror:
 
 
 def make_model(robot: RobotSpec, critic: int, config: Config, mirror: NetMirror | None = None, *, key: Any) -> Model:
-    """A freshly initialised model; the critic sees a vector of length `critic`; `mirror` for an exactly symmetric actor."""
+    """A freshly initialised model; the critic sees a vector of length `critic`; `mirror`: for `policy.symmetric`."""
     actor_key, critic_key = jax.random.split(key)
     observation = Encoding.of(robot, config.command_specs, config.policy).size
     actions = len(roles(robot, config.policy.hold, config.policy.passthrough).active)

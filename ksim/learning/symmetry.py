@@ -16,13 +16,14 @@ import numpy as np
 from ksim.errors import ConfigError
 from robots.mirror import MirrorMap
 from robots.spec import RobotSpec
+from toolkit.settings import Settings
 
 if TYPE_CHECKING:
     from ksim.learning.policy import Encoding
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetMirror:
+class NetMirror(Settings):
     """Mirror images of the network's vectors. Twice is the identity.
 
     Attributes:
@@ -109,9 +110,7 @@ def net_mirror(
     twice = (probe @ matrix.T + offset) @ matrix.T + offset
     used = sizes.scale != 0.0
     if not np.allclose(twice[:, used], probe[:, used], atol=1e-5):
-        raise ConfigError(
-            "symmetry: the mirror image of the mirror image is another; expected ranges and holds that match"
-        )
+        raise ConfigError("symmetry: the image of the image is another; expected ranges and holds that match")
     return made
 
 

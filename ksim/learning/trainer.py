@@ -319,6 +319,7 @@ class Trainer:
             "critic": learner.model.critic.net.inputs,
             "progress": progress._asdict(),
             "versions": checkpoint.versions(),
+            **({"mirror": self.mirror.to_dict()} if self.mirror is not None and self.config.policy.symmetric else {}),
             **({} if self.started_from is None else {"started_from": self.started_from}),
         }
 
