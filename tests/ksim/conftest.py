@@ -196,8 +196,9 @@ def state(physics: PhysicsState) -> State:
 def trajectory(physics: PhysicsState) -> Callable[..., Trajectory]:
     """`trajectory(states, **changes)`: a trajectory by hand.
 
-    `states` is what each step led to, or a number of steps at home. Without changes it is an episode's beginning, the
-    command is xvel 0.5 and yawrate -0.2, the action zero, and nothing ends. A change is a field of Trajectory, (T, ...).
+    `states` is what each step led to, or a number of steps at home. Without changes it is an episode's beginning,
+    the command is xvel 0.5 and yawrate -0.2, the action zero, and nothing ends. A change is a field of Trajectory,
+    (T, ...).
     """
     scene = physics.scene
 
