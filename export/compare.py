@@ -27,7 +27,7 @@ import onnxruntime
 
 from export import graph
 from export.errors import ExportError
-from export.tracing import Step
+from export.function import Step
 from robots.bundle import Bundle
 from robots.spec import ArraySpec
 

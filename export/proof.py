@@ -31,8 +31,8 @@ from export.compare import (
     sequence,
 )
 from export.errors import ExportError
+from export.function import Step, flatten
 from export.probes import Probe, graph_probes, refusals, robot_probes
-from export.tracing import Step, flatten
 from robots.bundle import Bundle
 from robots.inputs import GRAVITY_INPUT, JOINT_ANGLES
 from robots.rotation import GRAVITY_M_S2

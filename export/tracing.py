@@ -13,8 +13,6 @@ import importlib.metadata
 import logging
 import pkgutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -25,76 +23,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import graph
 from export.errors import ExportError
+from export.function import FlatPolicy, Step, flatten
 from export.rewrites import rewrite
 from robots.bundle import Bundle
-from robots.spec import CarrySpec, PolicySpec, canonical_json, input_specs
+from robots.spec import PolicySpec, canonical_json, input_specs
 from toolkit.errors import ToolkitError
 
-Step = Callable[[dict[str, Any], Any], tuple[Any, Any]]
-# The part of the carry of a policy that has none: .kinfer wants one, so it gets a zero that goes round.
-UNUSED = "unused"
 # Split has its sizes as an input from here on.
 OPSET_MIN = 13
 LOOK_STEPS, LOOK_LIMIT = 100, 1e-5
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlatPolicy:
-    """A policy function over one flat carry.
-
-    Attributes:
-        step: `(inputs, carry) -> (action, carry)` with carries of shape (size,).
-        carry: the first carry, (size,), float32.
-        layout: what the flat carry holds, in order.
-    """
-
-    step: Step
-    carry: np.ndarray
-    layout: tuple[CarrySpec, ...]
-
-
-def flatten(step: Step, init_carry: Any) -> FlatPolicy:
-    """Lay the parts of a carry, any pytree of float32 arrays, one after the other, named by their paths in it.
-
-    Raises:
-        ExportError: a part is not float32 or not finite, or `step` returns a carry of another structure.
-    """
-    found, tree = jax.tree_util.tree_flatten_with_path(init_carry)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in found]
-    leaves = [np.asarray(leaf) for _, leaf in found]
-    for name, leaf in zip(names, leaves, strict=True):
-        if leaf.dtype != np.float32 or leaf.size == 0 or not np.isfinite(leaf).all():
-            raise ExportError(
-                f"initial carry{name and f', part {name}'}: got shape {leaf.shape} {leaf.dtype}, "
-                "expected float32, not empty, all finite"
-            )
-    shapes = [leaf.shape for leaf in leaves]
-    sizes = [leaf.size for leaf in leaves]
-    layout = tuple(CarrySpec(name=n or "carry", shape=s) for n, s in zip(names, shapes, strict=True))
-    if not leaves:
-        layout = (CarrySpec(name=UNUSED, shape=(1,)),)
-
-    def flat_step(inputs: dict[str, Any], carry: Any) -> tuple[Any, Any]:
-        flat = jnp.split(carry, np.cumsum(sizes)[:-1]) if len(sizes) > 1 else [carry][: len(sizes)]
-        parts = [v if len(s) == 1 else v.reshape(s) for v, s in zip(flat, shapes, strict=True)]
-        out = step(inputs, jax.tree_util.tree_unflatten(tree, parts))
-        if not isinstance(out, tuple) or len(out) != 2:
-            raise ExportError(f"policy function: returns {type(out).__name__}, expected (action, carry)")
-        action, after = out
-        after_leaves, after_tree = jax.tree_util.tree_flatten(after)
-        got = [(np.shape(v), str(getattr(v, "dtype", type(v).__name__))) for v in after_leaves]
-        if after_tree != tree or got != [(s, "float32") for s in shapes]:
-            raise ExportError(
-                f"policy function: returns a carry of {after_tree} {got}, expected that of the initial carry, "
-                f"{tree} {shapes} float32"
-            )
-        if not after_leaves:
-            return action, carry
-        rows = [v if len(s) == 1 else v.reshape(-1) for v, s in zip(after_leaves, shapes, strict=True)]
-        return action, jnp.concatenate(rows) if len(rows) > 1 else rows[0]
-
-    start = np.concatenate([leaf.reshape(-1) for leaf in leaves]) if leaves else np.zeros(1, np.float32)
-    return FlatPolicy(step=flat_step, carry=start, layout=layout)
 
 
 def _complete(spec: PolicySpec, flat: FlatPolicy) -> PolicySpec:

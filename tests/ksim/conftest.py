@@ -1,10 +1,11 @@
-"""What the tests of the training core share: one built robot, one small environment, one small model.
+"""What the tests of the training core share: one built robot, one small environment, one small model, values by hand.
 
 Compiling is most of their time: compiled programs are kept in pytest's cache folder, for child processes too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -14,29 +15,39 @@ from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ksim.commands import UniformCommand
 from ksim.config import Config, PolicyConfig, PpoConfig, RunConfig
-from ksim.environment import Environment
+from ksim.environment import Environment, make_environment, term_needs
 from ksim.evaluate import load_trained
 from ksim.learning import checkpoint
 from ksim.learning.policy import Model, Policy, make_model, make_policy
 from ksim.randomization import nominal
-from ksim.tasks import make_environment
-from ksim.types import EnvState, Event, PhysicsParams, PhysicsState, Sensors
+from ksim.scene import Scene
+from ksim.tasks.stand import stand
+from ksim.types import Action, PhysicsParams, PhysicsState, Reading, State, Trajectory
+from robots import delay, motor
 from robots.model import BuiltModel, build_model
 
 ROOT = Path(__file__).parents[2]
 ENVS = 4
+# Rows of the histories of `physics`: 25 ms at 5 ms a step.
+PAST = 6
 
 # Short episodes, a tiny two-layer network, commands that are not all zero.
-CONFIG = Config(
+CONFIG = dataclasses.replace(
+    stand(),
     episode_length_s=0.4,
     threads=1,
-    commands={"vx": (-0.5, 1.0), "yaw_rate": (-1.0, 1.0)},
+    commands={
+        "xvel": UniformCommand(name="xvel", range=(-0.5, 1.0)),
+        "yawrate": UniformCommand(name="yawrate", range=(-1.0, 1.0)),
+    },
     policy=PolicyConfig(hidden=8, layers=2, head=8, critic_hidden=8, critic_head=8, smoothing=0.2),
     ppo=PpoConfig(envs=ENVS, rollout_steps=4, epochs=1, minibatches=2),
     run=RunConfig(total_steps=ENVS * 4 * 20, save_every_updates=2),
@@ -54,12 +65,20 @@ def compiled_programs(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def config() -> Config:
+    """The standing task, small."""
     return CONFIG
 
 
 @pytest.fixture(scope="session")
 def built() -> BuiltModel:
-    return build_model("kbot", shapes=False)
+    """The K-Bot, compiled."""
+    return build_model("kbot", CONFIG.physics.timestep_s, shapes=False)
+
+
+@pytest.fixture(scope="session")
+def scene(environment: Environment) -> Scene:
+    """What is static in `environment`."""
+    return environment.scene
 
 
 @pytest.fixture(scope="session")
@@ -70,13 +89,13 @@ def environment() -> Environment:
 
 @pytest.fixture(scope="session")
 def model(built: BuiltModel) -> Model:
-    """An untrained model of CONFIG."""
-    make = jax.jit(lambda key: make_model(built.spec, 2, 5, CONFIG.policy, key=key))
-    return make(jax.random.key(3))
+    """An untrained model of CONFIG, whose critic sees five numbers."""
+    return eqx.filter_jit(make_model)(built.spec, 5, CONFIG, key=jax.random.key(3))
 
 
 @pytest.fixture(scope="session")
 def policy(model: Model, built: BuiltModel) -> Policy:
+    """The policy function of `model`."""
     return make_policy(model.actor, built.spec, CONFIG)
 
 
@@ -84,62 +103,123 @@ def policy(model: Model, built: BuiltModel) -> Policy:
 def checkpoint_path(model: Model, built: BuiltModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the untrained model."""
     path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
-    meta = {"config": CONFIG.to_dict(), "robot": built.spec.to_json(), "privileged": 5}
+    meta = {
+        "config": CONFIG.to_dict(),
+        "robot": built.spec.to_json(),
+        "robot_digest": built.spec.digest,
+        "critic": 5,
+    }
     checkpoint.write(path, meta, checkpoint.model_arrays(model))
     return path
 
 
 @pytest.fixture(scope="session")
 def trained(checkpoint_path: Path) -> checkpoint.Trained:
+    """The untrained model, as read from its checkpoint."""
     return load_trained(checkpoint_path)
 
 
 @pytest.fixture(scope="session")
-def batched(built: BuiltModel) -> Callable[..., PhysicsParams]:
-    """`batched(envs, **changes)`: nominal parameters of `envs` environments, numpy."""
+def batched(scene: Scene) -> Callable[..., PhysicsParams]:
+    """`batched(envs, **changes)`: the robot as described in `envs` environments, numpy, with CONFIG's model fields."""
 
     def make(envs: int, **changes: Any) -> PhysicsParams:
-        one = nominal(built)
+        one = nominal(scene, term_needs(CONFIG)[1])
         params = jax.tree.map(lambda v: np.broadcast_to(np.asarray(v), (envs, *v.shape)).copy(), one)
         return params._replace(**changes)
 
     return make
 
 
-@pytest.fixture
-def physics(built: BuiltModel) -> PhysicsState:
-    """One environment at home, upright, at rest, with empty delay lines."""
-    home = jnp.asarray(built.spec.column("home_rad"), jnp.float32)
-    zeros = jnp.zeros(20)
-    sensors = Sensors(home, zeros, jnp.asarray([0.0, 0.0, -9.81]), jnp.zeros(3), jnp.asarray([0.0, 0.0, 9.81]))
-    return PhysicsState(
-        qpos=jnp.asarray(built.home_qpos, jnp.float32),
-        qvel=jnp.zeros(26),
-        joint_position=home,
-        joint_velocity=zeros,
-        torque=zeros,
-        sensors=sensors,
-        foot_force=jnp.asarray([170.0, 180.0]),
-        command_line=jnp.tile(home, (6, 1)),
-        sensor_line=jnp.tile(sensors.flat(jnp), (6, 1)),
+@pytest.fixture(scope="session")
+def sensed() -> Callable[..., PhysicsState]:
+    """`sensed(physics, imu_gyro=[1, 0, 0])`: the state with other values of sensors, by their names."""
+
+    def change(physics: PhysicsState, **values: Any) -> PhysicsState:
+        data = physics.sensordata
+        for name, value in values.items():
+            data = data.at[..., physics.scene.sensor(name)].set(jnp.asarray(value, jnp.float32))
+        return dataclasses.replace(physics, sensordata=data)
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def physics(scene: Scene, sensed: Callable[..., PhysicsState]) -> PhysicsState:
+    """One environment at home, upright, at rest, standing on both feet; dataclasses.replace makes others of it."""
+    home, joints = jnp.asarray(scene.home_rad), jnp.zeros(scene.joints)
+    gravity, zeros = jnp.asarray([0.0, 0.0, -9.81]), jnp.zeros(3)
+    signals = {
+        "joint_position": home,
+        "joint_velocity": joints,
+        "gravity": gravity,
+        "gyro": zeros,
+        "accelerometer": -gravity,
+    }
+    state = PhysicsState(
+        qpos=jnp.asarray(scene.built.home_qpos, jnp.float32),
+        qvel=jnp.zeros(scene.built.model.nv),
+        torque=joints,
+        sensordata=jnp.zeros(scene.built.model.nsensordata),
+        motor=motor.rest(nominal(scene, ()).motor, home, jnp),
+        history={name: delay.fill(value, PAST, jnp) for name, value in signals.items()},
+        internal=(),
+        scene=scene,
     )
+    left, right = scene.feet
+    feet = {f"touch_{left}": [170.0], f"touch_{right}": [180.0]}
+    return sensed(state, imu_quat=[1.0, 0.0, 0.0, 0.0], imu_accelerometer=-gravity, **feet)
 
 
-@pytest.fixture
-def env_state(built: BuiltModel) -> EnvState:
-    """One environment before its first step."""
-    home = jnp.asarray(built.spec.column("home_rad"), jnp.float32)
-    event = Event(force_w=jnp.zeros(3), left_s=jnp.zeros(()), next_s=jnp.ones(()))
-    zeros = jnp.zeros(20)
-    return EnvState(
-        key=jax.random.key(0),
-        step=jnp.asarray(3),
+@pytest.fixture(scope="session")
+def state(physics: PhysicsState) -> State:
+    """`physics` three steps after the start, asked for xvel 0.5 and yawrate -0.2; channels bring what is new."""
+    scene = physics.scene
+    now = Reading(packet=jnp.asarray(3), age_s=jnp.zeros(()), fresh=jnp.ones((), bool))
+    return State(
+        physics=physics,
+        params=nominal(scene, ()),
         command=jnp.asarray([0.5, -0.2]),
-        target=home,
-        action=zeros,
-        action_before=zeros,
-        event=event,
+        action=jnp.zeros(scene.actions),
+        target=jnp.asarray(scene.home_rad),
+        time_s=jnp.asarray(0.06),
+        phase=jnp.zeros(()),
+        channels={name: now for name in CONFIG.channels},
+        events={"pushes": {"wrench_w": jnp.zeros(6), "left_s": jnp.zeros(()), "next_s": jnp.ones(())}},
+        level=jnp.ones(()),
+        key=jax.random.key(0),
+        episode_key=jax.random.key(1),
     )
+
+
+@pytest.fixture(scope="session")
+def trajectory(physics: PhysicsState) -> Callable[..., Trajectory]:
+    """`trajectory(states, **changes)`: a trajectory by hand.
+
+    `states` is what each step led to, or a number of steps at home. Without changes it is an episode's beginning,
+    the command is xvel 0.5 and yawrate -0.2, the action zero, and nothing ends. A change is a field of Trajectory,
+    (T, ...).
+    """
+    scene = physics.scene
+
+    def make(states: int | list[PhysicsState] = 1, **changes: Any) -> Trajectory:
+        rows = [physics] * states if isinstance(states, int) else states
+        steps, nothing = len(rows), jnp.zeros(len(rows), bool)
+        values: dict[str, Any] = {
+            "physics": jax.tree.map(lambda *v: jnp.stack(v), *[row.public() for row in rows]),
+            "command": jnp.tile(jnp.asarray([0.5, -0.2]), (steps, 1)),
+            "action": Action(jnp.zeros((steps, scene.actions)), jnp.tile(jnp.asarray(scene.home_rad), (steps, 1))),
+            "phase": jnp.zeros(steps),
+            "first": jnp.arange(steps) == 0,
+            "time_s": jnp.arange(steps) * jnp.float32(scene.control_period_s),
+            "done": nothing,
+            "timeout": nothing,
+            "fell": nothing,
+            "level": jnp.ones(()),
+        }
+        return Trajectory(**(values | changes))
+
+    return make
 
 
 @pytest.fixture(scope="session")
