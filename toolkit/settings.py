@@ -30,6 +30,7 @@ KIND = "kind"
 # Names in one dotted key.
 MAX_NAMES = 8
 S = TypeVar("S", bound="Settings")
+M = TypeVar("M")
 
 
 class Bound(NamedTuple):
@@ -93,7 +94,7 @@ class Settings(abc.ABC):  # noqa: B024  (its subclasses may have abstract method
 
     def __post_init__(self) -> None:
         root = _Root(type(self), None, "", self.who())
-        for name, about in _fields(type(self)).items():
+        for name, about in fields(type(self)).items():
             value = getattr(self, name)
             settled = _settle(about.hint, value, root, name)
             if settled is not value:
@@ -118,7 +119,7 @@ class Settings(abc.ABC):  # noqa: B024  (its subclasses may have abstract method
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, resolved; `from_dict` of it is equal to this."""
-        return {name: _plain(about.hint, getattr(self, name)) for name, about in _fields(type(self)).items()}
+        return {name: _plain(about.hint, getattr(self, name)) for name, about in fields(type(self)).items()}
 
     @classmethod
     def from_dict(cls, data: Any, base: Self | None = None, path: str = "") -> Self:
@@ -150,16 +151,32 @@ class _Root(NamedTuple):
         return self.cls.error(f"{self.noun}{quote(key)} is unknown; {hint}")
 
 
-class _About(NamedTuple):
-    """What is known of a field. `section` is its class where it is Settings, `terms` where it is a dict of them."""
+class About(NamedTuple):
+    """What is known of a field.
+
+    Attributes:
+        hint: its type.
+        bare: the type without annotations and without None.
+        section: its class where it is Settings.
+        terms: the class of its values where it is a mapping of named Settings.
+        names: it is a mapping, or may be.
+        optional: it may be None.
+        required: it has no default.
+        default: its default; None where it has none.
+    """
 
     hint: Any
+    bare: Any
     section: type[Settings] | None
     terms: type[Settings] | None
     names: bool
     optional: bool
     required: bool
     default: Any
+
+    def marker(self, kind: type[M]) -> M | None:
+        """The first of the field's annotations that is of a kind."""
+        return next((m for m in getattr(self.hint, "__metadata__", ()) if isinstance(m, kind)), None)
 
 
 def _listed(value: object) -> object:
@@ -182,7 +199,7 @@ def _is_settings(hint: Any) -> bool:
 
 
 @functools.cache
-def _fields(cls: type[Settings]) -> dict[str, _About]:
+def fields(cls: type[Settings]) -> dict[str, About]:
     """What a class declares, in order, without what stays out of the plain form."""
     hints = typing.get_type_hints(cls, include_extras=True)
     out = {}
@@ -193,8 +210,9 @@ def _fields(cls: type[Settings]) -> dict[str, _About]:
         mapping = next((a for a in (bare, *typing.get_args(bare)) if typing.get_origin(a) is dict), None)
         inner = None if mapping is None else _bare(typing.get_args(mapping)[1])[0]
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-        out[f.name] = _About(
+        out[f.name] = About(
             hint=hints[f.name],
+            bare=bare,
             section=bare if _is_settings(bare) else None,
             terms=inner if _is_settings(inner) else None,
             names=inner is not None,
@@ -376,7 +394,7 @@ def _plain(hint: Any, value: Any) -> Any:
 
 def _keys(cls: type[Settings], base: Settings | None, prefix: str, seen: tuple[type, ...] = ()) -> Iterator[str]:
     """Every dotted key of settings, or of a class."""
-    for name, about in _fields(cls).items():
+    for name, about in fields(cls).items():
         yield f"{prefix}{name}"
         value = about.default if base is None else getattr(base, name)
         inside = {name: value} if about.section else {f"{name}.{k}": v for k, v in value.items()} if about.terms else {}
@@ -416,7 +434,7 @@ def _resolve(
             continue
         if not isinstance(change, Mapping):
             if not cls.shorthand:
-                inside = "" if path else f" with {', '.join(_fields(cls))}"
+                inside = "" if path else f" with {', '.join(fields(cls))}"
                 raise root.unlike(path, change, f"a mapping{inside}")
             change = {cls.shorthand: change}
         if KIND in change:
@@ -431,7 +449,7 @@ def _resolve(
 
 
 def _terms(
-    about: _About, current: Mapping[str, Settings], changes: Sequence[Any], root: _Root, path: str, fresh: bool
+    about: About, current: Mapping[str, Settings], changes: Sequence[Any], root: _Root, path: str, fresh: bool
 ) -> dict[str, Any]:
     """A mapping of named settings: a mapping changes one, null takes it out, a new one says its kind."""
     given: dict[str, list[Any]] = {}
@@ -497,18 +515,18 @@ def _build(
     """Settings of exactly this class: `base`, or the defaults, with changes. Nested ones are built first."""
     if _abstract(cls):
         raise root.wrong(path, f"got no {KIND}, expected a mapping with a {KIND}, one of {', '.join(kinds(cls))}")
-    fields = _fields(cls)
+    known = fields(cls)
     given: dict[str, list[Any]] = {}
     for change in changes:
         for name, value in change.items():
-            if not isinstance(name, str) or name not in fields:
+            if not isinstance(name, str) or name not in known:
                 word = name if isinstance(name, str) else quote(name)
                 key = f"{path}.{word}" if path else word
-                raise root.unknown(key, _hint(word, path, list(fields), root))
+                raise root.unknown(key, _hint(word, path, list(known), root))
             given.setdefault(name, []).append(value)
     values: dict[str, Any] = {}
     for name, several in given.items():
-        about, key = fields[name], f"{path}.{name}" if path else name
+        about, key = known[name], f"{path}.{name}" if path else name
         current = about.default if base is None else getattr(base, name)
         if about.section is not None:
             if not about.optional:  # an empty section changes nothing
@@ -531,10 +549,10 @@ def _build(
             values[name] = _names(current, several, root, key)
         else:
             values[name] = several[-1]
-    missing = [n for n, about in fields.items() if about.required and base is None and n not in values]
+    missing = [n for n, about in known.items() if about.required and base is None and n not in values]
     if missing:
         key = f"{path}.{missing[0]}" if path else missing[0]
-        raise root.wrong(key, f"is missing, expected {describe(fields[missing[0]].hint)}")
+        raise root.wrong(key, f"is missing, expected {describe(known[missing[0]].hint)}")
     try:
         return cls(**values) if base is None else dataclasses.replace(base, **values)
     except SettingsError as error:
@@ -608,7 +626,7 @@ def load(
 
 
 def _needs(cls: type[Settings]) -> bool:
-    return _abstract(cls) or any(about.required for about in _fields(cls).values())
+    return _abstract(cls) or any(about.required for about in fields(cls).values())
 
 
 def _made(base: type[S] | S) -> S:
