@@ -15,63 +15,36 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from toolkit.errors import SettingsError
+from toolkit.setting_values import Bound, Dotted, Names, Range, describe, nearest, shown, stripped
 from toolkit.strict_json import digest
 from toolkit.yaml_file import YamlError, parse_yaml, quote, read_yaml
 
-# [low, high], low at most high
-Range = tuple[float, float]
+__all__ = [
+    "Bound",
+    "Names",
+    "Range",
+    "Settings",
+    "apply_overrides",
+    "describe",
+    "fields",
+    "from_dict",
+    "kinds",
+    "load",
+    "merge",
+    "nearest",
+]
+
 KIND = "kind"
 # Names in one dotted key.
 MAX_NAMES = 8
 S = TypeVar("S", bound="Settings")
 M = TypeVar("M")
-
-
-class Bound(NamedTuple):
-    """What a number may be, or both ends of a range, or each number of a list or mapping; of a string, its length.
-
-    Attributes:
-        least: the least value.
-        greatest: the greatest value.
-        what: what it is, with its unit.
-    """
-
-    least: float
-    greatest: float
-    what: str
-
-    def __str__(self) -> str:
-        """As messages have it: `0 to 1 (a share)`."""
-        return f"{_shown(self.least)} to {_shown(self.greatest)} ({self.what})"
-
-
-def _shown(number: float) -> str:
-    return str(number) if isinstance(number, int) else f"{number:g}"
-
-
-class Names(dict[str, Any]):
-    """A mapping that stays as it is, and so has a hash; equal to a dict of the same items."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(frozenset(self.items()))
-
-    def _fixed(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError("settings do not change; make new ones with dataclasses.replace or toolkit.settings.merge")
-
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _fixed  # type: ignore
-
-    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
-        return Names, (dict(self),)
-
-
-class _Dotted(dict[str, Any]):
-    """Keys that were named one by one: in a mapping of plain values they change those and leave the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,17 +156,6 @@ def _listed(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _bare(hint: Any) -> tuple[Any, bool]:
-    """A hint without Annotated and without None, and whether it had None."""
-    while hasattr(hint, "__metadata__"):
-        hint = hint.__origin__
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        inner = [h for h in typing.get_args(hint) if h is not types.NoneType]
-        if len(inner) < len(typing.get_args(hint)) and len(inner) == 1:
-            return _bare(inner[0])[0], True
-    return hint, False
-
-
 def _is_settings(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Settings)
 
@@ -206,9 +168,9 @@ def fields(cls: type[Settings]) -> dict[str, About]:
     for f in dataclasses.fields(cls):
         if not f.init or f.metadata.get("plain") is False:
             continue
-        bare, optional = _bare(hints[f.name])
+        bare, optional = stripped(hints[f.name])
         mapping = next((a for a in (bare, *typing.get_args(bare)) if typing.get_origin(a) is dict), None)
-        inner = None if mapping is None else _bare(typing.get_args(mapping)[1])[0]
+        inner = None if mapping is None else stripped(typing.get_args(mapping)[1])[0]
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         out[f.name] = About(
             hint=hints[f.name],
@@ -260,27 +222,6 @@ def _kind(declared: type[Settings], name: object, root: _Root, path: str) -> typ
     raise root.wrong(f"{path}.{KIND}" if path else KIND, f"got {quote(name)}; {nearest(name, known)}")
 
 
-def _or(words: Sequence[str]) -> str:
-    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def describe(hint: Any) -> str:
-    """What a field of this type takes, for messages."""
-    while hasattr(hint, "__metadata__"):
-        hint = hint.__origin__
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return _or([str(a) for a in args])
-    if origin in (types.UnionType, typing.Union):
-        return _or([describe(a) for a in args])
-    if origin is tuple:
-        return "a list" if args[-1] is Ellipsis else "[low, high]" if hint == Range else f"a list of {len(args)}"
-    if origin is dict:
-        return "a mapping of names" if args[1] is str else f"a mapping of name to {describe(args[1])}"
-    words = {bool: "true or false", int: "an integer", float: "a number", str: "a string", Path: "a path"}
-    return words.get(hint, "null" if hint is types.NoneType else "a mapping" if _is_settings(hint) else str(hint))
-
-
 def _number(hint: type, value: Any, root: _Root, key: str, bound: Bound | None, got: Any) -> float:
     whole = isinstance(value, numbers.Integral) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or (hint is int and not whole):
@@ -300,7 +241,7 @@ def _number(hint: type, value: Any, root: _Root, key: str, bound: Bound | None, 
 
 def _shaped(hint: Any, value: Any) -> bool:
     """Whether a value looks as if it were meant for this alternative of a union."""
-    hint = _bare(hint)[0]
+    hint = stripped(hint)[0]
     origin = typing.get_origin(hint) or hint
     if origin is typing.Literal:
         return any(type(a) is type(value) and a == value for a in typing.get_args(hint))
@@ -369,14 +310,14 @@ def _settle(hint: Any, value: Any, root: _Root, key: str, bound: Bound | None = 
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is str and bound is not None and not (isinstance(value, str) and len(value) <= bound.greatest):
-        raise root.unlike(key, value, f"a string of at most {_shown(bound.greatest)} {bound.what}")
+        raise root.unlike(key, value, f"a string of at most {shown(bound.greatest)} {bound.what}")
     if not isinstance(value, hint):
         raise root.unlike(key, value, describe(hint))
     return value
 
 
 def _plain(hint: Any, value: Any) -> Any:
-    hint = _bare(hint)[0]
+    hint = stripped(hint)[0]
     args = typing.get_args(hint)
     if isinstance(value, Settings):
         data = value.to_dict()
@@ -484,18 +425,10 @@ def _terms(
     return out
 
 
-def nearest(name: object, known: Iterable[str], path: str = "") -> str:
-    """What may have been meant, and what there is, for messages; `path` stands before the name meant."""
-    known = list(known)
-    near = difflib.get_close_matches(name if isinstance(name, str) else quote(name), known, n=1, cutoff=0.5)
-    meant = f"did you mean {path}.{near[0]}? ".replace(" .", " ") if near else ""
-    return f"{meant}there is {', '.join(known) or 'none'}"
-
-
 def _names(current: Any, changes: Sequence[Any], root: _Root, path: str) -> Any:
     """A mapping of plain values: a whole one replaces it, keys named one by one change those alone."""
     for change in changes:
-        if not isinstance(change, _Dotted):
+        if not isinstance(change, Dotted):
             current = change
             continue
         current = dict(current) if isinstance(current, Mapping) else {}
@@ -652,6 +585,6 @@ def apply_overrides(settings: S, overrides: Sequence[str]) -> S:
         if len(names) > MAX_NAMES:
             raise settings.error(f"--set {quote(text)}: {len(names)} names deep; expected a key such as ppo.envs")
         for name in reversed(names):
-            nested = _Dotted({name: nested})
+            nested = Dotted({name: nested})
         changes.append(nested)
     return _merge(settings, changes) if changes else settings
