@@ -24,15 +24,16 @@ from rich.console import Console
 from rich.table import Table
 
 from ksim.errors import KsimError
+from ksim.options import SEED_MAX, KsimOptions
 from toolkit.cli import Option, options
 from toolkit.files import LOCK, atomic_path, locked, shipped_config, shipped_policy
-from toolkit.settings import Bound, Settings
+from toolkit.settings import Bound
 
 GOOD_ENOUGH = 0.8
 TASK = "kbot_stand"
 MARKER = ".ksim-demo"
 # evaluations take seeds some thousands on
-SEEDS = Bound(0, 2**32 - 1 - 10_000, "a seed")
+SEEDS = Bound(0, SEED_MAX - 10_000, "a seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +301,7 @@ def table(result: dict[str, Any]) -> Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoOptions(Settings):
+class DemoOptions(KsimOptions):
     """The options of `ksim demo`."""
 
     out: Annotated[str, Option("folder for everything it writes")] = "runs/demo"

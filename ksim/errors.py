@@ -1,14 +1,14 @@
 """Errors of the training core."""
 
-from toolkit.errors import ToolkitError
+from toolkit.errors import SettingsError, ToolkitError
 
 
 class KsimError(ToolkitError):
     """Root of the errors of ksim."""
 
 
-class ConfigError(KsimError):
-    """A configuration key is unknown, ill-typed or out of range."""
+class ConfigError(KsimError, SettingsError):
+    """A configuration does not fit the robot, or names what is not there."""
 
 
 class CheckpointError(KsimError):

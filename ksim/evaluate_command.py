@@ -7,19 +7,20 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from ksim.options import SEED, KsimOptions
 from toolkit.cli import Option, importing, options
-from toolkit.settings import Bound, Settings
+from toolkit.settings import Bound
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Settings):
+class EvaluateOptions(KsimOptions):
     """The options of `ksim eval`."""
 
     policy: Annotated[
         str, Option("a .ckpt, a .kinfer, or the word 'home': the PD hold without a policy", positional=True)
     ]
     episodes: Annotated[int, Option("number of episodes"), Bound(1, 100_000, "episodes")] = 100
-    seed: Annotated[int, Option("seed of the episodes"), Bound(0, 2**32 - 1, "a seed")] = 1000
+    seed: Annotated[int, Option("seed of the episodes"), SEED] = 1000
     engine: Annotated[Literal["auto", "mujoco", "mjx"], Option("what steps the physics")] = "auto"
     config: Annotated[
         str | None, Option("task to evaluate in (default: the checkpoint's; for a bundle its task's)")

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from ksim.config import Config, apply_overrides, from_dict, load_config
 from ksim.errors import CheckpointError, ConfigError
+from ksim.options import KsimOptions
 from toolkit.cli import Option, drop_stdout, importing, options
-from toolkit.settings import Settings
 
 if TYPE_CHECKING:
     from ksim.train import TrainResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Settings):
+class TrainOptions(KsimOptions):
     """The options of `ksim train`."""
 
     config: Annotated[str, Option("YAML configuration, e.g. configs/kbot_stand.yaml")]

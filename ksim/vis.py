@@ -14,16 +14,17 @@ from typing import Annotated, Any
 import numpy as np
 
 from ksim.errors import KsimError
+from ksim.options import SEED, KsimOptions
 from toolkit.cli import Option, importing, options
-from toolkit.settings import Bound, Settings
+from toolkit.settings import Bound
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisOptions(Settings):
+class VisOptions(KsimOptions):
     """The options of `ksim vis`."""
 
     checkpoint: Annotated[str, Option("a .ckpt or a .kinfer")]
-    seed: Annotated[int, Option("of the episode"), Bound(0, 2**32 - 1, "a seed")] = 0
+    seed: Annotated[int, Option("of the episode"), SEED] = 0
     seconds: Annotated[float, Option("length [s]"), Bound(0.01, 3600, "seconds")] = 10.0
     out: Annotated[str | None, Option("write this .mp4 instead of opening a window")] = None
     set: Annotated[tuple[str, ...], Option("override a key of the task", metavar="KEY=VALUE")] = ()
