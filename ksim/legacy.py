@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ksim.names import COMMAND_ALIASES
-from toolkit.settings import Dotted
+from toolkit.setting_values import Dotted
 
 # What a file without a task meant.
 TASK = "kbot_stand"
