@@ -65,8 +65,7 @@ class Recurring(Event, abc.ABC):
 
     def _clock(self, state: State, carry: dict[str, Any]) -> tuple[Any, Any, Any]:
         """(it begins now, how long it lasts still, the time to the next)."""
-        unit: Any = jax.random.uniform(jax.random.fold_in(state.key, 1), (2,))
-        length, pause = unit[0], unit[1]
+        length, pause = jax.random.uniform(jax.random.fold_in(state.key, 1), (2,))
         period = state.scene.control_period_s
         lasts = self.duration_s[0] + length * (self.duration_s[1] - self.duration_s[0])
         wait = self.interval_s[0] + pause * (self.interval_s[1] - self.interval_s[0])
@@ -86,7 +85,7 @@ class ForcePush(Recurring):
         size, turn = jax.random.uniform(state.key, (2,))
         angle = 2.0 * np.pi * turn
         force = factor(self.scale, state.level) * self.force_n * size * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
-        wrench = jnp.where(begins, jnp.concatenate([force, jnp.zeros(4)]), carry["wrench_w"])
+        wrench: Any = jnp.where(begins, jnp.concatenate([force, jnp.zeros(4)]), carry["wrench_w"])
         wrench = jnp.where(left > 0.0, wrench, 0.0)
         return NOTHING._replace(wrench_w=wrench), {"wrench_w": wrench, "left_s": left, "next_s": following}
 
@@ -104,7 +103,7 @@ class TorquePush(Recurring):
         axis = jax.random.normal(axis_key, (3,))
         axis = axis / jnp.maximum(jnp.linalg.norm(axis), 1e-6)
         torque = factor(self.scale, state.level) * self.torque_nm * jax.random.uniform(size_key) * axis
-        wrench = jnp.where(begins, jnp.concatenate([jnp.zeros(3), torque]), carry["wrench_w"])
+        wrench: Any = jnp.where(begins, jnp.concatenate([jnp.zeros(3), torque]), carry["wrench_w"])
         wrench = jnp.where(left > 0.0, wrench, 0.0)
         return NOTHING._replace(wrench_w=wrench), {"wrench_w": wrench, "left_s": left, "next_s": following}
 

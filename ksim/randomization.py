@@ -289,7 +289,7 @@ class FootShapeRandomization(FactorRandomization):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return ("geom_size", "geom_rbound", "geom_aabb")
+        return ("geom_size", "geom_rbound")
 
     def size(self, scene: Scene) -> int:
         return len(scene.feet)
