@@ -25,6 +25,7 @@ from deploy.errors import DeployError
 from deploy.plant import Plant
 from deploy.reality import Reality, load_reality
 from deploy.twin_services import CALLS, Services
+from robots.understood import understood
 from toolkit.cli import describe, parser, run_verb
 from toolkit.files import atomic_path
 
@@ -347,6 +348,8 @@ def main(argv: list[str] | None = None) -> int:
         how = "lock-step" if args.lockstep else "real time"
         reality = twin.plant.reality.name
         print(f"twin: {twin.plant.spec.name} on {args.host}:{twin.port} ({how}, reality {reality})", flush=True)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"twin: {understood(twin.plant.built)}", file=sys.stderr, flush=True)
 
     async def serve() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()

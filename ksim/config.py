@@ -65,6 +65,7 @@ class PolicyConfig(Settings):
         target_speed: share of a joint's no-load speed that its target moves at, at most; 0 means any speed.
         hold: joints whose name contains one of these words hold the home pose.
         passthrough: {joint: command}; the joint's target is that command [rad], which the network does not see.
+        symmetric: the actor is exactly symmetric: what it does mirrored is what it does to the mirror image.
         clock: a gait clock in the carry, which the network sees.
         init_std: spread of the raw action at the start.
     """
@@ -83,6 +84,7 @@ class PolicyConfig(Settings):
     target_speed: Annotated[float, _SHARE] = 0.0
     hold: tuple[str, ...] = ()
     passthrough: dict[str, str] = field(default_factory=dict)
+    symmetric: bool = False
     clock: GaitClock = GaitClock()
     init_std: Annotated[float, Bound(1e-4, 100, "a standard deviation")] = 0.3
 
@@ -94,7 +96,27 @@ class PolicyConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PpoConfig(Settings):
-    """Proximal policy optimisation over truncated sequences."""
+    """Proximal policy optimisation over truncated sequences.
+
+    Attributes:
+        envs: environments.
+        rollout_steps: control steps of a rollout, and of a sequence.
+        epochs: passes over a rollout.
+        minibatches: parts of each pass.
+        gamma: discount of a control step.
+        lam: of generalised advantage estimation.
+        clip: of the change of an action's probability.
+        learning_rate: step size at the start; it follows the KL.
+        learning_rate_min: its least.
+        learning_rate_max: its greatest.
+        target_kl: KL that an update should have [nats].
+        entropy: weight of the entropy.
+        value_coefficient: weight of the value's error.
+        max_grad_norm: gradients are clipped to this norm.
+        burn_in: first steps of each sequence that only bring the recurrent states up to date, and teach nothing.
+        symmetry: none; augment: also learn from the mirror image of each step; loss: also be symmetric.
+        symmetry_weight: weight of that loss.
+    """
 
     envs: Annotated[int, Bound(1, 131_072, "environments")] = 256
     rollout_steps: Annotated[int, Bound(1, 10_000, "steps")] = 24
@@ -110,9 +132,18 @@ class PpoConfig(Settings):
     entropy: Annotated[float, Bound(0, 1000, "a weight")] = 0.002
     value_coefficient: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
     max_grad_norm: Annotated[float, Bound(1e-9, 1e9, "a norm")] = 1.0
+    burn_in: Annotated[int, Bound(0, 10_000, "steps")] = 0
+    symmetry: Literal["none", "augment", "loss"] = "none"
+    symmetry_weight: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
 
     def check(self) -> None:
         self.require(self.envs % self.minibatches == 0, "envs", self.envs, "a multiple of ppo.minibatches")
+        self.require(
+            self.burn_in < self.rollout_steps,
+            "burn_in",
+            self.burn_in,
+            f"below ppo.rollout_steps ({self.rollout_steps})",
+        )
         least, most = self.learning_rate_min, self.learning_rate_max
         self.require(least <= most, "learning_rate_min", least, f"at most ppo.learning_rate_max ({most:g})")
 

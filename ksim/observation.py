@@ -1,154 +1,94 @@
 """What the policy and the critic see: one term each, of one environment's State.
 
-A policy input is a term under its .kinfer name. The critic sees the terms of its own table, one after the other. A late
-term reads the past of a signal through a channel (ksim/channels.py), and repeats its value to the bit until the
-channel has a new packet.
+A policy input is a term under its .kinfer name. The critic sees the terms of its own table, one after the other.
+Here are the terms that see the truth now; what comes late is in ksim/sensing.py, and has its names here too.
+Frames: the base's own; the world's; the heading's, which stands upright in the base and looks where it looks.
 """
 
 from __future__ import annotations
 
-import abc
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 
+from ksim.clock import GaitClock, places
 from ksim.errors import ConfigError
-from ksim.noise import Draw, Noise
-from ksim.term import Term
-from ksim.types import State
-from robots import delay, rotation
+from ksim.sensing import (
+    DelayedAccelerometerObservation,
+    DelayedGyroObservation,
+    DelayedJointPositionObservation,
+    DelayedJointVelocityObservation,
+    DelayedObservation,
+    DelayedProjectedGravityObservation,
+    DelayedSensorObservation,
+    ImuObservation,
+    Observation,
+    StatefulObservation,
+    asked_of_model,
+)
+from ksim.types import PhysicsState, State
+from robots import rotation
 from toolkit.settings import Bound
 
+__all__ = [
+    "AccelerometerObservation",
+    "ActuatorForceObservation",
+    "BaseAngularVelocityObservation",
+    "BaseGravityObservation",
+    "BaseHeightObservation",
+    "BaseLinearVelocityObservation",
+    "BaseOrientationObservation",
+    "BasePositionObservation",
+    "BaseRollPitchYawObservation",
+    "CentreOfMassObservation",
+    "CentreOfMassVelocityObservation",
+    "ChannelAgeObservation",
+    "CommandObservation",
+    "DelayedAccelerometerObservation",
+    "DelayedGyroObservation",
+    "DelayedJointPositionObservation",
+    "DelayedJointVelocityObservation",
+    "DelayedObservation",
+    "DelayedProjectedGravityObservation",
+    "DelayedSensorObservation",
+    "EventObservation",
+    "FeetContactObservation",
+    "FeetForceObservation",
+    "FeetHeightObservation",
+    "FeetOrientationObservation",
+    "FeetPositionObservation",
+    "FeetVelocityObservation",
+    "GaitPhaseObservation",
+    "GyroObservation",
+    "ImuObservation",
+    "JointPositionObservation",
+    "JointTargetObservation",
+    "JointVelocityObservation",
+    "LastActionObservation",
+    "NamedCommandObservation",
+    "Observation",
+    "ProjectedGravityObservation",
+    "RandomizationObservation",
+    "SensorObservation",
+    "StatefulObservation",
+    "TimeObservation",
+]
 
-@dataclass(frozen=True, kw_only=True)
-class Observation(Term, abc.ABC):
-    """A vector that is seen.
-
-    Attributes:
-        noise: what a sensor adds to it; None adds nothing.
-        scale: factor that brings it to about 1, for the critic.
-    """
-
-    noise: Noise | None = None
-    scale: Annotated[float, Bound(-1e6, 1e6, "a factor")] = 1.0
-
-    @abc.abstractmethod
-    def observe(self, state: State) -> Any:
-        """The true value, (size,)."""
-
-    def seen(self, state: State) -> Any:
-        """The value with its noise, (size,)."""
-        return self.disturbed(self.observe(state), state, state.key)
-
-    def disturbed(self, value: Any, state: State, key: Any) -> Any:
-        """A value with this term's noise."""
-        return value if self.noise is None else self.noise.disturb(value, Draw(key, state.episode_key, state.level))
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatefulObservation(Observation, abc.ABC):
-    """An observation with a memory, which starts anew with each episode."""
-
-    @abc.abstractmethod
-    def initial_carry(self, state: State) -> Any:
-        """The memory before an episode's first step."""
-
-    @abc.abstractmethod
-    def observe_stateful(self, state: State, carry: Any) -> tuple[Any, Any]:
-        """(the value with its noise, the next memory)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DelayedObservation(StatefulObservation, abc.ABC):
-    """A signal as a channel brings it: late, held until the next packet, noisy once a packet.
-
-    Attributes:
-        channel: the channel's name in the task.
-    """
-
-    channel: str = "joints"
-
-    @property
-    @abc.abstractmethod
-    def signal(self) -> str:
-        """The signal that it reads: one of ksim.engine.SIGNALS, or a sensor of the model."""
-
-    def turned(self, value: Any, state: State) -> Any:
-        """What the mounting of the sensor makes of its value."""
-        return value
-
-    def observe(self, state: State) -> Any:
-        line, channel = state.physics.history[self.signal], self._reading(state)
-        return self.turned(delay.read(line, channel.age_s, state.scene.built.model.opt.timestep, jnp), state)
-
-    def _reading(self, state: State) -> Any:
-        if self.channel not in state.channels:
-            known = ", ".join(state.channels) or "none"
-            raise ConfigError(f"{type(self).__name__}: no channel {self.channel!r}; the task has {known}")
-        return state.channels[self.channel]
-
-    def initial_carry(self, state: State) -> Any:
-        return jnp.zeros_like(self.observe(state))
-
-    def observe_stateful(self, state: State, carry: Any) -> tuple[Any, Any]:
-        value = jnp.where(self._reading(state).fresh, self.seen(state), carry)
-        return value, value
+Frame = Literal["base", "world", "heading"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DelayedJointPositionObservation(DelayedObservation):
-    """Encoder angles through a channel [rad], (joints,): zero offsets, play and compliance are in them."""
-
-    @property
-    def signal(self) -> str:
-        return "joint_position"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DelayedJointVelocityObservation(DelayedObservation):
-    """Encoder velocities through a channel [rad/s], (joints,)."""
-
-    @property
-    def signal(self) -> str:
-        return "joint_velocity"
+def in_frame(vector_w: Any, physics: PhysicsState, frame: Frame) -> Any:
+    """Vectors of the world (..., 3), told in a frame of the robot: its base's, or its heading's."""
+    if frame == "world":
+        return vector_w
+    quat = physics.base_quat if frame == "base" else rotation.from_yaw(physics.heading, jnp)
+    return rotation.rotate_inverse(quat, vector_w, jnp)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImuObservation(DelayedObservation, abc.ABC):
-    """A vector in the IMU's frame, which is mounted askew as PhysicsParams.imu_tilt says."""
-
-    channel: str = "imu"
-
-    def turned(self, value: Any, state: State) -> Any:
-        return rotation.rotate(rotation.from_rotvec(state.params.imu_tilt, jnp), value, jnp)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DelayedProjectedGravityObservation(ImuObservation):
-    """Gravity in the IMU's frame through a channel [m/s^2], (3,); upright is (0, 0, -9.81)."""
-
-    @property
-    def signal(self) -> str:
-        return "gravity"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DelayedGyroObservation(ImuObservation):
-    """Angular velocity in the IMU's frame through a channel [rad/s], (3,)."""
-
-    @property
-    def signal(self) -> str:
-        return "gyro"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DelayedAccelerometerObservation(ImuObservation):
-    """Proper acceleration in the IMU's frame through a channel [m/s^2], (3,)."""
-
-    @property
-    def signal(self) -> str:
-        return "accelerometer"
+def _upper(quat: Any) -> Any:
+    """The same rotation with w at least 0: one rotation is then one value."""
+    return jnp.where(quat[..., :1] < 0.0, -quat, quat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +97,23 @@ class CommandObservation(Observation):
 
     def observe(self, state: State) -> Any:
         return state.command
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedCommandObservation(Observation):
+    """One element of the command vector, (1,).
+
+    Attributes:
+        name: of the command, or an older name of it.
+    """
+
+    name: Annotated[str, Bound(1, 200, "a command's name")]
+
+    def observe(self, state: State) -> Any:
+        if state.scene.command(self.name) < 0:
+            known = ", ".join(state.scene.command_names) or "none"
+            raise ConfigError(f"{type(self).__name__}: no command {self.name!r}; the task has {known}")
+        return jnp.atleast_1d(state.command_of(self.name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,13 +141,49 @@ class BaseHeightObservation(Observation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseLinearVelocityObservation(Observation):
-    """Linear velocity of the base [m/s], (3,), in its own frame, or in the world's."""
-
-    world: bool = False
+class BaseOrientationObservation(Observation):
+    """Orientation of the base in the world as a unit quaternion, w first and not negative, (4,)."""
 
     def observe(self, state: State) -> Any:
-        return state.physics.base_lin_vel_w if self.world else state.physics.base_lin_vel_b
+        return _upper(state.physics.base_quat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRollPitchYawObservation(Observation):
+    """Roll, pitch and yaw of the base in the world [rad], (3,); they jump at half a turn."""
+
+    def observe(self, state: State) -> Any:
+        return jnp.stack(rotation.roll_pitch_yaw(state.physics.base_quat, jnp), axis=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseGravityObservation(Observation):
+    """Gravity in the base's frame, whatever the IMU's mounting [m/s^2], (3,); upright is (0, 0, -9.81)."""
+
+    def observe(self, state: State) -> Any:
+        return rotation.gravity_in_frame(state.physics.base_quat, xp=jnp)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseLinearVelocityObservation(Observation):
+    """Linear velocity of the base [m/s], (3,), in its own frame, the world's or the heading's."""
+
+    frame: Frame = "base"
+
+    def observe(self, state: State) -> Any:
+        return in_frame(state.physics.base_lin_vel_w, state.physics, self.frame)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseAngularVelocityObservation(Observation):
+    """Angular velocity of the base [rad/s], (3,), in its own frame, the world's or the heading's."""
+
+    frame: Frame = "base"
+
+    def observe(self, state: State) -> Any:
+        # MuJoCo has a free joint's angular velocity in the base's frame already
+        physics = state.physics
+        return physics.base_ang_vel_b if self.frame == "base" else in_frame(physics.base_ang_vel_w, physics, self.frame)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,11 +222,162 @@ class GyroObservation(Observation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AccelerometerObservation(Observation):
+    """Proper acceleration in the IMU's frame, now [m/s^2], (3,); at rest upright it is (0, 0, 9.81)."""
+
+    def observe(self, state: State) -> Any:
+        return state.physics.sensor("imu_accelerometer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorObservation(Observation):
+    """Any sensor of the model, now, (size,), as the model has it.
+
+    Attributes:
+        sensor: its name: `touch_left_foot`, `foot_position_left_foot`, `com_velocity`, or one of the model's own.
+    """
+
+    sensor: Annotated[str, Bound(1, 200, "a sensor's name")]
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        return asked_of_model(self.sensor)
+
+    def observe(self, state: State) -> Any:
+        return state.physics.sensor(self.sensor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeetContactObservation(Observation):
+    """1 for each foot that touches the ground, 0 for the others, (feet,)."""
+
+    def observe(self, state: State) -> Any:
+        return jnp.asarray(state.physics.foot_contact, jnp.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeetForceObservation(Observation):
     """Contact force of each foot [N], (feet,)."""
 
     def observe(self, state: State) -> Any:
         return state.physics.foot_force
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeetPositionObservation(Observation):
+    """From the base to each foot's site [m], (3 feet,), foot after foot."""
+
+    frame: Frame = "heading"
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        return ("foot_position",)
+
+    def observe(self, state: State) -> Any:
+        physics = state.physics
+        away = physics.of_feet("foot_position") - physics.base_position
+        return jnp.ravel(in_frame(away, physics, self.frame))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeetVelocityObservation(Observation):
+    """Velocity of each foot's site in the world, told in a frame [m/s], (3 feet,), foot after foot."""
+
+    frame: Frame = "heading"
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        return ("foot_velocity",)
+
+    def observe(self, state: State) -> Any:
+        return jnp.ravel(in_frame(state.physics.of_feet("foot_velocity"), state.physics, self.frame))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeetOrientationObservation(Observation):
+    """Orientation of each foot's site in the heading's frame, quaternions, w first and not negative, (4 feet,)."""
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        return ("foot_quat",)
+
+    def observe(self, state: State) -> Any:
+        back = rotation.from_yaw(-state.physics.heading, jnp)
+        return jnp.ravel(_upper(rotation.multiply(back, state.physics.of_feet("foot_quat"), jnp)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeetHeightObservation(Observation):
+    """Height of each foot's site above where it is when the robot stands at home [m], (feet,)."""
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        return ("foot_position",)
+
+    def observe(self, state: State) -> Any:
+        return state.physics.of_feet("foot_position")[..., 2] - state.scene.foot_rest_height_m
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentreOfMassObservation(Observation):
+    """From the base to the robot's centre of mass [m], (3,)."""
+
+    frame: Frame = "heading"
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        return ("com_position",)
+
+    def observe(self, state: State) -> Any:
+        physics = state.physics
+        return in_frame(physics.sensor("com_position") - physics.base_position, physics, self.frame)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentreOfMassVelocityObservation(Observation):
+    """Velocity of the robot's centre of mass in the world, told in a frame [m/s], (3,)."""
+
+    frame: Frame = "heading"
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        return ("com_velocity",)
+
+    def observe(self, state: State) -> Any:
+        return in_frame(state.physics.sensor("com_velocity"), state.physics, self.frame)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActuatorForceObservation(Observation):
+    """Drive torque of each joint in the last physics step, before friction [N m], (joints,)."""
+
+    def observe(self, state: State) -> Any:
+        return state.physics.torque
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointTargetObservation(Observation):
+    """The last joint targets [rad], (joints,), or their distance from the home pose."""
+
+    from_home: bool = False
+
+    def observe(self, state: State) -> Any:
+        return state.target - state.scene.home_rad if self.from_home else state.target
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaitPhaseObservation(Observation):
+    """Sine and cosine of the gait clock, (2,), both 0 while the robot is asked to stand.
+
+    Attributes:
+        clock: says which commands ask for motion; its frequency is the policy's.
+    """
+
+    clock: GaitClock = GaitClock()
+
+    def observe(self, state: State) -> Any:
+        moving = self.clock.moving(state.command, places(self.clock, state.scene.command_names))
+        return self.clock.features(state.phase, moving)
 
 
 @dataclass(frozen=True, kw_only=True)

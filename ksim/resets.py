@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ksim.curriculum import Scale, factor
+from ksim.poses import load_poses
 from ksim.scene import Scene
 from ksim.term import Term
 from robots import rotation
@@ -95,12 +96,62 @@ def turned(pose: Pose, scene: Scene, quat: Any) -> Pose:
 
 @dataclass(frozen=True, kw_only=True)
 class HeightReset(Reset):
-    """The base is lifted [m]."""
+    """The base is lifted [m]: by `lift_m`, and by up to `drop_m` more, which the curriculum may change."""
 
     lift_m: Annotated[float, Bound(0, 10, "metres")] = 0.01
+    drop_m: Annotated[float, Bound(0, 10, "metres")] = 0.0
 
     def reset(self, pose: Pose, scene: Scene, key: Any, level: Any) -> Pose:
-        return pose._replace(qpos=pose.qpos.at[scene.base_qpos + 2].add(self.lift_m)) if scene.floating else pose
+        if not scene.floating:
+            return pose
+        lift = self.lift_m + factor(self.scale, level) * self.drop_m * jax.random.uniform(key)
+        return pose._replace(qpos=pose.qpos.at[scene.base_qpos + 2].add(lift))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasePositionReset(Reset):
+    """The base starts elsewhere over ground, up to this far along each axis of the world [m]."""
+
+    width_m: Annotated[float, Bound(0, 1e6, "metres")] = 0.5
+
+    def reset(self, pose: Pose, scene: Scene, key: Any, level: Any) -> Pose:
+        if not scene.floating:
+            return pose
+        start = scene.base_qpos
+        away = self.width_m * self._unit(key, 2, level)
+        return pose._replace(qpos=pose.qpos.at[start : start + 2].add(away))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosesReset(Reset):
+    """A pose of a file, drawn at random; see ksim/poses.py for the file. What it does not name stays.
+
+    `scale` is the share of the way from the pose so far to that of the file.
+
+    Attributes:
+        path: the file.
+        share: share of the episodes that start so; the others keep the pose so far.
+    """
+
+    path: Annotated[str, Bound(1, 4096, "a file's name")]
+    share: Annotated[float, Bound(0, 1, "a share")] = 1.0
+
+    def reset(self, pose: Pose, scene: Scene, key: Any, level: Any) -> Pose:
+        poses = load_poses(self.path, scene)
+        row_key, share_key = jax.random.split(key)
+        row = jax.random.randint(row_key, (), 0, len(poses.position))
+        way = jnp.where(jax.random.uniform(share_key) < self.share, factor(self.scale, level), 0.0)
+        at, qpos = scene.built.qpos_ids[poses.joints], pose.qpos
+        qpos = qpos.at[at].add(way * (jnp.asarray(poses.position)[row] - qpos[at]))
+        start = scene.base_qpos
+        if scene.floating and poses.height_m is not None:
+            qpos = qpos.at[start + 2].add(way * (jnp.asarray(poses.height_m)[row] - qpos[start + 2]))
+        if scene.floating and poses.quat is not None:
+            place = slice(start + 3, start + 7)
+            turn = rotation.rotvec_between(qpos[place], jnp.asarray(poses.quat)[row], jnp)
+            turned_quat = rotation.multiply(qpos[place], rotation.from_rotvec(way * turn, jnp), jnp)
+            qpos = qpos.at[place].set(turned_quat)
+        return pose._replace(qpos=qpos)
 
 
 @dataclass(frozen=True, kw_only=True)

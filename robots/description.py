@@ -58,6 +58,7 @@ class Description:
         sites: (site, body) of every named site of these bodies.
         mass_kg: their mass, 0 where it hangs on the volume of a mesh.
         home_rad: joint positions of the keyframe `home`, None where there is none.
+        keyframes: names of all keyframes.
     """
 
     hinges: tuple[Hinge, ...]
@@ -68,6 +69,7 @@ class Description:
     sites: tuple[tuple[str, str], ...]
     mass_kg: float
     home_rad: dict[str, float] | None
+    keyframes: tuple[str, ...] = ()
 
 
 def read_xml(path: Path) -> ET.Element:
@@ -259,6 +261,7 @@ class _Mjcf:
             sites=tuple(site for tree in own for site in tree.sites),
             mass_kg=mass if math.isfinite(mass) else 0.0,
             home_rad=self._home(order),
+            keyframes=tuple(key.get("name", "unnamed") for key in self._keys()),
         )
 
     def _add(self, tree: _Tree, order: list[tuple[str, str]], body: ET.Element, childclass: str) -> None:
@@ -331,9 +334,12 @@ class _Mjcf:
             damping=number("damping"),
         )
 
+    def _keys(self) -> list[ET.Element]:
+        return [key for section in self.root.findall("keyframe") for key in section.findall("key")]
+
     def _home(self, order: list[tuple[str, str]]) -> dict[str, float] | None:
         size = sum(_QPOS_SIZE[kind] for _, kind in order if kind in _QPOS_SIZE)
-        for key in (k for section in self.root.findall("keyframe") for k in section.findall("key")):
+        for key in self._keys():
             if key.get("name") != "home" or "qpos" not in key.attrib:
                 continue
             qpos = _numbers(self.path, "keyframe home: qpos", key.attrib["qpos"], size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,43 @@ def model_file(folder: Path) -> Path:
     return found[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where something that a robot folder says was found.
+
+    Attributes:
+        how: in words, to go after its value.
+        guess: nothing in the folder says so outright; the user should look.
+    """
+
+    how: str
+    guess: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origins:
+    """Where what the loader had to look for came from.
+
+    Attributes:
+        imu: the IMU's site.
+        feet: the feet's sites.
+        home: the home pose.
+        floating: whether the robot has a free base.
+    """
+
+    imu: Origin
+    feet: Origin
+    home: Origin
+    floating: Origin
+
+
 def load_robot(name_or_folder: str | Path) -> RobotSpec:
-    """Read a robot: a built-in one by name, or a folder with metadata.json and a model.
+    """Read a robot: a built-in one by name, or a folder with metadata.json and a model; see `read_robot`."""
+    return read_robot(name_or_folder)[0]
+
+
+def read_robot(name_or_folder: str | Path) -> tuple[RobotSpec, Origins]:
+    """A robot, and where what was looked for came from.
 
     Joints come in the order of the model file. Gains, limits and ids are the metadata's; position
     limits are the intersection of the metadata's and the model's; rotor inertia and friction are the
@@ -84,7 +120,9 @@ def load_robot(name_or_folder: str | Path) -> RobotSpec:
         raise RobotLoadError(f"{metadata_path}: {EXTRA_KEY}: got {type(extra).__name__}, expected an object")
     reader = _Metadata(metadata_path, metadata)
     reader.check_joints(model_path, description)
-    home = _home(reader, description, extra)
+    home, home_from = _home(reader, description, extra)
+    imu, imu_from = _imu_site(metadata_path, description, extra)
+    feet, feet_from = _foot_sites(metadata_path, description, extra)
     joints = tuple(reader.joint(hinge, home.get(hinge.name)) for hinge in description.hinges)
     frequency = reader.number(metadata, "control_frequency", "")
     if frequency is None or frequency <= 0:
@@ -94,17 +132,19 @@ def load_robot(name_or_folder: str | Path) -> RobotSpec:
         source.update(len(data).to_bytes(8, "little"))
         source.update(data)
     try:
-        return RobotSpec(
+        spec = RobotSpec(
             name=str(extra.get("name", folder.resolve().name)),
             joints=joints,
             control_period_s=1.0 / frequency,
             mass_kg=description.mass_kg,
-            imu_site=_imu_site(metadata_path, description, extra),
-            foot_sites=_foot_sites(metadata_path, description, extra),
+            imu_site=imu,
+            foot_sites=feet,
             source=source.hexdigest(),
         )
     except SpecError as error:
         raise RobotLoadError(f"{metadata_path}: {error}") from error
+    floating = Origin(how="of the model") if description.floating else _floating_from(extra, feet)
+    return spec, Origins(imu=imu_from, feet=feet_from, home=home_from, floating=floating)
 
 
 def _read_metadata(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -254,9 +294,16 @@ class _Metadata:
         return lower, upper
 
 
-def _home(reader: _Metadata, description: Description, extra: dict[str, Any]) -> dict[str, float]:
+def _floating_from(extra: dict[str, Any], feet: tuple[str, ...]) -> Origin:
+    if "floating" in extra:
+        return Origin(how="as metadata.json says")
+    why = "because it has feet" if feet else "because it has no feet"
+    return Origin(how=f"{why} and nothing says otherwise", guess=True)
+
+
+def _home(reader: _Metadata, description: Description, extra: dict[str, Any]) -> tuple[dict[str, float], Origin]:
     if description.home_rad is not None:
-        return description.home_rad
+        return description.home_rad, Origin(how="of keyframe home")
     table = extra.get("home_deg", {})
     if not isinstance(table, dict):
         raise RobotLoadError(
@@ -266,31 +313,48 @@ def _home(reader: _Metadata, description: Description, extra: dict[str, Any]) ->
     if unknown:
         raise RobotLoadError(f"{reader.path}: {EXTRA_KEY}: home_deg: no such joints: {', '.join(unknown)}")
     values = {name: reader.number(table, name, f"{EXTRA_KEY}: home_deg: ") for name in table}
-    return {name: math.radians(value) for name, value in values.items() if value is not None}
+    home = {name: math.radians(value) for name, value in values.items() if value is not None}
+    if home:
+        left = len(description.hinges) - len(home)
+        zero = f", {left} joints that it does not name at zero" if left else ""
+        return home, Origin(how=f"of home_deg in metadata.json{zero}", guess=bool(left))
+    others = f" (keyframes {', '.join(description.keyframes)} are not looked at)" if description.keyframes else ""
+    how = f"all zeros, or the nearest within the limits, as there is neither keyframe home nor home_deg{others}"
+    return home, Origin(how=how, guess=True)
 
 
-def _imu_site(path: Path, description: Description, extra: dict[str, Any]) -> str:
+def _imu_site(path: Path, description: Description, extra: dict[str, Any]) -> tuple[str, Origin]:
     sites = dict(description.sites)
     if "imu_site" in extra:
-        return _known(path, description, "imu_site", extra["imu_site"])
+        return _known(path, description, "imu_site", extra["imu_site"]), Origin(how="as metadata.json says")
     for name in ("imu_site", "imu"):
         if name in sites:
-            return name
+            return name, Origin(how="by its name")
     on_imu = [site for site, body in description.sites if "imu" in body.lower()]
     if len(on_imu) == 1:
-        return on_imu[0]
+        return on_imu[0], Origin(how="the one site on a body called so", guess=True)
     # a URDF has links only
-    return next((body for body in description.bodies if "imu" in body.lower()), description.root)
+    for body in description.bodies:
+        if "imu" in body.lower():
+            return body, Origin(how="the first body called so", guess=True)
+    near = [site for site in sites if "imu" in site.lower()]
+    others = f"; sites {', '.join(near)} are not looked at" if near else ""
+    how = f"the first body's own frame, as no site is called imu or imu_site and imu_site is not set{others}"
+    return description.root, Origin(how=how, guess=True)
 
 
-def _foot_sites(path: Path, description: Description, extra: dict[str, Any]) -> tuple[str, ...]:
+def _foot_sites(path: Path, description: Description, extra: dict[str, Any]) -> tuple[tuple[str, ...], Origin]:
     if "foot_sites" in extra:
         names = extra["foot_sites"]
         if not isinstance(names, list):
             raise RobotLoadError(f"{path}: {EXTRA_KEY}: foot_sites: got {names!r:.100}, expected a list of names")
-        return tuple(_known(path, description, "foot_sites", name) for name in names)
+        feet = tuple(_known(path, description, "foot_sites", name) for name in names)
+        return feet, Origin(how="as metadata.json says")
     sites = tuple(site for site, _ in description.sites if "foot" in site.lower())
-    return sites or tuple(body for body in description.bodies if "foot" in body.lower())
+    if sites:
+        return sites, Origin(how="all sites called so", guess=True)
+    bodies = tuple(body for body in description.bodies if "foot" in body.lower())
+    return bodies, Origin(how="all bodies called so" if bodies else "nothing is called so", guess=True)
 
 
 def _known(path: Path, description: Description, key: str, name: object) -> str:

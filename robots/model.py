@@ -23,7 +23,7 @@ import numpy as np
 
 from robots.description import read_xml
 from robots.errors import RobotLoadError
-from robots.load import EXTRA_KEY, load_robot, model_file, robot_folder
+from robots.load import EXTRA_KEY, Origins, model_file, read_robot, robot_folder
 from robots.scene import find_or_add_floor
 from robots.spec import JointSpec, RobotSpec
 
@@ -102,6 +102,7 @@ class BuiltModel:
         foot_geoms: the geoms of the feet that touch the floor.
         geoms_by_foot: the same of each foot, by its name.
         standing_height_m: of the base in the world in the home pose; of the first body of a robot that is fixed.
+        origins: where what the loader had to look for came from; robots/understood.py tells it.
         missing_meshes: files of meshes that are only to be seen, and were left out because they are not there.
         floor_added: the file had no floor.
         base_added: the file had no free joint for the base.
@@ -127,6 +128,7 @@ class BuiltModel:
     foot_geoms: np.ndarray
     geoms_by_foot: dict[str, np.ndarray]
     standing_height_m: float
+    origins: Origins
     missing_meshes: tuple[str, ...] = ()
     floor_added: bool = False
     base_added: bool = False
@@ -195,13 +197,13 @@ def build_model(
     folder = robot_folder(robot)
     path = model_file(folder)
     root = read_xml(path)
-    spec = load_robot(folder)
+    spec, origins = read_robot(folder)
     wanted = tuple(sorted(set(sensors)))
     if fresh:
-        return _build(folder, path, root, spec, timestep_s, shapes, wanted)
+        return _build(folder, path, root, spec, origins, timestep_s, shapes, wanted)
     key = (folder.resolve(), _fingerprint(path, root), spec.digest, timestep_s, shapes, wanted)
     with _built_lock:
-        built = _built.pop(key, None) or _build(folder, path, root, spec, timestep_s, shapes, wanted)
+        built = _built.pop(key, None) or _build(folder, path, root, spec, origins, timestep_s, shapes, wanted)
         _built[key] = built  # last used, last to go
         while len(_built) > _BUILT_MAX:
             del _built[next(iter(_built))]
@@ -234,6 +236,7 @@ def _build(
     path: Path,
     xml: ET.Element,
     spec: RobotSpec,
+    origins: Origins,
     timestep_s: float,
     shapes: bool,
     sensors: tuple[str, ...],
@@ -310,6 +313,7 @@ def _build(
         foot_geoms=np.unique(np.concatenate([np.zeros(0, int), *geoms])),
         geoms_by_foot=dict(zip(spec.foot_sites, geoms, strict=True)),
         standing_height_m=_height(model, home_qpos, root_body),
+        origins=origins,
         missing_meshes=missing,
         floor_added=floor_added,
         base_added=base_added,

@@ -24,6 +24,7 @@ import numpy as np
 from ksim.config import Config
 from ksim.errors import CheckpointError
 from ksim.learning.policy import INPUTS, Model, Policy, make_model, make_policy
+from ksim.learning.symmetry import NetMirror
 from ksim.load import from_dict
 from ksim.names import COMMAND_ALIASES
 from robots.errors import SpecError
@@ -302,6 +303,10 @@ def _current(names: Sequence[str]) -> list[str]:
     return [COMMAND_ALIASES.get(name, name) for name in names]
 
 
+def _mirror(meta: Mapping[str, Any]) -> NetMirror | None:
+    return NetMirror.from_dict(meta["mirror"]) if "mirror" in meta else None
+
+
 def load_trained(path: str | Path) -> Trained:
     """The policy of a checkpoint, with its spec and configuration.
 
@@ -315,7 +320,7 @@ def load_trained(path: str | Path) -> Trained:
         if meta.get("robot_digest", digest(meta["robot"])) != digest(meta["robot"]):
             raise CheckpointError("the robot in it is not the one that it was trained on; it was altered")
         # the critic stays in the file: its length is all that the actor's template needs
-        template = make_model(robot, 1, config, key=jax.random.key(0))
+        template = make_model(robot, 1, config, _mirror(meta), key=jax.random.key(0))
         actor = fill(template.actor, "model.actor", arrays)
     except (KeyError, SettingsError, SpecError, TypeError) as error:
         reason = " ".join(str(error).split())[:600]

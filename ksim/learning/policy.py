@@ -24,7 +24,9 @@ from ksim.clock import GaitClock, places
 from ksim.config import Config, PolicyConfig
 from ksim.learning.nets import HistoryNet, RecurrentNet, split
 from ksim.learning.normaliser import Normaliser
+from ksim.learning.symmetry import NetMirror, net_mirror
 from robots.inputs import BY_NAME, OBSERVATION_CLIP
+from robots.mirror import MirrorMap
 from robots.spec import CarrySpec, CommandSpec, RobotSpec
 
 # What our actors read, in the order in which they see it.
@@ -38,13 +40,18 @@ class Actor(eqx.Module):
         net: the network.
         log_std: logarithm of the raw action's spread, (actions,).
         normaliser: of the observation, where one is learned.
+        mirror: where it is exactly symmetric, the mirror that makes it so: the mean of what the network says, and of
+            the mirror image of what it says to the mirror image of the observation. Its state is then that of both.
     """
 
     net: RecurrentNet | HistoryNet
     log_std: Array
     normaliser: Normaliser | None
+    mirror: NetMirror | None = eqx.field(static=True)
 
-    def __init__(self, observation: int, actions: int, config: PolicyConfig, *, key: Array):
+    def __init__(
+        self, observation: int, actions: int, config: PolicyConfig, mirror: NetMirror | None = None, *, key: Array
+    ):
         if config.network == "mlp":
             self.net = HistoryNet(observation, actions, config.hidden, config.layers, config.history, 0.01, key=key)
         else:
@@ -54,6 +61,24 @@ class Actor(eqx.Module):
             )
         self.log_std = jnp.full((actions,), math.log(config.init_std), jnp.float32)
         self.normaliser = Normaliser.start(observation) if config.normalise else None
+        self.mirror = mirror
+
+    @property
+    def layout(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Names and shapes of the parts of the state, in order."""
+        if self.mirror is None:
+            return self.net.layout
+        return (*self.net.layout, *((f"mirrored.{name}", shape) for name, shape in self.net.layout))
+
+    @property
+    def state_size(self) -> int:
+        """Length of the flat state."""
+        return self.net.state_size * (1 if self.mirror is None else 2)
+
+    @property
+    def spread(self) -> Array:
+        """Logarithm of the raw action's spread, (actions,); the same for a joint and its mirror image."""
+        return self.log_std if self.mirror is None else 0.5 * (self.log_std + self.mirror.spread(self.log_std))
 
     def _normal(self, observation: Float[Array, "*batch obs"]) -> Float[Array, "*batch obs"]:
         if self.normaliser is None:
@@ -62,15 +87,31 @@ class Actor(eqx.Module):
 
     def advance(self, observation: Array, parts: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
         """One step over the parts of the network's state."""
-        return self.net.advance(self._normal(observation), parts)
+        if self.mirror is None:
+            return self.net.advance(self._normal(observation), parts)
+        half = len(parts) // 2
+        one, first = self.net.advance(self._normal(observation), parts[:half])
+        other, second = self.net.advance(self._normal(self.mirror.observation(observation)), parts[half:])
+        return 0.5 * (one + self.mirror.action(other)), (*first, *second)
 
     def __call__(self, observation: Float[Array, " obs"], state: Float[Array, " state"]) -> tuple[Array, Array]:
         """One step over the flat state."""
-        return self.net(self._normal(observation), state)
+        if self.mirror is None:
+            return self.net(self._normal(observation), state)
+        size = self.net.state_size
+        one, first = self.net(self._normal(observation), state[:size])
+        other, second = self.net(self._normal(self.mirror.observation(observation)), state[size:])
+        return 0.5 * (one + self.mirror.action(other)), jnp.concatenate([first, second])
 
     def unroll(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array]:
         """T steps, as `Net.unroll`."""
-        return self.net.unroll(self._normal(observations), state, resets)
+        if self.mirror is None:
+            return self.net.unroll(self._normal(observations), state, resets)
+        size = self.net.state_size
+        one, first = self.net.unroll(self._normal(observations), state[..., :size], resets)
+        image = self._normal(self.mirror.observation(observations))
+        other, second = self.net.unroll(image, state[..., size:], resets)
+        return 0.5 * (one + self.mirror.action(other)), jnp.concatenate([first, second], axis=-1)
 
 
 class Critic(eqx.Module):
@@ -188,7 +229,7 @@ class Policy(eqx.Module):
     def carry_layout(self) -> tuple[CarrySpec, ...]:
         """What the flat carry holds, in order."""
         clock = (("gait_phase", (1,)),) if self.clocked else ()
-        parts = (*self.actor.net.layout, *clock, ("last_action", (self.actions,)), ("last_targets", (self.joints,)))
+        parts = (*self.actor.layout, *clock, ("last_action", (self.actions,)), ("last_targets", (self.joints,)))
         return tuple(CarrySpec(name=name, shape=shape) for name, shape in parts)
 
     @property
@@ -203,7 +244,7 @@ class Policy(eqx.Module):
 
     def split(self, carry: Float[Array, "*envs carry"]) -> tuple[Array, Array, Array, Array]:
         """(the network's flat state, gait phase (..., 1) or (..., 0), last raw action, last targets)."""
-        size = self.actor.net.state_size
+        size = self.actor.state_size
         state, phase, action, targets = split(carry, [size, int(self.clocked), self.actions, self.joints])
         return state, phase, action, targets
 
@@ -270,12 +311,25 @@ def make_policy(actor: Actor, robot: RobotSpec, config: Config) -> Policy:
     )
 
 
-def make_model(robot: RobotSpec, critic: int, config: Config, *, key: Any) -> Model:
-    """A freshly initialised model; the critic sees a vector of length `critic`."""
+def mirror_of(robot: RobotSpec, mirror: MirrorMap, config: Config) -> NetMirror:
+    """The mirror of what a policy of this configuration sees and does.
+
+    Raises:
+        ConfigError: what it sees or moves is not closed under the mirror.
+        MirrorError: a command has no mirror image.
+    """
+    encoding = Encoding.of(robot, config.command_specs, config.policy)
+    active = roles(robot, config.policy.hold, config.policy.passthrough).active
+    return net_mirror(mirror, robot, encoding, config.command_names, active, config.policy.clock.frequency_hz > 0)
+
+
+def make_model(robot: RobotSpec, critic: int, config: Config, mirror: NetMirror | None = None, *, key: Any) -> Model:
+    """A freshly initialised model; the critic sees a vector of length `critic`; `mirror`: for `policy.symmetric`."""
     actor_key, critic_key = jax.random.split(key)
     observation = Encoding.of(robot, config.command_specs, config.policy).size
     actions = len(roles(robot, config.policy.hold, config.policy.passthrough).active)
+    mirror = mirror if config.policy.symmetric else None
     return Model(
-        actor=Actor(observation, actions, config.policy, key=actor_key),
+        actor=Actor(observation, actions, config.policy, mirror, key=actor_key),
         critic=Critic(critic, config.policy, key=critic_key),
     )

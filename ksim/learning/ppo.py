@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from ksim.config import PpoConfig
 from ksim.learning.policy import Model
+from ksim.learning.symmetry import NetMirror
 
 
 class Rollout(NamedTuple):
@@ -31,6 +32,7 @@ class Rollout(NamedTuple):
         timeout: it ended by the clock, (T, E).
         resets: this step is an episode's first, (T + 1, E).
         actor_state: recurrent state of the actor before step 0, (E, state).
+        mirror_state: the same of the actor that saw the mirror images, (E, state); empty without symmetry.
         critic_state: recurrent state of the critic before step 0, (E, state).
     """
 
@@ -44,6 +46,7 @@ class Rollout(NamedTuple):
     resets: Any
     actor_state: Any
     critic_state: Any
+    mirror_state: Any = ()
 
 
 class ValueScale(NamedTuple):
@@ -127,22 +130,43 @@ class Batch(NamedTuple):
     resets: Any
     actor_state: Any
     critic_state: Any
+    mirror_state: Any
 
 
-def loss(model: Model, batch: Batch, config: PpoConfig) -> tuple[Array, dict[str, Array]]:
-    """Clipped surrogate, squared value error in normalised units, entropy bonus."""
+def loss(
+    model: Model, batch: Batch, config: PpoConfig, mirror: NetMirror | None = None
+) -> tuple[Array, dict[str, Array]]:
+    """Clipped surrogate, squared value error in normalised units, entropy bonus.
+
+    With `ppo.symmetry` the mirror image of each step counts too: as one more sample of the same advantage (Mittal et
+    al., arXiv 2403.04359), or by the squared distance of the actions.
+    """
     mean, _ = model.actor.unroll(batch.observation, batch.actor_state, batch.resets)
     value, _ = model.critic.net.unroll(batch.critic, batch.critic_state, batch.resets)
-    log_std = model.actor.log_std
-    change = log_prob(batch.action, mean, log_std) - batch.log_prob
-    ratio = jnp.exp(jnp.clip(change, -20.0, 20.0))
-    clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
-    surrogate = -jnp.mean(jnp.minimum(ratio * batch.advantage, clipped * batch.advantage))
-    value_error = jnp.mean((value[..., 0] - batch.target) ** 2)
+    log_std = model.actor.spread
+    learned = jnp.arange(mean.shape[0])[:, None] >= config.burn_in
+    weight = jnp.broadcast_to(learned, batch.log_prob.shape) / jnp.sum(jnp.broadcast_to(learned, batch.log_prob.shape))
+
+    def surrogate_of(change: Array) -> tuple[Array, Array]:
+        ratio = jnp.exp(jnp.clip(change, -20.0, 20.0))
+        clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
+        gained = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
+        # second-order estimate of KL(old, new), never negative: Schulman, "Approximating KL Divergence"
+        return -jnp.sum(weight * gained), jnp.sum(weight * (ratio - 1.0 - jnp.clip(change, -20.0, 20.0)))
+
+    surrogate, kl = surrogate_of(log_prob(batch.action, mean, log_std) - batch.log_prob)
+    total = surrogate
+    if mirror is not None and config.symmetry != "none":
+        image, _ = model.actor.unroll(mirror.observation(batch.observation), batch.mirror_state, batch.resets)
+        if config.symmetry == "augment":
+            mirrored = log_prob(mirror.action(batch.action), image, mirror.spread(log_std))
+            total = 0.5 * (surrogate + surrogate_of(mirrored - batch.log_prob)[0])
+        else:
+            apart = jnp.sum((mirror.action(image) - mean) ** 2, axis=-1)
+            total = total + config.symmetry_weight * jnp.sum(weight * apart)
+    value_error = jnp.sum(weight * (value[..., 0] - batch.target) ** 2)
     entropy = jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
-    total = surrogate + config.value_coefficient * value_error - config.entropy * entropy
-    # second-order estimate of KL(old, new), never negative: Schulman, "Approximating KL Divergence"
-    kl = jnp.mean(ratio - 1.0 - jnp.clip(change, -20.0, 20.0))
+    total = total + config.value_coefficient * value_error - config.entropy * entropy
     return total, {"surrogate": surrogate, "value_error": value_error, "entropy": entropy, "kl": kl}
 
 
@@ -159,11 +183,13 @@ def update(
     rollout: Rollout,
     key: Array,
     config: PpoConfig,
-) -> tuple[Model, Any, Array, ValueScale, Array, dict[str, Array]]:
+    mirror: NetMirror | None = None,
+) -> tuple[Model, Any, Array, ValueScale, tuple[Array, Any], dict[str, Array]]:
     """All epochs of one rollout.
 
     Returns:
-        (model, optimiser state, step size, value scale, the critic's state after the rollout, figures).
+        (model, optimiser state, step size, value scale, the states of the critic and of the mirrored actor after the
+        rollout, figures).
     """
     mean, std = scale.moments()
     net = model.critic.net
@@ -186,6 +212,7 @@ def update(
         resets=rollout.resets[:-1],
         actor_state=rollout.actor_state,
         critic_state=rollout.critic_state,
+        mirror_state=rollout.mirror_state,
     )
     envs = reward.shape[1]
     groups = jnp.concatenate([jax.random.permutation(k, envs) for k in jax.random.split(key, config.epochs)])
@@ -195,14 +222,14 @@ def update(
 
     def pick(ids: Array) -> Batch:
         whole = batch._asdict()
-        one = {k: v[ids] if k.endswith("_state") else v[:, ids] for k, v in whole.items()}
+        one = {k: jax.tree.map(lambda x: x[ids], v) if k.endswith("_state") else v[:, ids] for k, v in whole.items()}
         return Batch(**one)
 
     def one(carry: Any, ids: Array) -> Any:
         arrays, opt_state = carry
 
         def of_arrays(a: Any) -> Any:
-            return loss(eqx.combine(a, static), pick(ids), config)
+            return loss(eqx.combine(a, static), pick(ids), config, mirror)
 
         (total, figures), gradient = jax.value_and_grad(of_arrays, has_aux=True)(arrays)
         steps, opt_state = transform.update(gradient, opt_state, arrays)
@@ -217,10 +244,14 @@ def update(
     rate = jnp.where(figures["kl"] < config.target_kl / 1.5, rate * 1.3, rate)
     rate = jnp.clip(rate, config.learning_rate_min, config.learning_rate_max)
     spread = 1.0 - jnp.var(returns - value[:-1]) / (jnp.var(returns) + 1e-8)
-    figures |= {"rate": rate, "explained_variance": spread, "std": jnp.mean(jnp.exp(model.actor.log_std))}
+    figures |= {"rate": rate, "explained_variance": spread, "std": jnp.mean(jnp.exp(model.actor.spread))}
     model = eqx.combine(arrays, static)
+    mirror_state: Any = ()
+    if mirror is not None and config.symmetry != "none":
+        seen = mirror.observation(rollout.observation)
+        _, mirror_state = model.actor.unroll(seen, rollout.mirror_state, rollout.resets[:-1])
     if model.actor.normaliser is not None:
         # all epochs saw the statistics that the rollout saw; the next rollout sees these
         seen = model.actor.normaliser.update(rollout.observation)
         model = eqx.tree_at(lambda m: m.actor.normaliser, model, seen)
-    return model, opt_state, rate, scale, critic_state, figures
+    return model, opt_state, rate, scale, (critic_state, mirror_state), figures

@@ -20,8 +20,9 @@ from ksim.engine import MjxEngine
 from ksim.environment import Ended, EnvBatch, Environment, make_environment
 from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint, ppo
-from ksim.learning.policy import Model, Policy, make_model, make_policy
+from ksim.learning.policy import Model, Policy, make_model, make_policy, mirror_of
 from ksim.types import Action, Drive, EnvState, PhysicsParams, PhysicsState, RewardState, Trajectory
+from robots.mirror import find_mirror
 
 
 class Learner(NamedTuple):
@@ -37,6 +38,7 @@ class Learner(NamedTuple):
         critic_state: of the critic's network, (E, state).
         rewards: memory of the stateful rewards.
         returns: sum of rewards of each running episode, (E,).
+        mirror_state: of the actor that sees the mirror images, (E, state); empty without `ppo.symmetry`.
     """
 
     model: Model
@@ -48,6 +50,7 @@ class Learner(NamedTuple):
     critic_state: Any
     rewards: RewardState
     returns: Any
+    mirror_state: Any = ()
 
 
 class Progress(NamedTuple):
@@ -81,6 +84,9 @@ class Trainer:
         self.started_from: dict[str, Any] | None = None
         self.env = environment or make_environment(config, config.ppo.envs)
         self.robot = self.env.scene.built.spec
+        self.mirror = None
+        if config.policy.symmetric or config.ppo.symmetry != "none":
+            self.mirror = mirror_of(self.robot, find_mirror(self.env.scene.built), config)
         self._tick = eqx.filter_jit(self.tick)
         self._settle = jax.jit(self.env.settle)
         self._learn = eqx.filter_jit(self.learn)
@@ -98,7 +104,7 @@ class Trainer:
         batch, seen = self.env.reset(env_key, stagger=True, level=level)
         # compiled as one: op by op its random draws take longer than all of them
         fresh = eqx.filter_jit(make_model)
-        model = fresh(self.robot, seen.critic.shape[-1], config, key=model_key)
+        model = fresh(self.robot, seen.critic.shape[-1], config, self.mirror, key=model_key)
         learner = Learner(
             model=model,
             opt_state=ppo.optimizer(config.ppo).init(eqx.filter(model, ppo.trainable(model))),
@@ -109,6 +115,7 @@ class Trainer:
             critic_state=jnp.zeros((envs, model.critic.net.state_size)),
             rewards=batch.rewards,
             returns=jnp.zeros(envs),
+            mirror_state=jnp.zeros((envs, model.actor.state_size)) if config.ppo.symmetry != "none" else (),
         )
         return learner, batch, Progress(level=level)
 
@@ -143,7 +150,7 @@ class Trainer:
         state, phase, last_action, last_target = policy.split(carry)
         observation = jax.vmap(policy.encode)(seen.inputs, phase, last_action)
         mean, state = jax.vmap(policy.actor)(observation, state)
-        log_std = policy.actor.log_std
+        log_std = policy.actor.spread
         raw = mean + jnp.exp(log_std) * jax.random.normal(noise_key, mean.shape)
         target, carry = policy.act(seen.inputs, raw, state, phase, last_target)
         after, drive = self.env.drive(physics, params, before, raw, target, level)
@@ -198,15 +205,19 @@ class Trainer:
             resets=jnp.concatenate([ticks.first, last.first[None]]),
             actor_state=actor_state,
             critic_state=learner.critic_state,
+            mirror_state=learner.mirror_state,
         )
         key, update_key = jax.random.split(learner.key)
-        model, opt_state, rate, scale, critic_state, figures = ppo.update(
-            learner.model, learner.opt_state, learner.rate, learner.scale, rollout, update_key, c
+        model, opt_state, rate, scale, states, figures = ppo.update(
+            learner.model, learner.opt_state, learner.rate, learner.scale, rollout, update_key, c, self.mirror
         )
         figures |= self._ended(trajectory, sums)
         period = self.config.physics.control_period_s
         figures |= {f"reward/{name}": jnp.mean(value) / period for name, value in terms.items()}
-        learner = Learner(model, opt_state, rate, scale, key, learner.carry, critic_state, rewards, returns)
+        critic_state, mirror_state = states
+        learner = Learner(
+            model, opt_state, rate, scale, key, learner.carry, critic_state, rewards, returns, mirror_state
+        )
         return learner, figures
 
     def _ended(self, trajectory: Trajectory, sums: Any) -> dict[str, Any]:
@@ -308,6 +319,7 @@ class Trainer:
             "critic": learner.model.critic.net.inputs,
             "progress": progress._asdict(),
             "versions": checkpoint.versions(),
+            **({"mirror": self.mirror.to_dict()} if self.mirror is not None and self.config.policy.symmetric else {}),
             **({} if self.started_from is None else {"started_from": self.started_from}),
         }
 

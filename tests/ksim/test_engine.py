@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -22,8 +21,6 @@ from ksim.randomization import nominal
 from ksim.types import Drive
 from robots.load import robot_folder
 from robots.model import build_model
-
-HALF = math.sqrt(0.5)
 
 
 def make(built, envs: int, period: float = 0.02) -> MujocoEngine:
