@@ -47,7 +47,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not path.exists():
         raise ConfigError(f"{path}: no such file; expected {what}")
     try:
-        config = from_dict(read_yaml(path, what) or {})
+        data = read_yaml(path, what)
+        config = from_dict({} if data is None else data)
     except YamlError as error:
         raise ConfigError(str(error)) from error
     except SettingsError as error:
