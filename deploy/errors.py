@@ -1,6 +1,6 @@
 """The exception root of the deploy package."""
 
-from toolkit.errors import ToolkitError
+from toolkit.errors import SettingsError, ToolkitError
 
 
 class DeployError(ToolkitError):
@@ -29,3 +29,7 @@ class LogError(DeployError):
 
 class CheckError(DeployError):
     """The bundle, the robot and the command line do not fit together."""
+
+
+class OptionError(CheckError, SettingsError):
+    """An option of a run is out of its bounds."""

@@ -6,7 +6,8 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +15,8 @@ from rich.table import Table
 from deploy.card import Card, Difference, compare, flatten, graph_relation, make_card
 from deploy.graphs import GraphFacts
 from robots.spec import ArraySpec
-from toolkit.cli import parser
+from toolkit.cli import Option, options
+from toolkit.settings import Settings
 
 # of a pipe, which has no width of its own
 WIDTH = 100
@@ -311,18 +313,25 @@ def show_differences(a: Card, b: Card, found: list[Difference]) -> None:
     page.table(title, ("field", "A", "B"), rows)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(Settings):
+    """The options of `ksim inspect`."""
+
+    bundle: Annotated[str, Option("a .kinfer file", positional=True)]
+    other: Annotated[str | None, Option("another, to compare it with", positional=True)] = None
+    json: Annotated[bool, Option("print one JSON object, every number in full")] = False
+
+
 def main(argv: list[str] | None = None) -> int:
     """`ksim inspect`."""
-    parse = parser(
+    args = options(
+        InspectOptions,
+        argv,
         "ksim inspect",
         "Print what a bundle is: robot, joints, inputs, commands, training, proofs, graphs, digests.\n"
         "With a second bundle: how the two differ. Exit status 0: read, or the same; 1: they differ, or an error.",
         "ksim inspect policy.kinfer\n  ksim inspect old.kinfer new.kinfer",
     )
-    parse.add_argument("bundle", help="a .kinfer file")
-    parse.add_argument("other", nargs="?", help="another, to compare it with")
-    parse.add_argument("--json", action="store_true", help="print one JSON object, every number in full")
-    args = parse.parse_args(argv)
     card = make_card(args.bundle)
     if args.other is None:
         print(json.dumps(card.to_json())) if args.json else show_card(card)

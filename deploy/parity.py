@@ -9,8 +9,9 @@ import dataclasses
 import json
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -25,8 +26,9 @@ from robots.errors import RobotLoadError
 from robots.load import load_robot
 from robots.rotation import up_in_frame
 from robots.spec import RobotSpec
-from toolkit.cli import parser, run_verb
+from toolkit.cli import Option, options, run_verb
 from toolkit.files import atomic_path
+from toolkit.settings import Settings
 
 HORIZON_S = 0.3
 # The search for the delay that explains the motion best, beside the assumed one and none at all [s].
@@ -468,21 +470,28 @@ def write_reports(result: Parity, out: str | Path | None) -> dict[str, Path]:
     return {"json": figures, "html": page}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ParityOptions(Settings):
+    """The options of `ksim parity`."""
+
+    log: Annotated[str, Option("a log of ksim run", positional=True)]
+    robot: Annotated[str | None, Option("built-in robot or robot folder (default: the log's)")] = None
+    reality: Annotated[str | None, Option("simulate this reality YAML instead of the nominal robot")] = None
+    hang: Annotated[bool, Option("the robot hung from a gantry, feet off the floor")] = False
+    out: Annotated[str | None, Option("folder, or name of the page ending in .html (default: beside the log)")] = None
+    json: Annotated[bool, Option("print the figures as one JSON object on stdout")] = False
+
+
 def main(argv: list[str] | None = None) -> int:
     """`ksim parity`: compare a log with the simulation."""
-    parse = parser(
+    args = options(
+        ParityOptions,
+        argv,
         "ksim parity",
         "Compare a recorded run with the simulation: does the policy replay to the same actions, how far\n"
         "do the joints move from what the model says, how late do they answer, how even was the loop.",
         "ksim parity run.mcap --out reports/",
     )
-    parse.add_argument("log", help="a log of ksim run")
-    parse.add_argument("--robot", help="built-in robot or robot folder (default: the log's)")
-    parse.add_argument("--reality", help="simulate this reality YAML instead of the nominal robot")
-    parse.add_argument("--hang", action="store_true", help="the robot hung from a gantry, feet off the floor")
-    parse.add_argument("--out", help="folder, or name of the page ending in .html (default: beside the log)")
-    parse.add_argument("--json", action="store_true", help="print the figures as one JSON object on stdout")
-    args = parse.parse_args(argv)
     reality = load_reality(args.reality) if args.reality else None
     log = read_log(args.log)
     if not log.complete:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import datetime
@@ -16,19 +15,20 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from deploy.errors import CheckError, ConnectionLost, DeployError, FaultError, LogError, SafetyError
-from deploy.kos import GYRO_UNITS, KosRobot
+from deploy.errors import ConnectionLost, DeployError, FaultError, LogError, OptionError, SafetyError
+from deploy.kos import KosRobot
 from deploy.loop import DAMP_FOR_S, ControlLoop, Fall, Stop, Stopped
 from deploy.preflight import Prepared, parse_commands, prepare
 from deploy.recorder import Recorder
 from deploy.safety import Limits, check_start
 from deploy.state import RobotState
-from toolkit.cli import parser, run_verb
-from toolkit.errors import ToolkitError
+from toolkit.cli import Option, options, run_verb
+from toolkit.errors import SettingsError, ToolkitError
+from toolkit.settings import Bound, Settings
 
 T = TypeVar("T")
 # SIGHUP comes when the terminal or the connection to the robot's computer is lost
@@ -40,7 +40,7 @@ NO_ACCELEROMETER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(Settings):
     """What to run, where, for how long.
 
     Attributes:
@@ -67,41 +67,54 @@ class RunOptions:
         on_warning: called with each line of warning before the robot is reached.
     """
 
-    bundle: Path
-    host: str = "127.0.0.1"
-    port: int = 50051
-    duration_s: float = 20.0
-    command: Mapping[str, float] = field(default_factory=dict)
-    log: Path | None = None
-    force: bool = False
-    ramp_s: float = 3.0
-    robot: str | Path | None = None
-    gyro_unit: str = "deg/s"
-    reset: bool = False
-    step_lock: bool = False
-    tilt_max_rad: float = 1.0
-    lost_ticks_max: int = 10
-    connect_timeout_s: float = 3.0
+    bundle: Annotated[Path, Option("the policy, a .kinfer file", positional=True)]
+    host: Annotated[str, Option("where the KOS server is")] = "127.0.0.1"
+    port: Annotated[int, Option("its port"), Bound(1, 65535, "a port")] = 50051
+    duration_s: Annotated[
+        float, Option("time to run the policy [s]", flag="--duration", metavar="S"), Bound(0, 86400, "seconds")
+    ] = 20.0
+    command: Annotated[
+        dict[str, float],
+        Option("a command, in SI (default 0); repeat it", metavar="NAME=VALUE", read=parse_commands),
+    ] = field(default_factory=dict)
+    log: Annotated[Path | None, Option("log file, written as the run goes (default run_<time>.mcap here)")] = None
+    force: Annotated[bool, Option("replace a log that is there")] = False
+    ramp_s: Annotated[
+        float,
+        Option("time to the home pose, skipped when there [s]", flag="--ramp", metavar="S"),
+        Bound(0, 600, "seconds"),
+    ] = 3.0
+    robot: Annotated[
+        str | Path | None,
+        Option("compare the bundle with this robot (default: its built-in one)", metavar="NAME|FOLDER"),
+    ] = None
+    unvalidated: Annotated[bool, Option("run a bundle that was not proven to be its checkpoint")] = False
+    gyro_unit: Annotated[Literal["deg/s", "rad/s"], Option("what the server sends")] = "deg/s"
+    tilt_max_rad: Annotated[
+        float, Option("more tilt is a fall [rad]", flag="--max-tilt", metavar="RAD"), Bound(0, math.pi, "radians")
+    ] = 1.0
+    reset: Annotated[bool, Option("have a simulator pick the robot up first (a robot has no such service)")] = False
+    step_lock: Annotated[bool, Option("advance a twin in lock step (ksim twin --lockstep)")] = False
+    lost_ticks_max: Annotated[int, Bound(0, 10**6, "ticks")] = 10
+    connect_timeout_s: Annotated[float, Bound(0, 600, "seconds")] = 3.0
     realtime: bool = False
-    damp_for_s: float = DAMP_FOR_S
-    on_second: Callable[[str], None] | None = None
-    unvalidated: bool = False
-    on_warning: Callable[[str], None] | None = None
+    damp_for_s: Annotated[float, Bound(0, 600, "seconds")] = DAMP_FOR_S
+    on_second: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
+    on_warning: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
+    error: ClassVar[type[SettingsError]] = OptionError
+    noun: ClassVar[str] = ""
 
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("duration_s", 0.0, 86400.0),
-            ("ramp_s", 0.0, 600.0),
-            ("tilt_max_rad", 0.0, math.pi),
-            ("connect_timeout_s", 0.0, 600.0),
-            ("port", 1, 65535),
-        ):
-            value = getattr(self, name)
-            zero = name in ("duration_s", "tilt_max_rad") and value == 0
-            if not (math.isfinite(value) and low <= value <= high) or zero:
-                raise CheckError(f"{name}: got {value!r}, expected more than 0 up to {high:g}")
-        if self.gyro_unit not in GYRO_UNITS:
-            raise CheckError(f"gyro_unit: got {self.gyro_unit!r}, expected one of {', '.join(GYRO_UNITS)}")
+    def check(self) -> None:
+        self.require(self.duration_s > 0, "duration_s", self.duration_s, "more than 0")
+        self.require(self.tilt_max_rad > 0, "tilt_max_rad", self.tilt_max_rad, "more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand(RunOptions):
+    """The options of `ksim run`: those of a run, and how it is told of."""
+
+    realtime: Annotated[bool, Option("real-time scheduling where the system allows it (default on)")] = True
+    json: Annotated[bool, Option("print the report as one JSON object")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -483,67 +496,25 @@ anything else.
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parse = parser(
+def main(argv: list[str] | None = None) -> int:
+    """The command `ksim run`."""
+    args = options(
+        RunCommand,
+        argv,
         "ksim run",
         _DESCRIPTION,
         "ksim run policy.kinfer --host 127.0.0.1 --duration 20 --command vx=0 --log run.mcap",
     )
-    add = parse.add_argument
-    add("bundle", type=Path, help="the policy, a .kinfer file")
-    add("--host", default="127.0.0.1", help="where the KOS server is (default %(default)s)")
-    add("--port", type=int, default=50051, help="its port (default %(default)s)")
-    add("--duration", type=float, default=20.0, metavar="S", help="time to run the policy [s] (default %(default)s)")
-    add("--command", action="append", default=[], metavar="NAME=VALUE", help="a command, in SI (default 0); repeat it")
-    add("--log", type=Path, help="log file, written as the run goes (default run_<time>.mcap here)")
-    add("--force", action="store_true", help="replace a log that is there")
-    add("--ramp", type=float, default=3.0, metavar="S", help="time to the home pose, skipped when there (default 3)")
-    add("--robot", metavar="NAME|FOLDER", help="compare the bundle with this robot (default: its built-in one)")
-    add("--unvalidated", action="store_true", help="run a bundle that was not proven to be its checkpoint")
-    add("--gyro-unit", choices=sorted(GYRO_UNITS), default="deg/s", help="what the server sends (default %(default)s)")
-    add("--max-tilt", type=float, default=1.0, metavar="RAD", help="more tilt is a fall [rad] (default %(default)s)")
-    add("--reset", action="store_true", help="have a simulator pick the robot up first (a robot has no such service)")
-    add("--step-lock", action="store_true", help="advance a twin in lock step (ksim twin --lockstep)")
-    add(
-        "--realtime",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="real-time scheduling where the system allows it (default on)",
-    )
-    add("--json", action="store_true", help="print the report as one JSON object")
-    return parse
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command `ksim run`."""
-    args = _parser().parse_args(argv)
 
     def show(line: str) -> None:
         with contextlib.suppress(OSError):  # the terminal may be gone; the run is not
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
+    def warn(line: str) -> None:
+        print(f"ksim run: warning: {line}", file=sys.stderr, flush=True)
+
     live = sys.stderr.isatty()
-    report = run(
-        RunOptions(
-            bundle=args.bundle,
-            host=args.host,
-            port=args.port,
-            duration_s=args.duration,
-            command=parse_commands(args.command),
-            log=args.log,
-            force=args.force,
-            ramp_s=args.ramp,
-            robot=args.robot,
-            gyro_unit=args.gyro_unit,
-            reset=args.reset,
-            step_lock=args.step_lock,
-            tilt_max_rad=args.max_tilt,
-            realtime=args.realtime,
-            on_second=show if live else None,
-            unvalidated=args.unvalidated,
-            on_warning=lambda line: print(f"ksim run: warning: {line}", file=sys.stderr, flush=True),
-        )
-    )
+    report = run(replace(args, on_second=show if live else None, on_warning=warn))
     with contextlib.suppress(OSError):
         if live:
             print("\r\x1b[K", end="", file=sys.stderr)

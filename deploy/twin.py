@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import grpc
 import grpc.aio
@@ -26,8 +26,9 @@ from deploy.plant import Plant
 from deploy.reality import Reality, load_reality
 from deploy.twin_services import CALLS, Services
 from robots.understood import understood
-from toolkit.cli import describe, parser, run_verb
+from toolkit.cli import Option, describe, options, run_verb
 from toolkit.files import atomic_path
+from toolkit.settings import Bound, Settings
 
 # How often physics catches up when nobody asks; a call catches up by itself first.
 TICK_S = 0.004
@@ -308,9 +309,25 @@ def spawn_twin(
         process.wait()
 
 
+@dataclass(frozen=True, kw_only=True)
+class TwinOptions(Settings):
+    """The options of `ksim twin`."""
+
+    robot: Annotated[str, Option("built-in robot or robot folder")] = "kbot"
+    host: Annotated[str, Option("address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Option("port, 0 picks a free one"), Bound(0, 65535, "a port")] = 50051
+    reality: Annotated[str | None, Option("YAML of how it differs from the nominal robot (default: not at all)")] = None
+    seed: Annotated[int, Option("of noise, losses and pushes"), Bound(0, 2**32 - 1, "a seed")] = 0
+    start: Annotated[Literal["home", "hang"], Option("how it begins")] = "home"
+    lockstep: Annotated[bool, Option("time advances through SimulationService.Step only")] = False
+    truth: Annotated[str | None, Option("write what really happened to this .npz at the end")] = None
+
+
 def main(argv: list[str] | None = None) -> int:
     """`ksim twin`: serve until SIGTERM, SIGHUP or Ctrl-C."""
-    parse = parser(
+    args = options(
+        TwinOptions,
+        argv,
         "ksim twin",
         "A KOS server over MuJoCo with the K-Bot server's semantics: what ksim run sees as a robot.\n\n"
         "With --start home the robot is held still at home, feet on the floor, like on a gantry. It is let go by the\n"
@@ -319,19 +336,6 @@ def main(argv: list[str] | None = None) -> int:
         "joints are free. There is no watchdog, as on the robot: the last command stays in force.",
         "ksim twin --robot kbot --port 50051 --reality configs/reality_demo.yaml",
     )
-    parse.add_argument("--robot", default="kbot", help="built-in robot or robot folder (default: kbot)")
-    parse.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parse.add_argument("--port", type=int, default=50051, help="port, 0 picks a free one (default: 50051)")
-    parse.add_argument("--reality", help="YAML of how it differs from the nominal robot (default: not at all)")
-    parse.add_argument("--seed", type=int, default=0, help="of noise, losses and pushes (default: 0)")
-    parse.add_argument("--start", choices=("home", "hang"), default="home", help="how it begins (default: home)")
-    parse.add_argument("--lockstep", action="store_true", help="time advances through SimulationService.Step only")
-    parse.add_argument("--truth", help="write what really happened to this .npz at the end")
-    args = parse.parse_args(argv)
-    if not 0 <= args.port <= 65535:
-        raise TwinError(f"--port: got {args.port}, expected 0 to 65535")
-    if not 0 <= args.seed < 2**32:
-        raise TwinError(f"--seed: got {args.seed}, expected 0 to {2**32 - 1}")
     if args.truth:
         _check_truth(Path(args.truth))
     twin = Twin(

@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from export.errors import ExportError
+from export.options import ProofOptions
 from export.tracing import convert
 from robots.bundle import Bundle, write_bundle
+from toolkit.cli import Option, options
 from toolkit.files import atomic_path
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def export_checkpoint(
     force: bool = False,
     onnx_only: bool = False,
     log: Callable[[str], None] = lambda text: None,
-    **options: Any,
+    **proof: Any,
 ) -> Exported:
     """Export a checkpoint, prove the export, write it.
 
@@ -93,34 +95,38 @@ def export_checkpoint(
     trained = load_trained(checkpoint)
     log("tracing the policy to ONNX")
     bundle = convert(trained.policy.step, trained.policy.init_carry(), trained.spec)
-    report = validate(bundle, trained.policy, trained.config, keep_going=force, log=log, **options)
+    report = validate(bundle, trained.policy, trained.config, keep_going=force, log=log, **proof)
     return write_proven(output, bundle, report, onnx_only=onnx_only)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(ProofOptions):
+    """The options of `ksim export`."""
+
+    checkpoint: Annotated[str, Option("a .ckpt file that ksim train wrote", positional=True)]
+    output: Annotated[str, Option("the bundle to write", short="-o")] = "policy.kinfer"
+    onnx_only: Annotated[bool, Option("write policy.onnx alone, proven the same way")] = False
+    report: Annotated[
+        str | None,
+        Option("folder of the report (default: policy.report.html and .json beside the bundle)", metavar="DIR"),
+    ] = None
+    force: Annotated[bool, Option("write it, marked as unvalidated, also where a proof fails (exit status 2)")] = False
 
 
 def main(argv: list[str] | None = None) -> int:
     """`ksim export`."""
     from export.report import show, write_report
-    from export.validate import add_arguments, latency_us, options, to_stderr
-    from ksim.cli import parser
+    from export.validate import latency_us, to_stderr
 
-    parse = parser(
+    args = options(
+        ExportOptions,
+        argv,
         "ksim export",
         "Write a checkpoint as policy.kinfer and policy.onnx, after proving that they are the policy.",
         "ksim export runs/stand/model.ckpt -o policy.kinfer",
     )
-    parse.add_argument("checkpoint", help="a .ckpt file that ksim train wrote")
-    parse.add_argument("-o", "--output", default="policy.kinfer", help="the bundle to write (%(default)s)")
-    parse.add_argument("--onnx-only", action="store_true", help="write policy.onnx alone, proven the same way")
-    parse.add_argument(
-        "--report", metavar="DIR", help="folder of the report (default: policy.report.html and .json beside the bundle)"
-    )
-    parse.add_argument(
-        "--force", action="store_true", help="write it, marked as unvalidated, also where a proof fails (exit status 2)"
-    )
-    add_arguments(parse)
-    args = parse.parse_args(argv)
     done = export_checkpoint(
-        args.checkpoint, args.output, force=args.force, onnx_only=args.onnx_only, log=to_stderr, **options(args)
+        args.checkpoint, args.output, force=args.force, onnx_only=args.onnx_only, log=to_stderr, **args.arguments()
     )
     written = done.kinfer or done.onnx
     latency = None if done.report.numbers is None else latency_us(done.bundle)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from export.closed_loop import ENGINES, closed_loop
 from export.compare import session
 from export.errors import ExportError
+from export.options import EPISODES, ProofOptions
 from export.proof import NO_SPEC, STEPS, Prover, Recording, Report, Stages
-from ksim.cli import parser
 from ksim.config import Config
 from ksim.evaluate import Evaluation, JaxBatchPolicy, OnnxBatchPolicy, evaluate
 from ksim.learning.checkpoint import Trained, load_trained
@@ -24,9 +24,9 @@ from ksim.learning.policy import Policy
 from ksim.tasks import make_environment
 from robots.bundle import Bundle, read_bundle
 from robots.spec import PolicySpec
+from toolkit.cli import Option, options
 from toolkit.errors import ToolkitError
 
-EPISODES = 200
 # The envelope of inputs: whole episodes that lasted, and so much of those that ended in a fall.
 UPRIGHT_S = 1.0
 
@@ -137,38 +137,6 @@ def latency_us(bundle: Bundle, runs: int = 500) -> dict[str, float]:
     return {"p50": float(np.percentile(taken, 50)), "p99": float(np.percentile(taken, 99))}
 
 
-def add_arguments(parse: argparse.ArgumentParser) -> None:
-    """The options that `ksim export` and `ksim validate` share."""
-    add = parse.add_argument
-    add("--episodes", type=int, default=EPISODES, help="closed-loop episodes of each form (%(default)s)")
-    add(
-        "--engines",
-        default="mujoco",
-        metavar="NAMES",
-        help="engines of the closed loop: mujoco, or mujoco,mjx; MJX takes long without a GPU (%(default)s)",
-    )
-    add("--mjx-episodes", type=int, metavar="N", help="the same in MJX (default: as --episodes)")
-    add("--steps", type=int, default=STEPS, help="length of each sequence of inputs (%(default)s)")
-    add("--seed", type=int, default=1, help="seed of the simulation (%(default)s)")
-    add("--json", action="store_true", help="print one JSON object")
-
-
-def options(args: argparse.Namespace) -> dict[str, Any]:
-    """The shared options as arguments of `validate`."""
-    for name, least, greatest in (("seed", 0, 2**32 - 1), ("episodes", 1, 100_000), ("steps", 1, 10_000_000)):
-        value = getattr(args, name)
-        if not least <= value <= greatest:
-            raise ExportError(f"--{name}: got {value}, expected {least} to {greatest}")
-    engines = tuple(dict.fromkeys(name for name in args.engines.split(",") if name))
-    return {
-        "episodes": args.episodes,
-        "mjx_episodes": args.mjx_episodes,
-        "engines": engines,
-        "seed": args.seed,
-        "steps": args.steps,
-    }
-
-
 def to_stderr(text: str) -> None:
     """One line of progress."""
     print(text, file=sys.stderr, flush=True)
@@ -193,26 +161,32 @@ def check_origin(bundle: Bundle, trained: Trained) -> None:
         raise ExportError("bundle: its robot differs from the checkpoint's; name the checkpoint it was exported from")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ValidateOptions(ProofOptions):
+    """The options of `ksim validate`."""
+
+    bundle: Annotated[str, Option("a .kinfer file", positional=True)]
+    checkpoint: Annotated[str, Option("the .ckpt file that it was exported from")]
+    out: Annotated[str | None, Option("write report.json and report.html into this folder", metavar="DIR")] = None
+
+
 def main(argv: list[str] | None = None) -> int:
     """`ksim validate`."""
     from export.report import show, write_report
 
-    parse = parser(
+    args = options(
+        ValidateOptions,
+        argv,
         "ksim validate",
         "Prove that a bundle is the policy of a checkpoint: graph, numbers, behaviour in simulation, wrong contracts.",
         "ksim validate policy.kinfer --checkpoint runs/stand/model.ckpt --out reports/",
     )
-    parse.add_argument("bundle", help="a .kinfer file")
-    parse.add_argument("--checkpoint", required=True, help="the .ckpt file that it was exported from")
-    parse.add_argument("--out", metavar="DIR", help="write report.json and report.html into this folder")
-    add_arguments(parse)
-    args = parse.parse_args(argv)
     bundle, trained = read_bundle(args.bundle), load_trained(args.checkpoint)
     check_origin(bundle, trained)
     alone = Path(args.bundle).with_suffix(".onnx")
     if alone.is_file() and alone.read_bytes() != bundle.step_fn:
         raise ExportError(f"{alone}: its bytes differ from step_fn of {args.bundle}, expected the same; export again")
-    report = validate(bundle, trained.policy, trained.config, **options(args), keep_going=True, log=to_stderr)
+    report = validate(bundle, trained.policy, trained.config, **args.arguments(), keep_going=True, log=to_stderr)
     latency = None if report.numbers is None else latency_us(bundle)
     files = []
     if args.out is not None:

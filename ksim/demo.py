@@ -17,16 +17,17 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ksim.bounds import SEED_MAX, Bound, check_number
-from ksim.cli import parser
 from ksim.errors import KsimError
+from ksim.options import SEED_MAX, KsimOptions
+from toolkit.cli import Option, options
 from toolkit.files import LOCK, atomic_path, locked, shipped_config, shipped_policy
+from toolkit.settings import Bound
 
 GOOD_ENOUGH = 0.8
 TASK = "kbot_stand"
@@ -299,19 +300,25 @@ def table(result: dict[str, Any]) -> Table:
     return t
 
 
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(KsimOptions):
+    """The options of `ksim demo`."""
+
+    out: Annotated[str, Option("folder for everything it writes")] = "runs/demo"
+    fast: Annotated[bool, Option("every stage in under 90 s, with a policy that need not be good")] = False
+    seed: Annotated[int, Option("of training, twin and pushes"), SEEDS] = 0
+    json: Annotated[bool, Option("print the figures as one JSON object on stdout")] = False
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    p = parser(
+    args = options(
+        DemoOptions,
+        argv,
         "ksim demo",
         "Train, export, prove, run over KOS on a simulated robot, record, compare. No robot, no GPU, 10 minutes.",
         "ksim demo --out runs/demo",
     )
-    p.add_argument("--out", default="runs/demo", help="folder for everything it writes (default runs/demo)")
-    p.add_argument("--fast", action="store_true", help="every stage in under 90 s, with a policy that need not be good")
-    p.add_argument("--seed", type=int, default=0, help="of training, twin and pushes (default 0)")
-    p.add_argument("--json", action="store_true", help="print the figures as one JSON object on stdout")
-    args = p.parse_args(argv)
-    check_number("--seed", args.seed, SEEDS)
     check_folder(Path(args.out))
     for module in ("jax", "jax2onnx", "onnx", "mujoco"):
         if importlib.util.find_spec(module) is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import copy
 import functools
 import io
 from collections.abc import Mapping
@@ -162,13 +163,24 @@ class MujocoEngine(PhysicsEngine):
         super().__init__(*args, **kwargs)
         # persistent: the velocity stage after a step is the next step's own work, so sensors that
         # are current cost nothing
-        self._batch = mujoco.batch.Batch(self.scene.built.model, self.envs, threads, persistent=True)
+        self._batch = mujoco.batch.Batch(self._model(), self.envs, threads, persistent=True)
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl, self._force = self._batch.bind("ctrl"), self._batch.bind("xfrc_applied")
         self._sensordata = self._batch.bind("sensordata")
         self._fields = {name: self._batch.expand(name) for name in self.fields}
         self._stage = _VELOCITY_STAGE
         self._cached: tuple[Any, PhysicsParams] | None = None
+
+    def _model(self) -> Any:
+        """The model of the batch. Where shapes differ, it looks for contacts without boxes about whole bodies.
+
+        MuJoCo's midphase has these boxes from the nominal shapes: it would miss the contacts of a larger one.
+        """
+        model = self.scene.built.model
+        if "geom_size" in self.fields or "geom_pos" in self.fields:
+            model = copy.copy(model)
+            model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE.value)  # pyright: ignore
+        return model
 
     def _numpy(self, params: PhysicsParams) -> PhysicsParams:
         if self._cached is None or self._cached[0] is not params:

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from ksim.bounds import BOUNDS, Bound, check_number
-from ksim.cli import parser
-from toolkit.cli import importing
+from ksim.options import SEED, KsimOptions
+from toolkit.cli import Option, importing, options
+from toolkit.settings import Bound
 
-EPISODES = Bound(1, 100_000, "episodes")
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(KsimOptions):
+    """The options of `ksim eval`."""
+
+    policy: Annotated[
+        str, Option("a .ckpt, a .kinfer, or the word 'home': the PD hold without a policy", positional=True)
+    ]
+    episodes: Annotated[int, Option("number of episodes"), Bound(1, 100_000, "episodes")] = 100
+    seed: Annotated[int, Option("seed of the episodes"), SEED] = 1000
+    engine: Annotated[Literal["auto", "mujoco", "mjx"], Option("what steps the physics")] = "auto"
+    config: Annotated[
+        str | None, Option("task to evaluate in (default: the checkpoint's; for a bundle its task's)")
+    ] = None
+    set: Annotated[tuple[str, ...], Option("override a key of the task, e.g. robot=FOLDER", metavar="KEY=VALUE")] = ()
+    json: Annotated[bool, Option("print one JSON object on stdout")] = False
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    p = parser(
+    args = options(
+        EvaluateOptions,
+        argv,
         "ksim eval",
         "Survival and return of a checkpoint or a bundle over N episodes with pushes and randomisation.",
         "ksim eval robots/kbot/policies/kbot_stand.kinfer --episodes 200 --seed 1000",
     )
-    p.add_argument("policy", help="a .ckpt, a .kinfer, or the word 'home': the PD hold without a policy")
-    p.add_argument("--episodes", type=int, default=100, help="number of episodes (default 100)")
-    p.add_argument("--seed", type=int, default=1000, help="seed of the episodes (default 1000)")
-    p.add_argument("--engine", choices=("auto", "mujoco", "mjx"), default="auto")
-    p.add_argument("--config", help="task to evaluate in (default: the checkpoint's; for a bundle its task's)")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the task, e.g. robot=FOLDER"
-    )
-    p.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    args = p.parse_args(argv)
-    check_number("--episodes", args.episodes, EPISODES)
-    check_number("--seed", args.seed, BOUNDS["seed"])
     with importing("eval"):
         from ksim.engine import choose_engine
         from ksim.evaluate import evaluate, load_policy

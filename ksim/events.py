@@ -85,7 +85,25 @@ class ForcePush(Recurring):
         size, turn = jax.random.uniform(state.key, (2,))
         angle = 2.0 * np.pi * turn
         force = factor(self.scale, state.level) * self.force_n * size * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
-        wrench = jnp.where(begins, jnp.concatenate([force, jnp.zeros(4)]), carry["wrench_w"])
+        wrench: Any = jnp.where(begins, jnp.concatenate([force, jnp.zeros(4)]), carry["wrench_w"])
+        wrench = jnp.where(left > 0.0, wrench, 0.0)
+        return NOTHING._replace(wrench_w=wrench), {"wrench_w": wrench, "left_s": left, "next_s": following}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorquePush(Recurring):
+    """A torque on the base of random size, axis, length and time [N m]."""
+
+    torque_nm: Annotated[float, Bound(0, 100_000, "N m")] = 10.0
+
+    def happen(self, state: State, carry: dict[str, Any]) -> tuple[Effect, dict[str, Any]]:
+        begins, left, following = self._clock(state, carry)
+        size_key, axis_key = jax.random.split(state.key)
+        # a direction of a normal vector is uniform on the sphere
+        axis = jax.random.normal(axis_key, (3,))
+        axis = axis / jnp.maximum(jnp.linalg.norm(axis), 1e-6)
+        torque = factor(self.scale, state.level) * self.torque_nm * jax.random.uniform(size_key) * axis
+        wrench: Any = jnp.where(begins, jnp.concatenate([jnp.zeros(3), torque]), carry["wrench_w"])
         wrench = jnp.where(left > 0.0, wrench, 0.0)
         return NOTHING._replace(wrench_w=wrench), {"wrench_w": wrench, "left_s": left, "next_s": following}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ksim.errors import ConfigError
 from ksim.names import COMMAND_ALIASES
-from toolkit.settings import Dotted
+from toolkit.setting_values import Dotted
 from toolkit.yaml_file import quote
 
 # What a file without a task meant.

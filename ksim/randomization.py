@@ -1,95 +1,103 @@
-"""Domain randomisation: terms that draw at a reset and change one environment's PhysicsParams.
+"""Domain randomisation: how robots and worlds differ.
 
-A term draws numbers (`draw`), shows them to the critic and the log about 0 (`shown`), and puts them into the
-parameters (`apply`). Its `scale` brings the draw nearer to the nominal robot, and may follow the curriculum.
+Here are bodies, contacts, the IMU and gravity. The bases are in ksim/draws.py and what concerns joints and motors in
+ksim/joint_randomization.py; their names are here too.
 """
 
 from __future__ import annotations
 
-import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ksim.curriculum import Scale, factor
+from ksim.draws import (
+    RADIANS,
+    FactorRandomization,
+    OffsetRandomization,
+    Randomization,
+    about,
+    nominal,
+    with_model,
+)
+from ksim.errors import ConfigError
+from ksim.joint_randomization import (
+    ArmatureRandomization,
+    ComplianceRandomization,
+    DampingFactorRandomization,
+    JointDampingRandomization,
+    JointFactorRandomization,
+    JointFrictionRandomization,
+    JointOffsetRandomization,
+    JointOffsets,
+    KdRandomization,
+    KpRandomization,
+    MotorAddition,
+    MotorRandomization,
+    PlayRandomization,
+    StictionRandomization,
+    TargetBiasRandomization,
+    TorqueLimitRandomization,
+)
 from ksim.scene import Scene
-from ksim.term import Term
 from ksim.types import PhysicsParams
-from robots.motor import MotorParams
-from toolkit.settings import Bound, Range
+from toolkit.errors import SettingsError
+from toolkit.settings import Bound, Range, Settings, merge
+from toolkit.yaml_file import YamlError, read_yaml
 
-_RADIANS = Bound(0, 3.2, "radians")
+__all__ = [
+    "ArmatureRandomization",
+    "CentreOfMassRandomization",
+    "ComplianceRandomization",
+    "DampingFactorRandomization",
+    "FactorRandomization",
+    "FloorFrictionRandomization",
+    "FootShapeRandomization",
+    "FrictionRandomization",
+    "GravityRandomization",
+    "ImuPositionRandomization",
+    "ImuTiltRandomization",
+    "InertiaRandomization",
+    "JointDampingRandomization",
+    "JointFactorRandomization",
+    "JointFrictionRandomization",
+    "JointOffsetRandomization",
+    "JointOffsets",
+    "KdRandomization",
+    "KpRandomization",
+    "LinkMassRandomization",
+    "MotorAddition",
+    "MotorRandomization",
+    "OffsetRandomization",
+    "PayloadRandomization",
+    "PlayRandomization",
+    "Randomization",
+    "StictionRandomization",
+    "TargetBiasRandomization",
+    "TorqueLimitRandomization",
+    "about",
+    "calibrated",
+    "nominal",
+    "with_mass",
+    "with_model",
+]
 
+S = TypeVar("S", bound=Settings)
 
-def nominal(scene: Scene, fields: tuple[str, ...]) -> PhysicsParams:
-    """The robot as described, with these MjModel fields to be varied. Unbatched, float32."""
-    n, model = scene.joints, scene.built.model
-    motor = MotorParams(
-        *(jnp.broadcast_to(jnp.asarray(v, jnp.float32), (n,)) for v in MotorParams.of(scene.built.spec))
-    )
-    return PhysicsParams(
-        model={name: jnp.asarray(getattr(model, name), jnp.float32) for name in fields},
-        motor=motor,
-        joint_offset=jnp.zeros(n),
-        target_bias=jnp.zeros(n),
-        imu_tilt=jnp.zeros(3),
-        drawn={},
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Randomization(Term, abc.ABC):
-    """What differs from robot to robot."""
-
-    scale: float | Scale = 1.0
-
-    @abc.abstractmethod
-    def draw(self, key: Any, scene: Scene, level: Any) -> Any:
-        """What this episode's robot has, (k,), in the term's own unit; `neutral` where it changes nothing."""
-
-    @abc.abstractmethod
-    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
-        """The parameters with it."""
-
-    @abc.abstractmethod
-    def shown(self, drawn: Any) -> Any:
-        """What was drawn, about -1 to 1 and 0 for the nominal robot, for the critic and the log."""
-
-    def _uniform(self, key: Any, span: Range, neutral: float, shape: tuple[int, ...], level: Any) -> Any:
-        """Uniform draws, brought nearer to what changes nothing where the scale is below 1."""
-        return neutral + factor(self.scale, level) * (
-            jax.random.uniform(key, shape, minval=span[0], maxval=span[1]) - neutral
-        )
-
-
-def about(drawn: Any, span: Range, neutral: float) -> Any:
-    """Draws as shares of the farthest that their range goes from what changes nothing."""
-    return (drawn - neutral) / max(abs(span[0] - neutral), abs(span[1] - neutral), 1e-9)
+# mjtGeom of the shapes that are as large as their size says.
+_SIZED = {2: "sphere", 3: "capsule", 4: "ellipsoid", 5: "cylinder", 6: "box"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class FactorRandomization(Randomization, abc.ABC):
-    """Factors, uniform in a range."""
-
-    factor: Annotated[Range, Bound(0, 1000, "factors")] = (1.0, 1.0)
-
-    def size(self, scene: Scene) -> int:
-        """How many factors are drawn."""
-        return scene.joints
-
-    def draw(self, key: Any, scene: Scene, level: Any) -> Any:
-        return self._uniform(key, self.factor, 1.0, (self.size(scene),), level)
-
-    def shown(self, drawn: Any) -> Any:
-        return about(drawn, self.factor, 1.0)
-
-
-def with_model(params: PhysicsParams, **fields: Any) -> PhysicsParams:
-    """The parameters with MjModel fields replaced."""
-    return params._replace(model={**params.model, **fields})
+def with_mass(params: PhysicsParams, mass: Any, scene: Scene) -> PhysicsParams:
+    """The parameters with other masses of the bodies, (bodies,), and of what hangs on each: sensors divide by that."""
+    parents = scene.built.model.body_parentid
+    hangs = np.eye(len(parents), dtype=np.float32)  # row: the body, column: what hangs on it
+    for body in range(len(parents) - 1, 0, -1):
+        hangs[parents[body]] += hangs[body]
+    return with_model(params, body_mass=mass, body_subtreemass=jnp.sum(hangs * mass, axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +119,30 @@ class FrictionRandomization(FactorRandomization):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FloorFrictionRandomization(FactorRandomization):
+    """One factor on the sliding friction between floor and feet, and of nothing else.
+
+    MuJoCo takes the greater friction of two geoms, so both sides get the greatest of theirs, times the factor.
+    """
+
+    factor: Annotated[Range, Bound(0, 100, "factors")] = (0.5, 2.0)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("geom_friction",)
+
+    def size(self, scene: Scene) -> int:
+        return 1
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        built, friction = scene.built, params.model["geom_friction"]
+        if built.floor_geom < 0:
+            raise ConfigError(f"{type(self).__name__}: {built.spec.name} stands on no floor; take the term out")
+        at = np.asarray([built.floor_geom, *built.foot_geoms], np.int32)
+        return with_model(params, geom_friction=friction.at[at, 0].set(drawn[0] * jnp.max(friction[at, 0])))
+
+
+@dataclass(frozen=True, kw_only=True)
 class LinkMassRandomization(FactorRandomization):
     """A factor on the mass of each body, and on its inertia with it."""
 
@@ -118,14 +150,31 @@ class LinkMassRandomization(FactorRandomization):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return ("body_mass", "body_inertia")
+        return ("body_mass", "body_subtreemass", "body_inertia")
 
     def size(self, scene: Scene) -> int:
         return scene.built.model.nbody
 
     def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
         mass, inertia = params.model["body_mass"], params.model["body_inertia"]
-        return with_model(params, body_mass=mass * drawn, body_inertia=inertia * drawn[:, None])
+        return with_model(with_mass(params, mass * drawn, scene), body_inertia=inertia * drawn[:, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class InertiaRandomization(FactorRandomization):
+    """A factor on the rotational inertia of each body; its mass stays."""
+
+    factor: Annotated[Range, Bound(0.01, 100, "factors")] = (0.85, 1.15)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("body_inertia",)
+
+    def size(self, scene: Scene) -> int:
+        return scene.built.model.nbody
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        return with_model(params, body_inertia=params.model["body_inertia"] * drawn[:, None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +185,7 @@ class PayloadRandomization(Randomization):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return ("body_mass",)
+        return ("body_mass", "body_subtreemass")
 
     def draw(self, key: Any, scene: Scene, level: Any) -> Any:
         return self._uniform(key, self.mass_kg, 0.0, (1,), level)
@@ -147,27 +196,7 @@ class PayloadRandomization(Randomization):
     def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
         mass, torso = params.model["body_mass"], scene.built.torso_body
         added = jnp.maximum(drawn[0], -0.5 * mass[torso])
-        return with_model(params, body_mass=mass.at[torso].add(added))
-
-
-@dataclass(frozen=True, kw_only=True)
-class OffsetRandomization(Randomization, abc.ABC):
-    """Offsets, uniform between minus and plus a width."""
-
-    @property
-    @abc.abstractmethod
-    def width(self) -> float:
-        """The largest offset."""
-
-    @abc.abstractmethod
-    def size(self, scene: Scene) -> int:
-        """How many offsets are drawn."""
-
-    def draw(self, key: Any, scene: Scene, level: Any) -> Any:
-        return self._uniform(key, (-self.width, self.width), 0.0, (self.size(scene),), level)
-
-    def shown(self, drawn: Any) -> Any:
-        return drawn / max(self.width, 1e-9)
+        return with_mass(params, mass.at[torso].add(added), scene)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,141 +221,10 @@ class CentreOfMassRandomization(OffsetRandomization):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmatureRandomization(FactorRandomization):
-    """A factor on the rotor inertia of each joint."""
-
-    factor: Annotated[Range, Bound(0.01, 100, "factors")] = (0.95, 1.05)
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return ("dof_armature",)
-
-    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
-        armature = params.model["dof_armature"].at[np.asarray(scene.built.dof_ids)].mul(drawn)
-        motor = params.motor._replace(armature=params.motor.armature * drawn)
-        return with_model(params, dof_armature=armature)._replace(motor=motor)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MotorRandomization(FactorRandomization, abc.ABC):
-    """A factor on one parameter of each motor."""
-
-    @property
-    @abc.abstractmethod
-    def parameter(self) -> str:
-        """Its name in robots.motor.MotorParams."""
-
-    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
-        value = getattr(params.motor, self.parameter) * drawn
-        return params._replace(motor=params.motor._replace(**{self.parameter: value}))
-
-
-@dataclass(frozen=True, kw_only=True)
-class KpRandomization(MotorRandomization):
-    """A factor on each position gain."""
-
-    factor: Annotated[Range, Bound(0, 100, "factors")] = (0.9, 1.1)
-
-    @property
-    def parameter(self) -> str:
-        return "kp"
-
-
-@dataclass(frozen=True, kw_only=True)
-class KdRandomization(MotorRandomization):
-    """A factor on each velocity gain."""
-
-    factor: Annotated[Range, Bound(0, 100, "factors")] = (0.9, 1.1)
-
-    @property
-    def parameter(self) -> str:
-        return "kd"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TorqueLimitRandomization(MotorRandomization):
-    """A factor on each torque limit: the strength of the motor."""
-
-    factor: Annotated[Range, Bound(0, 100, "factors")] = (0.9, 1.0)
-
-    @property
-    def parameter(self) -> str:
-        return "torque_limit"
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointFrictionRandomization(MotorRandomization):
-    """A factor on the Coulomb friction of each joint."""
-
-    factor: Annotated[Range, Bound(0, 1000, "factors")] = (0.5, 2.0)
-
-    @property
-    def parameter(self) -> str:
-        return "friction"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MotorAddition(Randomization, abc.ABC):
-    """Something added to one parameter of each motor, uniform in a range that begins at 0 or above."""
-
-    @property
-    @abc.abstractmethod
-    def parameter(self) -> str:
-        """Its name in robots.motor.MotorParams."""
-
-    @property
-    @abc.abstractmethod
-    def span(self) -> Range:
-        """The range."""
-
-    def draw(self, key: Any, scene: Scene, level: Any) -> Any:
-        return self._uniform(key, self.span, 0.0, (scene.joints,), level)
-
-    def shown(self, drawn: Any) -> Any:
-        return about(drawn, self.span, 0.0)
-
-    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
-        value = getattr(params.motor, self.parameter) + drawn
-        return params._replace(motor=params.motor._replace(**{self.parameter: value}))
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointDampingRandomization(MotorAddition):
-    """Viscous friction added to each joint [N m s/rad]."""
-
-    damping: Annotated[Range, Bound(0, 1000, "N m s/rad")] = (0.0, 0.2)
-
-    @property
-    def parameter(self) -> str:
-        return "damping"
-
-    @property
-    def span(self) -> Range:
-        return self.damping
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointOffsetRandomization(OffsetRandomization):
-    """Error of each encoder's zero [rad]."""
-
-    width_rad: Annotated[float, _RADIANS] = 0.02
-
-    @property
-    def width(self) -> float:
-        return self.width_rad
-
-    def size(self, scene: Scene) -> int:
-        return scene.joints
-
-    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
-        return params._replace(joint_offset=params.joint_offset + drawn)
-
-
-@dataclass(frozen=True, kw_only=True)
 class ImuTiltRandomization(OffsetRandomization):
     """The IMU is mounted askew by a rotation vector [rad]."""
 
-    width_rad: Annotated[float, _RADIANS] = 0.02
+    width_rad: Annotated[float, RADIANS] = 0.02
 
     @property
     def width(self) -> float:
@@ -337,3 +235,98 @@ class ImuTiltRandomization(OffsetRandomization):
 
     def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
         return params._replace(imu_tilt=params.imu_tilt + drawn)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImuPositionRandomization(OffsetRandomization):
+    """The IMU sits elsewhere, along each axis of its body [m]: its accelerometer feels another part of a turn."""
+
+    width_m: Annotated[float, Bound(0, 1, "metres")] = 0.01
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("site_pos",)
+
+    @property
+    def width(self) -> float:
+        return self.width_m
+
+    def size(self, scene: Scene) -> int:
+        return 3
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        model = scene.built.model
+        site = int(model.sensor_objid[model.sensor("imu_quat").id])
+        return with_model(params, site_pos=params.model["site_pos"].at[site].add(drawn))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GravityRandomization(OffsetRandomization):
+    """Gravity differs along each axis of the world [m/s^2]; sideways it is a slope that the IMU does not show."""
+
+    width_m_s2: Annotated[float, Bound(0, 20, "m/s^2")] = 0.1
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("opt.gravity",)
+
+    @property
+    def width(self) -> float:
+        return self.width_m_s2
+
+    def size(self, scene: Scene) -> int:
+        return 3
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        return with_model(params, **{"opt.gravity": params.model["opt.gravity"] + drawn})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FootShapeRandomization(FactorRandomization):
+    """A factor on the size of each foot's geoms, which stay where they are: all its lengths, thickness too."""
+
+    factor: Annotated[Range, Bound(0.1, 10, "factors")] = (0.95, 1.05)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("geom_size", "geom_rbound")
+
+    def size(self, scene: Scene) -> int:
+        return len(scene.feet)
+
+    def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
+        built, names = scene.built, self.fields
+        grown = {name: params.model[name] for name in names}
+        for place, geoms in enumerate(built.geoms_by_foot.values()):
+            for geom in geoms:
+                if int(built.model.geom_type[geom]) not in _SIZED:
+                    raise ConfigError(
+                        f"{type(self).__name__}: geom {built.model.geom(int(geom)).name or geom} of a foot of "
+                        f"{built.spec.name} is a mesh or a plane, expected one of {', '.join(_SIZED.values())}"
+                    )
+            at = np.asarray(geoms, np.int32)
+            grown = {name: value.at[at].mul(drawn[place]) for name, value in grown.items()}
+        return with_model(params, **grown)
+
+
+def calibrated(config: S, path: str | Path) -> S:
+    """A ksim.config.Config whose randomisations are changed as a calibration file says.
+
+    The file is YAML: {name of a term: {field: value}}; a new name says its `kind`, and null takes a term out.
+
+    Raises:
+        SettingsError: the file is missing or not YAML, or names what there is not; the message names the file.
+    """
+    path, what = Path(path), "a YAML mapping of randomisations, such as `kp: {factor: [0.9, 1.1]}`"
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file; expected {what}")
+    try:
+        changes = read_yaml(path, what)
+        if not isinstance(changes, Mapping):
+            raise ConfigError(f"{path}: got {type(changes).__name__}, expected {what}")
+        return merge(config, {"randomizations": changes})
+    except YamlError as error:
+        raise ConfigError(str(error)) from error
+    except SettingsError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ksim.cli import parser
 from ksim.errors import CheckpointError, ConfigError
-from toolkit.cli import drop_stdout, importing
+from ksim.options import KsimOptions
+from toolkit.cli import Option, drop_stdout, importing, options
 from toolkit.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -18,23 +18,29 @@ if TYPE_CHECKING:
     from ksim.train import TrainResult
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(KsimOptions):
+    """The options of `ksim train`."""
+
+    config: Annotated[str, Option("YAML configuration, e.g. configs/kbot_stand.yaml")]
+    out: Annotated[str | None, Option("folder of the run (default: runs/TASK-seedN)")] = None
+    set: Annotated[tuple[str, ...], Option("override a key, e.g. ppo.envs=64", metavar="KEY=VALUE")] = ()
+    resume: Annotated[bool, Option("go on from OUT/last.ckpt, bit for bit on the same machine", group="start")] = False
+    init: Annotated[
+        str | None, Option("start a new run with the networks of this checkpoint", metavar="CKPT", group="start")
+    ] = None
+    json: Annotated[bool, Option("print the result as one JSON object on stdout")] = False
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    p = parser(
+    args = options(
+        TrainOptions,
+        argv,
         "ksim train",
         "Train a policy from scratch or from another's networks, or go on with a run.",
         "ksim train --config configs/kbot_stand.yaml --out runs/stand --set seed=1",
     )
-    p.add_argument("--config", required=True, help="YAML configuration, e.g. configs/kbot_stand.yaml")
-    p.add_argument("--out", help="folder of the run (default: runs/TASK-seedN)")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. ppo.envs=64")
-    start = p.add_mutually_exclusive_group()
-    start.add_argument(
-        "--resume", action="store_true", help="go on from OUT/last.ckpt, bit for bit on the same machine"
-    )
-    start.add_argument("--init", metavar="CKPT", help="start a new run with the networks of this checkpoint")
-    p.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
-    args = p.parse_args(argv)
     with importing("train"):
         from ksim.load import load_config
         from ksim.progress import TrainingBar

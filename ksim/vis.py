@@ -7,33 +7,39 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from ksim.bounds import BOUNDS, check_number
-from ksim.cli import parser
 from ksim.errors import KsimError
-from toolkit.cli import importing
+from ksim.options import SEED, KsimOptions
+from toolkit.cli import Option, importing, options
+from toolkit.settings import Bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisOptions(KsimOptions):
+    """The options of `ksim vis`."""
+
+    checkpoint: Annotated[str, Option("a .ckpt or a .kinfer")]
+    seed: Annotated[int, Option("of the episode"), SEED] = 0
+    seconds: Annotated[float, Option("length [s]"), Bound(0.01, 3600, "seconds")] = 10.0
+    out: Annotated[str | None, Option("write this .mp4 instead of opening a window")] = None
+    set: Annotated[tuple[str, ...], Option("override a key of the task", metavar="KEY=VALUE")] = ()
+    json: Annotated[bool, Option("print one JSON object on stdout")] = False
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    p = parser(
+    args = options(
+        VisOptions,
+        argv,
         "ksim vis",
         "Run a policy in simulation and show it: in a window where there is a screen, else as a video file.",
         "ksim vis --checkpoint runs/kbot_stand-seed0/model.ckpt --out stand.mp4",
     )
-    p.add_argument("--checkpoint", required=True, help="a .ckpt or a .kinfer")
-    p.add_argument("--seed", type=int, default=0, help="of the episode (default 0)")
-    p.add_argument("--seconds", type=float, default=10.0, help="length (default 10)")
-    p.add_argument("--out", help="write this .mp4 instead of opening a window")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the task")
-    p.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    args = p.parse_args(argv)
-    check_number("--seconds", args.seconds, BOUNDS["episode_length_s"])
-    check_number("--seed", args.seed, BOUNDS["seed"])
     with importing("vis"):
         from ksim.evaluate import evaluate, load_policy
 

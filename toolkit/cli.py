@@ -12,8 +12,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import IO, NoReturn
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+
+if TYPE_CHECKING:  # imported when a command line is read
+    from toolkit.settings import About, Settings
+
+S = TypeVar("S", bound="Settings")
 
 # what to install for a verb that finds one of these modules missing
 _EXTRAS = {"train": "train", "eval": "train", "vis": "train", "export": "export", "validate": "export"}
@@ -64,6 +70,104 @@ def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+class Option(NamedTuple):
+    """Marks a field of a settings class as an option of a command: `Annotated[bool, Option("print JSON")] = False`.
+
+    Attributes:
+        help: what it is; the default is added where it says anything.
+        metavar: what stands for its value in the help.
+        short: a short form, e.g. "-o".
+        flag: its long form; by default the field's name with dashes.
+        positional: given by its place, without a flag.
+        group: of options with one group's name at most one may be given.
+        read: makes the field's value of the texts of an option that may be repeated.
+    """
+
+    help: str
+    metavar: str = ""
+    short: str = ""
+    flag: str = ""
+    positional: bool = False
+    group: str = ""
+    read: Callable[[list[str]], Any] | None = None
+
+    def name(self, field: str) -> str:
+        """What the command line calls a field."""
+        return field if self.positional else self.flag or f"--{field.replace('_', '-')}"
+
+
+def _argument(name: str, about: About, option: Option) -> tuple[list[str], dict[str, Any]]:
+    """How argparse is told of an option. Absent ones stay absent: the defaults are the class's."""
+    bare = about.bare
+    origin, args = typing.get_origin(bare), typing.get_args(bare)
+    words = option.help
+    said = about.default not in (None, "", False, (), {}) and bare is not bool and "default" not in words
+    words += f" (default: {about.default})" if said else ""
+    how: dict[str, Any] = {"help": words.replace("%", "%%"), "default": argparse.SUPPRESS}
+    if option.metavar:
+        how["metavar"] = option.metavar
+    if bare is bool:
+        how["action"] = argparse.BooleanOptionalAction if about.default else "store_true"
+    elif origin is typing.Literal:
+        how["choices"] = args
+    elif origin in (tuple, dict):
+        how["action"] = "append"
+    elif bare in (int, float):
+        how["type"] = bare
+    if option.positional:
+        if not about.required:
+            how["nargs"] = "?"
+        return [name], how
+    how |= {"dest": name, "required": about.required}
+    return [*filter(None, [option.short]), option.name(name)], how
+
+
+def options(cls: type[S], argv: Sequence[str] | None, prog: str, description: str, example: str) -> S:
+    """A command's options: the fields of a settings class that are marked as `Option`, read from its arguments.
+
+    Words that are none end the process with one line and status 2, as does `--help` with the help and 0.
+
+    Args:
+        cls: the class.
+        argv: the arguments; None takes the process's.
+        prog: the command.
+        description: what it does.
+        example: a line to copy.
+
+    Raises:
+        SettingsError: a value is out of its bounds, named by its flag.
+    """
+    from toolkit.errors import SettingsError
+    from toolkit.settings import fields
+
+    parse = parser(prog, description, example)
+    groups: dict[str, Any] = {}
+    marked: dict[str, Option] = {}
+    for name, about in fields(cls).items():
+        option = about.marker(Option)
+        if option is None:
+            continue
+        marked[name] = option
+        add = parse
+        if option.group:
+            add = groups.get(option.group) or parse.add_mutually_exclusive_group()
+            groups[option.group] = add
+        flags, how = _argument(name, about, option)
+        add.add_argument(*flags, **how)
+    given = vars(parse.parse_args(argv))
+    for name, option in marked.items():
+        if option.read is not None and name in given:
+            given[name] = option.read(given[name])
+    try:
+        return cls(**given)
+    except SettingsError as error:
+        first = error.key.split("[")[0].split(".")[0]
+        if first not in marked:
+            raise
+        key = marked[first].name(first) + error.key[len(first) :]
+        raise cls.error(error.problem, key=key) from None
 
 
 class Interrupted(KeyboardInterrupt):

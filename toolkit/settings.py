@@ -15,62 +15,36 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from toolkit.errors import SettingsError
+from toolkit.setting_values import Bound, Dotted, Names, Range, describe, nearest, shown, stripped
 from toolkit.strict_json import digest
 from toolkit.yaml_file import YamlError, parse_yaml, quote, read_yaml
 
-# [low, high], low at most high
-Range = tuple[float, float]
+__all__ = [
+    "Bound",
+    "Names",
+    "Range",
+    "Settings",
+    "apply_overrides",
+    "describe",
+    "fields",
+    "from_dict",
+    "kinds",
+    "load",
+    "merge",
+    "nearest",
+]
+
 KIND = "kind"
 # Names in one dotted key.
 MAX_NAMES = 8
 S = TypeVar("S", bound="Settings")
-
-
-class Bound(NamedTuple):
-    """What a number may be, or both ends of a range, or each number of a list or mapping; of a string, its length.
-
-    Attributes:
-        least: the least value.
-        greatest: the greatest value.
-        what: what it is, with its unit.
-    """
-
-    least: float
-    greatest: float
-    what: str
-
-    def __str__(self) -> str:
-        """As messages have it: `0 to 1 (a share)`."""
-        return f"{_shown(self.least)} to {_shown(self.greatest)} ({self.what})"
-
-
-def _shown(number: float) -> str:
-    return str(number) if isinstance(number, int) else f"{number:g}"
-
-
-class Names(dict[str, Any]):
-    """A mapping that stays as it is, and so has a hash; equal to a dict of the same items."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(frozenset(self.items()))
-
-    def _fixed(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError("settings do not change; make new ones with dataclasses.replace or toolkit.settings.merge")
-
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _fixed  # type: ignore
-
-    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
-        return Names, (dict(self),)
-
-
-class Dotted(dict[str, Any]):
-    """Keys that were named one by one: in a mapping of plain values they change those and leave the others."""
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +67,7 @@ class Settings(abc.ABC):  # noqa: B024  (its subclasses may have abstract method
 
     def __post_init__(self) -> None:
         root = _Root(type(self), None, "", self.who())
-        for name, about in _fields(type(self)).items():
+        for name, about in fields(type(self)).items():
             value = getattr(self, name)
             settled = _settle(about.hint, value, root, name)
             if settled is not value:
@@ -123,7 +97,7 @@ class Settings(abc.ABC):  # noqa: B024  (its subclasses may have abstract method
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, resolved; `from_dict` of it is equal to this."""
-        return {name: _plain(about.hint, getattr(self, name)) for name, about in _fields(type(self)).items()}
+        return {name: _plain(about.hint, getattr(self, name)) for name, about in fields(type(self)).items()}
 
     @classmethod
     def from_dict(cls, data: Any, base: Self | None = None, path: str = "") -> Self:
@@ -155,10 +129,22 @@ class _Root(NamedTuple):
         return self.cls.error(f"{self.noun}{quote(key)} is unknown; {hint}")
 
 
-class _About(NamedTuple):
-    """What is known of a field. `section` is its class where it is Settings, `terms` where it is a dict of them."""
+class About(NamedTuple):
+    """What is known of a field.
+
+    Attributes:
+        hint: its type.
+        bare: the type without annotations and without None.
+        section: its class where it is Settings.
+        terms: the class of its values where it is a mapping of named Settings.
+        names: it is a mapping, or may be.
+        optional: it may be None.
+        required: it has no default.
+        default: its default; None where it has none.
+    """
 
     hint: Any
+    bare: Any
     section: type[Settings] | None
     terms: type[Settings] | None
     names: bool
@@ -166,20 +152,13 @@ class _About(NamedTuple):
     required: bool
     default: Any
 
+    def marker(self, kind: type[M]) -> M | None:
+        """The first of the field's annotations that is of a kind."""
+        return next((m for m in getattr(self.hint, "__metadata__", ()) if isinstance(m, kind)), None)
+
 
 def _listed(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _bare(hint: Any) -> tuple[Any, bool]:
-    """A hint without Annotated and without None, and whether it had None."""
-    while hasattr(hint, "__metadata__"):
-        hint = hint.__origin__
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        inner = [h for h in typing.get_args(hint) if h is not types.NoneType]
-        if len(inner) < len(typing.get_args(hint)) and len(inner) == 1:
-            return _bare(inner[0])[0], True
-    return hint, False
 
 
 def _is_settings(hint: Any) -> bool:
@@ -187,19 +166,20 @@ def _is_settings(hint: Any) -> bool:
 
 
 @functools.cache
-def _fields(cls: type[Settings]) -> dict[str, _About]:
+def fields(cls: type[Settings]) -> dict[str, About]:
     """What a class declares, in order, without what stays out of the plain form."""
     hints = typing.get_type_hints(cls, include_extras=True)
     out = {}
     for f in dataclasses.fields(cls):
         if not f.init or f.metadata.get("plain") is False:
             continue
-        bare, optional = _bare(hints[f.name])
+        bare, optional = stripped(hints[f.name])
         mapping = next((a for a in (bare, *typing.get_args(bare)) if typing.get_origin(a) is dict), None)
-        inner = None if mapping is None else _bare(typing.get_args(mapping)[1])[0]
+        inner = None if mapping is None else stripped(typing.get_args(mapping)[1])[0]
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-        out[f.name] = _About(
+        out[f.name] = About(
             hint=hints[f.name],
+            bare=bare,
             section=bare if _is_settings(bare) else None,
             terms=inner if _is_settings(inner) else None,
             names=inner is not None,
@@ -247,27 +227,6 @@ def _kind(declared: type[Settings], name: object, root: _Root, path: str) -> typ
     raise root.wrong(f"{path}.{KIND}" if path else KIND, f"got {quote(name)}; {nearest(name, known)}")
 
 
-def _or(words: Sequence[str]) -> str:
-    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def describe(hint: Any) -> str:
-    """What a field of this type takes, for messages."""
-    while hasattr(hint, "__metadata__"):
-        hint = hint.__origin__
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return _or([str(a) for a in args])
-    if origin in (types.UnionType, typing.Union):
-        return _or([describe(a) for a in args])
-    if origin is tuple:
-        return "a list" if args[-1] is Ellipsis else "[low, high]" if hint == Range else f"a list of {len(args)}"
-    if origin is dict:
-        return "a mapping of names" if args[1] is str else f"a mapping of name to {describe(args[1])}"
-    words = {bool: "true or false", int: "an integer", float: "a number", str: "a string", Path: "a path"}
-    return words.get(hint, "null" if hint is types.NoneType else "a mapping" if _is_settings(hint) else str(hint))
-
-
 def _number(hint: type, value: Any, root: _Root, key: str, bound: Bound | None, got: Any) -> float:
     whole = isinstance(value, numbers.Integral) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or (hint is int and not whole):
@@ -287,7 +246,7 @@ def _number(hint: type, value: Any, root: _Root, key: str, bound: Bound | None, 
 
 def _shaped(hint: Any, value: Any) -> bool:
     """Whether a value looks as if it were meant for this alternative of a union."""
-    hint = _bare(hint)[0]
+    hint = stripped(hint)[0]
     origin = typing.get_origin(hint) or hint
     if origin is typing.Literal:
         return any(type(a) is type(value) and a == value for a in typing.get_args(hint))
@@ -356,14 +315,14 @@ def _settle(hint: Any, value: Any, root: _Root, key: str, bound: Bound | None = 
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is str and bound is not None and not (isinstance(value, str) and len(value) <= bound.greatest):
-        raise root.unlike(key, value, f"a string of at most {_shown(bound.greatest)} {bound.what}")
+        raise root.unlike(key, value, f"a string of at most {shown(bound.greatest)} {bound.what}")
     if not isinstance(value, hint):
         raise root.unlike(key, value, describe(hint))
     return value
 
 
 def _plain(hint: Any, value: Any) -> Any:
-    hint = _bare(hint)[0]
+    hint = stripped(hint)[0]
     args = typing.get_args(hint)
     if isinstance(value, Settings):
         data = value.to_dict()
@@ -381,7 +340,7 @@ def _plain(hint: Any, value: Any) -> Any:
 
 def _keys(cls: type[Settings], base: Settings | None, prefix: str, seen: tuple[type, ...] = ()) -> Iterator[str]:
     """Every dotted key of settings, or of a class."""
-    for name, about in _fields(cls).items():
+    for name, about in fields(cls).items():
         yield f"{prefix}{name}"
         value = about.default if base is None else getattr(base, name)
         inside = {name: value} if about.section else {f"{name}.{k}": v for k, v in value.items()} if about.terms else {}
@@ -421,7 +380,7 @@ def _resolve(
             continue
         if not isinstance(change, Mapping):
             if not cls.shorthand:
-                inside = "" if path else f" with {', '.join(_fields(cls))}"
+                inside = "" if path else f" with {', '.join(fields(cls))}"
                 raise root.unlike(path, change, f"a mapping{inside}")
             change = {cls.shorthand: change}
         if KIND in change:
@@ -436,7 +395,7 @@ def _resolve(
 
 
 def _terms(
-    about: _About, current: Mapping[str, Settings], changes: Sequence[Any], root: _Root, path: str, fresh: bool
+    about: About, current: Mapping[str, Settings], changes: Sequence[Any], root: _Root, path: str, fresh: bool
 ) -> dict[str, Any]:
     """A mapping of named settings: a mapping changes one, null takes it out, a new one says its kind."""
     given: dict[str, list[Any]] = {}
@@ -469,14 +428,6 @@ def _terms(
         made = _resolve(about.terms, have, pending, root, key, False)
         out[name] = typing.cast("Settings", made)
     return out
-
-
-def nearest(name: object, known: Iterable[str], path: str = "") -> str:
-    """What may have been meant, and what there is, for messages; `path` stands before the name meant."""
-    known = list(known)
-    near = difflib.get_close_matches(name if isinstance(name, str) else quote(name), known, n=1, cutoff=0.5)
-    meant = f"did you mean {path}.{near[0]}? ".replace(" .", " ") if near else ""
-    return f"{meant}there is {', '.join(known) or 'none'}"
 
 
 def _names(current: Any, changes: Sequence[Any], root: _Root, path: str) -> Any:
@@ -513,18 +464,18 @@ def _build(
     """Settings of exactly this class: `base`, or the defaults, with changes. Nested ones are built first."""
     if _abstract(cls):
         raise root.wrong(path, f"got no {KIND}, expected a mapping with a {KIND}, one of {', '.join(kinds(cls))}")
-    fields = _fields(cls)
+    known = fields(cls)
     given: dict[str, list[Any]] = {}
     for change in changes:
         for name, value in cls.translated(change, base).items():
-            if not isinstance(name, str) or name not in fields:
+            if not isinstance(name, str) or name not in known:
                 word = name if isinstance(name, str) else quote(name)
                 key = f"{path}.{word}" if path else word
-                raise root.unknown(key, _hint(word, path, list(fields), root))
+                raise root.unknown(key, _hint(word, path, list(known), root))
             given.setdefault(name, []).append(value)
     values: dict[str, Any] = {}
     for name, several in given.items():
-        about, key = fields[name], f"{path}.{name}" if path else name
+        about, key = known[name], f"{path}.{name}" if path else name
         current = about.default if base is None else getattr(base, name)
         if about.section is not None:
             if not about.optional:  # an empty section changes nothing
@@ -547,10 +498,10 @@ def _build(
             values[name] = _names(current, several, root, key)
         else:
             values[name] = _last(about.hint, current, several, root, key)
-    missing = [n for n, about in fields.items() if about.required and base is None and n not in values]
+    missing = [n for n, about in known.items() if about.required and base is None and n not in values]
     if missing:
         key = f"{path}.{missing[0]}" if path else missing[0]
-        raise root.wrong(key, f"is missing, expected {describe(fields[missing[0]].hint)}")
+        raise root.wrong(key, f"is missing, expected {describe(known[missing[0]].hint)}")
     try:
         return cls(**values) if base is None else dataclasses.replace(base, **values)
     except SettingsError as error:
@@ -624,7 +575,7 @@ def load(
 
 
 def _needs(cls: type[Settings]) -> bool:
-    return _abstract(cls) or any(about.required for about in _fields(cls).values())
+    return _abstract(cls) or any(about.required for about in fields(cls).values())
 
 
 def _made(base: type[S] | S) -> S:

@@ -56,6 +56,8 @@ def drawn() -> dict[str, randomization.Randomization]:
         "kd": randomization.KdRandomization(scale=NEARER),
         "torque_limit": randomization.TorqueLimitRandomization(scale=NEARER),
         "joint_friction": randomization.JointFrictionRandomization(scale=NEARER),
+        "stiction": randomization.StictionRandomization(stiction_nm=(0.0, 0.5), scale=NEARER),
+        "play": randomization.PlayRandomization(play_rad=(0.0, 0.01), scale=NEARER),
         "damping": randomization.JointDampingRandomization(scale=NEARER),
         "joint_offset": randomization.JointOffsetRandomization(scale=NEARER),
         "imu_tilt": randomization.ImuTiltRandomization(scale=NEARER),
@@ -93,7 +95,7 @@ def stand() -> Config:
         channels={
             "action": Channel(latency_s=(0.003, 0.015), jitter_s=0.004, loss=0.03, scale=NEARER),
             "joints": Channel(latency_s=(0.002, 0.02), jitter_s=0.004, scale=NEARER),
-            "imu": Channel(latency_s=(0.002, 0.02), jitter_s=0.004, scale=NEARER),
+            "imu": Channel(latency_s=(0.002, 0.025), jitter_s=0.004, rate_hz=(50.0, 200.0), skew=0.01, scale=NEARER),
         },
         rewards={
             "alive": rewards.AliveReward(weight=1.0),

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import yaml
 
-from ksim.config import apply_overrides, load_config
-from ksim.errors import CheckpointError, KsimError, TrainingError
+from ksim.config import load_config
+from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint
-from ksim.train import Trainer, train
+from ksim.learning.trainer import Progress, Trainer
+from ksim.train import train
 from ksim.train_command import _resumed
+from toolkit.errors import FileError
 from toolkit.files import locked, shipped_policy
+from toolkit.settings import apply_overrides
 
 UPDATES = 20
 
@@ -104,31 +107,38 @@ def test_there_must_be_something_to_resume(config, tmp_path):
 
 def test_resuming_with_another_configuration_names_the_key(whole, ksim, config_file):
     out, _ = whole
-    done = ksim("train", "--config", config_file, "--out", out, "--resume", "--set", "noise.gyro_rad_s=0.7")
+    done = ksim(
+        "train", "--config", config_file, "--out", out, "--resume", "--set", "observations.gyroscope.noise.std=0.7"
+    )
     assert done.returncode == 1 and done.stdout == ""
-    assert "noise" in done.stderr and done.stderr.count("\n") == 1
+    assert "observations" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_update_and_a_remedy(config, environment):
     trainer = Trainer(config, environment)
-    learner, batch, seen, progress = trainer.start()
+    learner, batch, progress = trainer.start()
     learner = learner._replace(scale=learner.scale._replace(mean=np.float32(np.nan), weight=np.float32(1.0)))
     with pytest.raises(
         TrainingError, match=r"update 1: the loss is nan; expected a finite number: lower ppo"
     ) as caught:
-        trainer.iterate(learner, batch, seen, progress)
+        trainer.iterate(learner, batch, progress)
     assert "\n" not in str(caught.value)
 
 
 def test_progress_counts_survival_over_ended_episodes(config, environment):
     trainer = Trainer(config, environment)
-    full = environment.task.episode_steps
-    _, _, _, progress = trainer.start()
-    # weight 0.5 / 4: one fall at half length, then one that lasted
-    after = trainer._progress(progress, [(full / 2, 1.0, False), (full / 2, 2.0, True)])
-    assert after.survival == pytest.approx(0.125)
-    assert after.length_share == pytest.approx(0.0625 + 0.125 * (1 - 0.0625))
-    assert after.episode_return == pytest.approx(0.125 + 0.125 * (2 - 0.125))
+    # one fell at half length with a return of 1, one lasted with 2, 3 m away: each counts 0.5 / 4
+    sums = {
+        "ended": 2.0,
+        "ended/length_share": 1.5,
+        "ended/survival": 1.0,
+        "ended/episode_return": 3.0,
+        "ended/distance_m": 3.0,
+    }
+    after = trainer._progress(Progress(), sums)
+    weight = 1 - (1 - 0.125) ** 2
+    assert after.survival == pytest.approx(0.5 * weight) and after.length_share == pytest.approx(0.75 * weight)
+    assert after.episode_return == pytest.approx(1.5 * weight) and after.distance_m == pytest.approx(1.5 * weight)
     assert (after.updates, after.steps) == (1, 16)
 
 
@@ -212,14 +222,14 @@ def test_two_in_one_process_are_kept_apart_too_and_an_empty_folder_does_not_stay
     folder = tmp_path / "a" / "b"
     with locked(folder, "training"):
         assert (folder / ".lock").exists()
-        with pytest.raises(KsimError, match="another training is writing here"), locked(folder, "training"):
+        with pytest.raises(FileError, match="another training is writing here"), locked(folder, "training"):
             pass
         assert (folder / ".lock").exists()
     assert not (tmp_path / "a").exists()
     with locked(folder, "training"):
         (folder / "kept").touch()
     assert [p.name for p in folder.iterdir()] == ["kept"]
-    with pytest.raises(KsimError, match="kept: is a file; expected a folder"), locked(folder / "kept", "training"):
+    with pytest.raises(FileError, match="kept: is a file; expected a folder"), locked(folder / "kept", "training"):
         pass
     with pytest.raises(NotADirectoryError), locked(folder / "kept" / "c", "training"):
         pass
@@ -229,7 +239,7 @@ def test_an_out_that_is_a_file_is_refused_before_anything_is_compiled(config, tm
     path = tmp_path / "file"
     path.write_text("here already")
     monkeypatch.setattr("ksim.train.Trainer", lambda _: pytest.fail("compiled"))
-    with pytest.raises(KsimError, match="is a file; expected a folder; name another --out"):
+    with pytest.raises(FileError, match="is a file; expected a folder; name another --out"):
         train(config, path)
     assert path.read_text() == "here already"
 
@@ -240,9 +250,9 @@ def test_a_checkpoint_that_does_not_fit_its_own_description_is_one_line(whole, c
     out = tmp_path / "altered"
     shutil.copytree(whole[0], out)
     meta, arrays = checkpoint.read(out / "last.ckpt")
-    del meta["format"], arrays["lengths"]
+    del meta["format"], arrays["physics.rows"]
     checkpoint.write(out / "last.ckpt", meta, arrays)
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: does not fit its own description \(KeyError: 'lengths'\)"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: does not fit its own description \(KeyError: 'rows'\)"):
         train(config, out, resume=True)
     checkpoint.write(out / "last.ckpt", {**meta, "config": {"seed": "x"}}, arrays)
     with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
@@ -264,7 +274,7 @@ def test_every_network_trains_and_its_checkpoint_gives_the_same_policy(config, e
     before = checkpoint.model_arrays(state[0].model)
     for _ in range(2):
         *state, _ = trainer.iterate(*state)
-    learner, batch, seen, progress = state
+    learner, batch, progress = state
     after = checkpoint.model_arrays(learner.model)
     still = [k for k in before if np.array_equal(before[k], after[k])]
     assert still == [], "every weight moves"
@@ -272,11 +282,12 @@ def test_every_network_trains_and_its_checkpoint_gives_the_same_policy(config, e
         assert float(learner.model.actor.normaliser.count) == 2 * 4 * 4  # updates, steps, environments
     trainer.save_model(tmp_path / "model.ckpt", learner, progress)
     policy = checkpoint.load_trained(tmp_path / "model.ckpt").policy
+    _, seen = trainer.env.look(batch.physics, batch.params, batch.env, 1.0)
     inputs = {k: v[0] for k, v in seen.inputs.items()}
     ours, theirs = (p.step(inputs, p.init_carry())[0] for p in (trainer.policy(learner.model), policy))
     np.testing.assert_array_equal(ours, theirs)
     # and a run of it goes on
-    trainer.save(tmp_path / "last.ckpt", learner, batch, seen, progress)
+    trainer.save(tmp_path / "last.ckpt", learner, batch, progress)
     again, *_ = trainer.restore(tmp_path / "last.ckpt")
     np.testing.assert_array_equal(again.carry, learner.carry)
 
@@ -288,14 +299,14 @@ def test_a_run_starts_with_the_networks_of_another_and_says_so_to_the_bundle(who
     slower = dataclasses.replace(config, policy=dataclasses.replace(config.policy, target_speed=0.5), seed=5)
     for name in ("model.ckpt", "last.ckpt"):
         trainer = Trainer(slower, environment)
-        learner, batch, seen, progress = trainer.start_from(checkpoint.Start.read(first / name))
+        learner, batch, progress = trainer.start_from(checkpoint.Start.read(first / name))
         assert checkpoint.weights_digest(checkpoint.model_arrays(learner.model)) == origin.spec.weights_digest
         assert float(learner.scale.weight) > 0, "the critic's values keep their scale"
         saved = checkpoint.read(first / "model.ckpt")[0]["progress"]
         assert progress.level == saved["level"] > 0 and (progress.steps, progress.updates) == (0, 0)
-    learner, batch, seen, progress, _ = trainer.iterate(learner, batch, seen, progress)
+    learner, batch, progress, _ = trainer.iterate(learner, batch, progress)
     trainer.save_model(tmp_path / "model.ckpt", learner, progress)
-    trainer.save(tmp_path / "last.ckpt", learner, batch, seen, progress)
+    trainer.save(tmp_path / "last.ckpt", learner, batch, progress)
     told = {"weights_digest": origin.spec.weights_digest, "steps": saved["steps"]}
     trained = checkpoint.load_trained(tmp_path / "model.ckpt")
     assert trained.spec.training["started_from"] == told and trained.spec.training["steps"] == progress.steps
@@ -303,7 +314,7 @@ def test_a_run_starts_with_the_networks_of_another_and_says_so_to_the_bundle(who
     # a resumed run keeps where it started, and a start from it tells both
     resumed = Trainer(slower, environment)
     resumed.restore(tmp_path / "last.ckpt")
-    assert resumed.meta(progress)["started_from"] == told
+    assert resumed.meta(learner, progress)["started_from"] == told
     third = checkpoint.Start.read(tmp_path / "model.ckpt").origin
     assert third["started_from"] == told and third["steps"] == progress.steps
 
@@ -327,7 +338,7 @@ def test_a_start_that_does_not_fit_is_one_line_and_leaves_nothing(whole, ksim, c
         (tmp_path / "level.ckpt", (), "level 3.0, expected 0 to 1"),
         (model, ("policy.hidden=9",), "its policy.hidden: 8; this run has 9"),
         (model, ("policy.hold=[wrist]",), "its policy.hold"),
-        (model, ("commands={vx: [0, 1]}",), r"its commands: \['vx', 'yaw_rate'\]"),
+        (model, ("commands={xvel: [0, 1]}",), r"its commands: \['xvel', 'yawrate'\]"),
     ):
         with pytest.raises(CheckpointError, match=why) as caught:
             train(apply_overrides(config, sets), out, init=init)

@@ -13,8 +13,12 @@ import pytest
 from deploy.safety import Limits, limit
 from deploy.state import RobotState
 from ksim.actions import JointTargets
+from ksim.commands import UniformCommand
 from ksim.errors import ConfigError
 from ksim.learning.policy import INPUTS, OBSERVATION_CLIP, make_model, make_policy
+from toolkit.errors import SettingsError
+
+NO_CLOCK = jnp.zeros(0)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +50,12 @@ def test_the_carry_is_states_then_last_action_then_last_targets(policy, built):
         *((f"lstm{i}.{part}", (8,)) for i in (0, 1) for part in "hc"), ("last_action", (20,)), ("last_targets", (20,))
     ]  # fmt: skip
     assert policy.carry_size == 2 * 2 * 8 + 20 + 20 == policy.init_carry().shape[0]
-    state, action, targets = policy.split(jnp.arange(72.0))
+    state, _, action, targets = policy.split(jnp.arange(72.0))
     assert (state[0], state[-1], action[0], action[-1], targets[0], targets[-1]) == (0, 31, 32, 51, 52, 71)
 
 
 def test_the_first_carry_is_zero_but_for_targets_at_home(policy, built):
-    state, action, targets = policy.split(policy.init_carry())
+    state, _, action, targets = policy.split(policy.init_carry())
     assert not state.any() and not action.any()
     assert np.array_equal(targets, np.float32(built.spec.column("home_rad")))
     assert policy.init_carry().dtype == jnp.float32
@@ -66,14 +70,14 @@ def test_encode_is_zero_at_home_upright_at_rest_and_as_long_as_it_says(policy, b
         "gyroscope": jnp.zeros(3),
         "command": jnp.asarray([0.25, 0.0]),  # the middle of their ranges
     }
-    vector = policy.encode(calm, jnp.zeros(n))
+    vector = policy.encode(calm, NO_CLOCK, jnp.zeros(n))
     assert vector.shape == (3 * 20 + 6 + 2,)
     assert np.allclose(vector, 0.0, atol=1e-6)
 
 
 def test_encode_puts_each_input_in_its_place_and_clips(policy, inputs):
     last = jnp.linspace(0.0, 1.0, 20)
-    base = np.asarray(policy.encode(inputs, last))
+    base = np.asarray(policy.encode(inputs, NO_CLOCK, last))
     places = {
         "joint_angles": slice(0, 20),
         "joint_angular_velocities": slice(20, 40),
@@ -82,22 +86,22 @@ def test_encode_puts_each_input_in_its_place_and_clips(policy, inputs):
         "command": slice(46, 48),
     }
     for name, place in places.items():
-        moved = np.asarray(policy.encode({**inputs, name: inputs[name] + 0.01}, last)) - base
+        moved = np.asarray(policy.encode({**inputs, name: inputs[name] + 0.01}, NO_CLOCK, last)) - base
         assert (moved[place] > 0).all() and not np.delete(moved, np.arange(68)[place]).any(), name
-        huge = np.asarray(policy.encode({**inputs, name: inputs[name] + 1e9}, last))
+        huge = np.asarray(policy.encode({**inputs, name: inputs[name] + 1e9}, NO_CLOCK, last))
         assert (huge[place] == OBSERVATION_CLIP).all(), name
     assert np.allclose(base[48:], last)
 
 
 def test_step_is_encode_net_and_act_by_hand(policy, inputs, step):
     carry = policy.init_carry() + 0.05 * jnp.sin(jnp.arange(72.0))
-    state, last_action, last_targets = policy.split(carry)
-    mean, new_state = policy.actor.net(policy.encode(inputs, last_action), state)
-    targets, new_carry = policy.act(inputs, mean, new_state, last_targets)
+    state, phase, last_action, last_targets = policy.split(carry)
+    mean, new_state = policy.actor.net(policy.encode(inputs, phase, last_action), state)
+    targets, new_carry = policy.act(inputs, mean, new_state, phase, last_targets)
     got, got_carry = step(policy, inputs, carry)
     assert np.allclose(got, targets, atol=1e-6) and np.allclose(got_carry, new_carry, atol=1e-6)
     # the carry holds what was done, for the next step
-    kept_state, kept_action, kept_targets = policy.split(new_carry)
+    kept_state, _, kept_action, kept_targets = policy.split(new_carry)
     assert np.array_equal(kept_state, new_state) and np.array_equal(kept_action, mean)
     assert np.array_equal(kept_targets, targets)
 
@@ -165,7 +169,7 @@ def variant(built, config):
 
     def make(**changes):
         changed = dataclasses.replace(config, policy=dataclasses.replace(config.policy, **changes))
-        model = make_model(built.spec, 2, 5, changed.policy, key=jax.random.key(3))
+        model = make_model(built.spec, 5, changed, key=jax.random.key(3))
         return loud(make_policy(model.actor, built.spec, changed), 100.0)
 
     return make
@@ -184,27 +188,33 @@ def test_every_network_makes_a_policy_whose_carry_is_as_its_layout_says(name, va
     carry = policy.init_carry()
     assert carry.shape == (policy.carry_size,) == (sum(p.size for p in policy.carry_layout),)
     targets, after = step(policy, inputs, carry)
-    state, last_action, last_targets = policy.split(carry)
-    mean, new_state = policy.actor(policy.encode(inputs, last_action), state)
-    by_hand, new_carry = policy.act(inputs, mean, new_state, last_targets)
+    state, phase, last_action, last_targets = policy.split(carry)
+    mean, new_state = policy.actor(policy.encode(inputs, phase, last_action), state)
+    by_hand, new_carry = policy.act(inputs, mean, new_state, phase, last_targets)
     assert np.allclose(targets, by_hand, atol=1e-5) and np.allclose(after, new_carry, atol=1e-5)
     if name == "mlp with history":
         assert policy.carry_layout[0].shape == (3, 3 * 20 + 6 + 2)
-        assert np.allclose(after[:68], policy.encode(inputs, last_action), atol=1e-5)
+        assert np.allclose(after[:68], policy.encode(inputs, phase, last_action), atol=1e-5)
 
 
 def test_commands_are_seen_as_shares_of_their_trained_range(policy, inputs):
-    # vx from -0.5 to 1, yaw_rate from -1 to 1
+    # xvel from -0.5 to 1, yawrate from -1 to 1
     for command, expected in (([-0.5, -1.0], [-1, -1]), ([0.25, 0.0], [0, 0]), ([1.0, 0.5], [1, 0.5])):
-        vector = policy.encode({**inputs, "command": jnp.asarray(command)}, jnp.zeros(20))
+        vector = policy.encode({**inputs, "command": jnp.asarray(command)}, NO_CLOCK, jnp.zeros(20))
         assert np.allclose(vector[46:48], expected, atol=1e-6)
 
 
 def test_a_command_whose_range_is_a_point_says_nothing(built, config, inputs):
-    config = dataclasses.replace(config, commands={"vx": (0.5, 0.5), "yaw_rate": (-1.0, 1.0)})
-    model = make_model(built.spec, 2, 5, config.policy, key=jax.random.key(3))
+    config = dataclasses.replace(
+        config,
+        commands={
+            "xvel": UniformCommand(name="xvel", range=(0.5, 0.5)),
+            "yawrate": UniformCommand(name="yawrate", range=(-1.0, 1.0)),
+        },
+    )
+    model = make_model(built.spec, 5, config, key=jax.random.key(3))
     policy = make_policy(model.actor, built.spec, config)
-    vector = policy.encode({**inputs, "command": jnp.asarray([0.9, 1.0])}, jnp.zeros(20))
+    vector = policy.encode({**inputs, "command": jnp.asarray([0.9, 1.0])}, NO_CLOCK, jnp.zeros(20))
     assert np.allclose(vector[46:48], [0.0, 1.0])
 
 
@@ -214,18 +224,18 @@ WRIST, ELBOW = "dof_left_wrist_00", "dof_left_elbow_02"
 def test_a_joint_passed_through_follows_its_command_within_its_limits_and_the_network_does_not_see_it(
     built, variant, inputs
 ):
-    policy = variant(passthrough={WRIST: "yaw_rate"}, hold=("wrist", "shoulder"), smoothing=0.5)
+    policy = variant(passthrough={WRIST: "yawrate"}, hold=("wrist", "shoulder"), smoothing=0.5)
     n, wrist = 20 - 2 - 6, built.spec.joint_names.index(WRIST)  # the other wrist and six shoulder joints hold
     assert (policy.actions, policy.encoding.size) == (n - 1 + 1, 2 * (n + 1) + 6 + 1 + n)
     last = policy.init_carry()
     for command, target in ((0.3, 0.3), (-0.2, -0.2), (1e9, built.spec.joint(WRIST).upper_rad)):
         targets, _ = policy.step({**inputs, "command": jnp.asarray([0.25, command])}, last)
         assert float(targets[wrist]) == pytest.approx(target, abs=1e-6)
-    seen = [policy.encode({**inputs, "command": jnp.asarray([0.25, c])}, jnp.zeros(n)) for c in (0.0, 0.7)]
+    seen = [policy.encode({**inputs, "command": jnp.asarray([0.25, c])}, NO_CLOCK, jnp.zeros(n)) for c in (0.0, 0.7)]
     assert np.array_equal(*seen)
     # its own angle is seen: it moves the arm's weight about
     angles = inputs["joint_angles"].at[wrist].add(0.1)
-    assert np.abs(policy.encode({**inputs, "joint_angles": angles}, jnp.zeros(n)) - seen[0]).max() > 0.1
+    assert np.abs(policy.encode({**inputs, "joint_angles": angles}, NO_CLOCK, jnp.zeros(n)) - seen[0]).max() > 0.1
     # the other wrist stays at home
     other = built.spec.joint_names.index("dof_right_wrist_00")
     assert float(targets[other]) == pytest.approx(built.spec.joints[other].home_rad)
@@ -233,8 +243,10 @@ def test_a_joint_passed_through_follows_its_command_within_its_limits_and_the_ne
 
 def test_passing_through_an_unknown_joint_or_command_is_refused(variant, config):
     with pytest.raises(ConfigError, match=r"policy\.passthrough: no joint 'tail'; kbot has dof_left_hip_pitch_04"):
-        variant(passthrough={"tail": "vx"})
-    with pytest.raises(ConfigError, match=r"policy\.passthrough\..*: got 'grip', expected one of the commands \(vx"):
+        variant(passthrough={"tail": "xvel"})
+    with pytest.raises(
+        SettingsError, match=r"policy\.passthrough\..*: got 'grip', expected one of the commands \("
+    ):
         dataclasses.replace(config, policy=dataclasses.replace(config.policy, passthrough={WRIST: "grip"}))
 
 
@@ -259,11 +271,11 @@ def limits_and_state(built, position):
 def test_targets_move_no_faster_than_allowed_so_that_the_safety_layer_never_clamps_their_speed(
     built, variant, inputs, step, speed
 ):
-    policy = variant(target_speed=speed, passthrough={WRIST: "yaw_rate"})
+    policy = variant(target_speed=speed, passthrough={WRIST: "yawrate"})
     policy = loud(policy, 100.0)
     limits, state = limits_and_state(built, built.spec.column("home_rad"))
     rng, carry = np.random.default_rng(0), policy.init_carry()
-    last = np.float64(policy.split(carry)[2])
+    last = np.float64(policy.split(carry)[3])
     allowed, fastest = speed * 0.02 * np.array(built.spec.column("velocity_max_rad_s")), np.zeros(20)
     for _ in range(200):
         shaken = {k: v + jnp.asarray(rng.normal(size=v.shape), jnp.float32) for k, v in inputs.items()}

@@ -71,7 +71,7 @@ def batch_of(model: Model, ratio: float, advantage: float, target_off: float = 0
     log_prob = ppo.log_prob(mean, mean, model.actor.log_std)
     return ppo.Batch(
         observation=observation,
-        privileged=privileged,
+        critic=privileged,
         action=mean,
         log_prob=log_prob - math.log(ratio),
         advantage=jnp.full((T, E), advantage),
@@ -79,6 +79,7 @@ def batch_of(model: Model, ratio: float, advantage: float, target_off: float = 0
         resets=resets,
         actor_state=actor_state,
         critic_state=critic_state,
+        mirror_state=(),
     )
 
 
@@ -113,7 +114,7 @@ def rollout_of(model: Model, timeout: bool = False) -> ppo.Rollout:
     action = mean + jnp.exp(model.actor.log_std) * jax.random.normal(keys[2], mean.shape)
     return ppo.Rollout(
         observation=observation,
-        privileged=privileged,
+        critic=privileged,
         action=action,
         log_prob=ppo.log_prob(action, mean, model.actor.log_std),
         reward=-jnp.sum((action - 1.0) ** 2, axis=-1),  # what pays is an action of 1
@@ -137,7 +138,7 @@ def test_updates_move_the_action_to_what_pays_and_lower_the_value_error(small, u
     model, scale, rate = small, ppo.ValueScale.start(), jnp.asarray(0.01)
     errors, first = [], None
     for k in range(8):
-        model, state, rate, scale, critic_state, figures = update(
+        model, state, rate, scale, (critic_state, _), figures = update(
             model, state, rate, scale, rollout, jax.random.key(k), config
         )
         errors.append(float(figures["value_error"]))
@@ -178,7 +179,7 @@ def test_an_episode_cut_by_the_clock_keeps_the_value_that_it_would_have_had(smal
         return float((new.mean - 0.98 * scale.mean) / 0.02)
 
     rollout = rollout_of(small)
-    value, _ = small.critic.net.unroll(rollout.privileged, rollout.critic_state, rollout.resets)
+    value, _ = small.critic.net.unroll(rollout.critic, rollout.critic_state, rollout.resets)
     mean, std = scale.moments()
     kept = 0.9 * float(value[2, 1, 0] * std + mean)
     # added to the reward of step 2; the returns of steps 2, 1 and 0 take it with their share
