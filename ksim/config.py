@@ -1,13 +1,12 @@
 """The whole of a training run, typed: the terms of its task, the policy, the learner. A task is a value of this.
 
-A YAML file names a task and changes some of it; `--set key=value` changes it further. See toolkit/settings.py for how.
+ksim/load.py reads one from a YAML file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ksim import legacy
@@ -24,9 +23,7 @@ from ksim.resets import Reset
 from ksim.rewards import Reward
 from ksim.terminations import BaseTooLowTermination, Termination
 from robots.spec import CommandSpec
-from toolkit.errors import SettingsError
-from toolkit.settings import Bound, Settings, apply_overrides, merge
-from toolkit.yaml_file import YamlError, read_yaml
+from toolkit.settings import Bound, Settings
 
 SEED = Bound(0, 2**32 - 1, "a seed")
 _UNITS = Bound(1, 8192, "units")
@@ -189,6 +186,7 @@ class Config(Settings):
         run: how long.
     """
 
+    error = ConfigError
     task: str = ""
     robot: str = "kbot"
     seed: Annotated[int, SEED] = 0
@@ -257,41 +255,3 @@ class Config(Settings):
     def needs_free_base(self) -> bool:
         """Whether the task has no meaning for a robot that is fixed to the world."""
         return any(isinstance(term, BaseTooLowTermination) for term in self.terminations.values())
-
-
-def from_dict(data: Any, base: Config | None = None) -> Config:
-    """A configuration from plain values: over `base`, or over the task that they name.
-
-    A dictionary that `Config.to_dict` made gives the same configuration. One of an older version is translated.
-
-    Raises:
-        SettingsError: a key is unknown (the nearest is named), ill-typed or out of range.
-    """
-    from ksim.tasks import task_config
-
-    if not isinstance(data, Mapping):
-        return merge(base or Config(), data)
-    if base is None and {f.name for f in fields(Config)} <= set(data):
-        return Config.from_dict(data)  # the whole of it: what the task has gained since is not in it
-    if base is None:
-        base = task_config(data.get("task", legacy.TASK))
-    return merge(base, data)
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """A configuration from a YAML file, with `key=value` overrides (dotted keys, YAML values).
-
-    Raises:
-        SettingsError: the file is missing or not YAML, or a key is wrong.
-    """
-    path = Path(path)
-    what = "a YAML configuration such as configs/kbot_stand.yaml"
-    if not path.exists():
-        raise ConfigError(f"{path}: no such file; expected {what}")
-    try:
-        config = from_dict(read_yaml(path, what) or {})
-    except YamlError as error:
-        raise ConfigError(str(error)) from error
-    except SettingsError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return apply_overrides(config, overrides)

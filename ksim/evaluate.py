@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ksim.config import Config, load_config
+from ksim.config import Config
 from ksim.environment import Environment, make_environment
 from ksim.errors import KsimError
 from ksim.learning.checkpoint import load_trained
 from ksim.learning.policy import Policy
+from ksim.load import load_config
 from ksim.names import COMMAND_ALIASES
 from ksim.scene import Scene
 from ksim.types import PhysicsState
@@ -385,7 +386,6 @@ def load_policy(name: str, config: str | None = None, overrides: Sequence[str] =
 
 
 if __name__ == "__main__":
-    from ksim.cli import run_verb
-    from ksim.evaluate_command import main
+    from ksim.cli import main
 
-    sys.exit(run_verb("eval", main, sys.argv[1:]))
+    sys.exit(main(["eval", *sys.argv[1:]]))

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ksim.errors import ConfigError
 from ksim.names import COMMAND_ALIASES
 from toolkit.setting_values import Dotted
+from toolkit.yaml_file import quote
 
 # What a file without a task meant.
 TASK = "kbot_stand"
@@ -63,6 +65,9 @@ def translated(changes: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, An
     Args:
         changes: what a file, a checkpoint or an override says.
         known: names of the commands that it changes.
+
+    Raises:
+        ConfigError: the old switch of the curriculum is neither true nor false.
     """
     kind = type(changes) if isinstance(changes, dict) else dict
     out: dict[Any, Any] = kind({k: v for k, v in changes.items() if k not in _MOVED})
@@ -83,6 +88,9 @@ def translated(changes: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, An
             continue
         for name, value in values.items():
             if (section, name) == ("pushes", "curriculum"):
+                if not isinstance(value, bool):
+                    got = quote(value)
+                    raise ConfigError(f"configuration key pushes.curriculum: got {got}, expected true or false")
                 put("curriculum", {"kind": "SurvivalCurriculum" if value else "FixedCurriculum"})
                 continue
             for key in keys.get(name, (f"{section}.{name}",)):

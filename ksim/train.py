@@ -168,7 +168,6 @@ def _train(
 
 
 if __name__ == "__main__":
-    from ksim.cli import run_verb
-    from ksim.train_command import main
+    from ksim.cli import main
 
-    sys.exit(run_verb("train", main, sys.argv[1:]))
+    sys.exit(main(["train", *sys.argv[1:]]))

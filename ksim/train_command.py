@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         "ksim train --config configs/kbot_stand.yaml --out runs/stand --set seed=1",
     )
     with importing("train"):
-        from ksim.config import load_config
+        from ksim.load import load_config
         from ksim.progress import TrainingBar
         from ksim.train import train
 
@@ -95,8 +95,8 @@ def _tell(result: TrainResult, out: Path, as_json: bool) -> None:
 
 def _resumed(config: Config, last: Path) -> Config:
     """The configuration to resume with: what was saved, but for `run`, which may be extended."""
-    from ksim.config import from_dict
     from ksim.learning import checkpoint
+    from ksim.load import from_dict
 
     meta, _ = checkpoint.read(last, wanted=("model",))
     try:

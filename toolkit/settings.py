@@ -446,6 +446,17 @@ def _names(current: Any, changes: Sequence[Any], root: _Root, path: str) -> Any:
     return current
 
 
+def _last(hint: Any, current: Any, changes: Sequence[Any], root: _Root, path: str) -> Any:
+    """The last of several values; where the one before is settings of a union, a mapping changes that."""
+    while hasattr(hint, "__metadata__"):
+        hint = hint.__origin__
+    declared = next((a for a in typing.get_args(hint) if _is_settings(a)), None)
+    for change in changes:
+        inside = declared is not None and isinstance(current, declared) and isinstance(change, Mapping)
+        current = _resolve(declared, current, [change], root, path, False) if declared and inside else change
+    return current
+
+
 def _build(
     cls: type[Settings], base: Settings | None, changes: Sequence[Mapping[Any, Any]], root: _Root, path: str
 ) -> Settings:
@@ -485,7 +496,7 @@ def _build(
         elif about.names:
             values[name] = _names(current, several, root, key)
         else:
-            values[name] = several[-1]
+            values[name] = _last(about.hint, current, several, root, key)
     missing = [n for n, about in known.items() if about.required and base is None and n not in values]
     if missing:
         key = f"{path}.{missing[0]}" if path else missing[0]

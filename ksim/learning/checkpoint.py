@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ksim.config import Config, from_dict
+from ksim.config import Config
 from ksim.errors import CheckpointError
 from ksim.learning.policy import INPUTS, Model, Policy, make_model, make_policy
 from ksim.learning.symmetry import NetMirror
+from ksim.load import from_dict
 from ksim.names import COMMAND_ALIASES
 from robots.errors import SpecError
 from robots.spec import PolicySpec, RobotSpec, canonical_json, digest, input_specs
