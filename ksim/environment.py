@@ -124,12 +124,16 @@ class Environment:
             target=env.target,
             time_s=env.step * jnp.float32(self.scene.control_period_s),
             phase=env.phase,
+            moving=self._moving(env.command),
             channels=readings,
             events=env.carries["events"],
             level=level,
             key=env.key,
             episode_key=env.episode_key,
         )
+
+    def _moving(self, command: Any) -> Any:
+        return self.config.policy.clock.moving(command, self._places)
 
     @staticmethod
     def _for(state: State, room: str, name: str) -> State:
@@ -194,13 +198,12 @@ class Environment:
         packets = delay.send(env.packets, sent, late, lost | stalled, jnp)
         starts = [i * self.engine.dt for i in range(self.engine.substeps)]
         command = jnp.stack([delay.in_force(packets, start, self.engine.dt, jnp) for start in starts])
-        moving = c.policy.clock.moving(env.command, self._places)
         env = env._replace(
             key=key,
             step=env.step + 1,
             action=action,
             target=target,
-            phase=c.policy.clock.advance(env.phase, moving, period),
+            phase=c.policy.clock.advance(env.phase, self._moving(env.command), period),
             packets=delay.advance(packets, period, jnp),
             started=jnp.zeros((), bool),
             carries={**env.carries, "events": events},
@@ -320,6 +323,7 @@ class Environment:
             command=before.command,
             action=action,
             phase=before.phase,
+            moving=self._moving(before.command),
             first=before.started,
             time_s=before.step * jnp.float32(self.scene.control_period_s),
             done=ended.done,

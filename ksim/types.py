@@ -202,6 +202,7 @@ class State(eqx.Module):
         target: the last joint targets [rad], (n,).
         time_s: time since the episode's start [s].
         phase: the gait clock [rad], (); see ksim/clock.py.
+        moving: the command asks for motion, as the gait clock has it, ().
         channels: what each sensor channel holds, by its name.
         events: memory of the events, by name.
         level: the curriculum's level, 0 to 1.
@@ -216,6 +217,7 @@ class State(eqx.Module):
     target: Any
     time_s: Any
     phase: Any
+    moving: Any
     channels: dict[str, Reading]
     events: dict[str, Any]
     level: Any
@@ -235,14 +237,15 @@ class State(eqx.Module):
 class Trajectory(eqx.Module):
     """T control steps of one environment, time first.
 
-    Row t is one control step. `command`, `phase`, `first` and `time_s` are from before the action; `physics`, `done`,
-    `timeout` and `fell` are from after it, before an ended episode is started anew.
+    Row t is one control step. `command`, `phase`, `moving`, `first` and `time_s` are from before the action; `physics`,
+    `done`, `timeout` and `fell` are from after it, before an ended episode is started anew.
 
     Attributes:
         physics: the state after the step, (T, ...).
         command: the command that the policy saw, (T, commands).
         action: what it decided.
         phase: the gait clock that it saw [rad], (T,).
+        moving: the command asks for motion, as the gait clock has it, (T,).
         first: the step is an episode's first, (T,).
         time_s: time since the episode's start before the step [s], (T,).
         done: the episode ended with this step, (T,).
@@ -255,6 +258,7 @@ class Trajectory(eqx.Module):
     command: Any
     action: Action
     phase: Any
+    moving: Any
     first: Any
     time_s: Any
     done: Any
