@@ -6,7 +6,7 @@ environment; the environment vmaps them. A State is one instant. A Trajectory is
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,6 +17,11 @@ from robots import rotation
 from robots.motor import MotorParams, MotorState
 
 GRAVITY = 9.81
+
+# What an array is for one environment at one instant. The schema of logs is made from these (ksim/schema.py).
+Number = Annotated[Any, "number"]
+Flag = Annotated[Any, "flag"]
+Vector = Annotated[Any, "vector"]
 
 
 class PhysicsParams(NamedTuple):
@@ -54,10 +59,10 @@ class PhysicsState(eqx.Module):
         scene: what is static.
     """
 
-    qpos: Any
-    qvel: Any
-    torque: Any
-    sensordata: Any
+    qpos: Vector
+    qvel: Vector
+    torque: Vector
+    sensordata: Vector
     motor: MotorState
     history: dict[str, Any]
     internal: Any
@@ -158,8 +163,8 @@ class PhysicsState(eqx.Module):
 class Action(NamedTuple):
     """What the policy decided: the network's raw action (..., actions), and the joint targets that follow [rad]."""
 
-    raw: Any
-    target: Any
+    raw: Vector
+    target: Vector
 
 
 class Drive(NamedTuple):
@@ -255,16 +260,16 @@ class Trajectory(eqx.Module):
     """
 
     physics: PhysicsState
-    command: Any
+    command: Vector
     action: Action
-    phase: Any
-    moving: Any
-    first: Any
-    time_s: Any
-    done: Any
-    timeout: Any
-    fell: Any
-    level: Any
+    phase: Number
+    moving: Flag
+    first: Flag
+    time_s: Number
+    done: Flag
+    timeout: Flag
+    fell: Flag
+    level: Number
 
     @property
     def scene(self) -> Scene:
