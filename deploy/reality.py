@@ -92,6 +92,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
 def _setting(default: Any, check: Callable[[Any], Any]) -> Any:
     return field(default=default, metadata={"check": check})
 
@@ -157,13 +163,67 @@ class Commands(_Settings):
 
     Attributes:
         latency_s: from the arrival of a command to its effect [s].
-        jitter_s: a further delay of each command, uniform from 0 to this [s]; commands never overtake.
+        jitter_s: a further delay of each command, uniform from 0 to this [s].
         loss: share of commands that are acknowledged and have no effect.
+        ordered: a command that comes after a later one is dropped; false puts the older target back in force.
+        stall_interval_s: a number or [least, greatest], from the start of one stall to the start of the next [s]; in a
+            stall every command is acknowledged and lost, so that the last one is held; 0 stalls never.
+        stall_duration_s: a number or [least, greatest], how long a stall lasts, uniform [s].
     """
 
     latency_s: float = _setting(0.0, _scalar(0.0, 1.0))
     jitter_s: float = _setting(0.0, _scalar(0.0, 1.0))
     loss: float = _setting(0.0, _scalar(0.0, 1.0))
+    ordered: bool = _setting(True, _flag)
+    stall_interval_s: tuple[float, float] = _setting((0.0, 0.0), _span(1e6))
+    stall_duration_s: tuple[float, float] = _setting((0.1, 0.1), _span(1e6))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stall_interval_s[0] <= 0 < self.stall_interval_s[1]:
+            raise RealityError("commands.stall_interval_s: got a least of 0, expected above 0, or 0 alone for never")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel(_Settings):
+    """How the samples of one kind of sensor come to the answer.
+
+    Attributes:
+        latency_s: from a sample to the answer that may tell it [s], beside the latency of all sensors.
+        jitter_s: a further delay of each sample, uniform from 0 to this [s].
+        loss: share of samples that never come; the one before is told again, to the bit.
+        rate_hz: samples a second of a sensor with a clock of its own, each told until the next one comes; 0: a sample
+            is taken for each answer.
+        phase_s: when that clock's sample 0 is taken [s].
+        skew: share by which that clock is slow.
+    """
+
+    latency_s: float = _setting(0.0, _scalar(0.0, 1.0))
+    jitter_s: float = _setting(0.0, _scalar(0.0, 1.0))
+    loss: float = _setting(0.0, _scalar(0.0, 1.0))
+    rate_hz: float = _setting(0.0, _scalar(0.0, 10_000.0))
+    phase_s: float = _setting(0.0, _scalar(-10.0, 10.0))
+    skew: float = _setting(0.0, _scalar(-0.5, 0.5))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.rate_hz < 1:
+            raise RealityError(f"channel.rate_hz: got {self.rate_hz:g}, expected 0 or at least 1")
+
+
+def _channel(name: str) -> Callable[[Any], Channel]:
+    def check(value: Any) -> Channel:
+        if isinstance(value, Channel):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError("a mapping of settings")
+        _refuse_unknown(f"sensors.{name}", value, [f.name for f in dataclasses.fields(Channel)])
+        try:
+            return Channel(**value)
+        except RealityError as error:
+            raise RealityError(f"sensors.{name}.{str(error).removeprefix('channel.')}") from None
+
+    return check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +232,8 @@ class Sensors(_Settings):
 
     Attributes:
         latency_s: age of every measurement when it is answered [s].
+        joints: the channel of positions, velocities and torques.
+        imu: the channel of orientation, gyro and accelerometer.
         gyro_unit: unit of the gyro on the wire: "deg/s" as the proto says, or "rad/s".
         position_noise_rad: of joint positions [rad].
         velocity_noise_rad_s: of joint velocities [rad/s].
@@ -184,6 +246,8 @@ class Sensors(_Settings):
     """
 
     latency_s: float = _setting(0.0, _scalar(0.0, 1.0))
+    joints: Channel = _setting(Channel(), _channel("joints"))
+    imu: Channel = _setting(Channel(), _channel("imu"))
     gyro_unit: str = _setting("deg/s", _choice("deg/s", "rad/s"))
     position_noise_rad: float = _setting(0.0, _scalar(0.0, math.pi))
     velocity_noise_rad_s: float = _setting(0.0, _scalar(0.0, 1000.0))
@@ -262,16 +326,13 @@ class Reality:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `parse_reality` of it is equal to this."""
-        plain = {}
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if dataclasses.is_dataclass(value):
-                value = {
-                    g.name: list(v) if isinstance(v := getattr(value, g.name), tuple) else v
-                    for g in dataclasses.fields(value)
-                }
-            plain[f.name] = value
-        return plain
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, (Reality, _Settings)):
+                return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
+            return list(value) if isinstance(value, tuple) else value
+
+        return plain(self)
 
     @property
     def digest(self) -> str:

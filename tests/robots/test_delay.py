@@ -378,7 +378,7 @@ def test_reach_counts_jitter_and_losses_in_a_row():
 def test_the_sample_held_is_what_a_simulation_of_each_packet_says(
     period: int, phase: int, latency: int, jitter: int, loss: float, seed: int, ordered: bool
 ):
-    sampling = Sampling(*(v / 1000 for v in (period, phase)), 0.0, *(v / 1000 for v in (latency, jitter)), loss)
+    sampling = Sampling(period / 1000, phase / 1000, 0.0, latency / 1000, jitter / 1000, loss)
     draw, times = delay.draws(np.uint32(seed)), np.arange(40) * 0.02 + 0.0003
     count = np.arange(-1500, 600)
     late, luck = draw(count)
@@ -458,7 +458,7 @@ def test_newest_agrees_in_numpy_and_jax_per_environment():
     jnp, rng, envs = jax.numpy, np.random.default_rng(4), 64
     rows = [rng.uniform(0.01, 0.1, envs), *rng.uniform(0, 0.05, (4, envs)), np.full(envs, 0.2)]
     rows[0][::4] = 0.0  # these are polled
-    sampling = Sampling(*(v.astype(np.float32) for v in rows))
+    sampling = Sampling._make(v.astype(np.float32) for v in rows)
     seed, reach = np.arange(envs, dtype=np.uint32), delay.reach_of(sampling)
 
     def one(sampling: Sampling, time: Any, tick: Any, seed: Any) -> tuple[Any, Any]:
@@ -472,5 +472,5 @@ def test_newest_agrees_in_numpy_and_jax_per_environment():
         np.testing.assert_array_equal(np.asarray(index), ours[0])
         np.testing.assert_allclose(np.asarray(taken), ours[1], atol=1e-5)
         assert taken.dtype == ours[1].dtype == np.float32
-        longest = [delay.reach_s(Sampling(*(v[i] for v in sampling)), reach, PERIOD) for i in range(envs)]
+        longest = [delay.reach_s(Sampling._make(v[i] for v in sampling), reach, PERIOD) for i in range(envs)]
         assert np.all(time - ours[1] <= np.asarray(longest) + delay.SAME_TIME_S)
