@@ -178,6 +178,11 @@ def test_an_overtaken_packet_puts_the_old_target_back_in_force_unless_the_receiv
 def test_of_packets_that_arrive_together_the_one_sent_later_stays():
     assert course(sent((1.0, 0.03), (2.0, 0.01)), 4) == pytest.approx([0, 0, 2, 2])
     assert delay.now(sent((1.0, 0.02), (2.0, 0.0)))[0] == 2.0
+    # 69 less three times 20 ms is a hair above 9 ms in floating point
+    state = sent((1.0, 0.069), (9.0, 0.0), (9.0, 0.0), (2.0, 0.009))
+    assert delay.now(delay.advance(state, 0.01))[0] == 2.0
+    state = sent((1.0, 0.069), (9.0, 0.0), (9.0, 0.0), (2.0, 0.009), ordered=True)
+    assert delay.now(delay.advance(state, 0.01))[0] == 2.0
     assert delay.now(sent((1.0, 0.0)))[0] == 1.0
 
 
