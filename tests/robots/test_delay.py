@@ -209,12 +209,18 @@ def test_when_every_slot_is_in_use_the_packet_that_would_arrive_last_makes_room(
 
 
 def test_an_arrival_that_rounding_puts_just_after_now_is_now():
-    state = delay.hold(np.zeros(1, dtype=np.float32), 4)
-    state = delay.send(state, np.ones(1, dtype=np.float32), 0.05)
-    for _ in range(25):
-        state = delay.advance(state, 0.002)
-    assert delay.now(state)[0] == 1.0
-    assert delay.in_force(state, 0.0, DT)[0] == 1.0
+    just_after = 0
+    for count in range(1, 40):
+        state = delay.hold(np.zeros(1, dtype=np.float32), 4)
+        state = delay.send(state, np.ones(1, dtype=np.float32), 0.002 * count)
+        left = np.float32(0.002 * count)
+        for _ in range(count):
+            state = delay.advance(state, 0.002)
+            left = left - np.float32(0.002)
+        just_after += left > 0
+        assert delay.now(state)[0] == 1.0
+        assert delay.in_force(state, 0.0, DT)[0] == 1.0
+    assert just_after > 3
 
 
 def test_each_environment_has_its_own_latency_and_losses():
@@ -228,7 +234,7 @@ def test_packets_keep_their_type_and_whole_numbers_become_floats():
     state = delay.send(delay.hold(np.zeros(2, dtype=np.float32), 3), np.ones(2), 0.01)
     state = delay.advance(state, PERIOD)
     assert state.value.dtype == state.arrival_s.dtype == np.float32
-    assert delay.in_force(state, 0.0, DT).dtype == delay.now(state).dtype == np.float32
+    assert delay.in_force(state, np.float64(0.0), DT).dtype == delay.now(state).dtype == np.float32
     assert delay.hold([1, 2], 3).value.dtype == np.float64
 
 
