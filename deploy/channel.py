@@ -38,11 +38,13 @@ class SensorChannel:
 
     def forget(self) -> None:
         self.index, self.age_s = 0, 0.0
-        self._taken_s, self._held = 0.0, None
+        self._step, self._taken_s, self._held = 0, 0.0, None
 
     def tell(self, samples: deque[np.ndarray], dt: float, step: int) -> np.ndarray:
         """What is answered at a physics step from the samples of each step, newest first: (channels,)."""
-        time_s = step * dt
+        if self._held is not None and step == self._step:
+            return self._held
+        self._step, time_s = step, step * dt
         if self._polled and self._plain:
             index, taken_s = step, time_s - self.sampling.latency_s
         elif self._polled and self._held is not None and self._draw(step)[1] < self.sampling.loss:
