@@ -54,10 +54,13 @@ class SensorChannel:
             index, taken_s = int(told[0]), float(told[1])
         self.age_s = time_s - taken_s
         if self._held is None or index != self.index:
-            # from the time of the sample, not from its age: a sample's bits do not depend on when it is read
-            at = taken_s / dt
-            first = min(max(step - math.floor(at) - 1, 0), len(samples) - 2)
-            pair = np.stack([samples[first], samples[first + 1]])
-            self._held = delay.read(pair, (step - first - at) * dt, dt)
+            if self._polled and self._plain and not self.sampling.latency_s:
+                self._held = samples[0]
+            else:
+                # from the time of the sample, not from its age: a sample's bits do not depend on when it is read
+                at = taken_s / dt
+                first = min(max(step - math.floor(at) - 1, 0), len(samples) - 2)
+                pair = np.stack([samples[first], samples[first + 1]])
+                self._held = delay.read(pair, (step - first - at) * dt, dt)
             self.index, self._taken_s = index, taken_s
         return self._held
