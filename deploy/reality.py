@@ -91,13 +91,50 @@ class Commands(_Settings):
 
     Attributes:
         latency_s: from the arrival of a command to its effect [s].
-        jitter_s: a further delay of each command, uniform from 0 to this [s]; commands never overtake.
+        jitter_s: a further delay of each command, uniform from 0 to this [s].
         loss: share of commands that are acknowledged and have no effect.
+        ordered: a command that comes after a later one is dropped; false puts the older target back in force.
+        stall_interval_s: a number or [least, greatest], from the start of one stall to the start of the next [s]; in a
+            stall every command is acknowledged and lost, so that the last one is held; 0 stalls never.
+        stall_duration_s: a number or [least, greatest], how long a stall lasts, uniform [s].
     """
 
     latency_s: Delay = 0.0
     jitter_s: Delay = 0.0
     loss: Share = 0.0
+    ordered: bool = True
+    stall_interval_s: Span = (0.0, 0.0)
+    stall_duration_s: Span = (0.1, 0.1)
+
+    def check(self) -> None:
+        least, greatest = self.stall_interval_s
+        expected = "a least above 0, or 0 alone for never"
+        self.require(least > 0 or greatest == 0, "stall_interval_s", self.stall_interval_s, expected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel(_Settings):
+    """How the samples of one kind of sensor come to the answer.
+
+    Attributes:
+        latency_s: from a sample to the answer that may tell it [s], beside the latency of all sensors.
+        jitter_s: a further delay of each sample, uniform from 0 to this [s].
+        loss: share of samples that never come; the one before is told again, to the bit.
+        rate_hz: samples a second of a sensor with a clock of its own, each told until the next one comes; 0: a sample
+            is taken for each answer.
+        phase_s: when that clock's sample 0 is taken [s].
+        skew: share by which that clock is slow.
+    """
+
+    latency_s: Delay = 0.0
+    jitter_s: Delay = 0.0
+    loss: Share = 0.0
+    rate_hz: Annotated[float, Bound(0, 10_000, "hertz")] = 0.0
+    phase_s: Annotated[float, Bound(-10, 10, "seconds")] = 0.0
+    skew: Annotated[float, Bound(-0.5, 0.5, "a share")] = 0.0
+
+    def check(self) -> None:
+        self.require(self.rate_hz == 0 or self.rate_hz >= 1, "rate_hz", self.rate_hz, "0 or at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +143,8 @@ class Sensors(_Settings):
 
     Attributes:
         latency_s: age of every measurement when it is answered [s].
+        joints: the channel of positions, velocities and torques.
+        imu: the channel of orientation, gyro and accelerometer.
         gyro_unit: unit of the gyro on the wire: "deg/s" as the proto says, or "rad/s".
         position_noise_rad: of joint positions [rad].
         velocity_noise_rad_s: of joint velocities [rad/s].
@@ -118,6 +157,8 @@ class Sensors(_Settings):
     """
 
     latency_s: Delay = 0.0
+    joints: Channel = Channel()
+    imu: Channel = Channel()
     gyro_unit: Literal["deg/s", "rad/s"] = "deg/s"
     position_noise_rad: Annotated[float, Bound(0, math.pi, "radians")] = 0.0
     velocity_noise_rad_s: Annotated[float, Bound(0, 1000, "rad/s")] = 0.0

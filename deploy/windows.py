@@ -82,7 +82,7 @@ class WindowedSimulation:
     def __init__(self, robot: str | Path, log: RunLog, reality: Reality, *, hang: bool = False) -> None:
         self._hang = hang
         self.log = log
-        self.observation_latency_s = reality.sensors.latency_s
+        self.observation_latency_s = reality.sensors.latency_s + reality.sensors.joints.latency_s
         self.action_latency_s = reality.commands.latency_s
         still = dataclasses.replace(reality, sensors=Sensors(), network=Network(), pushes=Pushes(), commands=Commands())
         self.plant = Plant(robot, still, start="hang" if hang else "home")
