@@ -140,6 +140,9 @@ class Joints(_Settings):
         friction_add_nm: Coulomb friction added [N m].
         damping_add: viscous friction added [N m s/rad].
         zero_offset_rad: measured minus true position [rad]; the motor's own controller has it too.
+        stiction_nm: torque that it takes to break loose, above the Coulomb friction [N m].
+        play_rad: full width of the gap between motor and joint, which the encoder does not see [rad].
+        stiffness_nm_rad: of the spring between motor and joint, which the encoder does not see; 0 is rigid [N m/rad].
     """
 
     kp_scale: PerJoint = _setting(1.0, _per_joint(0.0, 100.0))
@@ -149,6 +152,9 @@ class Joints(_Settings):
     friction_add_nm: PerJoint = _setting(0.0, _per_joint(0.0, 1000.0))
     damping_add: PerJoint = _setting(0.0, _per_joint(0.0, 1000.0))
     zero_offset_rad: PerJoint = _setting(0.0, _per_joint(-math.pi, math.pi))
+    stiction_nm: PerJoint = _setting(0.0, _per_joint(0.0, 1000.0))
+    play_rad: PerJoint = _setting(0.0, _per_joint(0.0, math.pi))
+    stiffness_nm_rad: PerJoint = _setting(0.0, _per_joint(0.0, 1e6))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class MotorParams(NamedTuple):
     kp [N m/rad], kd [N m s/rad], torque_limit [N m], velocity_max [rad/s], friction [N m],
     damping [N m s/rad], armature [kg m^2], stiction: breakaway torque above the friction [N m],
     play: full width of the gap between motor and joint [rad], compliance of the spring between
-    them [rad/(N m)], 1 / stiffness; 0 is rigid.
+    them [rad/(N m)], 1 / stiffness; 0 is rigid. A plain 0.0 in the last three costs nothing.
     """
 
     kp: Any
@@ -78,11 +78,23 @@ class MotorState(NamedTuple):
     twist_rate: Any
 
 
-def rest(params: MotorParams, position: Any, xp: Any = np) -> MotorState:
-    """The memory of motors that have stood at the joint's `position` (..., joints) [rad], nothing wound up."""
-    anchor = xp.asarray(position) * 1.0  # a copy, whatever the caller does with its array
-    zero = xp.zeros_like(anchor)
-    return MotorState(anchor=anchor, slip=zero, twist=zero, twist_rate=zero)
+def wound(params: MotorParams, torque: Any, xp: Any = np) -> Any:
+    """Twist of a shaft that carries a `torque` (..., joints) [N m]: the gap closed and the spring bent [rad]."""
+    return 0.5 * params.play * xp.sign(torque) + params.compliance * torque
+
+
+def rest(params: MotorParams, position: Any, xp: Any = np, *, torque: Any = 0.0) -> MotorState:
+    """The memory of motors that have stood for long, friction unloaded.
+
+    Args:
+        params: of the law.
+        position: of the joint, (..., joints) [rad].
+        xp: numpy or jax.numpy.
+        torque: that the shaft carries, a number or (..., joints) [N m].
+    """
+    zero = xp.zeros_like(xp.asarray(position))
+    twist = zero + wound(params, zero + torque, xp)
+    return MotorState(anchor=position + twist, slip=zero, twist=twist, twist_rate=zero)
 
 
 def encoder(params: MotorParams, state: MotorState, position: Any, velocity: Any, xp: Any = np) -> tuple[Any, Any]:
