@@ -225,7 +225,7 @@ def step(
         position = position + twist
     reach = level / bristle
     anchor = position - xp.clip(position - state.anchor, -reach, reach)
-    slip = state.slip if _off(params.stiction) else (anchor - state.anchor) * (1.0 / dt)
+    slip = (anchor - state.anchor) * (1.0 / dt)
     return drive, net, MotorState(anchor=anchor, slip=slip, twist=twist, twist_rate=twist_rate)
 
 

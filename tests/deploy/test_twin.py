@@ -342,6 +342,61 @@ def test_a_latency_setting_delays_the_measured_response_by_just_that(latency_s: 
     assert second - first == pytest.approx(latency_s, abs=0.0001)
 
 
+@pytest.mark.parametrize("timestep_s", [0.001, 0.002, 0.005, 0.01])
+def test_friction_above_its_load_holds_a_hanging_robot_without_torque(timestep_s: float) -> None:
+    # elbows at a right angle carry 1 N m, hip rolls turned out by 0.3 rad some 15; friction is far above both
+    plant = Plant("kbot", parse_reality({"joints": {"friction_add_nm": 30.0}}), start="hang", timestep_s=timestep_s)
+    begin = HOME.copy()
+    for side, sign in (("left", 1), ("right", -1)):
+        begin[ROBOT.joint_names.index(f"dof_{side}_hip_roll_03")] = 0.3 * sign
+    plant.place(joint_position=begin)
+    plant.advance(round(2.0 / timestep_s))
+    at = plant.read().position
+    plant.advance(round(0.5 / timestep_s))
+    ids = plant.built.dof_ids
+    load = np.abs(plant.data.qfrc_bias[ids])
+    given = load * timestep_s**2 / np.asarray(ROBOT.column("armature"))
+    assert load.max() > 10
+    assert np.abs(plant.read().position - at).max() < 1e-6
+    # the loads of the moved pose and those at first differ a little where a light rotor gives way by much
+    assert (np.abs(plant.read().position - begin) < 1.2 * given + 1e-3).all()
+
+
+def test_encoders_do_not_see_play_and_spring_and_zero_is_the_motors() -> None:
+    joint = ROBOT.joint_names.index("dof_left_elbow_02")
+    soft = {"play_rad": {"dof_left_elbow_02": 0.04}, "stiffness_nm_rad": {"dof_left_elbow_02": 50.0}}
+    plant = driven(parse_reality({"joints": {**soft, "zero_offset_rad": {"dof_left_elbow_02": 0.1}}}))
+    plant.advance(2500)
+    sample, true = plant.read(), plant.truth()["joint_position_rad"][-1]
+    torque = sample.torque[joint]
+    # the forearm hangs on half the gap and torque / 50 below the motor; friction holds up to 0.1 N m of that torque
+    twist = sample.position[joint] - 0.1 - true[joint]
+    assert abs(torque) > 0.5
+    assert twist == pytest.approx(math.copysign(0.02, torque) + torque / 50, abs=0.1 / 50 + 1e-4)
+    others = np.arange(plant.joints) != joint
+    np.testing.assert_allclose(sample.position[others], true[others], atol=1e-9)
+    plant.set_zero(joint)
+    assert plant.read().position[joint] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_torque_command_acts_without_a_position_gain_and_a_velocity_command_through_kd() -> None:
+    plant = Plant("kbot", start="hang")
+    joint = ROBOT.joint_names.index("dof_left_elbow_02")
+    plant.configure(joint, kp=0.0, kd=0.5, max_torque=11.9, torque_enabled=True)
+    plant.command([joint], [3.0], [0.0], [2.0])
+    plant.advance()
+    assert plant.read().torque[joint] == pytest.approx(2.0)
+    plant.place()
+    plant.command([joint], [3.0], [1.5], [0.0])
+    plant.advance()
+    # 0.5 N m s/rad * 1.5 rad/s
+    assert plant.read().torque[joint] == pytest.approx(0.75)
+    plant.place()
+    plant.command([joint], [3.0], [0.0], [50.0])
+    plant.advance()
+    assert plant.read().torque[joint] == pytest.approx(11.9)
+
+
 def test_jitter_never_lets_commands_overtake_and_loss_loses() -> None:
     plant = driven(parse_reality({"commands": {"jitter_s": 0.05}}), seed=1)
     zeros = [0.0] * plant.joints
@@ -432,6 +487,8 @@ def test_reality_files_are_checked_and_the_nearest_name_is_told(tmp_path: Path) 
         ("commands: {latency: 1}", "did you mean 'latency_s'"),
         ("commands: {latency_s: fast}", "commands.latency_s: got 'fast'"),
         ("commands: {loss: 1.5}", "from 0 to 1"),
+        ("joints: {stifness_nm_rad: 30}", "did you mean 'stiffness_nm_rad'"),
+        ("joints: {play_rad: {all: -0.1}}", "joints.play_rad: got"),
         ("sensors: {gyro_unit: rpm}", "'deg/s' or 'rad/s'"),
         ("pushes: {duration_s: [0.5, 0.1]}", "least first"),
         ("[1, 2", "not YAML"),
