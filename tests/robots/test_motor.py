@@ -278,6 +278,21 @@ def test_a_slow_sweep_of_the_motor_leaves_a_loop_as_wide_as_the_play_and_frictio
     assert lost_joint - lost_motor == pytest.approx(0.02 + 2 * 0.05 / 35, rel=0.05)
 
 
+def test_a_link_on_its_spring_stops_ringing_while_friction_holds_the_motor():
+    law = params(compliance=1 / 50, **{**ANKLE, "friction": 3.0})
+    for dt in (0.001, 0.005):
+        memory, position, velocity = rest(law, np.zeros(1)), np.zeros(1), np.ones(1)
+        peaks = [], []
+        for i in range(round(1.0 / dt)):
+            _, net, memory = step(law, memory, position, velocity, np.zeros(1), dt)
+            velocity = velocity + dt * net / 0.02
+            position = position + dt * velocity
+            peaks[i * dt > 0.5].append(abs(position[0]))
+        # 1 rad/s at 50 rad/s swings by 0.02 rad; 0.002 s are 5 % of critical damping:
+        # exp(-0.05 * 50 * 0.5) = 0.29 after half a second
+        assert max(peaks[1]) == pytest.approx(0.29 * 0.02, rel=0.35)
+
+
 def test_torques_balance_whatever_is_cut_off():
     """At random states drive, friction and spring add up to nothing, with drive and friction at their limits or not."""
     rng = np.random.default_rng(5)
@@ -303,9 +318,11 @@ def test_torques_balance_whatever_is_cut_off():
     motor, rate = position + after.twist, velocity + after.twist_rate
     asked = np.clip(law.kp * (target - motor) - law.kd * rate, -law.torque_limit, law.torque_limit)
     held = np.clip(law.armature / dt**2 * (motor - anchor + dt * rate), -law.friction, law.friction)
-    bent = after.twist - np.clip(after.twist, -0.5 * law.play, 0.5 * law.play)
+    half, lag = 0.5 * law.play, 0.002 / 0.006  # 2 ms of the spring's own damping, steps of 4 ms
+    before -= np.clip(before, -half, half)
+    bent = after.twist - np.clip(after.twist, np.minimum(lag * before, 0) - half, np.maximum(lag * before, 0) + half)
     np.testing.assert_allclose(drive, asked, atol=1e-7)
-    np.testing.assert_allclose(net, bent / law.compliance, atol=1e-7)
+    np.testing.assert_allclose(net, bent / law.compliance / (1 - lag), atol=1e-6)
     np.testing.assert_allclose(asked - held - law.damping * rate, net, atol=1e-6)
     at_limit = np.abs(asked) == law.torque_limit
     sliding = np.abs(held) == law.friction
