@@ -18,14 +18,11 @@ import numpy as np
 from deploy.channel import SensorChannel
 from deploy.errors import DeployError
 from deploy.reality import Reality, per_joint
-from robots import delay, rotation
+from robots import delay, motor, rotation
 from robots.load import load_robot
 from robots.model import BuiltModel, build_model
-from robots.motor import MotorParams, joint_torque
+from robots.motor import MotorParams
 
-# Gives a feed-forward torque a position error to act through where the position gain is zero [N m/rad]:
-# the motor law knows targets only. At this size the gain itself is 1e-6 N m at a radian.
-KP_FLOOR = 1e-6
 TRUTH_ROWS = 60_000
 TRUTH_PERIOD_S = 0.01
 HANG_HEIGHT_M = 0.3
@@ -117,6 +114,11 @@ class Plant:
         self._scale = {what: column(f"{what}_scale", 1.0) for what in ("kp", "kd", "torque")}
         self._friction = nominal.friction * column("friction_scale", 1.0) + column("friction_add_nm", 0.0)
         self._damping = nominal.damping + column("damping_add", 0.0)
+        # off everywhere is a plain 0.0, for which the law does nothing
+        soft = column("stiffness_nm_rad", 0.0)
+        compliance = np.divide(1.0, soft, out=np.zeros(n), where=soft > 0)
+        shaft = {"stiction": column("stiction_nm", 0.0), "play": column("play_rad", 0.0), "compliance": compliance}
+        self._shaft: dict[str, Any] = {what: values if values.any() else 0.0 for what, values in shaft.items()}
         self._nominal = nominal
         self._torque_max = np.asarray(self.spec.column("torque_max_nm"))
         self.offset = column("zero_offset_rad", 0.0)
@@ -162,13 +164,14 @@ class Plant:
     def _touch_gains(self) -> None:
         limit = np.where(self.enabled, np.minimum(np.abs(self.max_torque), self._torque_max), 0.0)
         self.params = MotorParams(
-            kp=np.maximum(self.kp * self._scale["kp"], KP_FLOOR),
+            kp=self.kp * self._scale["kp"],
             kd=self.kd * self._scale["kd"],
             torque_limit=limit * self._scale["torque"],
             velocity_max=self._nominal.velocity_max,
             friction=self._friction,
             damping=self._damping,
             armature=self._nominal.armature,
+            **self._shaft,
         )
 
     @property
@@ -187,7 +190,7 @@ class Plant:
 
     def set_zero(self, joint: int) -> None:
         """Make a joint's present position its zero, as the encoder tells it."""
-        self.offset[joint] -= self._measured()[joint]
+        self.offset[joint] -= self._measured()[0][joint]
         self._fill_samples()
 
     def command(
@@ -282,7 +285,13 @@ class Plant:
         self.held = True
 
     def set_state(
-        self, qpos: np.ndarray, qvel: np.ndarray, targets: Sequence[np.ndarray] = (), *, held: bool = False
+        self,
+        qpos: np.ndarray,
+        qvel: np.ndarray,
+        targets: Sequence[np.ndarray] = (),
+        *,
+        held: bool = False,
+        torque: np.ndarray | float = 0.0,
     ) -> None:
         """Start from a whole state.
 
@@ -292,10 +301,11 @@ class Plant:
             targets: joint targets that were in force, newest first, each (joints,) [rad] and one physics step long;
                 those missing are taken as the oldest given, or as the measured position.
             held: hold it: with start "hang" the base only, else all of it.
+            torque: that the joints' shafts carry, (joints,) [N m]; it says how far a soft one is wound up.
         """
         self._mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:], self.data.qvel[:] = qpos, qvel
-        self._begin()
+        self._begin(torque)
         for row, target in enumerate(targets):
             self._command_line[row:, : self.joints] = target
         if targets:
@@ -304,12 +314,13 @@ class Plant:
             self._settling = self._command_rows
         self.held = held
 
-    def _begin(self) -> None:
+    def _begin(self, torque: np.ndarray | float = 0.0) -> None:
         n = self.joints
         self._mujoco.mj_forward(self.model, self.data)
         self._held_qpos = self.data.qpos.copy()
         self._drive = np.zeros(n)
-        self._arrived = np.concatenate([self._measured(), np.zeros(2 * n)])
+        self._motor = motor.rest(self.params, self.data.qpos[self.built.qpos_ids], torque=torque)
+        self._arrived = np.concatenate([self._measured()[0], np.zeros(2 * n)])
         self._packets, self._packets_step = delay.hold(self._arrived.reshape(3, n).T, self._slots), self.step_count
         self._arriving_until = 0
         self._command_line = delay.fill(self._arrived, self._command_rows)
@@ -322,8 +333,11 @@ class Plant:
         self._next_push_s = self.time_s + self.reality.pushes.start_s
         self._released_step = self.step_count
 
-    def _measured(self) -> np.ndarray:
-        return self.data.qpos[self.built.qpos_ids] + self.offset
+    def _measured(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities as the motors' encoders tell them."""
+        built, data = self.built, self.data
+        shown = motor.encoder(self.params, self._motor, data.qpos[built.qpos_ids], data.qvel[built.dof_ids])
+        return shown[0] + self.offset, shown[1]
 
     def _sense(self) -> np.ndarray:
         sensors, values = self.built.sensors, self.data.sensordata
@@ -332,8 +346,7 @@ class Plant:
         self._quat = -quat if quat @ self._quat < 0 else quat.copy()
         return np.concatenate(
             [
-                self._measured(),
-                self.data.qvel[self.built.dof_ids],
+                *self._measured(),
                 self._drive,
                 self._quat,
                 values[sensors["imu_gyro"]],
@@ -366,11 +379,13 @@ class Plant:
             self._command_line = delay.push(self._command_line, self._arrived)
             command = delay.read(self._command_line, latency, self.dt)
             self._settling -= 1
-        params = self.params
-        target = command[:n]
-        if command[n:].any():
-            target = target + (params.kd * command[n : 2 * n] + command[2 * n :]) / params.kp
-        self._drive, net = joint_torque(params, self._measured(), data.qvel[self.built.dof_ids], target, self.dt)
+        # no look into zeros at every step
+        more = {"target_velocity": command[n : 2 * n], "feedforward": command[2 * n :]} if command[n:].any() else {}
+        position, velocity = data.qpos[self.built.qpos_ids], data.qvel[self.built.dof_ids]
+        target = command[:n] - self.offset
+        self._drive, net, self._motor = motor.step(
+            self.params, self._motor, position, velocity, target, self.dt, **more
+        )
         data.ctrl[:] = net
         if self.reality.pushes.force_max_n:
             self._push()

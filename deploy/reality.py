@@ -74,6 +74,9 @@ class Joints(_Settings):
         friction_add_nm: Coulomb friction added [N m].
         damping_add: viscous friction added [N m s/rad].
         zero_offset_rad: measured minus true position [rad]; the motor's own controller has it too.
+        stiction_nm: torque that it takes to break loose, above the Coulomb friction [N m].
+        play_rad: full width of the gap between motor and joint, which the encoder does not see [rad].
+        stiffness_nm_rad: of the spring between motor and joint, which the encoder does not see; 0 is rigid [N m/rad].
     """
 
     kp_scale: Annotated[PerJoint, Bound(0, 100, "a factor")] = 1.0
@@ -83,6 +86,9 @@ class Joints(_Settings):
     friction_add_nm: Annotated[PerJoint, Bound(0, 1000, "N m")] = 0.0
     damping_add: Annotated[PerJoint, Bound(0, 1000, "N m s/rad")] = 0.0
     zero_offset_rad: Annotated[PerJoint, Bound(-math.pi, math.pi, "radians")] = 0.0
+    stiction_nm: Annotated[PerJoint, Bound(0, 1000, "N m")] = 0.0
+    play_rad: Annotated[PerJoint, Bound(0, math.pi, "radians")] = 0.0
+    stiffness_nm_rad: Annotated[PerJoint, Bound(0, 1e6, "N m/rad")] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -344,6 +344,58 @@ def test_a_latency_setting_delays_the_measured_response_by_just_that(latency_s: 
     assert second - first == pytest.approx(latency_s, abs=0.0001)
 
 
+@pytest.mark.parametrize("timestep_s", [0.001, 0.002, 0.005, 0.01])
+def test_friction_above_a_load_holds_every_joint_without_torque_and_friction_below_it_does_not(
+    timestep_s: float,
+) -> None:
+    moved = []
+    for added in (1.0, 0.0):
+        plant = Plant(
+            "kbot", parse_reality({"joints": {"friction_add_nm": added}}), start="hang", timestep_s=timestep_s
+        )
+        plant.data.qfrc_applied[plant.built.dof_ids] = 0.5
+        plant.advance(round(1.5 / timestep_s))
+        moved.append(plant.read().position)
+    give = 0.5 * timestep_s**2 / np.asarray(ROBOT.column("armature"))
+    assert np.abs(moved[0] - HOME - give).max() < 1e-4
+    # not all: one limb's motion holds back another's
+    assert np.sum(moved[1] - HOME > give + 0.1) > 12
+
+
+def test_encoders_do_not_see_play_and_spring_and_zero_is_the_motors() -> None:
+    joint = ROBOT.joint_names.index("dof_left_elbow_02")
+    soft = {"play_rad": {"dof_left_elbow_02": 0.04}, "stiffness_nm_rad": {"dof_left_elbow_02": 50.0}}
+    plant = driven(parse_reality({"joints": {**soft, "zero_offset_rad": {"dof_left_elbow_02": 0.1}}}))
+    plant.data.qfrc_applied[plant.built.dof_ids[joint]] = 1.5
+    plant.advance(1500)
+    sample, true = plant.read(), plant.truth()["joint_position_rad"][-1]
+    # the joint is half the gap and 1.5 / 50 rad beyond the motor, the motor 1.5 / 40 beyond its target but for friction
+    assert sample.position[joint] - 0.1 - true[joint] == pytest.approx(-0.02 - 0.03, abs=1e-4)
+    assert sample.position[joint] - HOME[joint] == pytest.approx(1.5 / 40, abs=0.1 / 40)
+    others = np.arange(plant.joints) != joint
+    np.testing.assert_allclose(sample.position[others], true[others], atol=1e-9)
+    plant.set_zero(joint)
+    assert plant.read().position[joint] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_torque_command_acts_without_a_position_gain_and_a_velocity_command_through_kd() -> None:
+    plant = Plant("kbot", start="hang")
+    joint = ROBOT.joint_names.index("dof_left_elbow_02")
+    plant.configure(joint, kp=0.0, kd=0.5, max_torque=11.9, torque_enabled=True)
+    plant.command([joint], [3.0], [0.0], [2.0])
+    plant.advance()
+    assert plant.read().torque[joint] == pytest.approx(2.0)
+    plant.place()
+    plant.command([joint], [3.0], [1.5], [0.0])
+    plant.advance()
+    # 0.5 N m s/rad * 1.5 rad/s
+    assert plant.read().torque[joint] == pytest.approx(0.75)
+    plant.place()
+    plant.command([joint], [3.0], [0.0], [50.0])
+    plant.advance()
+    assert plant.read().torque[joint] == pytest.approx(11.9)
+
+
 def arrivals(settings: dict[str, Any], ticks: int = 60) -> tuple[Plant, np.ndarray]:
     """A plant told targets 1, 2, 3, ... [mrad] every 20 ms, and what had arrived in each physics step [mrad]."""
     plant = driven(parse_reality({"commands": settings}), seed=1)
@@ -571,6 +623,8 @@ def test_reality_files_are_checked_and_the_nearest_name_is_told(tmp_path: Path) 
         ("commands: {latency: 1}", "did you mean commands.latency_s"),
         ("commands: {latency_s: fast}", "commands.latency_s: got 'fast'"),
         ("commands: {loss: 1.5}", "0 to 1 (a share)"),
+        ("joints: {stifness_nm_rad: 30}", "did you mean joints.stiffness_nm_rad?"),
+        ("joints: {play_rad: {all: -0.1}}", "joints.play_rad.all: got -0.1, expected 0 to 3.14159 (radians)"),
         ("sensors: {gyro_unit: rpm}", "deg/s or rad/s"),
         ("pushes: {duration_s: [0.5, 0.1]}", "low at most high"),
         ("commands: {ordered: 1}", "commands.ordered: got 1, expected true or false"),
