@@ -16,6 +16,8 @@ VERBS = {
     "train": ("ksim.train_command:main", "train a policy"),
     "eval": ("ksim.evaluate_command:main", "survival and return of a checkpoint or a bundle"),
     "vis": ("ksim.vis:main", "show a policy: a window, or a video file"),
+    "replay": ("ksim.replay_command:main", "play one episode again and log every step of it"),
+    "diff": ("ksim.diff_command:main", "the first step at which two logged episodes part, and the likely layer"),
     "export": ("export.command:main", "checkpoint -> policy.kinfer and policy.onnx, proven"),
     "validate": ("export.validate:main", "prove that a bundle is its checkpoint"),
     "inspect": ("deploy.inspect:main", "what a bundle is, or how two differ"),

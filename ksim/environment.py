@@ -7,7 +7,7 @@ Training joins `look`, the policy and `drive` into one compiled function; on MJX
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,15 @@ from ksim.types import (
     Action,
     Drive,
     EnvState,
+    Flag,
+    Number,
     PhysicsParams,
     PhysicsState,
     Reading,
     RewardState,
     State,
     Trajectory,
+    Vector,
     pick,
 )
 from robots import delay
@@ -54,8 +57,8 @@ class EnvBatch(NamedTuple):
 class Observed(NamedTuple):
     """What is seen: named policy inputs (E, ...), and the critic's vector (E, critic)."""
 
-    inputs: dict[str, Any]
-    critic: Any
+    inputs: Annotated[dict[str, Any], "vectors"]
+    critic: Vector
 
 
 class Ended(NamedTuple):
@@ -69,11 +72,11 @@ class Ended(NamedTuple):
 class Outcome(NamedTuple):
     """What a step gave, each (E,): reward, and as Ended; and the mean of each reward term."""
 
-    reward: Any
-    done: Any
-    timeout: Any
-    fell: Any
-    terms: dict[str, Any]
+    reward: Number
+    done: Flag
+    timeout: Flag
+    fell: Flag
+    terms: Annotated[dict[str, Any], "numbers"]
 
 
 def term_needs(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -110,6 +113,7 @@ class Environment:
         self._drive = jax.jit(self.drive)
         self._judge = jax.jit(self._judge_all)
         self._mjx_step = jax.jit(self._mjx_step_all) if isinstance(engine, MjxEngine) else None
+        self._physics_step = jax.jit(engine.step) if isinstance(engine, MjxEngine) else engine.step
 
     # One environment; vmapped below.
 
@@ -124,12 +128,16 @@ class Environment:
             target=env.target,
             time_s=env.step * jnp.float32(self.scene.control_period_s),
             phase=env.phase,
+            moving=self._moving(env.command),
             channels=readings,
             events=env.carries["events"],
             level=level,
             key=env.key,
             episode_key=env.episode_key,
         )
+
+    def _moving(self, command: Any) -> Any:
+        return self.config.policy.clock.moving(command, self._places)
 
     @staticmethod
     def _for(state: State, room: str, name: str) -> State:
@@ -194,13 +202,12 @@ class Environment:
         packets = delay.send(env.packets, sent, late, lost | stalled, jnp)
         starts = [i * self.engine.dt for i in range(self.engine.substeps)]
         command = jnp.stack([delay.in_force(packets, start, self.engine.dt, jnp) for start in starts])
-        moving = c.policy.clock.moving(env.command, self._places)
         env = env._replace(
             key=key,
             step=env.step + 1,
             action=action,
             target=target,
-            phase=c.policy.clock.advance(env.phase, moving, period),
+            phase=c.policy.clock.advance(env.phase, self._moving(env.command), period),
             packets=delay.advance(packets, period, jnp),
             started=jnp.zeros((), bool),
             carries={**env.carries, "events": events},
@@ -320,6 +327,7 @@ class Environment:
             command=before.command,
             action=action,
             phase=before.phase,
+            moving=self._moving(before.command),
             first=before.started,
             time_s=before.step * jnp.float32(self.scene.control_period_s),
             done=ended.done,
@@ -362,6 +370,21 @@ class Environment:
         physics, params, env = self.renew_ended(physics, batch.params, env, outcome.done, level)
         env, seen = self._look(physics, params, env, level)
         return EnvBatch(physics, params, env, rewards), seen, outcome
+
+    def advance(
+        self, batch: EnvBatch, action: Any, target: Any, level: Any = 1.0
+    ) -> tuple[EnvBatch, Drive, Observed, Outcome]:
+        """One control step as `step` takes it, but what ends stays as it ended: no environment is started anew.
+
+        Returns:
+            (all environments, what acted on each robot, what is seen after the step, what the step gave).
+        """
+        level, act = jnp.asarray(level, jnp.float32), Action(jnp.asarray(action), jnp.asarray(target))
+        env, drive = self._drive(batch.physics, batch.params, batch.env, *act, level)
+        physics = self._physics_step(batch.physics, drive, batch.params)
+        env, outcome, rewards = self._judge(physics, batch, env, act, level)
+        env, seen = self._look(physics, batch.params, env, level)
+        return EnvBatch(physics, batch.params, env, rewards), drive, seen, outcome
 
     def renew_ended(
         self, physics: PhysicsState, params: PhysicsParams, env: EnvState, done: Any, level: Any

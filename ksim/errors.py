@@ -17,3 +17,7 @@ class CheckpointError(KsimError):
 
 class TrainingError(KsimError):
     """Training cannot go on, for example because a loss is not finite."""
+
+
+class ReplayError(KsimError):
+    """A log of a replay is damaged, is none, or does not fit the data model."""

@@ -169,6 +169,11 @@ def _force(carries: dict[str, dict[str, Any]], episodes: int) -> np.ndarray:
     return sum((np.asarray(event["wrench_w"])[:, :3] for event in carries["events"].values()), np.zeros((episodes, 3)))
 
 
+def start_key(seed: int) -> Any:
+    """The random key of the episodes of a seed; training uses others whatever its seed."""
+    return jax.random.fold_in(jax.random.key(seed), 0x65766131)
+
+
 def evaluate(
     config: Config,
     policy: BatchPolicy,
@@ -195,7 +200,7 @@ def evaluate(
     env = environment or make_environment(config, episodes, engine)
     if env.envs != episodes:
         raise KsimError(f"evaluation: got an environment of {env.envs}, expected {episodes}")
-    batch, seen = env.reset(jax.random.fold_in(jax.random.key(seed), 0x65766131))
+    batch, seen = env.reset(start_key(seed))
     carry, zeros = policy.init(episodes), np.zeros((episodes, env.scene.actions), np.float32)
     alive = np.ones(episodes, bool)
     returns, lengths, drift, off = (np.zeros(episodes) for _ in range(4))

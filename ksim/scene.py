@@ -11,6 +11,7 @@ import numpy as np
 from ksim.errors import ConfigError
 from ksim.names import COMMAND_ALIASES
 from robots import rotation
+from robots.mirror_map import MirrorMap
 from robots.model import BuiltModel
 
 
@@ -92,15 +93,53 @@ class Scene:
         return self.built.foot_names
 
     @functools.cached_property
-    def foot_rest_height_m(self) -> np.ndarray:
-        """Height of each foot's site in the home pose [m], (feet,): the foot is on the floor there."""
+    def _feet_at_home(self) -> tuple[np.ndarray, np.ndarray]:
         import mujoco
 
         library: Any = mujoco
         model, data = self.built.model, library.MjData(self.built.model)
         data.qpos[:] = self.built.home_qpos
         library.mj_kinematics(model, data)
-        return np.asarray([data.site_xpos[model.site(name).id][2] for name in self.feet], np.float32)
+        sites = [model.site(name).id for name in self.feet]
+        quats = np.zeros((len(sites), 4))
+        for quat, site in zip(quats, sites, strict=True):
+            library.mju_mat2Quat(quat, data.site_xmat[site])
+        return data.site_xpos[sites].reshape(-1, 3), quats
+
+    @functools.cached_property
+    def foot_rest_height_m(self) -> np.ndarray:
+        """Height of each foot's site in the home pose [m], (feet,): the foot is on the floor there."""
+        return self._feet_at_home[0][:, 2].astype(np.float32)
+
+    @functools.cached_property
+    def foot_home_m(self) -> np.ndarray:
+        """Each foot's site in the home pose, from the base, in the frame of its heading [m], (feet, 3)."""
+        at, quat = self.base_qpos, self.home_quat
+        base = self.built.home_qpos[at : at + 3] if at >= 0 else np.zeros(3)
+        turn = rotation.from_yaw(rotation.yaw_of(quat))
+        return rotation.rotate_inverse(turn, self._feet_at_home[0] - base).astype(np.float32)
+
+    @functools.cached_property
+    def foot_home_up(self) -> np.ndarray:
+        """The world's up in each foot's frame in the home pose, (feet, 3): the foot is flat there."""
+        return rotation.up_in_frame(self._feet_at_home[1]).astype(np.float32)
+
+    @property
+    def home_quat(self) -> np.ndarray:
+        """Orientation of the base in the home pose, w first, (4,)."""
+        at = self.base_qpos
+        return self.built.home_qpos[at + 3 : at + 7] if at >= 0 else np.asarray([1.0, 0.0, 0.0, 0.0])
+
+    @functools.cached_property
+    def mirror(self) -> MirrorMap:
+        """The robot's mirror map.
+
+        Raises:
+            MirrorError: the robot is not symmetric.
+        """
+        from robots.mirror import find_mirror
+
+        return find_mirror(self.built)
 
     @functools.cached_property
     def home_gravity_b(self) -> np.ndarray:

@@ -6,7 +6,7 @@ environment; the environment vmaps them. A State is one instant. A Trajectory is
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,6 +17,11 @@ from robots import rotation
 from robots.motor import MotorParams, MotorState
 
 GRAVITY = 9.81
+
+# What an array is for one environment at one instant. The schema of logs is made from these (ksim/schema.py).
+Number = Annotated[Any, "number"]
+Flag = Annotated[Any, "flag"]
+Vector = Annotated[Any, "vector"]
 
 
 class PhysicsParams(NamedTuple):
@@ -54,10 +59,10 @@ class PhysicsState(eqx.Module):
         scene: what is static.
     """
 
-    qpos: Any
-    qvel: Any
-    torque: Any
-    sensordata: Any
+    qpos: Vector
+    qvel: Vector
+    torque: Vector
+    sensordata: Vector
     motor: MotorState
     history: dict[str, Any]
     internal: Any
@@ -158,8 +163,8 @@ class PhysicsState(eqx.Module):
 class Action(NamedTuple):
     """What the policy decided: the network's raw action (..., actions), and the joint targets that follow [rad]."""
 
-    raw: Any
-    target: Any
+    raw: Vector
+    target: Vector
 
 
 class Drive(NamedTuple):
@@ -202,6 +207,7 @@ class State(eqx.Module):
         target: the last joint targets [rad], (n,).
         time_s: time since the episode's start [s].
         phase: the gait clock [rad], (); see ksim/clock.py.
+        moving: the command asks for motion, as the gait clock has it, ().
         channels: what each sensor channel holds, by its name.
         events: memory of the events, by name.
         level: the curriculum's level, 0 to 1.
@@ -216,6 +222,7 @@ class State(eqx.Module):
     target: Any
     time_s: Any
     phase: Any
+    moving: Any
     channels: dict[str, Reading]
     events: dict[str, Any]
     level: Any
@@ -235,14 +242,15 @@ class State(eqx.Module):
 class Trajectory(eqx.Module):
     """T control steps of one environment, time first.
 
-    Row t is one control step. `command`, `phase`, `first` and `time_s` are from before the action; `physics`, `done`,
-    `timeout` and `fell` are from after it, before an ended episode is started anew.
+    Row t is one control step. `command`, `phase`, `moving`, `first` and `time_s` are from before the action; `physics`,
+    `done`, `timeout` and `fell` are from after it, before an ended episode is started anew.
 
     Attributes:
         physics: the state after the step, (T, ...).
         command: the command that the policy saw, (T, commands).
         action: what it decided.
         phase: the gait clock that it saw [rad], (T,).
+        moving: the command asks for motion, as the gait clock has it, (T,).
         first: the step is an episode's first, (T,).
         time_s: time since the episode's start before the step [s], (T,).
         done: the episode ended with this step, (T,).
@@ -252,15 +260,16 @@ class Trajectory(eqx.Module):
     """
 
     physics: PhysicsState
-    command: Any
+    command: Vector
     action: Action
-    phase: Any
-    first: Any
-    time_s: Any
-    done: Any
-    timeout: Any
-    fell: Any
-    level: Any
+    phase: Number
+    moving: Flag
+    first: Flag
+    time_s: Number
+    done: Flag
+    timeout: Flag
+    fell: Flag
+    level: Number
 
     @property
     def scene(self) -> Scene:

@@ -201,12 +201,9 @@ def kinds(cls: type[S]) -> dict[str, type[S]]:
         SettingsError: two of them share a name.
     """
     out: dict[str, type[S]] = {}
-    todo, seen = [cls], set()
+    todo = [cls]
     while todo:
         one = todo.pop()
-        if one in seen:
-            continue
-        seen.add(one)
         todo += one.__subclasses__()
         if _abstract(one):
             continue
@@ -355,7 +352,8 @@ def _keys(cls: type[Settings], base: Settings | None, prefix: str, seen: tuple[t
 def _hint(word: str, path: str, known: Sequence[str], root: _Root) -> str:
     """What may have been meant: the same name in another section, else the nearest one in this section."""
     prefix = f"{root.path}." if root.path else ""
-    elsewhere = [key for key in _keys(root.cls, root.base, prefix) if key.rpartition(".")[2] == word]
+    here = f"{path}.{word}" if path else word  # a key of the kind that is being replaced
+    elsewhere = [k for k in _keys(root.cls, root.base, prefix) if k.rpartition(".")[2] == word and k != here]
     near = [f"{path}.{n}" if path else n for n in difflib.get_close_matches(word, known, n=1, cutoff=0.5)]
     found = elsewhere or near
     return f"did you mean {' or '.join(found)}?" if found else f"known keys: {', '.join(known)}"
@@ -366,7 +364,7 @@ def _resolve(
 ) -> Settings | None:
     """Settings of a declared class or a subclass, from changes one after the other; checked once, at the end."""
     cls = declared if current is None else type(current)
-    base, pending, nothing = current, [], current is None and optional
+    base, pending, nothing, named = current, [], current is None and optional, False
     for change in changes:
         if change is None:  # an empty section changes nothing
             if optional:
@@ -385,8 +383,9 @@ def _resolve(
             change = {cls.shorthand: change}
         if KIND in change:
             found = _kind(declared, change[KIND], root, path)
-            if found is not cls or base is None:
-                cls, base, pending = found, None, []
+            if found is not cls:  # what an earlier change said of another kind by name goes with it
+                cls, base, pending = found, None, [] if named else pending
+            named = True
             change = {k: v for k, v in change.items() if k != KIND}
         pending.append(change)
     if nothing:

@@ -268,6 +268,25 @@ def test_many_overrides_are_checked_once():
     assert Sums.checked == before + 2  # when it is made, and when it is changed
 
 
+def test_a_key_that_cannot_be_printed_is_shown_as_python_writes_it():
+    with pytest.raises(SettingsError, match=r"^configuration key commands\.a\\nb: got 3, expected a list of 2$"):
+        from_dict(Run, {"commands": {"a\nb": 3}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Settings):
+    """Has a required section."""
+
+    ppo: Ppo
+
+
+def test_null_for_a_section_without_a_default_is_refused_and_for_another_changes_nothing():
+    with pytest.raises(SettingsError, match="ppo: got None, expected a mapping"):
+        from_dict(Whole, {"ppo": None})
+    assert from_dict(Run, {"ppo": None, "noise": None}) == RUN
+    assert from_dict(Whole, {"ppo": {}}) == Whole(ppo=Ppo())
+
+
 def test_a_missing_field_is_named_with_what_it_takes():
     with pytest.raises(SettingsError, match="configuration key name: is missing, expected a string"):
         from_dict(Sums, {"parts": []})
@@ -369,6 +388,14 @@ def test_kinds_inside_kinds_survive_the_plain_form():
             run,
             {"noise": {"parts": [{"kind": "GaussianNoise"}, {"kind": "GaussianNoise", "std": -1}]}},
         )
+
+
+def test_the_kind_and_its_fields_may_be_given_in_any_order():
+    for words in (["noise.kind=UniformNoise", "noise.span=[0,1]"], ["noise.span=[0,1]", "noise.kind=UniformNoise"]):
+        assert apply_overrides(RUN, words).noise == UniformNoise(span=(0.0, 1.0))
+    last = ["noise={kind: UniformNoise, span: [0, 1]}", "noise.kind=GaussianNoise", "noise.std=2"]
+    assert apply_overrides(RUN, last).noise == GaussianNoise(std=2.0)
+    assert "'noise.std' is unknown; known keys: span" in refused(["noise.std=2", "noise.kind=UniformNoise"])
 
 
 def test_an_unknown_kind_names_the_nearest_and_all():

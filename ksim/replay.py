@@ -1,0 +1,289 @@
+"""`ksim replay`: one episode, played again from its seed, as a list of events that can be compared.
+
+The first event is the birth: the state that the reset gave, with what the randomisation drew. Each further event is one
+control step. The same seed gives the same bytes on the same machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ksim.actions import roles
+from ksim.config import Config
+from ksim.environment import Ended, EnvBatch, Environment, Observed, Outcome, make_environment
+from ksim.errors import KsimError
+from ksim.evaluate import BatchPolicy, JaxBatchPolicy, load_policy, start_key
+from ksim.learning.checkpoint import Trained, load_trained, versions
+from ksim.replay_log import BIRTH, FORMAT, VERSION, hash_arrays, plain
+from ksim.schema import values
+from ksim.types import Action, Drive, PhysicsState
+from robots import read_bundle
+from robots.spec import PolicySpec
+from toolkit.files import atomic_path
+
+
+def hash_state(state: PhysicsState) -> str:
+    """SHA-256 of a state, as hex: qpos, qvel, torque, sensors and the motors' memory, with names, types and shapes."""
+    return hash_arrays(values("PhysicsState", state))
+
+
+@dataclass(frozen=True)
+class TrajectorySegment:
+    """What happened between two states.
+
+    Attributes:
+        action: joint targets that the policy decided [rad], (n,); at the birth those that hold at the reset.
+        reward: sum of the weighted rewards of the step.
+        done: the episode ended with it.
+        info: `layers`, the values that passed through each layer; the birth's also has `birth`, what the run was.
+    """
+
+    action: np.ndarray
+    reward: float
+    done: bool
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class KsimNaryaEvent:
+    """One transition of one robot, or its birth.
+
+    Attributes:
+        event_id: `birth`, `step_0`, `step_1`, ...
+        before: the state before; None at the birth.
+        after: the state after, before anything is started anew.
+        delta: what was done and what it gave.
+        trit: the sign of the reward: -1, 0 or 1.
+    """
+
+    event_id: str
+    before: PhysicsState | None
+    after: PhysicsState
+    delta: TrajectorySegment
+    trit: int
+
+    @property
+    def impact(self) -> int:
+        """1 where the episode ended, else 0."""
+        return int(self.delta.done)
+
+    def to_jsonl(self) -> str:
+        """One line of strict JSON, every number exact."""
+        line = {
+            "event_id": self.event_id,
+            "before_hash": None if self.before is None else hash_state(self.before),
+            "after_hash": hash_state(self.after),
+            "delta": {"action": plain(self.delta.action), "reward": plain(self.delta.reward)},
+            "trit": self.trit,
+            "impact": self.impact,
+            **self.delta.info,
+        }
+        return json.dumps(line, allow_nan=False, separators=(",", ":"))
+
+
+def trit(reward: float) -> int:
+    """The sign of a reward: -1, 0 or 1."""
+    return int(reward > 0) - int(reward < 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Player:
+    """A policy with what is known of it.
+
+    Attributes:
+        policy: what decides.
+        name: what it was called.
+        spec: what it says about itself; None where it says nothing.
+    """
+
+    policy: BatchPolicy
+    name: str
+    spec: PolicySpec | None = None
+
+    def raw_places(self, joints: Sequence[str]) -> np.ndarray | None:
+        """Where in its carry the raw action of each joint stands after a step; None where that is not known.
+
+        Args:
+            joints: those that the environment's raw action moves.
+        """
+        if self.spec is None:
+            return None
+        settings = self.spec.training.get("policy", {})
+        robot = self.spec.robot
+        active = roles(robot, tuple(settings.get("hold", ())), settings.get("passthrough", {})).active
+        names, at = [robot.joint_names[i] for i in active], 0
+        for part in self.spec.carry_layout:
+            if part.name == "last_action" and part.size == len(names) and set(names) == set(joints):
+                return np.asarray([at + names.index(joint) for joint in joints], np.intp)
+            at += part.size
+        return None
+
+
+def load_player(
+    policy: str | Path | Trained, config: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[Config, Player]:
+    """(task, policy) of a checkpoint, a bundle, the word `home`, or what `load_trained` gave."""
+    if isinstance(policy, Trained):
+        return policy.config, Player(policy=JaxBatchPolicy(policy.policy), name="trained", spec=policy.spec)
+    name = str(policy)
+    task, batched = load_policy(name, config, overrides)
+    if name == "home":
+        spec = None
+    elif Path(name).suffix == ".kinfer":
+        spec = read_bundle(name).spec
+    else:
+        spec = load_trained(name).spec
+    return task, Player(policy=batched, name=Path(name).name, spec=spec)
+
+
+def replay_episode(
+    seed: int,
+    policy: BatchPolicy | Trained | Player | str | Path,
+    *,
+    config: Config | None = None,
+    engine: str = "mujoco",
+    level: float = 1.0,
+    environment: Environment | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[KsimNaryaEvent]:
+    """One episode from its birth to its end: as the first of `ksim eval` with this seed, with the raw actions known.
+
+    Args:
+        seed: of all that is random.
+        policy: a batch policy, a checkpoint or a bundle, loaded or by its path.
+        config: the task; by default the policy's own. A policy that names none needs it.
+        engine: mujoco, mjx or auto.
+        level: the curriculum's level, 0 to 1.
+        environment: one to use again, of one robot and of this task and engine.
+        progress: called with (step, steps).
+
+    Raises:
+        KsimError: there is no task for the policy.
+    """
+    if isinstance(policy, (str, Path, Trained)):
+        own, policy = load_player(policy)
+        config = config or own
+    player = policy if isinstance(policy, Player) else Player(policy=policy, name=type(policy).__name__)
+    config = environment.config if environment is not None else config
+    if config is None:
+        raise KsimError("replay: the policy names no task; expected a configuration; give it with config=")
+    env = environment if environment is not None else make_environment(config, 1, engine)
+    if env.envs != 1:
+        raise KsimError(f"replay: got an environment of {env.envs} robots, expected 1")
+    batch, seen = env.reset(start_key(seed), level=level)
+    moved = roles(env.scene.built.spec, config.policy.hold, config.policy.passthrough).active
+    raw_at = player.raw_places([env.scene.joint_names[i] for i in moved])
+    after, carry = _one(batch.physics.public()), player.policy.init(1)
+    header = _header(seed, env, player, after, level)
+    info = {"birth": header, "layers": _birth_layers(batch, seen, after)}
+    events = [KsimNaryaEvent(BIRTH, None, after, TrajectorySegment(_one(batch.env.target), 0.0, False, info), 0)]
+    for step in range(env.episode_steps):
+        inputs = {k: np.asarray(v) for k, v in seen.inputs.items()}
+        targets, carry = player.policy.step(inputs, carry)
+        raw = np.zeros((1, env.scene.actions), np.float32)
+        if raw_at is not None:
+            raw = np.asarray(carry)[:, raw_at].astype(np.float32)
+        target = np.asarray(targets, np.float32)
+        before, given = after, batch
+        batch, drive, seen, outcome = env.advance(batch, raw, target, level)
+        after, reward = _one(batch.physics.public()), float(np.asarray(outcome.reward)[0])
+        decided = {} if raw_at is None else {"raw": plain(raw[0])}
+        layers = _step_layers(env, given, batch, drive, seen, outcome, decided, level)
+        done = bool(np.asarray(outcome.done)[0])
+        segment = TrajectorySegment(target[0], reward, done, {"layers": layers})
+        events.append(KsimNaryaEvent(f"step_{step}", before, after, segment, trit(reward)))
+        if progress is not None:
+            progress(step + 1, env.episode_steps)
+        if done:
+            break
+    return events
+
+
+def write_log(events: Sequence[KsimNaryaEvent], path: str | Path) -> None:
+    """Write events as JSON lines beside `path`, then rename the file there."""
+    with atomic_path(path) as part:
+        part.write_text("".join(f"{event.to_jsonl()}\n" for event in events), encoding="utf-8")
+
+
+def _one(tree: Any) -> Any:
+    """The first environment of a batch, as numpy arrays of its own."""
+    return jax.tree.map(lambda v: np.array(np.asarray(v)[0]), tree)
+
+
+def _header(seed: int, env: Environment, player: Player, state: PhysicsState, level: float) -> dict[str, Any]:
+    """What the run was: enough to play it again, and to name what two runs were told differently."""
+    scene, config = env.scene, env.config
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "seed": seed,
+        "task": config.task,
+        "robot": scene.built.spec.name,
+        "robot_digest": scene.built.spec.digest,
+        "engine": type(env.engine).__name__,
+        "level": float(level),
+        "control_period_s": scene.control_period_s,
+        "policy": {"name": player.name, "weights": player.spec.weights_digest if player.spec else ""},
+        "names": {"joints": list(scene.joint_names), "commands": list(scene.command_names)},
+        "dtypes": {name: np.asarray(v).dtype.str for name, v in values("PhysicsState", state).items()},
+        "settings": {k: v for k, v in config.to_dict().items() if k not in ("ppo", "run", "threads", "critic")},
+        "versions": versions(),
+    }
+
+
+def _birth_layers(batch: EnvBatch, seen: Observed, state: PhysicsState) -> dict[str, Any]:
+    params, carries = _one(batch.params), _one({k: batch.env.carries[k] for k in ("channels", "events")})
+    channels = {name: plain(carry["sampling"]) for name, carry in carries["channels"].items()}
+    drawn = {"model": params.model, "motor": params.motor, "joint_offset": params.joint_offset}
+    drawn |= {"target_bias": params.target_bias, "drawn": params.drawn, "events": carries["events"]}
+    return {
+        "given": {},
+        "policy": {},
+        "action_path": {"channel": channels.pop("action")},
+        "physics": {**plain(drawn), **plain(values("PhysicsState", state))},
+        "reward": {},
+        "observation": {
+            "imu_tilt": plain(params.imu_tilt),
+            "channels": channels,
+            **plain(values("Observation", _one(Observed(seen.inputs, ())))),
+        },
+    }
+
+
+def _step_layers(
+    env: Environment,
+    given: EnvBatch,
+    batch: EnvBatch,
+    drive: Drive,
+    seen: Observed,
+    outcome: Outcome,
+    decided: dict[str, Any],
+    level: float,
+) -> dict[str, Any]:
+    """What passed through each layer in one control step; `given` and `batch` are before and after it."""
+    ended = Ended(outcome.done, outcome.timeout, outcome.fell)
+    raw, target = batch.env.action, batch.env.target
+    row = values("Trajectory", _one(env.row(batch.physics, given.env, Action(raw, target), ended, level)))
+    ends = ("done", "timeout", "fell")
+    acted = _one(drive)
+    return {
+        "given": plain({name: value for name, value in row.items() if name not in ends}),
+        "policy": decided,
+        "action_path": {"command": plain(acted.command)},
+        "physics": plain(
+            {
+                "wrench_w": acted.wrench_w,
+                "kick": acted.kick,
+                **values("PhysicsState", _one(batch.physics.public())),
+            }
+        ),
+        "reward": plain({"terms": outcome.terms, **{name: row[name] for name in ends}}),
+        "observation": plain(values("Observation", _one(Observed(seen.inputs, ())))),
+    }

@@ -1,0 +1,85 @@
+"""The command `ksim replay`. JAX is imported when the arguments have been read: the help needs none."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from ksim.bounds import BOUNDS, check_number
+from ksim.errors import ConfigError
+from toolkit.cli import importing, parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    p = parser(
+        "ksim replay",
+        "Play one episode again and log every step: same seed, same bytes. Two logs are compared by ksim diff.",
+        "ksim replay --checkpoint runs/stand/model.ckpt --seed 3 --out episode.jsonl",
+    )
+    p.add_argument("--checkpoint", metavar="POLICY", help="a .ckpt, a .kinfer, or the word 'home': the PD hold")
+    p.add_argument("--seed", type=int, default=1000, help="seed of the episode (default 1000)")
+    p.add_argument("--out", metavar="FILE", help="where the log goes, as JSON lines (default: episode-seedN.jsonl)")
+    p.add_argument("--engine", choices=("auto", "mujoco", "mjx"), default="mujoco")
+    p.add_argument("--config", help="task to play in (default: the checkpoint's; for a bundle its task's)")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the task, e.g. robot=FOLDER"
+    )
+    p.add_argument("--schema", metavar="FILE", help="write the data model too, as an ACSet schema for ACSets.jl")
+    p.add_argument("--acset", metavar="FILE", help="write the episode too, as an ACSet of that schema")
+    p.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    args = p.parse_args(argv)
+    check_number("--seed", args.seed, BOUNDS["seed"])
+    if not args.checkpoint and not args.schema:
+        raise ConfigError("--checkpoint: got none; expected a policy to play; name a .ckpt or a .kinfer")
+    with importing("replay"):
+        from ksim.engine import choose_engine
+        from ksim.replay import load_player, replay_episode, write_log
+        from ksim.replay_log import validate_log
+        from ksim.schema import acset_instance, acset_schema
+
+    if args.schema:
+        _write(args.schema, acset_schema())
+    if not args.checkpoint:
+        return 0
+    config, player = load_player(args.checkpoint, args.config, args.set)
+    out = args.out or f"episode-seed{args.seed}.jsonl"
+    progress = _progress if sys.stderr.isatty() else None
+    events = replay_episode(args.seed, player, config=config, engine=choose_engine(args.engine), progress=progress)
+    write_log(events, out)
+    log = validate_log(out)
+    if args.acset:
+        _write(args.acset, acset_instance(log))
+    last = log.events[-1]
+    figures = {
+        "log": out,
+        "policy": args.checkpoint,
+        "robot": log.birth["robot"],
+        "seed": args.seed,
+        "steps": len(events) - 1,
+        "length_s": (len(events) - 1) * log.birth["control_period_s"],
+        "return": sum(event.delta.reward for event in events),
+        "fell": last["layers"]["reward"]["fell"],
+        "after_hash": last["after_hash"],
+    }
+    if args.json:
+        print(json.dumps(figures))
+    else:
+        end = "fell" if figures["fell"] else "lasted to the end"
+        print(
+            f"{out}: {figures['steps']} steps, {figures['length_s']:.2f} s, {end}, return {figures['return']:.3f}, "
+            f"last state {figures['after_hash'][:16]}"
+        )
+    return 0
+
+
+def _write(path: str, value: object) -> None:
+    from toolkit.files import atomic_path
+
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(value, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _progress(step: int, steps: int) -> None:
+    if step % 10 == 0 or step == steps:
+        print(f"\rreplay {step}/{steps} steps", end="\n" if step == steps else "", file=sys.stderr, flush=True)
