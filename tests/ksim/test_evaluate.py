@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-from ksim.config import load_config
 from ksim.errors import KsimError
 from ksim.evaluate import (
     ByName,
@@ -24,6 +23,7 @@ from ksim.evaluate import (
 )
 from ksim.learning import checkpoint
 from ksim.learning.policy import make_model
+from ksim.load import load_config
 from ksim.tasks import make_environment
 from robots import Bundle, load_robot, write_bundle
 from robots.spec import CommandSpec, PolicySpec, input_specs

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from ksim.config import load_config
 from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint
 from ksim.learning.trainer import Progress, Trainer
+from ksim.load import load_config
 from ksim.train import train
 from ksim.train_command import _resumed
 from toolkit.errors import FileError

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from ksim.config import from_dict
 from ksim.errors import CheckpointError, KsimError
 from ksim.learning import checkpoint
 from ksim.learning.policy import make_model
+from ksim.load import from_dict
 from robots.errors import SpecError
 from robots.spec import RobotSpec
 
