@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from ksim.randomization import nominal
 from ksim.scene import Scene
 from ksim.types import PhysicsState, Reading, State
 from robots import motor
-from robots.model import build_model
+from robots.model import BuiltModel, build_model
 
 SENSORS = (
     *("foot_position", "foot_velocity", "foot_quat", "foot_angular_velocity"),
@@ -112,3 +113,20 @@ def late() -> Callable[..., State]:
         return dataclasses.replace(state, physics=physics, channels={**state.channels, channel: reading})
 
     return change
+
+
+@pytest.fixture(scope="session")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> BuiltModel:
+    """One joint on the world: a robot without base and feet."""
+    folder = tmp_path_factory.mktemp("arm")
+    (folder / "robot.xml").write_text(
+        '<mujoco><worldbody><body name="link"><joint name="elbow" range="-60 60"/>'
+        '<geom type="capsule" size="0.02 0.1"/></body></worldbody></mujoco>'
+    )
+    metadata = {
+        "joint_name_to_metadata": {"elbow": {"id": 1, "kp": "10", "kd": "1", "actuator_type": "small"}},
+        "actuator_type_to_metadata": {"small": {"max_torque": "5", "max_velocity": "10", "armature": "0.01"}},
+        "control_frequency": "50",
+    }
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    return build_model(folder)
