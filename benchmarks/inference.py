@@ -40,9 +40,10 @@ from deploy.policy import OnnxPolicy
 from export import convert, graph
 from export.compare import session
 from export.tracing import trace
-from ksim.config import Config, PolicyConfig
+from ksim.config import PolicyConfig
 from ksim.learning.checkpoint import load_trained, policy_spec
 from ksim.learning.policy import Policy, make_model, make_policy
+from ksim.tasks.stand import stand
 from robots import Bundle, PolicySpec, load_robot, read_bundle
 
 SIZES = {
@@ -74,8 +75,8 @@ def machine() -> str:
 
 def fresh(size: PolicyConfig) -> tuple[Policy, PolicySpec]:
     """An untrained policy of a size on the K-Bot."""
-    config, robot = Config(policy=size), load_robot("kbot")
-    model = make_model(robot, len(config.commands), 1, size, key=jax.random.key(0))
+    config, robot = dataclasses.replace(stand(), policy=size), load_robot("kbot")
+    model = make_model(robot, 1, config, key=jax.random.key(0))
     policy = make_policy(model.actor, robot, config)
     return policy, policy_spec(config, robot, policy, "")
 

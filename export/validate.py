@@ -18,10 +18,10 @@ from export.errors import ExportError
 from export.options import EPISODES, ProofOptions
 from export.proof import NO_SPEC, STEPS, Prover, Recording, Report, Stages
 from ksim.config import Config
+from ksim.environment import make_environment
 from ksim.evaluate import Evaluation, JaxBatchPolicy, OnnxBatchPolicy, evaluate
 from ksim.learning.checkpoint import Trained, load_trained
 from ksim.learning.policy import Policy
-from ksim.tasks import make_environment
 from robots.bundle import Bundle, read_bundle
 from robots.spec import PolicySpec
 from toolkit.cli import Option, options

@@ -341,19 +341,19 @@ class Environment:
 
         `level` in [0, 1] is the curriculum's, see ksim/curriculum.py.
         """
-        level = jnp.asarray(level, jnp.float32)
+        at = jnp.asarray(level, jnp.float32)
         # the same compiled function as for a renewal, with everything renewed
         keys = jax.random.split(key, self.envs)
-        shapes = jax.eval_shape(jax.vmap(self._fresh, in_axes=(0, None, None)), keys, False, level)[:2]
+        shapes = jax.eval_shape(jax.vmap(self._fresh, in_axes=(0, None, None)), keys, False, at)[:2]
         blank = jax.tree.map(
             lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0]._replace(key=(), episode_key=()), shapes[1])
         )
         env, params = blank[0]._replace(key=keys, episode_key=keys), blank[1]
         everyone = jnp.ones(self.envs, bool)
-        env, params, qpos, qvel = self._renew(env, params, everyone, level, jnp.asarray(stagger))
+        env, params, qpos, qvel = self._renew(env, params, everyone, at, jnp.asarray(stagger))
         init = jax.jit(self.engine.init) if isinstance(self.engine, MjxEngine) else self.engine.init
         physics = init(params, qpos, qvel)
-        env, seen = self._look(physics, params, env, level)
+        env, seen = self._look(physics, params, env, at)
         return EnvBatch(physics, params, env, self.initial_rewards()), seen
 
     def step(self, batch: EnvBatch, action: Any, target: Any, level: Any = 1.0) -> tuple[EnvBatch, Observed, Outcome]:

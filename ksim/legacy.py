@@ -95,7 +95,7 @@ def translated(changes: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, An
                 continue
             for key in keys.get(name, (f"{section}.{name}",)):
                 put(key, value)
-    ends = changes.get("terminations")
+    ends: Any = changes.get("terminations")
     for name in _TERMINATIONS if isinstance(ends, Mapping) else ():
         if name in ends:
             out["terminations"] = {k: v for k, v in out["terminations"].items() if k != name}

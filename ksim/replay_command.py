@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 
-from ksim.bounds import BOUNDS, check_number
 from ksim.errors import ConfigError
 from toolkit.cli import importing, parser
 

@@ -13,17 +13,20 @@ import pytest
 
 from export import convert
 from export.command import Exported, export_checkpoint
+from ksim.commands import UniformCommand
 from ksim.config import Config, PolicyConfig
-from ksim.environment import Environment
+from ksim.environment import Environment, make_environment
 from ksim.learning import checkpoint
 from ksim.learning.policy import make_model
-from ksim.tasks import make_environment
+from ksim.tasks.stand import stand
 from robots import Bundle, load_robot
 
 # Short episodes, and commands that are not all zero, so that every weight matters.
-CONFIG = Config(
+RANGES = {"xvel": (-0.5, 1.0), "yvel": (-0.3, 0.3), "yawrate": (-1.0, 1.0)}
+CONFIG = dataclasses.replace(
+    stand(),
     episode_length_s=0.4,
-    commands={"vx": (-0.5, 1.0), "vy": (-0.3, 0.3), "yaw_rate": (-1.0, 1.0)},
+    commands={name: UniformCommand(name=name, range=span) for name, span in RANGES.items()},
     policy=PolicyConfig(hidden=16, layers=2, head=16, critic_hidden=4, critic_head=4, smoothing=0.2),
 )
 
@@ -32,11 +35,11 @@ CONFIG = Config(
 def checkpoint_path(tmp_path_factory) -> Path:
     """A checkpoint of an untrained model whose actions are not small."""
     robot = load_robot(CONFIG.robot)
-    model = make_model(robot, len(CONFIG.commands), 5, CONFIG.policy, key=jax.random.key(3))
+    model = make_model(robot, 5, CONFIG, key=jax.random.key(3))
     where = lambda m: m.actor.net.output_layer.weight  # noqa: E731
     model = eqx.tree_at(where, model, 100.0 * where(model))
     path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
-    meta = {"config": CONFIG.to_dict(), "robot": robot.to_json(), "privileged": 5}
+    meta = {"config": CONFIG.to_dict(), "robot": robot.to_json(), "critic": 5}
     checkpoint.write(path, meta, checkpoint.model_arrays(model))
     return path
 

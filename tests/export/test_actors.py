@@ -12,13 +12,18 @@ import pytest
 
 from export import convert, graph
 from export.compare import difference, drawn
+from ksim.clock import GaitClock
+from ksim.commands import UniformCommand
 from ksim.config import Config, PolicyConfig
 from ksim.learning.checkpoint import policy_spec
 from ksim.learning.normaliser import Normaliser
-from ksim.learning.policy import make_model, make_policy
+from ksim.learning.policy import make_model, make_policy, mirror_of
 from robots import load_robot
+from robots.mirror import find_mirror
+from robots.model import build_model
 
-COMMANDS = {"vx": (-0.5, 1.0), "vy": (0.2, 0.2), "grip": (-0.4, 0.6)}
+RANGES = {"xvel": (-0.5, 1.0), "yvel": (0.2, 0.2), "grip": (-0.4, 0.6)}
+COMMANDS = {name: UniformCommand(name=name, range=span) for name, span in RANGES.items()}
 WRIST = "dof_left_wrist_00"
 EVERYTHING = {
     "normalise": True,
@@ -36,6 +41,8 @@ ACTORS = {
     "lstm with everything": EVERYTHING,
     "gru with everything": {"network": "gru", **EVERYTHING},
     "mlp with everything": {"network": "mlp", "history": 2, **EVERYTHING},
+    "lstm with a gait clock": {"clock": GaitClock(frequency_hz=1.25), "target_acceleration": 0.2},
+    "lstm exactly symmetric, with a gait clock": {"clock": GaitClock(frequency_hz=1.25), "symmetric": True},
 }
 
 
@@ -43,7 +50,10 @@ def made(settings: dict):
     """(policy, spec) with weights that are not small and statistics that are not trivial."""
     config = Config(commands=COMMANDS, policy=PolicyConfig(hidden=16, head=16, **settings))
     robot = load_robot("kbot")
-    model = make_model(robot, len(COMMANDS), 5, config.policy, key=jax.random.key(3))
+    mirror = None
+    if config.policy.symmetric:
+        mirror = mirror_of(robot, find_mirror(build_model("kbot", shapes=False)), config)
+    model = make_model(robot, 5, config, mirror, key=jax.random.key(3))
     where = lambda m: m.actor.net.output_layer.weight  # noqa: E731
     model = eqx.tree_at(where, model, 100.0 * where(model))
     if config.policy.normalise:
@@ -83,7 +93,8 @@ def test_the_spec_tells_the_settings_of_training(trained):
     told = trained.spec.training
     assert (told["task"], told["seed"]) == (trained.config.task, trained.config.seed)
     assert told["policy"]["network"] == "lstm" and told["policy"]["smoothing"] == 0.2
-    assert told["pushes"]["force_n"] == 50.0 and told["latency"]["action_s"] == [0.003, 0.015]
+    assert told["events"]["pushes"]["force_n"] == 50.0
+    assert told["channels"]["action"]["latency_s"] == [0.003, 0.015]
     assert "steps" not in told  # this checkpoint does not say
     meta = {"progress": {"steps": 5}, "config": trained.config.to_dict()}
     spec = policy_spec(trained.config, trained.spec.robot, trained.policy, "", meta)
