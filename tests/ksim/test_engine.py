@@ -329,9 +329,7 @@ def test_friction_holds_a_joint_that_is_pushed_with_less(wheel, kind):
 
 def test_an_update_period_that_is_no_multiple_of_the_physics_step_is_refused(wheel):
     with pytest.raises(ConfigError, match=r"actuators\.update_period_s: got 0\.008, expected a multiple .* 0\.005 s"):
-        make_engine(
-            "mujoco", Scene(built=build_model(wheel, DT)), 1, PositionActuators(update_period_s=0.008), threads=1
-        )
+        turn(wheel, "mujoco", PositionActuators(update_period_s=0.008), np.zeros((4, 1)))
 
 
 @pytest.mark.slow
