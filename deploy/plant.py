@@ -6,6 +6,7 @@ The twin serves one over KOS; the parity report replays a log through one.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,20 +15,21 @@ from typing import Any
 
 import numpy as np
 
+from deploy.channel import SensorChannel
 from deploy.errors import DeployError
 from deploy.reality import Reality, per_joint
-from robots import delay, rotation
+from robots import delay, motor, rotation
 from robots.load import load_robot
 from robots.model import BuiltModel, build_model
-from robots.motor import MotorParams, joint_torque
+from robots.motor import MotorParams
 
-# Gives a feed-forward torque a position error to act through where the position gain is zero [N m/rad]:
-# the motor law knows targets only. At this size the gain itself is 1e-6 N m at a radian.
-KP_FLOOR = 1e-6
 TRUTH_ROWS = 60_000
 TRUTH_PERIOD_S = 0.01
 HANG_HEIGHT_M = 0.3
 TIMESTEP_S = 0.002
+# Commands to one joint that jitter may have under way at once: what a client at 200 Hz sends, and no more than this.
+COMMAND_PERIOD_S = 0.005
+COMMANDS_AT_ONCE = 64
 
 
 class PlantError(DeployError):
@@ -45,6 +47,8 @@ class Sample:
         quat_wxyz: orientation of the IMU, (w, x, y, z), normalised.
         gyro_b: angular velocity in the IMU's frame [rad/s].
         accel_b: specific force in the IMU's frame [m/s^2].
+        joint_age_s: how long ago the joints were measured [s]; no answer on the wire tells it.
+        imu_age_s: how long ago the IMU was measured [s]; no answer on the wire tells it.
     """
 
     position: np.ndarray
@@ -53,6 +57,8 @@ class Sample:
     quat_wxyz: np.ndarray
     gyro_b: np.ndarray
     accel_b: np.ndarray
+    joint_age_s: float
+    imu_age_s: float
 
 
 class Plant:
@@ -108,6 +114,11 @@ class Plant:
         self._scale = {what: column(f"{what}_scale", 1.0) for what in ("kp", "kd", "torque")}
         self._friction = nominal.friction * column("friction_scale", 1.0) + column("friction_add_nm", 0.0)
         self._damping = nominal.damping + column("damping_add", 0.0)
+        # off everywhere is a plain 0.0, for which the law does nothing
+        soft = column("stiffness_nm_rad", 0.0)
+        compliance = np.divide(1.0, soft, out=np.zeros(n), where=soft > 0)
+        shaft = {"stiction": column("stiction_nm", 0.0), "play": column("play_rad", 0.0), "compliance": compliance}
+        self._shaft: dict[str, Any] = {what: values if values.any() else 0.0 for what, values in shaft.items()}
         self._nominal = nominal
         self._torque_max = np.asarray(self.spec.column("torque_max_nm"))
         self.offset = column("zero_offset_rad", 0.0)
@@ -118,14 +129,20 @@ class Plant:
 
         commands, sensors = self.reality.commands, self.reality.sensors
         self._command_rows = delay.depth(commands.latency_s, self.dt)
-        self._sensor_rows = delay.depth(sensors.latency_s, self.dt)
+        self._slots = min(delay.slots(commands.jitter_s, COMMAND_PERIOD_S), COMMANDS_AT_ONCE)
+        words = np.random.SeedSequence([seed, 1]).generate_state(2)
+        self._joint_channel = SensorChannel(sensors.joints, sensors.latency_s, int(words[0]))
+        self._imu_channel = SensorChannel(sensors.imu, sensors.latency_s, int(words[1]))
+        longest = max(self._joint_channel.longest_s, self._imu_channel.longest_s)
+        self._sensor_rows = delay.depth(longest, self.dt)
         self._tilt = rotation.from_rotvec(np.asarray(sensors.orientation_bias_rad))
         self._tilted = any(sensors.orientation_bias_rad)
         self._noisy = any(v for name, v in vars(sensors).items() if "_noise_" in name)
         self._gyro_bias = np.asarray(sensors.gyro_bias_rad_s)
         self._accel_bias = np.asarray(sensors.accelerometer_bias_m_s2)
-        streams = np.random.SeedSequence(seed).spawn(2)
-        self._command_rng, self._push_rng = (np.random.Generator(np.random.Philox(s)) for s in streams)
+        streams = np.random.SeedSequence(seed).spawn(3)
+        generators = (np.random.Generator(np.random.Philox(s)) for s in streams)
+        self._command_rng, self._push_rng, self._stall_rng = generators
         self.step_count = 0
         self.commands_lost = 0
         self._truth = _Truth(self.built, self.dt)
@@ -147,13 +164,14 @@ class Plant:
     def _touch_gains(self) -> None:
         limit = np.where(self.enabled, np.minimum(np.abs(self.max_torque), self._torque_max), 0.0)
         self.params = MotorParams(
-            kp=np.maximum(self.kp * self._scale["kp"], KP_FLOOR),
+            kp=self.kp * self._scale["kp"],
             kd=self.kd * self._scale["kd"],
             torque_limit=limit * self._scale["torque"],
             velocity_max=self._nominal.velocity_max,
             friction=self._friction,
             damping=self._damping,
             armature=self._nominal.armature,
+            **self._shaft,
         )
 
     @property
@@ -172,8 +190,8 @@ class Plant:
 
     def set_zero(self, joint: int) -> None:
         """Make a joint's present position its zero, as the encoder tells it."""
-        self.offset[joint] -= self._measured()[joint]
-        self._samples = deque([self._sense()] * self._sensor_rows, maxlen=self._sensor_rows)
+        self.offset[joint] -= self._measured()[0][joint]
+        self._fill_samples()
 
     def command(
         self, joints: Sequence[int], position: Sequence[float], velocity: Sequence[float], torque: Sequence[float]
@@ -186,20 +204,34 @@ class Plant:
         settings, n = self.reality.commands, self.joints
         if self.held and self.start != "hang" and self.enabled.any():
             self.release()
-        if settings.loss and self._command_rng.random() < settings.loss:
+        lost = bool(settings.loss) and self._command_rng.random() < settings.loss
+        if self._stalled() or lost:
             self.commands_lost += 1
             return
         index = np.asarray(joints, dtype=int)
-        target = (self._pending[-1][1] if self._pending else self._arrived).copy()
-        target[index] = position
-        target[n + index] = velocity
-        target[2 * n + index] = torque
-        due = self.time_s
-        if settings.jitter_s:
-            due += settings.jitter_s * self._command_rng.random()
-        if self._pending:
-            due = max(due, self._pending[-1][0])
-        self._pending.append((due, target))
+        if not settings.jitter_s:  # it is there at once, and some clients send each joint by itself
+            arrived = self._arrived.copy()
+            arrived[index], arrived[n + index], arrived[2 * n + index] = position, velocity, torque
+            self._arrived, self._settling = arrived, self._command_rows
+            return
+        named, target = np.zeros(n, dtype=bool), np.zeros((n, 3))
+        named[index] = True
+        target[index] = np.stack([position, velocity, torque], axis=-1)
+        late = settings.jitter_s * self._command_rng.random() if settings.jitter_s else 0.0
+        # each joint is a receiver of its own, which a command to others does not reach
+        self._packets = delay.advance(self._packets, (self.step_count - self._packets_step) * self.dt)
+        self._packets = delay.send(self._packets, target, late, ~named, ordered=settings.ordered)
+        self._packets_step = self.step_count
+        self._arriving_until = self.step_count + math.ceil(settings.jitter_s / self.dt) + 1
+
+    def _stalled(self) -> bool:
+        settings, now = self.reality.commands, self.time_s
+        if not settings.stall_interval_s[1]:
+            return False
+        while now >= self._next_stall_s:
+            self._stall_end_s = self._next_stall_s + self._stall_rng.uniform(*settings.stall_duration_s)
+            self._next_stall_s += self._stall_rng.uniform(*settings.stall_interval_s)
+        return now < self._stall_end_s
 
     def set_command_latency(self, latency_s: float) -> None:
         """Change the latency of commands; to be followed by `place` or `set_state`, which fill the line anew."""
@@ -211,6 +243,7 @@ class Plant:
     def drive(self, target: np.ndarray) -> None:
         """Put a target (joints,) [rad] on the line as arrived now, with no velocity and torque; none of the above."""
         self._arrived[: self.joints] = target
+        self._arriving_until = 0
         self._settling = self._command_rows
 
     def release(self) -> None:
@@ -252,7 +285,13 @@ class Plant:
         self.held = True
 
     def set_state(
-        self, qpos: np.ndarray, qvel: np.ndarray, targets: Sequence[np.ndarray] = (), *, held: bool = False
+        self,
+        qpos: np.ndarray,
+        qvel: np.ndarray,
+        targets: Sequence[np.ndarray] = (),
+        *,
+        held: bool = False,
+        torque: np.ndarray | float = 0.0,
     ) -> None:
         """Start from a whole state.
 
@@ -262,34 +301,43 @@ class Plant:
             targets: joint targets that were in force, newest first, each (joints,) [rad] and one physics step long;
                 those missing are taken as the oldest given, or as the measured position.
             held: hold it: with start "hang" the base only, else all of it.
+            torque: that the joints' shafts carry, (joints,) [N m]; it says how far a soft one is wound up.
         """
         self._mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:], self.data.qvel[:] = qpos, qvel
-        self._begin()
+        self._begin(torque)
         for row, target in enumerate(targets):
             self._command_line[row:, : self.joints] = target
         if targets:
             self._arrived[: self.joints] = targets[0]
+            self._packets = delay.hold(self._arrived.reshape(3, -1).T, self._slots)
             self._settling = self._command_rows
         self.held = held
 
-    def _begin(self) -> None:
+    def _begin(self, torque: np.ndarray | float = 0.0) -> None:
         n = self.joints
         self._mujoco.mj_forward(self.model, self.data)
         self._held_qpos = self.data.qpos.copy()
         self._drive = np.zeros(n)
-        self._arrived = np.concatenate([self._measured(), np.zeros(2 * n)])
-        self._pending: deque[tuple[float, np.ndarray]] = deque()
+        self._motor = motor.rest(self.params, self.data.qpos[self.built.qpos_ids], torque=torque)
+        self._arrived = np.concatenate([self._measured()[0], np.zeros(2 * n)])
+        self._packets, self._packets_step = delay.hold(self._arrived.reshape(3, n).T, self._slots), self.step_count
+        self._arriving_until = 0
         self._command_line = delay.fill(self._arrived, self._command_rows)
         self._settling = 0
         self._quat = self.data.sensordata[self.built.sensors["imu_quat"]].copy()
-        self._samples = deque([self._sense()] * self._sensor_rows, maxlen=self._sensor_rows)
+        self._fill_samples()
+        self._stall_end_s = -1.0
+        self._next_stall_s = self.time_s + self._stall_rng.uniform(*self.reality.commands.stall_interval_s)
         self._push_end_s = -1.0
         self._next_push_s = self.time_s + self.reality.pushes.start_s
         self._released_step = self.step_count
 
-    def _measured(self) -> np.ndarray:
-        return self.data.qpos[self.built.qpos_ids] + self.offset
+    def _measured(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities as the motors' encoders tell them."""
+        built, data = self.built, self.data
+        shown = motor.encoder(self.params, self._motor, data.qpos[built.qpos_ids], data.qvel[built.dof_ids])
+        return shown[0] + self.offset, shown[1]
 
     def _sense(self) -> np.ndarray:
         sensors, values = self.built.sensors, self.data.sensordata
@@ -298,14 +346,18 @@ class Plant:
         self._quat = -quat if quat @ self._quat < 0 else quat.copy()
         return np.concatenate(
             [
-                self._measured(),
-                self.data.qvel[self.built.dof_ids],
+                *self._measured(),
                 self._drive,
                 self._quat,
                 values[sensors["imu_gyro"]],
                 values[sensors["imu_accelerometer"]],
             ]
         )
+
+    def _fill_samples(self) -> None:
+        self._samples = deque([self._sense()] * self._sensor_rows, maxlen=self._sensor_rows)
+        self._joint_channel.forget()
+        self._imu_channel.forget()
 
     def advance(self, steps: int = 1) -> None:
         """Physics steps of `dt` each."""
@@ -314,8 +366,9 @@ class Plant:
 
     def _step(self) -> None:
         n, data = self.joints, self.data
-        while self._pending and self._pending[0][0] <= self.time_s:
-            self._arrived = self._pending.popleft()[1]
+        if self.step_count < self._arriving_until:
+            begin = (self.step_count - self._packets_step) * self.dt
+            self._arrived = delay.in_force(self._packets, begin, self.dt).T.ravel()
             self._settling = self._command_rows
         if self.held and self.start != "hang":
             self.step_count += 1
@@ -326,11 +379,13 @@ class Plant:
             self._command_line = delay.push(self._command_line, self._arrived)
             command = delay.read(self._command_line, latency, self.dt)
             self._settling -= 1
-        params = self.params
-        target = command[:n]
-        if command[n:].any():
-            target = target + (params.kd * command[n : 2 * n] + command[2 * n :]) / params.kp
-        self._drive, net = joint_torque(params, self._measured(), data.qvel[self.built.dof_ids], target, self.dt)
+        # no look into zeros at every step
+        more = {"target_velocity": command[n : 2 * n], "feedforward": command[2 * n :]} if command[n:].any() else {}
+        position, velocity = data.qpos[self.built.qpos_ids], data.qvel[self.built.dof_ids]
+        target = command[:n] - self.offset
+        self._drive, net, self._motor = motor.step(
+            self.params, self._motor, position, velocity, target, self.dt, **more
+        )
         data.ctrl[:] = net
         if self.reality.pushes.force_max_n:
             self._push()
@@ -365,18 +420,22 @@ class Plant:
             wrench[:] = 0.0
 
     def _noise(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Standard normal noise of this instant: position, velocity, gyro, accelerometer, orientation."""
-        bits = np.random.Philox(key=self.seed, counter=self.step_count << 64)
-        noise = np.random.Generator(bits).standard_normal(2 * self.joints + 9)
+        """Standard normal noise of the samples told: position, velocity, gyro, accelerometer, orientation."""
         n = self.joints
+
+        def of(channel: SensorChannel) -> np.ndarray:
+            bits = np.random.Philox(key=self.seed, counter=(channel.index % 2**64) << 64)
+            return np.random.Generator(bits).standard_normal(2 * n + 9)
+
+        noise = np.concatenate([of(self._joint_channel)[: 2 * n], of(self._imu_channel)[2 * n :]])
         return noise[:n], noise[n : 2 * n], noise[-9:-6], noise[-6:-3], noise[-3:]
 
     def read(self) -> Sample:
         """What the sensors answer now, with the reality's latency, bias and noise."""
         settings, n = self.reality.sensors, self.joints
-        latency = settings.latency_s
-        # the line is put together when it is read, ten times less often than it grows
-        values = delay.read(np.stack(self._samples), latency, self.dt) if latency else self._samples[0].copy()
+        told = (c.tell(self._samples, self.dt, self.step_count) for c in (self._joint_channel, self._imu_channel))
+        joints, imu = told
+        values = np.concatenate([joints[: 3 * n], imu[3 * n :]])
         position, velocity, torque = values[:n], values[n : 2 * n], values[2 * n : 3 * n]
         quat, gyro, accel = values[3 * n : 3 * n + 4], values[3 * n + 4 : 3 * n + 7], values[3 * n + 7 :]
         if self._tilted:
@@ -397,6 +456,8 @@ class Plant:
             quat_wxyz=rotation.normalise(quat),
             gyro_b=gyro,
             accel_b=accel,
+            joint_age_s=self._joint_channel.age_s,
+            imu_age_s=self._imu_channel.age_s,
         )
 
     def truth(self) -> dict[str, np.ndarray]:

@@ -74,6 +74,9 @@ class Joints(_Settings):
         friction_add_nm: Coulomb friction added [N m].
         damping_add: viscous friction added [N m s/rad].
         zero_offset_rad: measured minus true position [rad]; the motor's own controller has it too.
+        stiction_nm: torque that it takes to break loose, above the Coulomb friction [N m].
+        play_rad: full width of the gap between motor and joint, which the encoder does not see [rad].
+        stiffness_nm_rad: of the spring between motor and joint, which the encoder does not see; 0 is rigid [N m/rad].
     """
 
     kp_scale: Annotated[PerJoint, Bound(0, 100, "a factor")] = 1.0
@@ -83,6 +86,9 @@ class Joints(_Settings):
     friction_add_nm: Annotated[PerJoint, Bound(0, 1000, "N m")] = 0.0
     damping_add: Annotated[PerJoint, Bound(0, 1000, "N m s/rad")] = 0.0
     zero_offset_rad: Annotated[PerJoint, Bound(-math.pi, math.pi, "radians")] = 0.0
+    stiction_nm: Annotated[PerJoint, Bound(0, 1000, "N m")] = 0.0
+    play_rad: Annotated[PerJoint, Bound(0, math.pi, "radians")] = 0.0
+    stiffness_nm_rad: Annotated[PerJoint, Bound(0, 1e6, "N m/rad")] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +97,50 @@ class Commands(_Settings):
 
     Attributes:
         latency_s: from the arrival of a command to its effect [s].
-        jitter_s: a further delay of each command, uniform from 0 to this [s]; commands never overtake.
+        jitter_s: a further delay of each command, uniform from 0 to this [s].
         loss: share of commands that are acknowledged and have no effect.
+        ordered: a command that comes after a later one is dropped; false puts the older target back in force.
+        stall_interval_s: a number or [least, greatest], from the start of one stall to the start of the next [s]; in a
+            stall every command is acknowledged and lost, so that the last one is held; 0 stalls never.
+        stall_duration_s: a number or [least, greatest], how long a stall lasts, uniform [s].
     """
 
     latency_s: Delay = 0.0
     jitter_s: Delay = 0.0
     loss: Share = 0.0
+    ordered: bool = True
+    stall_interval_s: Span = (0.0, 0.0)
+    stall_duration_s: Span = (0.1, 0.1)
+
+    def check(self) -> None:
+        least, greatest = self.stall_interval_s
+        expected = "a least above 0, or 0 alone for never"
+        self.require(least > 0 or greatest == 0, "stall_interval_s", self.stall_interval_s, expected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel(_Settings):
+    """How the samples of one kind of sensor come to the answer.
+
+    Attributes:
+        latency_s: from a sample to the answer that may tell it [s], beside the latency of all sensors.
+        jitter_s: a further delay of each sample, uniform from 0 to this [s].
+        loss: share of samples that never come; the one before is told again, to the bit.
+        rate_hz: samples a second of a sensor with a clock of its own, each told until the next one comes; 0: a sample
+            is taken for each answer.
+        phase_s: when that clock's sample 0 is taken [s].
+        skew: share by which that clock is slow.
+    """
+
+    latency_s: Delay = 0.0
+    jitter_s: Delay = 0.0
+    loss: Share = 0.0
+    rate_hz: Annotated[float, Bound(0, 10_000, "hertz")] = 0.0
+    phase_s: Annotated[float, Bound(-10, 10, "seconds")] = 0.0
+    skew: Annotated[float, Bound(-0.5, 0.5, "a share")] = 0.0
+
+    def check(self) -> None:
+        self.require(self.rate_hz == 0 or self.rate_hz >= 1, "rate_hz", self.rate_hz, "0 or at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +149,8 @@ class Sensors(_Settings):
 
     Attributes:
         latency_s: age of every measurement when it is answered [s].
+        joints: the channel of positions, velocities and torques.
+        imu: the channel of orientation, gyro and accelerometer.
         gyro_unit: unit of the gyro on the wire: "deg/s" as the proto says, or "rad/s".
         position_noise_rad: of joint positions [rad].
         velocity_noise_rad_s: of joint velocities [rad/s].
@@ -118,6 +163,8 @@ class Sensors(_Settings):
     """
 
     latency_s: Delay = 0.0
+    joints: Channel = Channel()
+    imu: Channel = Channel()
     gyro_unit: Literal["deg/s", "rad/s"] = "deg/s"
     position_noise_rad: Annotated[float, Bound(0, math.pi, "radians")] = 0.0
     velocity_noise_rad_s: Annotated[float, Bound(0, 1000, "rad/s")] = 0.0

@@ -16,6 +16,7 @@ from deploy.plant import Plant
 from deploy.reality import Commands, Network, Pushes, Reality, Sensors
 from deploy.recorder import RunLog
 from robots import rotation
+from robots.motor import wound
 
 # A foot point this close to the lowest one stands on the floor as well [m].
 STANCE_M = 0.01
@@ -82,7 +83,7 @@ class WindowedSimulation:
     def __init__(self, robot: str | Path, log: RunLog, reality: Reality, *, hang: bool = False) -> None:
         self._hang = hang
         self.log = log
-        self.observation_latency_s = reality.sensors.latency_s
+        self.observation_latency_s = reality.sensors.latency_s + reality.sensors.joints.latency_s
         self.action_latency_s = reality.commands.latency_s
         still = dataclasses.replace(reality, sensors=Sensors(), network=Network(), pushes=Pushes(), commands=Commands())
         self.plant = Plant(robot, still, start="hang" if hang else "home")
@@ -128,10 +129,16 @@ class WindowedSimulation:
         total = area[index] + (edges - arrival[index])[:, None] * sent[index]
         return np.diff(total, axis=0) / dt
 
+    def _torque(self, row: int) -> np.ndarray:
+        """Measured torques of a tick, as far as the motors can give them, (joints,) [N m]; 0 where there is none."""
+        limit = self.plant.params.torque_limit
+        return np.clip(np.nan_to_num(self.log.joint_torque[row], nan=0.0), -limit, limit)
+
     def state_of(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """The whole state (qpos, qvel) that a tick's measurements stand for.
 
-        Joints are the measured ones less the reality's offsets; the base's orientation is the IMU's with heading 0,
+        Joints are the measured ones less the reality's offsets, and less what the measured torque winds up between
+        encoder and joint where the reality has play or a spring; the base's orientation is the IMU's with heading 0,
         its height puts the lowest foot point on the floor, its velocity lets the standing feet not slip.
         """
         import mujoco
@@ -141,7 +148,7 @@ class WindowedSimulation:
         built, model = plant.built, plant.model
         data = library.MjData(model)  # type: ignore[attr-defined]
         qpos, qvel = built.home_qpos.copy(), np.zeros(model.nv)
-        qpos[built.qpos_ids] = log.joint_position[row] - plant.offset
+        qpos[built.qpos_ids] = log.joint_position[row] - plant.offset - wound(plant.params, self._torque(row))
         qvel[built.dof_ids] = log.joint_velocity[row]
         if built.base_body < 0:
             return qpos, qvel
@@ -209,7 +216,7 @@ class WindowedSimulation:
             due = self._measured_s[ticks[k]] - begin
             steps = int(np.ceil(due[-1] / dt)) + 1
             targets = self._targets(begin - history * dt, history + steps, dt)
-            plant.set_state(qpos, qvel, list(targets[:history][::-1]), held=self._hang)
+            plant.set_state(qpos, qvel, list(targets[:history][::-1]), held=self._hang, torque=self._torque(row))
             track = np.empty((steps + 1, 2 * n + 3))
             track[0] = self._row(plant)
             for i in range(steps):

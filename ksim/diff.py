@@ -91,7 +91,7 @@ def first_parting(first: Log, second: Log) -> Parting | None:
 
 def settings_apart(first: Log, second: Log) -> list[tuple[str, Any, Any]]:
     """What the two runs were told differently: (key, in the first, in the second), the policy and the seed included."""
-    keys = ("seed", "task", "robot", "robot_digest", "engine", "level", "policy", "settings", "versions")
+    keys = ("seed", "task", "robot", "robot_digest", "engine", "level", "names", "policy", "settings", "versions")
     a, b = ({k: log.birth.get(k) for k in keys} for log in (first, second))
     left, right = _flat(a), _flat(b)
     names = list(dict.fromkeys([*left, *right]))

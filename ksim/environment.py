@@ -444,26 +444,34 @@ class Environment:
         return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
 
 
+def make_scene(config: Config) -> Scene:
+    """What is static in the environments of a configuration.
+
+    Raises:
+        ConfigError: the task does not fit the robot.
+    """
+    sensors, _ = term_needs(config)
+    built = build_model(config.robot, config.physics.timestep_s, shapes=False, sensors=sensors)
+    if built.base_body < 0 and config.needs_free_base:
+        raise ConfigError(
+            f"task {config.task}: robot {built.spec.name} is fixed to the world; expected one that can fall"
+        )
+    return Scene(
+        built=built,
+        control_period_s=config.physics.control_period_s,
+        episode_length_s=config.episode_length_s,
+        command_names=tuple(config.command_names),
+        actions=len(roles(built.spec, config.policy.hold, config.policy.passthrough).active),
+    )
+
+
 def make_environment(config: Config, envs: int, engine: str | None = None) -> Environment:
     """The environments of a configuration.
 
     Raises:
         ConfigError: the task does not fit the robot.
     """
-    sensors, fields = term_needs(config)
-    built = build_model(config.robot, config.physics.timestep_s, shapes=False, sensors=sensors)
-    if built.base_body < 0 and config.needs_free_base:
-        raise ConfigError(
-            f"task {config.task}: robot {built.spec.name} is fixed to the world; expected one that can fall"
-        )
-    names = tuple(spec.name for term in config.commands.values() for spec in term.specs)
-    scene = Scene(
-        built=built,
-        control_period_s=config.physics.control_period_s,
-        episode_length_s=config.episode_length_s,
-        command_names=names,
-        actions=len(roles(built.spec, config.policy.hold, config.policy.passthrough).active),
-    )
+    scene, (_, fields) = make_scene(config), term_needs(config)
     history: dict[str, float] = {}
     for term in (*config.observations.values(), *config.critic.values()):
         if isinstance(term, DelayedObservation):

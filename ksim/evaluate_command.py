@@ -40,11 +40,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     with importing("eval"):
         from ksim.engine import choose_engine
+        from ksim.environment import make_scene
         from ksim.evaluate import evaluate, load_policy
-        from robots.load import load_robot
+        from robots.understood import understood
 
     config, policy = load_policy(args.policy, args.config, args.set)
-    robot = load_robot(config.robot).name
+    built = make_scene(config).built
+    robot = built.spec.name
+    print(understood(built), file=sys.stderr, flush=True)
     result = evaluate(
         config,
         policy,

@@ -197,7 +197,7 @@ class Landing(StatefulReward, abc.ABC):
         def step(memory: Any, row: Any) -> tuple[Any, Any]:
             contact, value = row
             landing = contact & memory["air"] & memory["stood"]
-            figure = jnp.sum(jnp.where(landing, self.landed(memory["kept"]), 0.0)) / period
+            figure = jnp.sum(landing * self.landed(memory["kept"])) / period
             kept = jnp.where(contact, 0.0, self.followed(memory["kept"], value, period))
             return {"kept": kept, "air": ~contact, "stood": memory["stood"] | contact}, figure
 

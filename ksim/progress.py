@@ -53,6 +53,10 @@ class TrainingBar:
             self._said = now
             print(f"train {share:4.0%}  {seconds:5.0f} s  {text}", file=sys.stderr, flush=True)
 
+    def say(self, text: str) -> None:
+        """One line above the bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def __enter__(self) -> TrainingBar:
         self._bar.start()
         return self

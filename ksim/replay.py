@@ -25,7 +25,7 @@ from ksim.replay_log import BIRTH, FORMAT, VERSION, hash_arrays, plain
 from ksim.schema import values
 from ksim.types import Action, Drive, PhysicsState
 from robots import read_bundle
-from robots.spec import PolicySpec
+from robots.spec import PolicySpec, canonical_json
 from toolkit.files import atomic_path
 
 
@@ -220,6 +220,7 @@ def _one(tree: Any) -> Any:
 def _header(seed: int, env: Environment, player: Player, state: PhysicsState, level: float) -> dict[str, Any]:
     """What the run was: enough to play it again, and to name what two runs were told differently."""
     scene, config = env.scene, env.config
+    settings = {k: v for k, v in config.to_dict().items() if k not in ("ppo", "run", "threads", "critic")}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -233,7 +234,7 @@ def _header(seed: int, env: Environment, player: Player, state: PhysicsState, le
         "policy": {"name": player.name, "weights": player.spec.weights_digest if player.spec else ""},
         "names": {"joints": list(scene.joint_names), "commands": list(scene.command_names)},
         "dtypes": {name: np.asarray(v).dtype.str for name, v in values("PhysicsState", state).items()},
-        "settings": {k: v for k, v in config.to_dict().items() if k not in ("ppo", "run", "threads", "critic")},
+        "settings": json.loads(canonical_json(settings)),  # in one order, whatever the order they were given in
         "versions": versions(),
     }
 

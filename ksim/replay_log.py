@@ -158,7 +158,7 @@ def _check_event(path: Path, number: int, event: dict[str, Any], events: list[di
         _check_fields(path, number, layers[layer], layer, attributes(ob), events[0]["layers"][layer])
     if first:
         return
-    if event["impact"] not in (0, 1) or (event["impact"] == 1) != (number == len(events)):
+    if event["impact"] not in (0, 1) or (event["impact"] == 1 and number < len(events)):
         _refuse(path, number, f"impact {event['impact']!r:.40}", "1 where the episode ends, in the last line, else 0")
     kinds = {"terms": attributes("Reward")["terms"], **attributes("Trajectory")}
     _check_fields(path, number, {**layers["given"], **layers["reward"]}, "given and reward", kinds, {})

@@ -18,6 +18,7 @@ from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint
 from ksim.learning.trainer import Progress, Trainer
 from ksim.metrics import Metrics
+from robots.understood import understood
 from toolkit.cli import Interrupted
 from toolkit.files import locked, remove_parts
 
@@ -83,6 +84,7 @@ def train(
     resume: bool = False,
     init: Path | None = None,
     report: Callable[[Progress, dict[str, float], float], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Train into a folder: last.ckpt (resumable), model.ckpt, config.yaml, metrics.
 
@@ -92,6 +94,7 @@ def train(
         resume: go on from `out`/last.ckpt.
         init: a checkpoint whose networks the run starts with; with `resume` it is not read.
         report: called after each update with progress, figures and seconds since the run started, resumes included.
+        say: told what was understood of the robot, before anything is compiled.
 
     Raises:
         TrainingError: the folder holds a run and `resume` is false, or the loss is not finite.
@@ -104,7 +107,7 @@ def train(
     start = None if resume or init is None else checkpoint.Start.read(init)
     with locked(out, "training"), _Interrupt() as interrupt:
         _check_folder(out, resume)
-        return _train(config, out, resume, start, report, interrupt)
+        return _train(config, out, resume, start, report, say, interrupt)
 
 
 def _train(
@@ -113,11 +116,15 @@ def _train(
     resume: bool,
     start: checkpoint.Start | None,
     report: Callable[[Progress, dict[str, float], float], None] | None,
+    say: Callable[[str], None] | None,
     interrupt: _Interrupt,
 ) -> TrainResult:
     last, final = out / "last.ckpt", out / "model.ckpt"
     began = time.monotonic()
     trainer = Trainer(config)
+    if say is not None:
+        with contextlib.suppress(OSError):
+            say(understood(trainer.env.scene.built))
     if resume:
         remove_parts(out, "last.ckpt", "model.ckpt", "metrics.jsonl", "config.yaml")
         try:

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     result = None
     try:
         with TrainingBar(config) as bar:
-            result = train(config, out, resume=args.resume, init=init, report=bar.update)
+            result = train(config, out, resume=args.resume, init=init, report=bar.update, say=bar.say)
     except OSError:
         if result is None:
             raise  # else it is the bar's: the terminal is gone, the run is saved

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Arrivals closer to now than this are now [s]: the rounding of a second counted in float32 steps.
+# Arrivals closer than this to now or to each other are together [s]: the rounding of a second in float32 steps.
 SAME_ARRIVAL_S = 1e-6
 # Reads and arrivals closer than this are the same time [s]: float32 at 100 s is good to some 30 us.
 SAME_TIME_S = 5e-5
@@ -124,6 +124,9 @@ def send(
     lost = xp.broadcast_to(xp.asarray(lost), arrival.shape[:-1])
     due = xp.maximum(xp.asarray(latency_s, dtype=arrival.dtype), 0.0)
     due = xp.where(lost, xp.inf, due)[..., None]
+    # one that rounding puts just before another arrives with it, and stays
+    together = (arrival >= due) & (arrival < due + SAME_ARRIVAL_S)
+    due = xp.max(xp.where(together, arrival, due), axis=-1, keepdims=True)
     index = xp.arange(count)
     superseded = (arrival <= 0) & (index != _in_force(arrival, xp)[..., None])
     overtaken = xp.asarray(ordered)[..., None] & (arrival > due)

@@ -32,6 +32,9 @@ KNEE = 0.5
 # Sliding speed at which half of the stiction is gone [rad/s]; the curve 1 / (1 + (v / v0)^2) is Hess and Soom's
 # (1990). A guess: nobody has published a Stribeck curve of these motors.
 STRIBECK_RAD_S = 0.1
+# Time constant of the spring's own damping [s]; without it a light link would ring on its spring for ever while
+# friction holds the motor. A guess: 6 % of critical damping at 10 Hz.
+SHAFT_RELAX_S = 0.002
 # Stands for zero where something is divided by a stiffness that may be zero [N m/rad].
 _TINY = 1e-9
 
@@ -42,7 +45,7 @@ class MotorParams(NamedTuple):
     kp [N m/rad], kd [N m s/rad], torque_limit [N m], velocity_max [rad/s], friction [N m],
     damping [N m s/rad], armature [kg m^2], stiction: breakaway torque above the friction [N m],
     play: full width of the gap between motor and joint [rad], compliance of the spring between
-    them [rad/(N m)], 1 / stiffness; 0 is rigid.
+    them [rad/(N m)], 1 / stiffness; 0 is rigid. A plain 0.0 in the last three costs nothing.
     """
 
     kp: Any
@@ -78,11 +81,23 @@ class MotorState(NamedTuple):
     twist_rate: Any
 
 
-def rest(params: MotorParams, position: Any, xp: Any = np) -> MotorState:
-    """The memory of motors that have stood at the joint's `position` (..., joints) [rad], nothing wound up."""
-    anchor = xp.asarray(position) * 1.0  # a copy, whatever the caller does with its array
-    zero = xp.zeros_like(anchor)
-    return MotorState(anchor=anchor, slip=zero, twist=zero, twist_rate=zero)
+def wound(params: MotorParams, torque: Any, xp: Any = np) -> Any:
+    """Twist of a shaft that carries a `torque` (..., joints) [N m]: the gap closed and the spring bent [rad]."""
+    return 0.5 * params.play * xp.sign(torque) + params.compliance * torque
+
+
+def rest(params: MotorParams, position: Any, xp: Any = np, *, torque: Any = 0.0) -> MotorState:
+    """The memory of motors that have stood for long, friction unloaded.
+
+    Args:
+        params: of the law.
+        position: of the joint, (..., joints) [rad].
+        xp: numpy or jax.numpy.
+        torque: that the shaft carries, a number or (..., joints) [N m].
+    """
+    zero = xp.zeros_like(xp.asarray(position))
+    twist = zero + wound(params, zero + torque, xp)
+    return MotorState(anchor=position + twist, slip=zero, twist=twist, twist_rate=zero)
 
 
 def encoder(params: MotorParams, state: MotorState, position: Any, velocity: Any, xp: Any = np) -> tuple[Any, Any]:
@@ -101,6 +116,11 @@ def link_armature(params: MotorParams, xp: Any = np) -> Any:
 def _off(value: Any) -> bool:
     """Whether a parameter is known to be zero everywhere; what jax traces is not known."""
     return isinstance(value, (int, float, np.ndarray, np.generic)) and not np.any(value)
+
+
+def _cut(value: Any, low: Any, high: Any, xp: Any) -> Any:
+    """As `clip`, which takes twice the time in numpy where the limits are arrays."""
+    return xp.minimum(xp.maximum(value, low), high)
 
 
 def _torque_bounds(params: MotorParams, velocity: Any, xp: Any) -> tuple[Any, Any]:
@@ -143,7 +163,7 @@ def drive_torque(
         feedforward: torque added to the controller's, inside its limit [N m].
     """
     low, high = _torque_bounds(params, velocity, xp)
-    return xp.clip(_pd(params, position, velocity, target, target_velocity, feedforward), low, high)
+    return _cut(_pd(params, position, velocity, target, target_velocity, feedforward), low, high, xp)
 
 
 def friction_torque(params: MotorParams, velocity: Any, dt: float, xp: Any = np) -> Any:
@@ -204,31 +224,43 @@ def step(
     pull = bristle * (position - state.anchor + dt * velocity)
     viscous = params.damping * velocity
     twist, twist_rate = state.twist, state.twist_rate
-    if _off(params.play) and _off(params.compliance):
-        drive = xp.clip(asked, *bounds)
-        net = drive - xp.clip(pull, -level, level) - viscous
-    else:
-        drive, net, twist = _balance(params, state.twist, asked, bounds, pull, level, bristle, viscous, dt, xp)
+    if not (_off(params.play) and _off(params.compliance)):
+        lines = (state.twist, asked, *bounds, pull, level, bristle, viscous)
+        drive, net, twist = _balance_soft(params, lines, dt) if xp is np else _balance(params, lines, dt, xp)
         twist_rate = (twist - state.twist) * (1.0 / dt)
         position = position + twist
+    else:
+        drive = _cut(asked, *bounds, xp)
+        net = drive - _cut(pull, -level, level, xp) - viscous
     reach = level / bristle
-    anchor = position - xp.clip(position - state.anchor, -reach, reach)
-    slip = state.slip if _off(params.stiction) else (anchor - state.anchor) * (1.0 / dt)
+    anchor = position - _cut(position - state.anchor, -reach, reach, xp)
+    slip = (anchor - state.anchor) * (1.0 / dt)
     return drive, net, MotorState(anchor=anchor, slip=slip, twist=twist, twist_rate=twist_rate)
 
 
-def _balance(
-    params: MotorParams,
-    before: Any,
-    asked: Any,
-    bounds: tuple[Any, Any],
-    pull: Any,
-    level: Any,
-    bristle: Any,
-    viscous: Any,
-    dt: float,
-    xp: Any,
-) -> tuple[Any, Any, Any]:
+def _balance_soft(params: MotorParams, lines: tuple[Any, ...], dt: float) -> tuple[Any, Any, Any]:
+    """As `_balance`, in numpy: only those joints that have play or a spring anywhere in the batch.
+
+    `lines` are the arguments from `before` to `viscous`.
+    """
+    _, asked, low, high, pull, level, _, viscous = lines
+    loose = np.atleast_1d((np.asarray(params.play) != 0) | (np.asarray(params.compliance) != 0))
+    loose = np.broadcast_to(loose.reshape(-1, loose.shape[-1]).any(axis=0), np.shape(asked)[-1:])
+    if loose.all():
+        return _balance(params, lines, dt, np)
+
+    def pick(value: Any) -> Any:
+        return value[..., loose] if np.ndim(value) and np.shape(value)[-1] == len(loose) else value
+
+    drive = _cut(asked, low, high, np)
+    net, twist = drive - _cut(pull, -level, level, np) - viscous, np.zeros_like(asked)
+    some = _balance(MotorParams(*map(pick, params)), tuple(map(pick, lines)), dt, np)
+    for whole, part in zip((drive, net, twist), some, strict=True):
+        whole[..., loose] = part
+    return drive, net, twist
+
+
+def _balance(params: MotorParams, lines: tuple[Any, ...], dt: float, xp: Any) -> tuple[Any, Any, Any]:
     """The rotor's place between controller, friction and spring: (drive, torque on the joint, twist).
 
     The unknown is the twist at the end of the step. Controller and bristle are straight lines in it, each cut off at
@@ -237,18 +269,20 @@ def _balance(
 
     Args:
         params: of the law.
-        before: twist at the end of the step before [rad].
-        asked: what the controller asks for if the motor moves as the joint does [N m].
-        bounds: of the drive torque [N m].
-        pull: of the bristle, likewise, and its greatest, `level` [N m].
-        level: of friction [N m].
-        bristle: stiffness [N m/rad].
-        viscous: friction if the motor moves as the joint does [N m].
+        lines: `before`: twist at the end of the step before [rad]; `asked`: what the controller asks for if the motor
+            moves as the joint does, and its bounds `low` and `high` [N m]; `pull` of the bristle, likewise, and its
+            greatest, `level` [N m]; `bristle`: its stiffness [N m/rad]; `viscous`: friction, likewise [N m].
         dt: the physics step [s].
         xp: numpy or jax.numpy.
     """
+    before, asked, low, high, pull, level, bristle, viscous = lines
     rate = 1.0 / dt
-    half, compliance = 0.5 * params.play, params.compliance
+    # a damped spring (Kelvin and Voigt) that is let go does not spring back at once: where its ends would be is the
+    # gap's edge, and within the step it is stiffer by 1 + SHAFT_RELAX_S / dt
+    lag = SHAFT_RELAX_S / (SHAFT_RELAX_S + dt)
+    half, compliance = 0.5 * params.play, params.compliance * (1.0 - lag)
+    bent = lag * (before - _cut(before, -half, half, xp))
+    edge_low, edge_high = xp.minimum(bent, 0.0) - half, xp.maximum(bent, 0.0) + half
     # slopes over the twist; all three lines are given at twist 0 with the velocity of an unchanged twist
     drive_slope = params.kp + params.kd * rate
     pull_slope = 2.0 * bristle
@@ -260,14 +294,14 @@ def _balance(
     def settle(torque: Any, slope: Any) -> tuple[Any, Any]:
         """Where a line that falls from `torque` at twist 0 meets spring and gap: (torque, twist)."""
         slope = xp.maximum(slope, _TINY)
-        edge = slope * half
-        held = (torque - xp.clip(torque, -edge, edge)) / (1.0 + compliance * slope)
-        return held, xp.clip(torque / slope, -half, half) + compliance * held
+        free = _cut(torque / slope, edge_low, edge_high, xp)
+        held = (torque - slope * free) / (1.0 + compliance * slope)
+        return held, free + compliance * held
 
-    def lines(twist: Any) -> tuple[Any, Any, Any, Any]:
+    def parts_at(twist: Any) -> tuple[Any, Any, Any, Any]:
         """What the two lines are at a twist, cut off, and by how much they were too great."""
         driven, pulled = asked - drive_slope * twist, pull + pull_slope * twist
-        drive, hold = xp.clip(driven, *bounds), xp.clip(pulled, -level, level)
+        drive, hold = _cut(driven, low, high, xp), _cut(pulled, -level, level, xp)
         return drive, driven - drive, hold, pulled - hold
 
     def solve(drive: Any, drive_cut: Any, hold: Any, hold_cut: Any) -> tuple[Any, Any]:
@@ -276,12 +310,12 @@ def _balance(
         return settle(torque, slope)
 
     _, twist = settle(asked - pull + rest_of, drive_slope + pull_slope + viscous_slope)
-    drive, drive_over, hold, hold_over = lines(twist)
+    drive, drive_over, hold, hold_over = parts_at(twist)
     # cutting both off moves the twist this way
     way = hold_over - drive_over
     drive_cut, hold_cut = way * drive_over < 0, way * hold_over > 0
     _, twist = solve(drive, drive_cut, hold, hold_cut)
-    drive, drive_over, hold, hold_over = lines(twist)
+    drive, drive_over, hold, hold_over = parts_at(twist)
     net, twist = solve(drive, drive_cut | (drive_over != 0), hold, hold_cut | (hold_over != 0))
-    drive, _, _, _ = lines(twist)
+    drive, _, _, _ = parts_at(twist)
     return drive, net, twist

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from ksim.config import Config
 from ksim.errors import ConfigError
 from ksim.tasks.stand import stand
+from ksim.tasks.walk import walk
 
-TASKS: dict[str, Callable[[], Config]] = {"kbot_stand": stand}
+TASKS: dict[str, Callable[[], Config]] = {"kbot_stand": stand, "kbot_walk": walk}
 # Other packages name their tasks in this group of entry points: `my_task = "my_package.tasks:my_task"`.
 ENTRY_POINTS = "ksim.tasks"
 

@@ -363,3 +363,23 @@ def test_restart_state_stands_on_the_floor_and_turns_as_the_gyro_says(hung: dict
         for g in plant.built.foot_geoms
     )
     assert lowest == pytest.approx(-0.0004, abs=1e-9)
+
+
+def test_a_soft_joint_restarts_wound_up_by_its_measured_torque(hung: dict[str, RunLog]) -> None:
+    log = hung["nominal"]
+    row = int(np.flatnonzero(log.run)[20])
+    joint = log.spec.robot.joint_names.index("dof_left_ankle_02")
+    torque = log.joint_torque.copy()
+    torque[row, joint] = -1.5
+    soft = {"play_rad": {"dof_left_ankle_02": 0.02}, "stiffness_nm_rad": {"dof_left_ankle_02": 30.0}}
+    simulation = WindowedSimulation(
+        "kbot", dataclasses.replace(log, joint_torque=torque), parse_reality({"joints": soft}), hang=True
+    )
+    qpos, qvel = simulation.state_of(row)
+    plant = simulation.plant
+    true, measured = qpos[plant.built.qpos_ids], log.joint_position[row]
+    # the joint is half the gap and 1.5 / 30 rad beyond the motor
+    assert true[joint] - measured[joint] == pytest.approx(0.01 + 0.05)
+    np.testing.assert_array_equal(np.delete(true, joint), np.delete(measured, joint))
+    plant.set_state(qpos, qvel, torque=torque[row])
+    np.testing.assert_allclose(plant.read().position, measured, atol=1e-12)

@@ -178,6 +178,11 @@ def test_an_overtaken_packet_puts_the_old_target_back_in_force_unless_the_receiv
 def test_of_packets_that_arrive_together_the_one_sent_later_stays():
     assert course(sent((1.0, 0.03), (2.0, 0.01)), 4) == pytest.approx([0, 0, 2, 2])
     assert delay.now(sent((1.0, 0.02), (2.0, 0.0)))[0] == 2.0
+    # 69 less three times 20 ms is a hair above 9 ms in floating point
+    state = sent((1.0, 0.069), (9.0, 0.0), (9.0, 0.0), (2.0, 0.009))
+    assert delay.now(delay.advance(state, 0.01))[0] == 2.0
+    state = sent((1.0, 0.069), (9.0, 0.0), (9.0, 0.0), (2.0, 0.009), ordered=True)
+    assert delay.now(delay.advance(state, 0.01))[0] == 2.0
     assert delay.now(sent((1.0, 0.0)))[0] == 1.0
 
 
@@ -204,12 +209,18 @@ def test_when_every_slot_is_in_use_the_packet_that_would_arrive_last_makes_room(
 
 
 def test_an_arrival_that_rounding_puts_just_after_now_is_now():
-    state = delay.hold(np.zeros(1, dtype=np.float32), 4)
-    state = delay.send(state, np.ones(1, dtype=np.float32), 0.05)
-    for _ in range(25):
-        state = delay.advance(state, 0.002)
-    assert delay.now(state)[0] == 1.0
-    assert delay.in_force(state, 0.0, DT)[0] == 1.0
+    just_after = 0
+    for count in range(1, 40):
+        state = delay.hold(np.zeros(1, dtype=np.float32), 4)
+        state = delay.send(state, np.ones(1, dtype=np.float32), 0.002 * count)
+        left = np.float32(0.002 * count)
+        for _ in range(count):
+            state = delay.advance(state, 0.002)
+            left = left - np.float32(0.002)
+        just_after += left > 0
+        assert delay.now(state)[0] == 1.0
+        assert delay.in_force(state, 0.0, DT)[0] == 1.0
+    assert just_after > 3
 
 
 def test_each_environment_has_its_own_latency_and_losses():
@@ -223,7 +234,7 @@ def test_packets_keep_their_type_and_whole_numbers_become_floats():
     state = delay.send(delay.hold(np.zeros(2, dtype=np.float32), 3), np.ones(2), 0.01)
     state = delay.advance(state, PERIOD)
     assert state.value.dtype == state.arrival_s.dtype == np.float32
-    assert delay.in_force(state, 0.0, DT).dtype == delay.now(state).dtype == np.float32
+    assert delay.in_force(state, np.float64(0.0), DT).dtype == delay.now(state).dtype == np.float32
     assert delay.hold([1, 2], 3).value.dtype == np.float64
 
 
@@ -378,7 +389,7 @@ def test_reach_counts_jitter_and_losses_in_a_row():
 def test_the_sample_held_is_what_a_simulation_of_each_packet_says(
     period: int, phase: int, latency: int, jitter: int, loss: float, seed: int, ordered: bool
 ):
-    sampling = Sampling(*(v / 1000 for v in (period, phase)), 0.0, *(v / 1000 for v in (latency, jitter)), loss)
+    sampling = Sampling(period / 1000, phase / 1000, 0.0, latency / 1000, jitter / 1000, loss)
     draw, times = delay.draws(np.uint32(seed)), np.arange(40) * 0.02 + 0.0003
     count = np.arange(-1500, 600)
     late, luck = draw(count)
@@ -458,7 +469,7 @@ def test_newest_agrees_in_numpy_and_jax_per_environment():
     jnp, rng, envs = jax.numpy, np.random.default_rng(4), 64
     rows = [rng.uniform(0.01, 0.1, envs), *rng.uniform(0, 0.05, (4, envs)), np.full(envs, 0.2)]
     rows[0][::4] = 0.0  # these are polled
-    sampling = Sampling(*(v.astype(np.float32) for v in rows))
+    sampling = Sampling._make(v.astype(np.float32) for v in rows)
     seed, reach = np.arange(envs, dtype=np.uint32), delay.reach_of(sampling)
 
     def one(sampling: Sampling, time: Any, tick: Any, seed: Any) -> tuple[Any, Any]:
@@ -472,5 +483,5 @@ def test_newest_agrees_in_numpy_and_jax_per_environment():
         np.testing.assert_array_equal(np.asarray(index), ours[0])
         np.testing.assert_allclose(np.asarray(taken), ours[1], atol=1e-5)
         assert taken.dtype == ours[1].dtype == np.float32
-        longest = [delay.reach_s(Sampling(*(v[i] for v in sampling)), reach, PERIOD) for i in range(envs)]
+        longest = [delay.reach_s(Sampling._make(v[i] for v in sampling), reach, PERIOD) for i in range(envs)]
         assert np.all(time - ours[1] <= np.asarray(longest) + delay.SAME_TIME_S)

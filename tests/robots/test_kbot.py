@@ -10,7 +10,8 @@ import pytest
 
 from robots.load import load_robot, robot_folder
 from robots.model import BuiltModel, build_model
-from robots.motor import MotorParams, joint_torque
+from robots.motor import MotorParams, rest
+from robots.motor import step as motor_step
 
 mujoco = pytest.importorskip("mujoco")
 
@@ -147,10 +148,10 @@ def test_it_stands_for_a_moment_under_the_motor_law_and_falls_without_it(kbot):
         data.qpos[:] = kbot.home_qpos
         params = MotorParams.of(kbot.spec)
         target = kbot.home_qpos[kbot.qpos_ids]
-        weight = 0.0
+        weight, memory = 0.0, rest(params, target)
         for _ in range(100):
             position, velocity = data.qpos[kbot.qpos_ids], data.qvel[kbot.dof_ids]
-            _, net = joint_torque(params, position, velocity, target, kbot.model.opt.timestep)
+            _, net, memory = motor_step(params, memory, position, velocity, target, kbot.model.opt.timestep)
             data.ctrl[:] = net if powered else 0.0
             mujoco.mj_step(kbot.model, data)
             weight += sum(float(data.sensordata[kbot.sensors[f"touch_{s}_foot"]][0]) for s in ("left", "right")) / 100
@@ -206,10 +207,11 @@ def test_contact_with_the_floor_is_the_published_models(kbot):
         data.qpos[:] = kbot.home_qpos
         data.qpos[2] += 0.01
         params, dt = MotorParams.of(built.spec), built.model.opt.timestep
+        memory = rest(params, data.qpos[built.qpos_ids])
         for step in range(60):
             position, velocity = data.qpos[built.qpos_ids], data.qvel[built.dof_ids]
             target = kbot.home_qpos[kbot.qpos_ids] + 0.1 * math.sin(step / 5)
-            data.ctrl[:] = joint_torque(params, position, velocity, target, dt)[1]
+            _, data.ctrl[:], memory = motor_step(params, memory, position, velocity, target, dt)
             mujoco.mj_step(built.model, data)
         assert data.ncon > 0
         assert not any(warning.number for warning in data.warning)

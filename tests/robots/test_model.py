@@ -13,7 +13,8 @@ import pytest
 
 from robots.errors import RobotLoadError
 from robots.model import BuiltModel, build_model
-from robots.motor import MotorParams, joint_torque
+from robots.motor import MotorParams, rest
+from robots.motor import step as motor_step
 
 mujoco = pytest.importorskip("mujoco")
 
@@ -68,9 +69,10 @@ def settle(built: BuiltModel, seconds: float = 0.5) -> mujoco.MjData:
     data = mujoco.MjData(built.model)
     data.qpos[:] = built.home_qpos
     params, target, dt = MotorParams.of(built.spec), built.home_qpos[built.qpos_ids], built.model.opt.timestep
+    memory = rest(params, target)
     for _ in range(round(seconds / dt)):
         position, velocity = data.qpos[built.qpos_ids], data.qvel[built.dof_ids]
-        data.ctrl[:] = joint_torque(params, position, velocity, target, dt)[1]
+        _, data.ctrl[:], memory = motor_step(params, memory, position, velocity, target, dt)
         mujoco.mj_step(built.model, data)
     mujoco.mj_forward(built.model, data)
     assert not any(warning.number for warning in data.warning)
