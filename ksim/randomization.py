@@ -144,7 +144,7 @@ class FloorFrictionRandomization(FactorRandomization):
 
 @dataclass(frozen=True, kw_only=True)
 class LinkMassRandomization(FactorRandomization):
-    """A factor on the mass of each body, and on its inertia with it."""
+    """A factor on the mass of each body of the robot, and on its inertia with it."""
 
     factor: Annotated[Range, Bound(0.01, 100, "factors")] = (0.9, 1.1)
 
@@ -153,16 +153,17 @@ class LinkMassRandomization(FactorRandomization):
         return ("body_mass", "body_subtreemass", "body_inertia")
 
     def size(self, scene: Scene) -> int:
-        return scene.built.model.nbody
+        return len(scene.built.bodies)
 
     def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
-        mass, inertia = params.model["body_mass"], params.model["body_inertia"]
-        return with_model(with_mass(params, mass * drawn, scene), body_inertia=inertia * drawn[:, None])
+        at, mass, inertia = scene.built.bodies, params.model["body_mass"], params.model["body_inertia"]
+        params = with_mass(params, mass.at[at].mul(drawn), scene)
+        return with_model(params, body_inertia=inertia.at[at].mul(drawn[:, None]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class InertiaRandomization(FactorRandomization):
-    """A factor on the rotational inertia of each body; its mass stays."""
+    """A factor on the rotational inertia of each body of the robot; its mass stays."""
 
     factor: Annotated[Range, Bound(0.01, 100, "factors")] = (0.85, 1.15)
 
@@ -171,10 +172,10 @@ class InertiaRandomization(FactorRandomization):
         return ("body_inertia",)
 
     def size(self, scene: Scene) -> int:
-        return scene.built.model.nbody
+        return len(scene.built.bodies)
 
     def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
-        return with_model(params, body_inertia=params.model["body_inertia"] * drawn[:, None])
+        return with_model(params, body_inertia=params.model["body_inertia"].at[scene.built.bodies].mul(drawn[:, None]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Imports point down only: what a layer must not load, in a fresh interpreter, or name at all; and none go in circles."""
+"""Imports point down only: what a layer must not load in a fresh interpreter, or name at all; none go in circles."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Compiling is most of their time: compiled programs are kept in pytest's cache fo
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -73,6 +74,30 @@ def config() -> Config:
 def built() -> BuiltModel:
     """The K-Bot, compiled."""
     return build_model("kbot", CONFIG.physics.timestep_s, shapes=False)
+
+
+# A wheel about a vertical axis, so that gravity does nothing: what it does is known by hand. Its inertia is 0.03 of the
+# body and 0.02 of the rotor [kg m^2].
+WHEEL = """<mujoco><compiler angle="radian"/><worldbody><body name="stand"><site name="imu"/>
+  <geom type="box" size="0.1 0.1 0.1" mass="1"/><body name="wheel" pos="0 0 0.5">
+  <inertial pos="0 0 0" mass="1" diaginertia="0.02 0.02 0.03"/>
+  <joint name="spin" axis="0 0 1" range="-9 9" armature="0.02"/>
+  <geom type="cylinder" size="0.1 0.02" contype="0" conaffinity="0"/></body></body></worldbody></mujoco>"""
+ABOUT_WHEEL = {
+    "joint_name_to_metadata": {"spin": {"id": 1, "kp": "8", "kd": "0.5", "actuator_type": "m"}},
+    "actuator_type_to_metadata": {"m": {"max_torque": "4", "max_velocity": "50"}},
+    "control_frequency": "50",
+}
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a robot of one joint, kp 8, kd 0.5, at most 4 N m, which is fixed to the world."""
+    folder = tmp_path_factory.mktemp("robots") / "wheel"
+    folder.mkdir()
+    (folder / "robot.xml").write_text(WHEEL)
+    (folder / "metadata.json").write_text(json.dumps(ABOUT_WHEEL))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -184,6 +209,7 @@ def state(physics: PhysicsState) -> State:
         target=jnp.asarray(scene.home_rad),
         time_s=jnp.asarray(0.06),
         phase=jnp.zeros(()),
+        moving=jnp.ones((), bool),
         channels={name: now for name in CONFIG.channels},
         events={"pushes": {"wrench_w": jnp.zeros(6), "left_s": jnp.zeros(()), "next_s": jnp.ones(())}},
         level=jnp.ones(()),
@@ -210,6 +236,7 @@ def trajectory(physics: PhysicsState) -> Callable[..., Trajectory]:
             "command": jnp.tile(jnp.asarray([0.5, -0.2]), (steps, 1)),
             "action": Action(jnp.zeros((steps, scene.actions)), jnp.tile(jnp.asarray(scene.home_rad), (steps, 1))),
             "phase": jnp.zeros(steps),
+            "moving": jnp.ones(steps, bool),
             "first": jnp.arange(steps) == 0,
             "time_s": jnp.arange(steps) * jnp.float32(scene.control_period_s),
             "done": nothing,

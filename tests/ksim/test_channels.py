@@ -5,7 +5,6 @@ The robot is a wheel about a vertical axis with a constant torque, so each angle
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,29 +26,9 @@ from ksim.observation import (
     DelayedProjectedGravityObservation,
 )
 
-# Its inertia about the axis is 0.03 + 0.02 kg m^2; a physics step is 5 ms, a control step 20 ms.
-WHEEL = """<mujoco><compiler angle="radian"/><worldbody><body name="stand"><site name="imu"/>
-  <geom type="box" size="0.1 0.1 0.1" mass="1"/><body name="wheel" pos="0 0 0.5">
-  <inertial pos="0 0 0" mass="1" diaginertia="0.02 0.02 0.03"/>
-  <joint name="spin" axis="0 0 1" range="-9 9" armature="0.02"/>
-  <geom type="cylinder" size="0.1 0.02" contype="0" conaffinity="0"/></body></body></worldbody></mujoco>"""
-ABOUT = {
-    "joint_name_to_metadata": {"spin": {"id": 1, "kp": "8", "kd": "0.5", "actuator_type": "m"}},
-    "actuator_type_to_metadata": {"m": {"max_torque": "4", "max_velocity": "50"}},
-    "control_frequency": "50",
-}
+# Inertia of the wheel about its axis [kg m^2]; a physics step is 5 ms, a control step 20 ms.
 INERTIA, DT, SUBSTEPS, TORQUE = 0.05, 0.005, 4, 0.02
 ENVS, TICKS = 4, 150
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the wheel."""
-    folder = tmp_path_factory.mktemp("robots") / "wheel"
-    folder.mkdir()
-    (folder / "robot.xml").write_text(WHEEL)
-    (folder / "metadata.json").write_text(json.dumps(ABOUT))
-    return folder
 
 
 class Run(NamedTuple):

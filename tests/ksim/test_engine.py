@@ -245,34 +245,15 @@ def test_a_physics_step_that_does_not_divide_the_control_period_is_refused(built
         make(built, 1, period=0.012)
 
 
-# A wheel about a vertical axis: gravity does nothing, and its inertia is 0.03 + 0.02 kg m^2.
-WHEEL = """<mujoco><compiler angle="radian"/><worldbody><body name="stand"><site name="imu"/>
-  <geom type="box" size="0.1 0.1 0.1" mass="1"/><body name="wheel" pos="0 0 0.5">
-  <inertial pos="0 0 0" mass="1" diaginertia="0.02 0.02 0.03"/>
-  <joint name="spin" axis="0 0 1" range="-9 9" armature="0.02"/>
-  <geom type="cylinder" size="0.1 0.02" contype="0" conaffinity="0"/></body></body></worldbody></mujoco>"""
-ABOUT = {
-    "joint_name_to_metadata": {"spin": {"id": 1, "kp": "8", "kd": "0.5", "actuator_type": "m"}},
-    "actuator_type_to_metadata": {"m": {"max_torque": "4", "max_velocity": "50"}},
-    "control_frequency": "50",
-}
+# Of the wheel.
 INERTIA, KP, KD, LIMIT, DT = 0.05, 8.0, 0.5, 4.0, 0.005
 
 
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> BuiltModel:
-    folder = tmp_path_factory.mktemp("robots") / "wheel"
-    folder.mkdir()
-    (folder / "robot.xml").write_text(WHEEL)
-    (folder / "metadata.json").write_text(json.dumps(ABOUT))
-    return build_model(folder, DT)
-
-
 def turn(
-    wheel: BuiltModel, kind: str, actuators: Actuators, commands: np.ndarray, **motor: float
+    wheel: Path, kind: str, actuators: Actuators, commands: np.ndarray, **motor: float
 ) -> tuple[PhysicsState, PhysicsEngine]:
     """The wheel from rest at 0 after one control step of 20 ms, told `commands` (physics steps, channels)."""
-    engine = make_engine(kind, Scene(built=wheel), 1, actuators, threads=1)
+    engine = make_engine(kind, Scene(built=build_model(wheel, DT)), 1, actuators, threads=1)
     params = jax.tree.map(lambda v: np.asarray(v)[None], nominal(engine.scene, ()))
     law = params.motor._replace(**{name: np.full((1, 1), value, np.float32) for name, value in motor.items()})
     params = params._replace(motor=law)
@@ -348,12 +329,12 @@ def test_friction_holds_a_joint_that_is_pushed_with_less(wheel, kind):
 
 def test_an_update_period_that_is_no_multiple_of_the_physics_step_is_refused(wheel):
     with pytest.raises(ConfigError, match=r"actuators\.update_period_s: got 0\.008, expected a multiple .* 0\.005 s"):
-        make_engine("mujoco", Scene(built=wheel), 1, PositionActuators(update_period_s=0.008), threads=1)
+        turn(wheel, "mujoco", PositionActuators(update_period_s=0.008), np.zeros((4, 1)))
 
 
 @pytest.mark.slow
 def test_mjx_resets_only_the_masked_and_goes_on_from_a_snapshot_to_the_bit(wheel):
-    engine = MjxEngine(Scene(built=wheel), 3, PositionActuators(), history={"joint_position": 0.01})
+    engine = MjxEngine(Scene(built=build_model(wheel, DT)), 3, PositionActuators(), history={"joint_position": 0.01})
     params = jax.tree.map(lambda v: jnp.tile(v, (3,) + (1,) * v.ndim), nominal(engine.scene, ()))
     qpos, qvel = jnp.asarray([[0.1], [0.2], [0.3]]), jnp.ones((3, 1))
     steps = Drive(command=jnp.full((3, 4, 1), 0.25), wrench_w=jnp.zeros((3, 6)), kick=jnp.zeros((3, 6)))

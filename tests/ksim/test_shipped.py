@@ -6,6 +6,7 @@ import pytest
 
 from deploy.policy import OnnxPolicy
 from ksim.evaluate import HoldHome, evaluate, load_policy
+from ksim.events import ForcePush
 from ksim.learning.checkpoint import load_trained
 from robots import load_robot, read_bundle
 from toolkit.files import shipped_policy
@@ -45,7 +46,8 @@ def test_the_shipped_bundle_survives_ninety_percent_of_200_pushed_episodes() -> 
     # other seeds than training, everything randomised, through ONNX Runtime in MuJoCo C
     config, policy = load_policy(str(BUNDLE))
     result = evaluate(config, policy, episodes=200, seed=4242)
-    assert config.pushes.force_n == 50.0 and config.episode_length_s == 10.0
+    pushes = config.events["pushes"]
+    assert isinstance(pushes, ForcePush) and pushes.force_n == 50.0 and config.episode_length_s == 10.0
     assert result.survival >= 0.9, result.summary()
 
 
