@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
@@ -146,8 +147,6 @@ def test_feet_orientation_forgets_the_heading(posed):
 
 
 def test_the_centre_of_mass_is_the_mass_weighted_mean_of_the_bodies(posed, scene):
-    import mujoco
-
     built = scene.built
     data = mujoco.MjData(built.model)
     data.qpos[:] = built.home_qpos
