@@ -57,7 +57,7 @@ def roles(robot: RobotSpec, hold: tuple[str, ...], passthrough: Mapping[str, str
 
 @dataclass(frozen=True, kw_only=True)
 class JointTargets:
-    """Raw action (n,) -> joint targets [rad] about the home pose, smoothed, no faster than allowed, within the limits.
+    """Raw action (n,) -> joint targets [rad] about the home pose, smoothed, as fast as allowed, within the limits.
 
     Attributes:
         home: home pose [rad].
@@ -68,6 +68,7 @@ class JointTargets:
         active: indices of the joints that the action moves; the others hold home. Empty means all.
         through: (joint, command) indices of the joints whose target is a command [rad].
         step: how far a target may move in one control step [rad], each joint; empty means any distance.
+        bend: by how much that move may differ from the last one [rad], each joint; empty means by anything.
     """
 
     home: tuple[float, ...]
@@ -78,6 +79,20 @@ class JointTargets:
     active: tuple[int, ...] = ()
     through: tuple[tuple[int, int], ...] = ()
     step: tuple[float, ...] = ()
+    bend: tuple[float, ...] = ()
+
+    @property
+    def memory(self) -> tuple[str, ...]:
+        """What it must remember, each (n,) [rad]: the last targets, and their last move where acceleration is limited.
+
+        A move and not a velocity: over the control period a rounding error would be fifty times as large.
+        """
+        return ("last_targets", "last_target_move") if self.bend else ("last_targets",)
+
+    def start(self) -> np.ndarray:
+        """The first memory, (memory,): targets at home and at rest."""
+        home = np.asarray(self.home, np.float32)
+        return np.concatenate([home, np.zeros_like(home)]) if self.bend else home
 
     @property
     def index(self) -> np.ndarray:
@@ -109,7 +124,7 @@ class JointTargets:
 
     @classmethod
     def of_config(cls, robot: RobotSpec, config: Config) -> JointTargets:
-        """As a configuration says, with its joints that follow a command and its speed limit.
+        """As a configuration says, with its joints that follow a command, its limits of speed and acceleration.
 
         Raises:
             ConfigError: as `of` and `roles`.
@@ -118,12 +133,14 @@ class JointTargets:
         part = roles(robot, policy.hold, policy.passthrough)
         through = tuple((i, commands.index(policy.passthrough[robot.joint_names[i]])) for i in part.passed)
         base = cls.of(robot, policy.action_scale, policy.smoothing, policy.hold)
-        fastest = policy.target_speed * config.physics.control_period_s
+        period = config.physics.control_period_s
+        fastest, bend = policy.target_speed * period, policy.target_acceleration * period**2
         return replace(
             base,
             active=part.active if policy.hold or through else (),
             through=through,
             step=tuple(fastest * v for v in robot.column("velocity_max_rad_s")) if fastest > 0 else (),
+            bend=(bend,) * len(robot.joints) if bend > 0 else (),
         )
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -138,13 +155,37 @@ class JointTargets:
         widest = np.maximum(np.abs(self.low), np.abs(self.high)).astype(np.float32) + np.float32(1.0)
         return (np.asarray(self.step) * (1.0 - SPEED_MARGIN) - np.spacing(widest)).astype(np.float32)
 
-    def __call__(self, action: Any, last_target: Any, command: Any = None) -> Any:
+    def remembered(self, action: Any, memory: Any, command: Any = None) -> tuple[Any, Any]:
+        """(targets [rad] (..., n), the next memory) from a memory (..., memory) as `start` and this make it."""
+        if not self.bend:
+            targets = self(action, memory, command)
+            return targets, targets
+        last, move = memory[..., : len(self.home)], memory[..., len(self.home) :]
+        targets = self(action, last, command, move)
+        return targets, jnp.concatenate([targets, targets - last], axis=-1)
+
+    def _bent(self, wanted: Any, last_target: Any, last_move: Any) -> Any:
+        """Targets whose moves change by `bend` at most, and which come to rest where they are wanted.
+
+        In units of `bend`: a move v is braked by moves v - 1, v - 2 and so on, over (n + 1) v - n (n + 1) / 2 with
+        itself, where n is the whole number below v. Solved for v, that is how fast a target may be at its distance.
+        """
+        bend = jnp.asarray(self.bend, jnp.float32)
+        away = (wanted - last_target) / bend
+        distance = jnp.abs(away)
+        whole = jnp.floor(jnp.sqrt(0.25 + 2.0 * distance) - 0.5)
+        fastest = (distance + 0.5 * whole * (whole + 1.0)) / (whole + 1.0)
+        move = bend * jnp.clip(away, -fastest, fastest)
+        return last_target + jnp.clip(move, last_move - bend, last_move + bend)
+
+    def __call__(self, action: Any, last_target: Any, command: Any = None, last_move: Any = None) -> Any:
         """Targets [rad], (..., n).
 
         Args:
             action: raw action, (..., active).
             last_target: the last targets [rad], (..., n).
             command: the command vector, (..., commands); read where joints follow commands.
+            last_move: how far the last targets are from those before [rad], (..., n); read where there is `bend`.
         """
         f32 = jnp.float32
         if self.active:
@@ -161,6 +202,8 @@ class JointTargets:
             for joint, at in self.through:
                 place[joint] = len(self.home) + at
             wanted = jnp.take(jnp.concatenate([wanted, command], axis=-1), place, axis=-1)
+        if self.bend:
+            wanted = self._bent(jnp.clip(wanted, *self._bounds()), last_target, last_move)
         if self.step:
             reach = self._step()
             wanted = jnp.clip(wanted, last_target - reach, last_target + reach)

@@ -63,6 +63,7 @@ class PolicyConfig(Settings):
         action_scale: targets move by this share of torque_limit / kp per unit of action.
         smoothing: share of the last target kept in the new one, a first-order low-pass.
         target_speed: share of a joint's no-load speed that its target moves at, at most; 0 means any speed.
+        target_acceleration: how fast a target's speed may change [rad/s^2]; it is braked in time; 0 means any.
         hold: joints whose name contains one of these words hold the home pose.
         passthrough: {joint: command}; the joint's target is that command [rad], which the network does not see.
         symmetric: the actor is exactly symmetric: what it does mirrored is what it does to the mirror image.
@@ -82,6 +83,7 @@ class PolicyConfig(Settings):
     action_scale: Annotated[float, Bound(1e-4, 1000, "a factor")] = 1.0
     smoothing: Annotated[float, Bound(0, 0.9999, "a share")] = 0.0
     target_speed: Annotated[float, _SHARE] = 0.0
+    target_acceleration: Annotated[float, Bound(0, 1e6, "rad/s^2, 0 for any")] = 0.0
     hold: tuple[str, ...] = ()
     passthrough: dict[str, str] = field(default_factory=dict)
     symmetric: bool = False

@@ -229,7 +229,8 @@ class Policy(eqx.Module):
     def carry_layout(self) -> tuple[CarrySpec, ...]:
         """What the flat carry holds, in order."""
         clock = (("gait_phase", (1,)),) if self.clocked else ()
-        parts = (*self.actor.layout, *clock, ("last_action", (self.actions,)), ("last_targets", (self.joints,)))
+        targets = ((name, (self.joints,)) for name in self.targets.memory)
+        parts = (*self.actor.layout, *clock, ("last_action", (self.actions,)), *targets)
         return tuple(CarrySpec(name=name, shape=shape) for name, shape in parts)
 
     @property
@@ -238,14 +239,18 @@ class Policy(eqx.Module):
         return sum(part.size for part in self.carry_layout)
 
     def init_carry(self) -> Float[Array, " carry"]:
-        """The first carry: zero states, a clock at rest, zero action, targets at home."""
-        zeros = jnp.zeros(self.carry_size - self.joints, jnp.float32)
-        return jnp.concatenate([zeros, jnp.asarray(self.targets.home, jnp.float32)])
+        """The first carry: zero states, a clock at rest, zero action, targets at home and at rest."""
+        start = self.targets.start()
+        return jnp.concatenate([jnp.zeros(self.carry_size - start.size, jnp.float32), jnp.asarray(start)])
 
     def split(self, carry: Float[Array, "*envs carry"]) -> tuple[Array, Array, Array, Array]:
-        """(the network's flat state, gait phase (..., 1) or (..., 0), last raw action, last targets)."""
-        size = self.actor.state_size
-        state, phase, action, targets = split(carry, [size, int(self.clocked), self.actions, self.joints])
+        """(the network's flat state, gait phase (..., 1) or (..., 0), last raw action, memory of the targets).
+
+        That memory is the last targets, (..., joints), and after them their last move where acceleration is limited.
+        """
+        kept = self.joints * len(self.targets.memory)
+        sizes = [self.actor.state_size, int(self.clocked), self.actions, kept]
+        state, phase, action, targets = split(carry, sizes)
         return state, phase, action, targets
 
     def _moving(self, inputs: dict[str, Array]) -> Array:
@@ -268,9 +273,8 @@ class Policy(eqx.Module):
         encoded = (jnp.concatenate([*raw, last_action]) / divisor + offset) * scale
         return jnp.clip(encoded, -OBSERVATION_CLIP, OBSERVATION_CLIP)
 
-    def _targets(self, inputs: dict[str, Array], action: Array, last_targets: Array) -> Array:
-        command = inputs["command"] if self.targets.through else None
-        return self.targets(action, last_targets, command)
+    def _targets(self, inputs: dict[str, Array], action: Array, memory: Array) -> tuple[Array, Array]:
+        return self.targets.remembered(action, memory, inputs["command"] if self.targets.through else None)
 
     def _advanced(self, inputs: dict[str, Array], phase: Array) -> Array:
         if not self.clocked:
@@ -278,23 +282,23 @@ class Policy(eqx.Module):
         return self.clock.advance(phase, self._moving(inputs)[..., None], self.period_s)
 
     def act(
-        self, inputs: dict[str, Array], action: Array, state: Array, phase: Array, last_targets: Array
+        self, inputs: dict[str, Array], action: Array, state: Array, phase: Array, memory: Array
     ) -> tuple[Array, Array]:
-        """(targets [rad], next carry) of a raw action, the mean's or a sampled one's."""
-        targets = self._targets(inputs, action, last_targets)
-        return targets, jnp.concatenate([state, self._advanced(inputs, phase), action, targets], axis=-1)
+        """(targets [rad], next carry) of a raw action, the mean's or a sampled one's; `memory` is of the targets."""
+        targets, memory = self._targets(inputs, action, memory)
+        return targets, jnp.concatenate([state, self._advanced(inputs, phase), action, memory], axis=-1)
 
     def step(self, inputs: dict[str, Array], carry: Float[Array, " carry"]) -> tuple[Array, Array]:
         """One control step: (joint targets [rad], next carry)."""
-        sizes = [p.size for p in self.carry_layout]
-        parts = split(carry, sizes)
-        (*parts, last_action, last_targets), phase = parts, jnp.zeros(0)
+        kept = len(self.targets.memory)
+        sizes = [p.size for p in self.carry_layout[:-kept]]
+        (*parts, last_action, memory), phase = split(carry, [*sizes, kept * self.joints]), jnp.zeros(0)
         if self.clocked:
             *parts, phase = parts
         mean, state = self.actor.advance(self.encode(inputs, phase, last_action), tuple(parts))
-        targets = self._targets(inputs, mean, last_targets)
+        targets, memory = self._targets(inputs, mean, memory)
         clock = [self._advanced(inputs, phase)] if self.clocked else []
-        return targets, jnp.concatenate([*state, *clock, mean, targets])
+        return targets, jnp.concatenate([*state, *clock, mean, memory])
 
 
 def make_policy(actor: Actor, robot: RobotSpec, config: Config) -> Policy:
