@@ -1,4 +1,4 @@
-"""Renders recorded motion to a video file, where headless OpenGL works.
+"""Renders a recorded episode to a video file, where headless OpenGL works.
 
 MuJoCo chooses its OpenGL when it is first imported, and a broken driver can end the process, so the
 drawing happens in a process of its own: `render` starts it.
@@ -11,18 +11,25 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ksim.arrows import COLOURS, Arrows, arrows
 from ksim.errors import KsimError
+from ksim.figures import Figures, caption
+from ksim.recording import Recording
 from toolkit.files import atomic_path
 
 BACKENDS = ("egl", "osmesa")
 REMEDY = "no headless OpenGL; install it with: apt-get install libegl1 libosmesa6 (any one of them will do)"
-# Small, and without shadows: software OpenGL takes 0.2 s for a large frame with them.
-FPS, WIDTH, HEIGHT = 20, 480, 360
+# Small, and without shadows: software OpenGL takes 0.2 s for a large frame with them. x264 wants multiples of 16.
+FPS, WIDTH, HEIGHT = 25, 960, 544
+# What the plots have of the width.
+PLOTS = 400
+ARROW_RADIUS_M = 0.014
 
 
 def headless_backend() -> str | None:
@@ -46,8 +53,8 @@ def headless_backend() -> str | None:
     return None
 
 
-def render(path: str | Path, robot: str, qpos: np.ndarray, dt_s: float, force_w: np.ndarray | None = None) -> bool:
-    """Write a video of `qpos` (T, nq) sampled every `dt_s`, pushes (T, 3) drawn as arrows.
+def render(path: str | Path, recording: Recording) -> bool:
+    """Write a video of a recording, with its arrows and plots.
 
     Returns:
         Whether it was written: false where headless OpenGL does not work.
@@ -59,11 +66,10 @@ def render(path: str | Path, robot: str, qpos: np.ndarray, dt_s: float, force_w:
     if backend is None:
         return False
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as part:
-        data = Path(folder) / "motion.npz"
-        force = np.zeros((len(qpos), 3)) if force_w is None else force_w
-        np.savez(data, qpos=qpos, force=force, dt=dt_s)
+        data = Path(folder) / "recording.npz"
+        recording.save(data)
         done = subprocess.run(
-            [sys.executable, "-m", "ksim.video", str(robot), str(data), str(part)],
+            [sys.executable, "-m", "ksim.video", str(data), str(part)],
             env={**os.environ, "MUJOCO_GL": backend},
             capture_output=True,
             text=True,
@@ -75,50 +81,71 @@ def render(path: str | Path, robot: str, qpos: np.ndarray, dt_s: float, force_w:
     return True
 
 
-def _arrow(mujoco: Any, scene: Any, start: np.ndarray, end: np.ndarray) -> None:
-    if scene.ngeom >= scene.maxgeom:
-        return
-    geom = scene.geoms[scene.ngeom]
-    colour = np.array([0.9, 0.25, 0.1, 1.0], np.float32)
-    mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_ARROW, np.zeros(3), np.zeros(3), np.zeros(9), colour)
-    mujoco.mjv_connector(geom, mujoco.mjtGeom.mjGEOM_ARROW, 0.02, start, end)
-    scene.ngeom += 1
+def add_arrows(mujoco: Any, scene: Any, shown: Arrows, i: int) -> None:
+    """Add the arrows of row `i` to a scene of MuJoCo's, as far as it has room."""
+    for start, end, kind in zip(shown.start[i], shown.end[i], shown.kinds, strict=True):
+        if np.array_equal(start, end) or scene.ngeom >= scene.maxgeom:
+            continue
+        geom, colour = scene.geoms[scene.ngeom], np.asarray([*COLOURS[kind], 1.0], np.float32)
+        mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_ARROW, np.zeros(3), np.zeros(3), np.zeros(9), colour)
+        mujoco.mjv_connector(geom, mujoco.mjtGeom.mjGEOM_ARROW, ARROW_RADIUS_M, start, end)
+        # seen from any side: light alone would leave the far side of a thin arrow dark
+        geom.emission = 0.4
+        scene.ngeom += 1
 
 
-def _draw(robot: str, data_path: str, out: str) -> None:
-    import imageio_ffmpeg
-
+def frames(recording: Recording) -> Iterator[np.ndarray]:
+    """Pictures of a recording, FPS a second, (HEIGHT, WIDTH, 3); needs the OpenGL of MUJOCO_GL."""
     from robots.model import build_model
 
     mujoco: Any = importlib.import_module("mujoco")
-    built = build_model(robot, fresh=True)  # its picture gets a size
-    saved = np.load(data_path)
-    qpos, force, dt = saved["qpos"], saved["force"], float(saved["dt"])
+    built = build_model(recording.robot, fresh=True)  # its picture gets a size
     model, data = built.model, mujoco.MjData(built.model)
     model.vis.global_.offwidth, model.vis.global_.offheight = WIDTH, HEIGHT
-    renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
-    camera = mujoco.MjvCamera()
-    camera.distance, camera.azimuth, camera.elevation = 2.6, 50.0, -12.0
+    model.vis.quality.offsamples = 4
+    gl = mujoco.GLContext(WIDTH, HEIGHT)
+    gl.make_current()
+    try:
+        context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
+        scene, option = mujoco.MjvScene(model, 2000), mujoco.MjvOption()
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            scene.flags[flag] = 0
+        camera = mujoco.MjvCamera()
+        camera.distance, camera.azimuth, camera.elevation = 3.0, 130.0, -12.0
+        view, side = WIDTH - PLOTS, HEIGHT // 2
+        shown, plots = arrows(recording), Figures(mujoco, recording)
+        picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        at = np.round(np.arange(0, recording.length_s, 1.0 / FPS) / recording.dt_s).astype(int)
+        for i in at[at < len(recording)]:
+            data.qpos[:] = recording.qpos[i]
+            mujoco.mj_forward(model, data)
+            camera.lookat[:] = [*recording.base_position[i, :2], 0.85 * built.standing_height_m]
+            mujoco.mjv_updateScene(model, data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
+            add_arrows(mujoco, scene, shown, i)
+            rect = mujoco.MjrRect(0, 0, view, HEIGHT)
+            mujoco.mjr_render(rect, scene, context)
+            place = mujoco.mjtGridPos.mjGRID_TOPLEFT
+            mujoco.mjr_overlay(mujoco.mjtFont.mjFONT_NORMAL, place, rect, *caption(recording, i), context)
+            for k, figure in enumerate(plots.at(i)):
+                mujoco.mjr_figure(mujoco.MjrRect(view, HEIGHT - (k + 1) * side, PLOTS, side), figure, context)
+            mujoco.mjr_readPixels(picture, None, mujoco.MjrRect(0, 0, WIDTH, HEIGHT), context)
+            yield np.ascontiguousarray(picture[::-1])
+    finally:
+        gl.free()
+
+
+def _write(recording: Recording, out: str) -> None:
+    import imageio_ffmpeg
+
     writer = imageio_ffmpeg.write_frames(
         out, (WIDTH, HEIGHT), fps=FPS, codec="libx264", quality=7, output_params=["-f", "mp4"]
     )
     writer.send(None)
-    base = built.base_body if built.base_body >= 0 else int(built.bodies[0])
-    frames = np.round(np.arange(0, len(qpos) * dt, 1.0 / FPS) / dt).astype(int)
-    for i in frames[frames < len(qpos)]:
-        data.qpos[:] = qpos[i]
-        mujoco.mj_forward(model, data)
-        follow = data.xpos[base]
-        camera.lookat[:] = [follow[0], follow[1], 0.65]
-        renderer.update_scene(data, camera)
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            renderer.scene.flags[flag] = 0
-        if np.linalg.norm(force[i]) > 1.0:
-            end = data.xipos[built.push_body].copy()
-            _arrow(mujoco, renderer.scene, end - 0.01 * force[i], end)
-        writer.send(np.ascontiguousarray(renderer.render()))
+    for picture in frames(recording):
+        writer.send(picture)
     writer.close()
 
 
 if __name__ == "__main__":
-    _draw(*sys.argv[1:4])
+    _write(Recording.load(sys.argv[1]), sys.argv[2])
