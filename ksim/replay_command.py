@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from ksim.errors import ConfigError
-from toolkit.cli import importing, parser
+from ksim.options import SEED, KsimOptions
+from toolkit.cli import Option, importing, options
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions(KsimOptions):
+    """The options of `ksim replay`."""
+
+    checkpoint: Annotated[
+        str | None, Option("a .ckpt, a .kinfer, or the word 'home': the PD hold", metavar="POLICY")
+    ] = None
+    seed: Annotated[int, Option("seed of the episode"), SEED] = 1000
+    out: Annotated[
+        str | None, Option("where the log goes, as JSON lines (default: episode-seedN.jsonl)", metavar="FILE")
+    ] = None
+    engine: Annotated[Literal["auto", "mujoco", "mjx"], Option("engine")] = "mujoco"
+    config: Annotated[str | None, Option("task to play in (default: the checkpoint's; for a bundle its task's)")] = None
+    set: Annotated[tuple[str, ...], Option("override a key of the task, e.g. robot=FOLDER", metavar="KEY=VALUE")] = ()
+    schema: Annotated[
+        str | None, Option("write the data model too, as an ACSet schema for ACSets.jl", metavar="FILE")
+    ] = None
+    acset: Annotated[str | None, Option("write the episode too, as an ACSet of that schema", metavar="FILE")] = None
+    json: Annotated[bool, Option("print one JSON object on stdout")] = False
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    p = parser(
+    args = options(
+        ReplayOptions,
+        argv,
         "ksim replay",
         "Play one episode again and log every step: same seed, same bytes. Two logs are compared by ksim diff.",
         "ksim replay --checkpoint runs/stand/model.ckpt --seed 3 --out episode.jsonl",
     )
-    p.add_argument("--checkpoint", metavar="POLICY", help="a .ckpt, a .kinfer, or the word 'home': the PD hold")
-    p.add_argument("--seed", type=int, default=1000, help="seed of the episode (default 1000)")
-    p.add_argument("--out", metavar="FILE", help="where the log goes, as JSON lines (default: episode-seedN.jsonl)")
-    p.add_argument("--engine", choices=("auto", "mujoco", "mjx"), default="mujoco")
-    p.add_argument("--config", help="task to play in (default: the checkpoint's; for a bundle its task's)")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the task, e.g. robot=FOLDER"
-    )
-    p.add_argument("--schema", metavar="FILE", help="write the data model too, as an ACSet schema for ACSets.jl")
-    p.add_argument("--acset", metavar="FILE", help="write the episode too, as an ACSet of that schema")
-    p.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    args = p.parse_args(argv)
-    check_number("--seed", args.seed, BOUNDS["seed"])
     if not args.checkpoint and not args.schema:
         raise ConfigError("--checkpoint: got none; expected a policy to play; name a .ckpt or a .kinfer")
     with importing("replay"):
