@@ -28,7 +28,7 @@ from ksim.learning.symmetry import NetMirror
 from ksim.load import from_dict
 from ksim.names import COMMAND_ALIASES
 from robots.errors import SpecError
-from robots.spec import PolicySpec, RobotSpec, canonical_json, digest, input_specs
+from robots.spec import PolicySpec, RobotSpec, digest, input_specs
 from toolkit.errors import SettingsError
 from toolkit.files import atomic_path
 
@@ -77,7 +77,9 @@ def fill(template: Any, prefix: str, arrays: dict[str, np.ndarray]) -> Any:
 def write(path: str | Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write a checkpoint beside `path`, then rename it there."""
     with atomic_path(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        members = {"meta.json": canonical_json({"format": FORMAT, **meta}).encode()}
+        # in the order given: the order of the commands is that of the command vector
+        text = json.dumps({"format": FORMAT, **meta}, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        members = {"meta.json": text.encode()}
         for name in sorted(arrays):
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, np.asarray(arrays[name], order="C"), allow_pickle=False)

@@ -48,7 +48,9 @@ ACTORS = {
 
 def made(settings: dict):
     """(policy, spec) with weights that are not small and statistics that are not trivial."""
-    config = Config(commands=COMMANDS, policy=PolicyConfig(hidden=16, head=16, **settings))
+    # what is gripped has no mirror image
+    commands = {k: v for k, v in COMMANDS.items() if k != "grip"} if settings.get("symmetric") else COMMANDS
+    config = Config(commands=commands, policy=PolicyConfig(hidden=16, head=16, **settings))
     robot = load_robot("kbot")
     mirror = None
     if config.policy.symmetric:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from ksim.commands import UniformCommand
 from ksim.errors import CheckpointError, KsimError
 from ksim.learning import checkpoint
 from ksim.learning.policy import make_model
@@ -271,3 +273,15 @@ def test_a_checkpoint_whose_robot_lost_a_joint_is_not_run_on_the_whole_one(check
     checkpoint.write(bad, held, checkpoint.model_arrays(model))
     with pytest.raises(KsimError, match=f"trained for another robot than kbot: joint {last['name']} is unknown"):
         load_policy(str(bad))
+
+
+def test_commands_come_back_in_the_order_in_which_the_policy_learned_them(built, config, tmp_path):
+    spans = {"yawrate": (-1.0, 1.0), "xvel": (0.0, 1.0)}
+    commands = {name: UniformCommand(name=name, range=span) for name, span in spans.items()}
+    turned = dataclasses.replace(config, commands=commands)
+    model = make_model(built.spec, 5, turned, key=jax.random.key(0))
+    path = tmp_path / "model.ckpt"
+    meta = {"config": turned.to_dict(), "robot": built.spec.to_json(), "critic": 5}
+    checkpoint.write(path, meta, checkpoint.model_arrays(model))
+    back = checkpoint.load_trained(path)
+    assert back.config.command_names == ["yawrate", "xvel"] == list(back.spec.command_names)
