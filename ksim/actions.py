@@ -160,33 +160,39 @@ class JointTargets:
         if not self.bend:
             targets = self(action, memory, command)
             return targets, targets
-        last, move = memory[..., : len(self.home)], memory[..., len(self.home) :]
-        targets = self(action, last, command, move)
-        return targets, jnp.concatenate([targets, targets - last], axis=-1)
+        last, last_move = memory[..., : len(self.home)], memory[..., len(self.home) :]
+        wanted = jnp.clip(self._wanted(action, last, command), *self._bounds())
+        move = self._move(wanted - last, last_move)
+        # the move as it was meant: that of the rounded targets would sum up their rounding errors
+        targets = self._within(last + move, last)
+        return targets, jnp.concatenate([targets, move], axis=-1)
 
-    def _bent(self, wanted: Any, last_target: Any, last_move: Any) -> Any:
-        """Targets whose moves change by `bend` at most, and which come to rest where they are wanted.
+    def _move(self, away: Any, last_move: Any) -> Any:
+        """A move [rad] that differs from the last by `bend` at most, and can be braked to rest after `away`.
 
         In units of `bend`: a move v is braked by moves v - 1, v - 2 and so on, over (n + 1) v - n (n + 1) / 2 with
         itself, where n is the whole number below v. Solved for v, that is how fast a target may be at its distance.
         """
         bend = jnp.asarray(self.bend, jnp.float32)
-        away = (wanted - last_target) / bend
-        distance = jnp.abs(away)
+        distance = jnp.abs(away) / bend
         whole = jnp.floor(jnp.sqrt(0.25 + 2.0 * distance) - 0.5)
-        fastest = (distance + 0.5 * whole * (whole + 1.0)) / (whole + 1.0)
-        move = bend * jnp.clip(away, -fastest, fastest)
-        return last_target + jnp.clip(move, last_move - bend, last_move + bend)
+        fastest = bend * (distance + 0.5 * whole * (whole + 1.0)) / (whole + 1.0)
+        if self.step:
+            fastest = jnp.minimum(fastest, self._step())
+        return jnp.clip(jnp.clip(away, -fastest, fastest), last_move - bend, last_move + bend)
 
-    def __call__(self, action: Any, last_target: Any, command: Any = None, last_move: Any = None) -> Any:
-        """Targets [rad], (..., n).
+    def __call__(self, action: Any, last_target: Any, command: Any = None) -> Any:
+        """Targets [rad], (..., n), without a limit of acceleration, which takes the memory of `remembered`.
 
         Args:
             action: raw action, (..., active).
             last_target: the last targets [rad], (..., n).
             command: the command vector, (..., commands); read where joints follow commands.
-            last_move: how far the last targets are from those before [rad], (..., n); read where there is `bend`.
         """
+        return self._within(self._wanted(action, last_target, command), last_target)
+
+    def _wanted(self, action: Any, last_target: Any, command: Any) -> Any:
+        """What is asked for, before any limit [rad], (..., n)."""
         f32 = jnp.float32
         if self.active:
             # a joint that holds takes the zero appended to the action
@@ -202,8 +208,10 @@ class JointTargets:
             for joint, at in self.through:
                 place[joint] = len(self.home) + at
             wanted = jnp.take(jnp.concatenate([wanted, command], axis=-1), place, axis=-1)
-        if self.bend:
-            wanted = self._bent(jnp.clip(wanted, *self._bounds()), last_target, last_move)
+        return wanted
+
+    def _within(self, wanted: Any, last_target: Any) -> Any:
+        """Targets no faster than allowed and within the limits [rad], (..., n)."""
         if self.step:
             reach = self._step()
             wanted = jnp.clip(wanted, last_target - reach, last_target + reach)
