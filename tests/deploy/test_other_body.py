@@ -57,7 +57,7 @@ def readings(robot: Path, start: str) -> np.ndarray:
     for k in range(40):
         plant.command(range(4), plant.spec.column("home_rad") + 0.1 * np.sin(0.2 * k + np.arange(4)), [0] * 4, [0] * 4)
         plant.advance(10)
-        rows.append(np.concatenate([*vars(plant.read()).values()]))
+        rows.append(np.hstack([*vars(plant.read()).values()]))
     truth = plant.truth()
     assert not np.isnan(truth["base_position_m"]).any()
     rows.append(np.concatenate([truth["base_position_m"][-1], truth["base_quat_wxyz"][-1], truth["push_n"][-1]]))
