@@ -1,4 +1,4 @@
-"""A robot that is not the K-Bot: two legs of three joints, four motors' worth of names that say nothing, a wide base."""
+"""A robot that is not the K-Bot: two legs of three joints, whose names say nothing."""
 
 from __future__ import annotations
 

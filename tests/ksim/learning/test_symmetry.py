@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +85,7 @@ def test_an_exactly_symmetric_policy_does_to_the_mirror_image_what_is_the_mirror
     # half a turn apart, as the mirror image of a gait is
     size = policy.actor.state_size
     other = other.at[size].set(np.pi)
-    step = jax.jit(policy.step)
+    step = eqx.filter_jit(lambda inputs, carry: policy.step(inputs, carry))
     for _ in range(4):
         targets, carry = step(inputs, carry)
         turned, other = step(image, other)
@@ -111,9 +112,7 @@ def test_a_network_unrolled_is_the_same_network_stepped_when_it_is_symmetric(mir
 
 def test_a_joint_that_moves_without_its_partner_is_refused(body, built, walking):
     lame = dataclasses.replace(walking, policy=dataclasses.replace(walking.policy, hold=("left_elbow",)))
-    with pytest.raises(
-        ConfigError, match=r"the action moves dof_right_elbow_02 and not its mirror image dof_left_elbow"
-    ):
+    with pytest.raises(ConfigError, match=r"the action moves dof_right_elbow_02 and not its mirror image"):
         mirror_of(built.spec, body, lame)
 
 
