@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ import pytest
 
 from ksim.actions import JointTargets
 from ksim.clock import GaitClock
-from ksim.commands import UniformCommand
+from ksim.commands import Command, UniformCommand
 from ksim.config import Config, PolicyConfig
 from ksim.learning.policy import Policy, make_model, make_policy
 from robots import load_robot
@@ -75,9 +76,9 @@ def test_the_settings_are_shares_of_the_joints_speeds_and_rad_per_s2():
     assert JointTargets.of_config(robot, Config()).bend == ()
 
 
-def policy_of(**settings: object) -> Policy:
+def policy_of(**settings: Any) -> Policy:
     """An untrained policy on the K-Bot whose actions are not small."""
-    commands = {name: UniformCommand(name=name, range=(-1.0, 1.0)) for name in ("xvel", "lift")}
+    commands: dict[str, Command] = {n: UniformCommand(name=n, range=(-1.0, 1.0)) for n in ("xvel", "lift")}
     config = Config(commands=commands, policy=PolicyConfig(hidden=8, head=8, **settings))
     robot = load_robot("kbot")
     model = eqx.filter_jit(make_model)(robot, 3, config, key=jax.random.key(1))
