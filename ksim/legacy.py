@@ -96,7 +96,8 @@ def translated(changes: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, An
             for key in keys.get(name, (f"{section}.{name}",)):
                 put(key, value)
     ends = changes.get("terminations")
-    for name in _TERMINATIONS if isinstance(ends, Mapping) else ():
+    ends = ends if isinstance(ends, Mapping) else {}
+    for name in _TERMINATIONS:
         if name in ends:
             out["terminations"] = {k: v for k, v in out["terminations"].items() if k != name}
             put(_TERMINATIONS[name], ends[name])
