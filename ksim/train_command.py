@@ -103,6 +103,11 @@ def _resumed(config: Config, last: Path) -> Config:
         saved = from_dict(meta["config"])
     except (KeyError, SettingsError) as error:
         raise CheckpointError(f"{last}: not a checkpoint of this version: {error}; start a new run") from error
+    if config.command_names != saved.command_names:
+        raise CheckpointError(
+            f"{last}: its commands are {', '.join(saved.command_names)}, this run's {', '.join(config.command_names)}; "
+            "use the same in the same order, or a new --out"
+        )
     if replace(config, run=saved.run) != saved:
         ours, theirs = config.to_dict(), saved.to_dict()
         keys = [k for k in ours if k != "run" and ours[k] != theirs[k]]

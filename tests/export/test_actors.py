@@ -41,7 +41,7 @@ ACTORS = {
     "lstm with everything": EVERYTHING,
     "gru with everything": {"network": "gru", **EVERYTHING},
     "mlp with everything": {"network": "mlp", "history": 2, **EVERYTHING},
-    "lstm with a gait clock": {"clock": GaitClock(frequency_hz=1.25), "target_acceleration": 0.2},
+    "lstm with a gait clock": {"clock": GaitClock(frequency_hz=1.25), "target_acceleration": 60.0},
     "lstm exactly symmetric, with a gait clock": {"clock": GaitClock(frequency_hz=1.25), "symmetric": True},
 }
 
