@@ -95,14 +95,9 @@ def translated(changes: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, An
                 continue
             for key in keys.get(name, (f"{section}.{name}",)):
                 put(key, value)
-<<<<<<< HEAD
-    ends: Any = changes.get("terminations")
-    for name in _TERMINATIONS if isinstance(ends, Mapping) else ():
-=======
     ends = changes.get("terminations")
     ends = ends if isinstance(ends, Mapping) else {}
     for name in _TERMINATIONS:
->>>>>>> groundtests
         if name in ends:
             out["terminations"] = {k: v for k, v in out["terminations"].items() if k != name}
             put(_TERMINATIONS[name], ends[name])
