@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from robots import rotation
 from robots.errors import MirrorError
 
 # Commands by the way they are mirrored, in the base's heading frame; K-Scale's names and our own.
@@ -123,7 +124,7 @@ class MirrorMap:
 
     def imu_quat(self, v: Any, xp: Any = np) -> Any:
         """Orientation of the IMU in the world, (..., 4) as w, x, y, z."""
-        return _apply(_quat_map(self.world_normal, self.imu_normal), v, xp)
+        return _apply(rotation.reflected(self.world_normal, self.imu_normal), v, xp)
 
     def world_polar(self, v: Any, xp: Any = np) -> Any:
         """A polar vector in the world's frame, (..., 3): velocity, force."""
@@ -146,8 +147,11 @@ class MirrorMap:
             a = free.qpos
             position, quat = q[..., a : a + 3], q[..., a + 3 : a + 7]
             if free.offset_m:
-                position = position + _rotate(quat, _like(_shift(free), q, xp), xp)
-            parts = [self.world_point(position, xp), _apply(_quat_map(self.world_normal, free.normal), quat, xp)]
+                position = position + rotation.rotate(quat, _like(_shift(free), q, xp), xp)
+            parts = [
+                self.world_point(position, xp),
+                _apply(rotation.reflected(self.world_normal, free.normal), quat, xp),
+            ]
             out = xp.concatenate([out[..., :a], *parts, out[..., a + 7 :]], -1)
         return out
 
@@ -168,7 +172,7 @@ class MirrorMap:
             linear, angular = v[..., b : b + 3], v[..., b + 3 : b + 6]
             if free.offset_m:
                 lever = xp.cross(angular, _like(_shift(free), v, xp))
-                linear = linear + _rotate(q[..., a + 3 : a + 7], lever, xp)
+                linear = linear + rotation.rotate(q[..., a + 3 : a + 7], lever, xp)
             parts = [self.world_polar(linear, xp), _apply(-_reflection(free.normal), angular, xp)]
             out = xp.concatenate([out[..., :b], *parts, out[..., b + 6 :]], -1)
         return out
@@ -283,24 +287,3 @@ def _reflection(normal: Any) -> np.ndarray:
 def _shift(free: FreeMirror) -> np.ndarray:
     """What the body's own reflection adds to a point, in the body's frame [m]."""
     return 2 * free.offset_m * np.asarray(free.normal)
-
-
-def _quat_map(world: Any, body: Any) -> np.ndarray:
-    """Matrix that takes the quaternion of R to that of S R M, S and M the reflections, (4, 4).
-
-    A reflection in a plane is minus the half turn about its normal, so the two minus signs go: the quaternion
-    is w q n*, with the normals as pure quaternions.
-    """
-    w, x, y, z = 0.0, *world
-    left = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
-    x, y, z = (-float(c) for c in body)
-    right = np.array([[w, -x, -y, -z], [x, w, z, -y], [y, -z, w, x], [z, y, -x, w]])
-    return left @ right
-
-
-def _rotate(quat: Any, v: Any, xp: Any) -> Any:
-    """A vector of the body's frame in the world's, (..., 3)."""
-    w, axis = quat[..., :1], quat[..., 1:]
-    v = xp.broadcast_to(v, axis.shape)
-    turn = 2 * xp.cross(axis, v)
-    return v + w * turn + xp.cross(axis, turn)

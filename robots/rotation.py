@@ -144,3 +144,16 @@ def matrix(quat: Any, xp: Any = np) -> Any:
         [2.0 * (x * z - w * y), 2.0 * (y * z + w * x), 1.0 - 2.0 * (x * x + y * y)],
     ]
     return xp.stack([_stack(row, xp) for row in rows], axis=-2)
+
+
+def reflected(world: Any, body: Any) -> np.ndarray:
+    """Matrix that takes the quaternion of R to that of S R M, S and M the reflections, (4, 4).
+
+    A reflection in a plane is minus the half turn about its normal, so the two minus signs go: the quaternion
+    is w q n*, with the normals as pure quaternions.
+    """
+    w, x, y, z = 0.0, *world
+    left = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
+    x, y, z = (-float(c) for c in body)
+    right = np.array([[w, -x, -y, -z], [x, w, z, -y], [y, -z, w, x], [z, y, -x, w]])
+    return left @ right
