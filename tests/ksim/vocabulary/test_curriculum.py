@@ -13,7 +13,8 @@ from ksim import curriculum as c
 from ksim import events, noise, rewards
 from ksim.channels import Channel
 from ksim.commands import UniformCommand
-from ksim.config import Config, from_dict
+from ksim.config import Config
+from ksim.load import from_dict
 from ksim.randomization import KpRandomization
 from ksim.resets import JointPositionReset, Pose
 from ksim.tasks import task_config
