@@ -13,6 +13,7 @@ from deploy.envelope import Envelope
 from deploy.errors import CheckError
 from deploy.policy import OnnxPolicy, self_test, spec_without_exporter
 from robots.bundle import Bundle, read_bundle
+from robots.command_names import known_as
 from robots.load import built_in_robots, load_robot
 from robots.spec import PolicySpec, RobotSpec
 
@@ -98,7 +99,7 @@ def parse_commands(pairs: Sequence[str]) -> dict[str, float]:
         except ValueError:
             value = math.nan
         if not equals or not name or not math.isfinite(value):
-            raise CheckError(f"--command {pair!r}: expected NAME=NUMBER, for example vx=0.3")
+            raise CheckError(f"--command {pair!r}: expected NAME=NUMBER, for example xvel=0.3")
         if name in values:
             raise CheckError(f"--command {name}: given twice; expected once")
         values[name] = value
@@ -106,11 +107,15 @@ def parse_commands(pairs: Sequence[str]) -> dict[str, float]:
 
 
 def command_vector(spec: PolicySpec, values: Mapping[str, float]) -> np.ndarray:
-    """The command in the policy's order; what is not given is 0, or the end of its range next to 0.
+    """The command in the policy's order; what is not given is 0, or the end of its range next to 0. Older names are read too.
 
     Raises:
         CheckError: an unknown name, or a value outside the range of training.
     """
+    given = {known_as(name, spec.command_names): value for name, value in values.items()}
+    if len(given) < len(values):
+        raise CheckError(f"--command {', '.join(values)}: two names of one command; expected each command once")
+    values = given
     unknown = sorted(set(values) - set(spec.command_names))
     if unknown:
         known = ", ".join(spec.command_names) or "no commands at all"

@@ -503,7 +503,7 @@ def main(argv: list[str] | None = None) -> int:
         argv,
         "ksim run",
         _DESCRIPTION,
-        "ksim run policy.kinfer --host 127.0.0.1 --duration 20 --command vx=0 --log run.mcap",
+        "ksim run policy.kinfer --host 127.0.0.1 --duration 20 --command xvel=0 --log run.mcap",
     )
 
     def show(line: str) -> None:

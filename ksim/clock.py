@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 import numpy as np
 
-from ksim.names import COMMAND_ALIASES
+from robots.command_names import COMMAND_ALIASES
 from toolkit.settings import Bound, Settings
 
 TURN = 2.0 * np.pi

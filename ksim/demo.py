@@ -267,7 +267,7 @@ def _run_on_twin(stages: Stages, bundle: Path, log: Path, truth: Path, seed: int
             "run",
             bundle,
             *("--host", "127.0.0.1", "--port", twin.port),
-            *("--duration", seconds, "--command", "vx=0", "--log", log, "--force"),
+            *("--duration", seconds, "--command", "xvel=0", "--log", log, "--force"),
             may_fail=True,
         )
 

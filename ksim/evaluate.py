@@ -23,10 +23,10 @@ from ksim.errors import KsimError
 from ksim.learning.checkpoint import load_trained
 from ksim.learning.policy import Policy
 from ksim.load import load_config
-from ksim.names import COMMAND_ALIASES
 from ksim.scene import Scene
 from ksim.types import PhysicsState
 from robots import Bundle, RobotLoadError, load_robot, read_bundle
+from robots.command_names import COMMAND_ALIASES
 from robots.load import robot_folder
 from robots.spec import PolicySpec, RobotSpec
 from toolkit.errors import FileError, SettingsError

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ksim.errors import ConfigError
-from ksim.names import COMMAND_ALIASES
+from robots.command_names import known_as
 from toolkit.setting_values import Dotted
 from toolkit.yaml_file import quote
 
@@ -110,7 +110,9 @@ def translated(changes: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, An
 def _commands(commands: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, Any]:
     """A mapping of names to ranges is the whole of the commands, as it was; dotted keys change one."""
     if isinstance(commands, Dotted):
-        return Dotted({_known_as(name, known): value for name, value in commands.items()})
+        return Dotted(
+            {known_as(name, known) if isinstance(name, str) else name: value for name, value in commands.items()}
+        )
     if not all(isinstance(v, (list, tuple)) for v in commands.values()):
         return dict(commands)
     gone = {name: None for name in known if name not in commands}
@@ -119,9 +121,3 @@ def _commands(commands: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, An
         for name, span in commands.items()
     }
     return {**gone, **ranges}
-
-
-def _known_as(name: Any, known: Sequence[str]) -> Any:
-    aliases = {**COMMAND_ALIASES, **{new: old for old, new in COMMAND_ALIASES.items()}}
-    other = aliases.get(name, name) if isinstance(name, str) else name
-    return other if name not in known and other in known else name

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ksim.errors import ConfigError
-from ksim.names import COMMAND_ALIASES
 from robots import rotation
+from robots.command_names import known_as
 from robots.mirror_map import MirrorMap
 from robots.model import BuiltModel
 
@@ -160,10 +160,8 @@ class Scene:
 
     def command(self, name: str) -> int:
         """Place of a command in the command vector, by its name or an older name of it; -1 where there is none."""
-        for candidate in (name, *(k for k, v in COMMAND_ALIASES.items() if v == name), COMMAND_ALIASES.get(name, name)):
-            if candidate in self.command_names:
-                return self.command_names.index(candidate)
-        return -1
+        known = known_as(name, self.command_names)
+        return self.command_names.index(known) if known in self.command_names else -1
 
     def sensor(self, name: str) -> slice:
         """Where a sensor stands in the sensor data.

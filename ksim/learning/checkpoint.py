@@ -26,7 +26,7 @@ from ksim.errors import CheckpointError
 from ksim.learning.policy import INPUTS, Model, Policy, make_model, make_policy
 from ksim.learning.symmetry import NetMirror
 from ksim.load import from_dict
-from ksim.names import COMMAND_ALIASES
+from robots.command_names import COMMAND_ALIASES
 from robots.errors import SpecError
 from robots.spec import PolicySpec, RobotSpec, digest, input_specs
 from toolkit.errors import SettingsError
