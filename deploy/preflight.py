@@ -107,7 +107,9 @@ def parse_commands(pairs: Sequence[str]) -> dict[str, float]:
 
 
 def command_vector(spec: PolicySpec, values: Mapping[str, float]) -> np.ndarray:
-    """The command in the policy's order; what is not given is 0, or the end of its range next to 0. Older names are read too.
+    """The command in the policy's order; what is not given is 0, or the end of its range next to 0.
+
+    Older names are read too.
 
     Raises:
         CheckError: an unknown name, or a value outside the range of training.
