@@ -188,6 +188,23 @@ def test_the_entry_point_of_the_docs_is_in_the_group_that_ksim_looks_in(folder):
     assert f"def {parsed.attr}()" in (folder / f"{parsed.module}.py").read_text()
 
 
+def test_an_installed_package_makes_its_task_and_the_terms_in_its_checkpoints_known(folder):
+    # what pip would leave of an installed even_standing.py
+    installed = folder / "even_standing-0.1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: even-standing\nVersion: 0.1\n")
+    (installed / "entry_points.txt").write_text("[ksim.tasks]\neven_stand = even_standing:even_stand\n")
+    write = "import json; from ksim.load import *; print(json.dumps(load_config('even_standing.yaml').to_dict()))"
+    told = python(folder, "-c", write)
+    assert told.returncode == 0, told.stderr
+    read = (
+        "import json, sys; from ksim.load import from_dict; print(from_dict(json.loads(sys.argv[1])).rewards['even'])"
+    )
+    done = python(folder, "-c", read, told.stdout)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "EvenStandingReward(weight=0.2, width=0.4)\n"
+
+
 def test_every_configuration_that_a_command_of_the_docs_names_loads_with_its_overrides(folder):
     asked = []
     for _, words in commands():
