@@ -13,7 +13,7 @@ from typing import Any
 from ksim import legacy
 from ksim.config import Config
 from ksim.errors import ConfigError
-from ksim.tasks import task_config
+from ksim.tasks import known, task_config
 from toolkit.errors import SettingsError
 from toolkit.settings import apply_overrides, merge
 from toolkit.yaml_file import YamlError, read_yaml
@@ -30,6 +30,7 @@ def from_dict(data: Any, base: Config | None = None) -> Config:
     if not isinstance(data, Mapping):
         return merge(base or Config(), data)
     if base is None and {f.name for f in fields(Config)} <= set(data):
+        known(data["task"])  # its terms may be classes of another package
         return Config.from_dict(data)  # the whole of it: what the task has gained since is not in it
     if base is None:
         base = task_config(data.get("task", legacy.TASK))

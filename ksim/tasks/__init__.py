@@ -21,17 +21,23 @@ def register(name: str, task: Callable[[], Config]) -> None:
     TASKS[name] = task
 
 
+def known(name: str) -> bool:
+    """Whether there is a task of this name; where it is another package's, that is imported, and its terms with it."""
+    if name not in TASKS:
+        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=str(name)):
+            TASKS.setdefault(entry.name, entry.load())
+    return name in TASKS
+
+
 def task_config(name: str) -> Config:
     """A task's own configuration.
 
     Raises:
         ConfigError: there is no such task; the nearest is named.
     """
-    if name not in TASKS:
-        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-            TASKS.setdefault(entry.name, entry.load())
-    if name not in TASKS:
-        near = difflib.get_close_matches(str(name), TASKS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(TASKS)}"
+    if not known(name):
+        names = [*TASKS, *(entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS))]
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(names)}"
         raise ConfigError(f"configuration key task: got {name!r:.100}; {hint}")
     return TASKS[name]()
