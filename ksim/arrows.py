@@ -22,6 +22,9 @@ KICK_SHOWN_S = 0.3
 # The command's arrow stands so far above the robot, and the velocity's so far below that [m].
 ABOVE_M, BELOW_M = 0.16, 0.08
 
+# A contact's arrow stands so far outside its foot [m].
+BESIDE_M = 0.12
+
 # Red, green and blue of each kind of arrow.
 COLOURS = {
     "command": (0.15, 0.75, 0.30),
@@ -57,11 +60,18 @@ def _fading(kick: np.ndarray, rows: int) -> np.ndarray:
     return out
 
 
+def _outwards(feet: np.ndarray) -> np.ndarray:
+    """From the middle of the feet (T, feet, 3) to beside each, horizontally, BESIDE_M long."""
+    away = (feet - feet.mean(axis=1, keepdims=True)) * np.asarray([1.0, 1.0, 0.0])
+    return BESIDE_M * away / np.maximum(np.linalg.norm(away, axis=-1, keepdims=True), 1e-6)
+
+
 def arrows(recording: Recording) -> Arrows:
     """The arrows of a recording.
 
     Command and velocity stand above the robot, horizontally: the command in the frame of the base's heading, the
-    velocity as it is. A push ends where it acts. A contact force stands on the floor under its foot and points up.
+    velocity as it is. A push ends where it acts. A contact force stands beside its foot, as the
+    leg would hide it, and points up.
     """
     r = recording
     flat = np.zeros((len(r), 3))
@@ -76,8 +86,9 @@ def arrows(recording: Recording) -> Arrows:
     starts = [over, under, r.push_point - push, r.push_point - kick]
     ends = [over + METRES_PER_M_S * wanted, under + METRES_PER_M_S * moving, r.push_point, r.push_point]
     kinds = ["command", "velocity", "push", "push"]
+    outwards = _outwards(r.foot_position)
     for foot in range(r.foot_force.shape[1]):
-        at = r.foot_position[:, foot]
+        at = r.foot_position[:, foot] + outwards[:, foot]
         up = np.zeros_like(at)
         up[:, 2] = METRES_PER_WEIGHT * r.foot_force[:, foot] / r.weight_n
         starts.append(at)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ksim.recording import Recording
+from toolkit.charts import nice_ticks
 
 # What a plot shows at most, and for how long [s].
 LINES, WINDOW_S = 5, 5.0
@@ -42,6 +44,15 @@ def caption(recording: Recording, i: int) -> tuple[str, str]:
     return "\n".join(rows), "\n".join(rows.values())
 
 
+def round_marks(lines: dict[str, np.ndarray], top: float) -> list[float]:
+    """Round numbers, equally far apart, from below the least value and 0 to above the greatest and `top`."""
+    values = np.concatenate([*lines.values(), np.zeros(1)])
+    low, high = min(0.0, float(np.nanmin(values))), max(top, float(np.nanmax(values)))
+    step = float(np.diff(nice_ticks(low, high, 4)[:2])[0])
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [k * step for k in range(first, last + 1)]
+
+
 class Figures:
     """The two plots of a recording, for MuJoCo's renderer."""
 
@@ -58,17 +69,16 @@ class Figures:
         self._time = recording.time_s
         rewards, torque = reward_lines(recording), torque_lines(recording)
         self._plots = [
-            (self._empty(mujoco, "reward [1/s]", rewards, 0), list(rewards.values())),
-            (self._empty(mujoco, "torque / limit", torque, 1), list(torque.values())),
+            (self._empty(mujoco, "reward [1/s]", rewards, 0, 1e-3), list(rewards.values())),
+            (self._empty(mujoco, "torque / limit", torque, 1, 1.0), list(torque.values())),
         ]
 
-    def _empty(self, mujoco: Any, title: str, lines: dict[str, np.ndarray], first: int) -> Any:
+    def _empty(self, mujoco: Any, title: str, lines: dict[str, np.ndarray], first: int, top: float) -> Any:
         figure = mujoco.MjvFigure()
         mujoco.mjv_defaultFigure(figure)
         figure.title, figure.xlabel, figure.xformat, figure.yformat = title, "time [s]", "%.1f", "%.2g"
         figure.flg_legend = 1
         figure.flg_ticklabel[:] = 1
-        figure.gridsize[:] = (3, 4)
         figure.gridrgb[:] = (0.28, 0.30, 0.34)
         figure.figurergba[:] = (0.10, 0.11, 0.13, 1.0)
         figure.panergba[:] = (0.13, 0.145, 0.17, 1.0)
@@ -78,9 +88,10 @@ class Figures:
         for k, name in enumerate(lines):
             figure.linename[k] = name[-30:]
             figure.linergb[k] = self.COLOURS[(k + first) % len(self.COLOURS)]
-        values = np.concatenate(list(lines.values())) if lines else np.zeros(1)
-        low, high = min(0.0, float(values.min())), max(float(values.max()), 1e-3)
-        figure.range[1] = (low - 0.05 * (high - low), high + 0.05 * (high - low))
+        figure.flg_extend = 0
+        marks = round_marks(lines, top)
+        figure.range[1] = (marks[0], marks[-1])
+        figure.gridsize[:] = (6, len(marks))
         return figure
 
     def at(self, i: int) -> list[Any]:

@@ -26,7 +26,7 @@ from toolkit.files import atomic_path
 BACKENDS = ("egl", "osmesa")
 REMEDY = "no headless OpenGL; install it with: apt-get install libegl1 libosmesa6 (any one of them will do)"
 # Small, and without shadows: software OpenGL takes 0.2 s for a large frame with them. x264 wants multiples of 16.
-FPS, WIDTH, HEIGHT = 25, 960, 544
+FPS, WIDTH, HEIGHT = 20, 960, 544
 # What the plots have of the width.
 PLOTS = 400
 ARROW_RADIUS_M = 0.014
@@ -112,7 +112,7 @@ def frames(recording: Recording) -> Iterator[np.ndarray]:
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             scene.flags[flag] = 0
         camera = mujoco.MjvCamera()
-        camera.distance, camera.azimuth, camera.elevation = 3.0, 130.0, -12.0
+        camera.distance, camera.azimuth, camera.elevation = 2.7, 225.0, -10.0
         view, side = WIDTH - PLOTS, HEIGHT // 2
         shown, plots = arrows(recording), Figures(mujoco, recording)
         picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
