@@ -244,9 +244,7 @@ def test_a_joint_passed_through_follows_its_command_within_its_limits_and_the_ne
 def test_passing_through_an_unknown_joint_or_command_is_refused(variant, config):
     with pytest.raises(ConfigError, match=r"policy\.passthrough: no joint 'tail'; kbot has dof_left_hip_pitch_04"):
         variant(passthrough={"tail": "xvel"})
-    with pytest.raises(
-        SettingsError, match=r"policy\.passthrough\..*: got 'grip', expected one of the commands \("
-    ):
+    with pytest.raises(SettingsError, match=r"policy\.passthrough\..*: got 'grip', expected one of the commands \("):
         dataclasses.replace(config, policy=dataclasses.replace(config.policy, passthrough={WRIST: "grip"}))
 
 
