@@ -17,7 +17,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from rich.console import Console
@@ -28,6 +28,9 @@ from ksim.options import SEED_MAX, KsimOptions
 from toolkit.cli import Option, options
 from toolkit.files import LOCK, atomic_path, locked, shipped_config, shipped_policy
 from toolkit.settings import Bound
+
+if TYPE_CHECKING:
+    from ksim.recording import Recording
 
 GOOD_ENOUGH = 0.8
 TASK = "kbot_stand"
@@ -124,7 +127,7 @@ def _video(stages: Stages, truth: Path, out: Path) -> str | None:
         saved = np.load(truth)
         free = ~saved["held"].astype(bool)
         dt = float(np.median(np.diff(saved["time_s"])))
-        done = render(out, "kbot", saved["qpos"][free], dt, saved["push_n"][free])
+        done = render(out, _seen(saved["qpos"][free], saved["base_position_m"][free], saved["push_n"][free], dt))
     except (KsimError, OSError, KeyError, subprocess.SubprocessError) as error:
         stages.say(f"no video: {error}")
         return None
@@ -133,6 +136,20 @@ def _video(stages: Stages, truth: Path, out: Path) -> str | None:
         stages.say(f"no video: {REMEDY}")
         return None
     return str(out)
+
+
+def _seen(qpos: np.ndarray, base: np.ndarray, push: np.ndarray, dt: float) -> Recording:
+    """What the twin's truth file tells, as a recording: its motion and the pushes."""
+    from ksim.recording import Recording
+
+    rows = len(qpos)
+    none = np.zeros((rows, 3))
+    return Recording(
+        robot="kbot", task=TASK, seed=0, dt_s=dt, survived=True, weight_n=356.0, clearance_m=0.7,
+        joint_names=(), foot_names=(), qpos=qpos, base_position=base, base_velocity_w=none, heading=np.zeros(rows),
+        commands={}, push_w=push, kick_w=none, push_point=base, foot_position=np.zeros((rows, 0, 3)),
+        foot_force=np.zeros((rows, 0)), torque_share=np.zeros((rows, 0)), rewards={},
+    )  # fmt: skip
 
 
 def check_folder(out: Path) -> None:

@@ -49,7 +49,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: no such file; expected {what}")
     try:
         data = read_yaml(path, what)
-        config = from_dict({} if data is None else data)
+        named = [text.partition("=")[2].strip() for text in overrides if text.partition("=")[0].strip() == "task"]
+        data = {} if data is None else data
+        if named and isinstance(data, Mapping):
+            data = {**data, "task": named[-1]}  # the task comes first: the file changes it
+        config = from_dict(data)
     except YamlError as error:
         raise ConfigError(str(error)) from error
     except SettingsError as error:

@@ -27,6 +27,7 @@ class Recording:
         weight_n: weight of the robot [N].
         clearance_m: height of the robot's highest point above its base, at home [m].
         joint_names: the joints, (n,).
+        foot_names: the feet, (feet,).
         qpos: generalised positions, (T, nq).
         base_position: position of the base in the world [m], (T, 3).
         base_velocity_w: its linear velocity in the world's frame [m/s], (T, 3).
@@ -49,6 +50,7 @@ class Recording:
     weight_n: float
     clearance_m: float
     joint_names: tuple[str, ...]
+    foot_names: tuple[str, ...]
     qpos: np.ndarray
     base_position: np.ndarray
     base_velocity_w: np.ndarray
@@ -110,7 +112,8 @@ class Recording:
                 values[room][name] = value
             else:
                 values[room] = value.item() if value.ndim == 0 else value
-        values["joint_names"] = tuple(str(name) for name in values["joint_names"])
+        for names in ("joint_names", "foot_names"):
+            values[names] = tuple(str(name) for name in values[names])
         return cls(**values)
 
 
@@ -219,6 +222,7 @@ def record(
         weight_n=scene.mass_kg * GRAVITY,
         clearance_m=clearance(str(config.robot)),
         joint_names=scene.joint_names,
+        foot_names=scene.feet,
         commands={name: commands[:, i] for i, name in enumerate(scene.command_names)},
         rewards={name: np.asarray(values) for name, values in rewards.items()},
         **kept,

@@ -26,7 +26,10 @@ _EXTRAS = {"train": "train", "eval": "train", "vis": "train", "export": "export"
 _EXTRAS |= {"twin": "sim", "parity": "sim", "replay": "train", "diff": "train"}
 _EXTRA_MODULES = {
     *("equinox", "imageio_ffmpeg", "jax", "jax2onnx", "jaxtyping", "mujoco", "onnx", "optax", "plotly", "tensorboardX"),
+    "viser",
 }
+# modules that the verb's own extra does not bring
+_MODULE_EXTRAS = {"viser": "view"}
 
 # errno -> (what was expected, what to do)
 _REMEDIES = {
@@ -262,7 +265,8 @@ def _one_line(verb: str, error: Exception) -> str | None:
         name = (error.name or "").split(".")[0]
         if name not in _EXTRA_MODULES:
             return None
-        return f"needs {name}; install it with: pip install 'ksim2real[{_EXTRAS.get(verb, 'all')}]'"
+        extra = _MODULE_EXTRAS.get(name) or _EXTRAS.get(verb, "all")
+        return f"needs {name}; install it with: pip install 'ksim2real[{extra}]'"
     if isinstance(error, OSError):
         return describe(error)
     # pybind11 and JAX raise their own kinds

@@ -91,7 +91,7 @@ def test_kinfer_file_has_exactly_the_members_and_keys_that_k_scale_reads(bundle,
         assert tar.getnames() == ["init_fn.onnx", "step_fn.onnx", "metadata.json"]
         metadata = json.loads(tar.extractfile("metadata.json").read())
     assert metadata["joint_names"] == list(bundle.spec.robot.joint_names)
-    assert metadata["command_names"] == ["vx", "vy", "yaw_rate"]
+    assert metadata["command_names"] == ["xvel", "yvel", "yawrate"]
     assert metadata["carry_size"] == [2 * 2 * 16 + 2 * N]  # a shape, not a number
     assert set(metadata) == {"joint_names", "command_names", "carry_size", "ksim2real"}
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from ksim.curriculum import FixedCurriculum
 from ksim.environment import make_environment
 from ksim.errors import KsimError
 from ksim.evaluate import (
@@ -143,7 +144,7 @@ def test_no_episodes_are_refused(ksim):
 
 
 def test_the_pushes_of_an_evaluation_are_at_full_level(config, trained, environment):
-    calm = dataclasses.replace(config, pushes=dataclasses.replace(config.pushes, curriculum=False))
+    calm = dataclasses.replace(config, curriculum=FixedCurriculum())
     a = evaluate(config, JaxBatchPolicy(trained.policy), episodes=4, seed=1, environment=environment)
     b = evaluate(calm, JaxBatchPolicy(trained.policy), episodes=4, seed=1, environment=environment)
     assert np.array_equal(a.returns, b.returns)  # the curriculum is training's alone
@@ -315,7 +316,7 @@ def test_a_policy_of_another_robot_other_commands_or_another_rate_is_refused_in_
         (bundle_of(stiff), [], "trained for another robot than biped: left_hip: kp 60 on the robot, 10 in the bundle"),
         (bundle_of(renamed), [], "no joint left_hip_2; joint left_hip is unknown to the policy"),
         (bundle_of(robot), ["robot=kbot"], "trained for another robot than kbot: no joint left_hip"),
-        (bundle_of(robot), ["commands={vx: [0, 1]}"], "commands that the task has not: yawrate"),
+        (bundle_of(robot), ["commands={xvel: [0, 1], yvel: [0, 0]}"], "commands that the task has not: yawrate"),
         (bundle_of(robot), ["physics.control_period_s=0.01"], "got 0.01, expected 0.02"),
         (bundle_of(robot, task="../../w/tiny"), [], "task '../../w/tiny' is no name"),
         (no_spec, [], "the bundle names no task"),

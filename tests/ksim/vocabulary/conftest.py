@@ -91,6 +91,7 @@ def posed(scene: Scene) -> Callable[..., State]:
             target=jnp.asarray(scene.home_rad),
             time_s=jnp.asarray(0.0),
             phase=jnp.zeros(()),
+            moving=jnp.zeros((), bool),
             channels={"imu": now, "joints": now},
             events={},
             level=jnp.ones(()),

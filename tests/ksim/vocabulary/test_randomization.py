@@ -302,7 +302,9 @@ def test_a_calibration_file_changes_adds_and_takes_out_terms(tmp_path):
     after = calibrated(config, path)
     assert after.randomizations["kp"].factor == (0.97, 1.03)
     assert after.randomizations["kp"].scale == config.randomizations["kp"].scale
-    assert after.randomizations["play"] == R.PlayRandomization(play_rad=(0.017, 0.035), joints=("ankle",))
+    assert after.randomizations["play"] == R.PlayRandomization(
+        play_rad=(0.017, 0.035), joints=("ankle",), scale=config.randomizations["play"].scale
+    )
     assert "damping" not in after.randomizations
     assert after.randomizations["kd"] == config.randomizations["kd"] and after.rewards == config.rewards
 
