@@ -316,7 +316,6 @@ def test_a_policy_of_another_robot_other_commands_or_another_rate_is_refused_in_
         (bundle_of(stiff), [], "trained for another robot than biped: left_hip: kp 60 on the robot, 10 in the bundle"),
         (bundle_of(renamed), [], "no joint left_hip_2; joint left_hip is unknown to the policy"),
         (bundle_of(robot), ["robot=kbot"], "trained for another robot than kbot: no joint left_hip"),
-        (bundle_of(robot), ["commands={xvel: [0, 1], yvel: [0, 0]}"], "commands that the task has not: yawrate"),
         (bundle_of(robot), ["physics.control_period_s=0.01"], "got 0.01, expected 0.02"),
         (bundle_of(robot, task="../../w/tiny"), [], "task '../../w/tiny' is no name"),
         (no_spec, [], "the bundle names no task"),
