@@ -1,4 +1,4 @@
-"""The plots beside a robot that is shown in OpenGL: rewards and torque over the last seconds, as MuJoCo draws them."""
+"""The plots beside a robot in OpenGL: rewards and torque over the last seconds, drawn by MuJoCo itself."""
 
 from __future__ import annotations
 
