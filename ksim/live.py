@@ -100,7 +100,7 @@ class Stage:
         scene.set_up_direction("+z")
         scene.configure_default_lights()
         height = built.standing_height_m
-        server.initial_camera.position, server.initial_camera.look_at = (1.9, 1.7, 1.5 * height), (0, 0, 0.8 * height)
+        server.initial_camera.position, server.initial_camera.look_at = (1.5, 1.35, 1.3 * height), (0, 0, 0.8 * height)
         self._world = scene.add_frame("/world", show_axes=False)
         scene.add_grid("/world/floor", width=40.0, height=40.0, cell_size=0.5, section_size=1.0, plane_opacity=0.3)
         self._bodies = {body: self._body(body) for body in sorted(set(map(int, self._model.geom_bodyid)))}

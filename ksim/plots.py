@@ -34,11 +34,11 @@ path.value{stroke:var(--a);stroke-width:1.6}path.wanted{stroke:var(--b);stroke-w
 .legend{display:flex;gap:20px;font-size:13px;color:var(--quiet);margin:2px 0 6px 62px;flex-wrap:wrap}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:4px 20px}
 """
-SMALL = {"width": 480, "height": 170}
+SMALL_WIDTH, SMALL_HEIGHT = 480, 170
 
 
 def _small(recording: Recording, name: str, said: str, unit: str, values: np.ndarray, zero: bool = False) -> str:
-    chart = Chart("time [s]", unit, y_zero=zero, **SMALL)
+    chart = Chart("time [s]", unit, width=SMALL_WIDTH, height=SMALL_HEIGHT, y_zero=zero)
     chart.line(recording.time_s, values, "value")
     return f"<div><h3>{escape(name)}<span>{escape(said)}</span></h3>{chart.svg()}</div>"
 
@@ -55,20 +55,20 @@ def _rewards(r: Recording) -> str:
 def _torque(r: Recording) -> str:
     share = np.abs(r.torque_share)
     order = np.argsort(-share.max(axis=0), kind="stable")
-    peaks = {r.joint_names[i]: float(share[:, i].max()) for i in order}
+    peaks = {r.joint_names[i]: 100.0 * float(share[:, i].max()) for i in order}
     small = [
         _small(r, r.joint_names[i], f"peak {share[:, i].max():.0%}", "torque / limit", r.torque_share[:, i])
         for i in order
     ]
-    bars = bars_by_name(peaks, "of the limit", reference=1.0)
-    return f'<h3>peak of each joint</h3>{bars}<div class="two">{"".join(small)}</div>'
+    bars = bars_by_name(peaks, "%", reference=100.0)
+    return f'<h3>peak of each joint<span>the line is its limit</span></h3>{bars}<div class="two">{"".join(small)}</div>'
 
 
 def _motion(r: Recording) -> str:
     forward, left = r.velocity_h.T
     parts = []
     for name, old, values in (("xvel", "vx", forward), ("yvel", "vy", left)):
-        chart = Chart("time [s]", f"{name} [m/s]", **SMALL)
+        chart = Chart("time [s]", f"{name} [m/s]", width=SMALL_WIDTH, height=SMALL_HEIGHT)
         chart.line(r.time_s, values, "value", "of the base")
         if name in r.commands or old in r.commands:
             chart.line(r.time_s, r.command(name, old), "wanted", "command")

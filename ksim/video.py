@@ -142,9 +142,11 @@ def _write(recording: Recording, out: str) -> None:
         out, (WIDTH, HEIGHT), fps=FPS, codec="libx264", quality=7, output_params=["-f", "mp4"]
     )
     writer.send(None)
-    for picture in frames(recording):
-        writer.send(picture)
-    writer.close()
+    try:
+        for picture in frames(recording):
+            writer.send(picture)
+    finally:
+        writer.close()  # before an error is told, so that its line is the last
 
 
 if __name__ == "__main__":
