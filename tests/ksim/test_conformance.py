@@ -45,6 +45,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "UniformCommand": {"name": "xvel", "range": (0.1, 0.5)},
     "ChainedNoise": {"parts": (GaussianNoise(std=0.1), EpisodeBias(width=0.2))},
     "PosesReset": {"path": "poses.csv"},
+    "JointTrackingReward": {"joints": {"dof_left_elbow_02": "basepitch"}},
 }
 COMMANDS = ("xvel", "yvel", "yawrate", "baseheight", "baseroll", "basepitch")
 
@@ -172,7 +173,7 @@ def trajectory_of(stage, seed: int) -> Trajectory:
             jnp.tile(jnp.asarray(scene.home_rad), (STEPS, 1)),
         ),
         phase=jnp.asarray(random.uniform(0, 6, STEPS), jnp.float32),
-        moving=jnp.ones(STEPS, bool),
+        moving=jnp.arange(STEPS) % 2 == 0,
         first=jnp.arange(STEPS) % 3 == 0,
         time_s=jnp.arange(STEPS) * jnp.float32(0.02),
         done=ends,
