@@ -115,6 +115,8 @@ class PpoConfig(Settings):
         entropy: weight of the entropy.
         value_coefficient: weight of the value's error.
         max_grad_norm: gradients are clipped to this norm.
+        critic_first: first updates of a run that teach the critic alone. For a run that starts from another's actor: a
+            fresh critic would spoil it.
         burn_in: first steps of each sequence that only bring the recurrent states up to date, and teach nothing.
         symmetry: none; augment: also learn from the mirror image of each step; loss: also be symmetric.
         symmetry_weight: weight of that loss.
@@ -134,6 +136,7 @@ class PpoConfig(Settings):
     entropy: Annotated[float, Bound(0, 1000, "a weight")] = 0.002
     value_coefficient: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
     max_grad_norm: Annotated[float, Bound(1e-9, 1e9, "a norm")] = 1.0
+    critic_first: Annotated[int, Bound(0, 1_000_000, "updates")] = 0
     burn_in: Annotated[int, Bound(0, 10_000, "steps")] = 0
     symmetry: Literal["none", "augment", "loss"] = "none"
     symmetry_weight: Annotated[float, Bound(0, 1000, "a weight")] = 1.0

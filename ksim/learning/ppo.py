@@ -219,6 +219,8 @@ def update(
     groups = groups.reshape(config.epochs * config.minibatches, -1)
     transform = optimizer(config)
     arrays, static = eqx.partition(model, trainable(model))
+    done = optax.tree.get(opt_state, "count") // len(groups)
+    acts = jnp.where(done < config.critic_first, 0.0, 1.0)
 
     def pick(ids: Array) -> Batch:
         whole = batch._asdict()
@@ -233,6 +235,7 @@ def update(
 
         (total, figures), gradient = jax.value_and_grad(of_arrays, has_aux=True)(arrays)
         steps, opt_state = transform.update(gradient, opt_state, arrays)
+        steps = eqx.tree_at(lambda m: m.actor, steps, jax.tree.map(lambda s: acts * s, steps.actor))
         arrays = jax.tree.map(lambda p, s: p - rate * s, arrays, steps)
         return (arrays, opt_state), {**figures, "loss": total, "gradient": optax.global_norm(gradient)}
 
@@ -240,9 +243,10 @@ def update(
     figures |= {"kl": figures["kl"][-config.minibatches :]}
     figures = {k: jnp.mean(v) for k, v in figures.items()}
     # the next rollout's step size follows the last epoch's KL, as in Rudin et al., arXiv 2109.11978
-    rate = jnp.where(figures["kl"] > 1.5 * config.target_kl, rate / 1.3, rate)
-    rate = jnp.where(figures["kl"] < config.target_kl / 1.5, rate * 1.3, rate)
-    rate = jnp.clip(rate, config.learning_rate_min, config.learning_rate_max)
+    changed = jnp.where(figures["kl"] > 1.5 * config.target_kl, rate / 1.3, rate)
+    changed = jnp.where(figures["kl"] < config.target_kl / 1.5, rate * 1.3, changed)
+    changed = jnp.clip(changed, config.learning_rate_min, config.learning_rate_max)
+    rate = jnp.where(acts > 0, changed, rate)
     spread = 1.0 - jnp.var(returns - value[:-1]) / (jnp.var(returns) + 1e-8)
     figures |= {"rate": rate, "explained_variance": spread, "std": jnp.mean(jnp.exp(model.actor.spread))}
     model = eqx.combine(arrays, static)

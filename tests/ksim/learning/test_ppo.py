@@ -203,3 +203,19 @@ def test_the_statistics_of_the_observation_follow_each_rollout_and_no_optimiser_
     np.testing.assert_allclose(got.variance, seen.var(axis=0), rtol=1e-5)
     assert float(got.count) == T * E
     assert np.abs(after.actor.net.output_layer.weight - model.actor.net.output_layer.weight).max() > 1e-3
+
+
+def test_the_first_updates_may_teach_the_critic_alone(small, update):
+    config = PpoConfig(epochs=2, minibatches=2, critic_first=2, learning_rate_max=0.01)
+    state = ppo.optimizer(config).init(eqx.filter(small, eqx.is_inexact_array))
+    model, scale, rate = small, ppo.ValueScale.start(), jnp.asarray(0.005)
+    rollout, models = rollout_of(small), []
+    for k in range(3):
+        model, state, rate, scale, *_ = update(model, state, rate, scale, rollout, jax.random.key(k), config)
+        models.append(model)
+        # the actor has not moved, so its KL says nothing about the step size
+        assert float(rate) == pytest.approx(0.005) or k == 2
+    first, second, third = models
+    assert eqx.tree_equal(first.actor, small.actor) and eqx.tree_equal(second.actor, small.actor)
+    assert not eqx.tree_equal(first.critic, small.critic) and not eqx.tree_equal(second.critic, first.critic)
+    assert not eqx.tree_equal(third.actor, small.actor) and float(rate) != pytest.approx(0.005)
