@@ -1,4 +1,4 @@
-"""A robot that is not the K-Bot: two legs of three joints, whose names say nothing."""
+"""A robot that is not the K-Bot: two legs of three joints, or of one, whose names say nothing."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ LEG = """
   </body>
 </body>
 """
+SHORT_LEG = """
+<body name="{side}_thigh" pos="0 {y} 0"><joint name="{p}1" axis="0 1 0" range="-0.5 0.5"/>
+  <inertial pos="0 0 -0.1" mass="2" diaginertia="0.02 0.02 0.004"/>
+  <geom type="sphere" size="0.05" pos="0 0 -0.5" mass="0" contype="0"/>
+  <site name="{side}_foot" pos="0 0 -0.55"/>
+</body>
+"""
 XML = """
 <mujoco model="trotter"><compiler angle="radian"/><worldbody>
   <body name="trunk" pos="0 0 0.55"><freejoint name="root"/>
@@ -29,17 +36,19 @@ XML = """
 """
 
 
-def write_biped(folder: Path) -> Path:
-    """Write the robot's folder and return it."""
+def write_biped(folder: Path, joints: int = 3) -> Path:
+    """Write the folder of a robot with legs of 3 joints or of 1, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    left, right = LEG.format(side="left", p="L", y=0.1), LEG.format(side="right", p="R", y=-0.1)
+    leg = {1: SHORT_LEG, 3: LEG}[joints]
+    left, right = leg.format(side="left", p="L", y=0.1), leg.format(side="right", p="R", y=-0.1)
     (folder / "robot.xml").write_text(XML.format(left=left, right=right))
-    joints = {
+    names = [f"{side}{i + 1}" for side in "LR" for i in range(joints)]
+    about = {
         name: {"id": i + 1, "kp": 60, "kd": 3, "actuator_type": "big", "armature": 0.02, "friction": 0.1}
-        for i, name in enumerate(("L1", "L2", "L3", "R1", "R2", "R3"))
+        for i, name in enumerate(names)
     }
     metadata = {
-        "joint_name_to_metadata": joints,
+        "joint_name_to_metadata": about,
         "actuator_type_to_metadata": {"big": {"max_torque": 40, "max_velocity": 20, "armature": 0.02}},
         "control_frequency": 50,
     }

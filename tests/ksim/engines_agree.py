@@ -25,10 +25,10 @@ PERIOD_S = 0.02
 FIELDS = ("body_mass", "body_inertia", "geom_friction", "dof_armature")
 
 
-def main(steps: int) -> dict[str, Any]:
+def main(steps: int, robot: str) -> dict[str, Any]:
     """Largest difference of qpos over joints and environments after each control step."""
     wide = jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32
-    built = build_model("kbot", shapes=False)
+    built = build_model(robot, shapes=False)
     scene, rng = Scene(built=built, control_period_s=PERIOD_S), np.random.default_rng(0)
     home = np.asarray(scene.column("home_rad"), np.float64)
     n = len(home)
@@ -100,7 +100,7 @@ def _apart(a: Any, b: Any) -> float:
 
 
 if __name__ == "__main__":
-    result = main(int(sys.argv[1]))
+    result = main(int(sys.argv[1]), sys.argv[2])
     print(json.dumps(result))
     print(
         f"{len(result['qpos'])} control steps, {result['dtype']}: qpos within {max(result['qpos']):.2g}, "

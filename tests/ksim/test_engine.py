@@ -28,6 +28,7 @@ from ksim.types import Drive, PhysicsState
 from robots import rotation
 from robots.load import robot_folder
 from robots.model import BuiltModel, build_model
+from tests.ksim.biped import write_biped
 
 FIELDS = term_needs(stand())[1]
 HISTORY = {"joint_position": 0.02, "gyro": 0.02}
@@ -258,9 +259,9 @@ def turn(
     law = params.motor._replace(**{name: np.full((1, 1), value, np.float32) for name, value in motor.items()})
     params = params._replace(motor=law)
     steps = Drive(command=np.float32(commands)[None], wrench_w=np.zeros((1, 6)), kick=np.zeros((1, 6)))
-    start = engine.init(params, np.zeros((1, 1)), np.zeros((1, 1)))
-    step = jax.jit(engine.step) if isinstance(engine, MjxEngine) else engine.step
-    return step(start, steps, params), engine
+    compiled = jax.jit if isinstance(engine, MjxEngine) else lambda function: function
+    start = compiled(engine.init)(params, np.zeros((1, 1)), np.zeros((1, 1)))
+    return compiled(engine.step)(start, steps, params), engine
 
 
 def by_hand(asked: Any, hold: int = 1) -> tuple[float, float, float]:
@@ -394,11 +395,11 @@ DOUBLE_TOLERANCE = 1e-6
 SINGLE_TOLERANCE = 2e-3
 
 
-def agree(steps: int, x64: bool) -> dict:
+def agree(steps: int, x64: bool, robot: object) -> dict:
     program = Path(__file__).with_name("engines_agree.py")
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(int(x64))}
     done = subprocess.run(
-        [sys.executable, str(program), str(steps)],
+        [sys.executable, str(program), str(steps), str(robot)],
         env=env,
         cwd=Path(__file__).parents[2],
         capture_output=True,
@@ -410,8 +411,9 @@ def agree(steps: int, x64: bool) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_engines_agree_for_two_seconds_in_double_precision():
-    result = agree(100, x64=True)
+def test_the_engines_agree_for_two_seconds_in_double_precision(tmp_path):
+    # of the K-Bot too, which takes longer to compile
+    result = agree(100, x64=True, robot=write_biped(tmp_path / "hopper", joints=1))
     assert result["dtype"] == "float64" and len(result["qpos"]) == 100
     assert max(result["qpos"]) < DOUBLE_TOLERANCE
     # the public state is in single precision: 2e-7 of a sensor's value, which reaches tens of rad/s at a kick
@@ -423,6 +425,6 @@ def test_the_engines_agree_for_two_seconds_in_double_precision():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_engines_agree_for_half_a_second_in_single_precision():
-    result = agree(25, x64=False)
+    result = agree(25, x64=False, robot="kbot")
     assert result["dtype"] == "float32"
     assert max(result["qpos"]) < SINGLE_TOLERANCE
