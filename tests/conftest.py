@@ -1,7 +1,15 @@
-"""What every test has in common."""
+"""What every test has in common: compiled programs are kept in pytest's cache folder, for child processes too."""
 
 import os
+
+import pytest
 
 # XLA says two kilobytes about each program that it takes from the cache; a child's pipe, read when it has ended, would
 # be full before. JAX itself sets another level when it is imported, so this comes first.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """JAX reads these when it is imported. Compiling is most of the time of many tests."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))  # type: ignore[union-attr]
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"

@@ -1,7 +1,4 @@
-"""What the tests of the training core share: one built robot, one small environment, one small model, values by hand.
-
-Compiling is most of their time: compiled programs are kept in pytest's cache folder, for child processes too.
-"""
+"""What the tests of the training core share: a built robot, a small environment, a small model, values by hand."""
 
 from __future__ import annotations
 
@@ -53,15 +50,6 @@ CONFIG = dataclasses.replace(
     ppo=PpoConfig(envs=ENVS, rollout_steps=4, epochs=1, minibatches=2),
     run=RunConfig(total_steps=ENVS * 4 * 20, save_every_updates=2),
 )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compiled_programs(request: pytest.FixtureRequest) -> str:
-    """The folder of compiled programs."""
-    folder = str(request.config.cache.mkdir("jax"))  # type: ignore[union-attr]
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -250,16 +238,12 @@ def trajectory(physics: PhysicsState) -> Callable[..., Trajectory]:
 
 
 @pytest.fixture(scope="session")
-def ksim(compiled_programs: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+def ksim() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`ksim("train", ...)`: the command in a process of its own."""
-    variables = {
-        "JAX_COMPILATION_CACHE_DIR": compiled_programs,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    }
 
     def run(*argv: object, env: dict[str, str] | None = None, wait: bool = True) -> Any:
         command = [sys.executable, "-m", "ksim.cli", *map(str, argv)]
-        options: dict[str, Any] = {"cwd": ROOT, "env": os.environ | variables | (env or {}), "text": True}
+        options: dict[str, Any] = {"cwd": ROOT, "env": os.environ | (env or {}), "text": True}
         if wait:
             return subprocess.run(command, capture_output=True, timeout=600, **options)
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
