@@ -17,7 +17,18 @@ from typing import Any, NamedTuple
 
 from toolkit.errors import SettingsError
 from toolkit.setting_fields import KIND, About, SettingsBase, fields, is_abstract, is_settings, kinds
-from toolkit.setting_values import Bound, Dotted, Names, Range, describe, nearest, shown, stripped
+from toolkit.setting_values import (
+    Bound,
+    Dotted,
+    Names,
+    Range,
+    describe,
+    name_problem,
+    nearest,
+    shown,
+    stripped,
+    text_problem,
+)
 from toolkit.yaml_file import quote
 
 
@@ -113,7 +124,10 @@ def settle(hint: Any, value: Any, root: Root, key: str, bound: Bound | None = No
             return settle(known[0], value, root, key, bound, got)
         raise root.unlike(key, value, describe(hint))
     if is_settings(hint):
-        return value if isinstance(value, hint) else resolve(hint, None, [value], root, key, False)
+        made = value if isinstance(value, hint) else resolve(hint, None, [value], root, key, False)
+        for name, number in made.bounded().items() if bound is not None and made is not None else ():
+            _number(float, number, root, f"{key}.{name}", bound, number)
+        return made
     if origin is tuple:
         many = args[-1] is Ellipsis
         if not isinstance(value, (list, tuple)) or (not many and len(value) != len(args)):
@@ -129,6 +143,9 @@ def settle(hint: Any, value: Any, root: Root, key: str, bound: Bound | None = No
     if origin is dict:
         if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
             raise root.unlike(key, value, describe(hint))
+        for name in value:
+            if problem := name_problem(name):
+                raise root.wrong(f"{key}.{name[:40]}", problem)
         return Names({k: settle(args[1], v, root, f"{key}.{k}", bound) for k, v in value.items()})
     if origin is typing.Literal:
         if not _shaped(hint, value):
@@ -138,8 +155,15 @@ def settle(hint: Any, value: Any, root: Root, key: str, bound: Bound | None = No
         return _number(hint, value, root, key, bound, got)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is str and bound is not None and not (isinstance(value, str) and len(value) <= bound.greatest):
-        raise root.unlike(key, value, f"a string of at most {shown(bound.greatest)} {bound.what}")
+    if (
+        hint is str
+        and bound is not None
+        and not (isinstance(value, str) and bound.least <= len(value) <= bound.greatest)
+    ):
+        length = f"{shown(bound.least)} to" if bound.least else "at most"
+        raise root.unlike(key, value, f"a string of {length} {shown(bound.greatest)} {bound.what}")
+    if hint is str and isinstance(value, str) and (problem := text_problem(value)):
+        raise root.wrong(key, problem)
     if not isinstance(value, hint):
         raise root.unlike(key, value, describe(hint))
     return value
@@ -213,12 +237,18 @@ def resolve(
 def _terms(
     about: About, current: Mapping[str, SettingsBase], changes: Sequence[Any], root: Root, path: str, fresh: bool
 ) -> dict[str, Any]:
-    """A mapping of named settings: a mapping changes one, null takes it out, a new one says its kind."""
+    """A mapping of named settings: a mapping changes one, null takes it out, a new one says its kind.
+
+    Null or a mapping of nothing for the whole takes all out.
+    """
     given: dict[str, list[Any]] = {}
     for change in changes:
         if change is not None and not isinstance(change, Mapping):
             raise root.unlike(path, change, "a mapping")
-        for name, value in (change or {}).items():
+        if not change:
+            current, given = {}, {}
+            continue
+        for name, value in change.items():
             if not isinstance(name, str):
                 raise root.unlike(f"{path}.{quote(name)}", name, "a name")
             given.setdefault(name, []).append(value)
@@ -282,8 +312,8 @@ def _build(
         raise root.wrong(path, f"got no {KIND}, expected a mapping with a {KIND}, one of {', '.join(kinds(cls))}")
     known = fields(cls)
     given: dict[str, list[Any]] = {}
-    for change in changes:
-        for name, value in cls.translated(change, base).items():
+    for change in cls.translated(changes, base):
+        for name, value in change.items():
             if not isinstance(name, str) or name not in known:
                 word = name if isinstance(name, str) else quote(name)
                 key = f"{path}.{word}" if path else word

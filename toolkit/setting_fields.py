@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -27,9 +27,13 @@ class SettingsBase:
     shorthand: ClassVar[str] = ""
 
     @classmethod
-    def translated(cls, changes: Mapping[Any, Any], base: SettingsBase | None) -> Mapping[Any, Any]:
-        """Plain changes with the keys of older versions in their new places; for subclasses."""
+    def translated(cls, changes: Sequence[Mapping[Any, Any]], base: SettingsBase | None) -> Sequence[Mapping[Any, Any]]:
+        """Plain changes, one after the other, with the keys of older versions in their new places; for subclasses."""
         return changes
+
+    def bounded(self) -> Mapping[str, float]:
+        """Numbers, by name, that a Bound beside a field of these settings holds for; for subclasses."""
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, resolved; `from_dict` of it is equal to this."""

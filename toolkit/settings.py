@@ -109,7 +109,8 @@ def merge(base: S, changes: Any, path: str = "") -> S:
     """`base` with changes.
 
     Sections and mappings of named settings are changed key by key; null takes a named one out, and a new one says its
-    `kind`. Lists and mappings of plain values are replaced.
+    `kind`. Null or `{}` for a whole mapping of named settings empties it; for a section it changes nothing. Lists and
+    mappings of plain values are replaced.
 
     Args:
         base: what to change; it stays as it is.
