@@ -207,7 +207,7 @@ def test_the_truth_and_ones_own_kind_of_an_input_may_serve_it_and_a_log_may_have
         "observations.time=null",
     ]
     inputs = apply_overrides(stand(), texts).observations
-    assert inputs["gyroscope"] == SlowGyroObservation(noise=GaussianNoise(std=0.05))
+    assert inputs["gyroscope"] == SlowGyroObservation()
     assert inputs["joint_angles"] == JointPositionObservation() and "time" not in inputs
 
 
