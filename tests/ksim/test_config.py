@@ -248,7 +248,7 @@ def test_the_latency_that_a_bundle_says_has_the_scale_of_its_channels_in_it():
 def test_a_range_of_stiction_play_or_friction_may_be_for_some_joints_and_another_one_for_others():
     new = "{kind: StictionRandomization, stiction_nm: [0.3, 0.9], joints: [ankle]}"
     texts = ["randomizations.play.joints=[ankle]", "randomizations.joint_friction.joints=[knee]"]
-    drawn = apply_overrides(stand(), [*texts, f"randomizations.ankle_stiction={new}"]).randomizations
+    drawn: dict[str, Any] = apply_overrides(stand(), [*texts, f"randomizations.ankle_stiction={new}"]).randomizations
     assert [drawn[n].joints for n in ("play", "joint_friction", "stiction", "ankle_stiction")] == [
         ("ankle",), ("knee",), (), ("ankle",)
     ]  # fmt: skip
