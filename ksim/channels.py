@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
-from ksim.curriculum import Scale, factor
+from ksim.curriculum import SHARE, Scale, factor
 from ksim.term import Term
 from ksim.types import Reading
 from robots import delay
@@ -39,7 +39,7 @@ class Channel(Term):
     loss: Annotated[float, Bound(0, 0.99, "a share")] = 0.0
     rate_hz: Annotated[Range, Bound(0, 100_000, "hertz, 0 for when it is asked")] = (0.0, 0.0)
     skew: Annotated[float, Bound(0, 0.1, "a share")] = 0.0
-    scale: float | Scale = 1.0
+    scale: Annotated[float | Scale, SHARE] = 1.0
 
     def check(self) -> None:
         self.require(self.rate_hz[0] > 0 or self.rate_hz[1] == 0, "rate_hz", self.rate_hz, "both above 0, or both 0")

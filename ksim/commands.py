@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
-from ksim.curriculum import Scale, factor
+from ksim.curriculum import SHARE, Scale, factor
 from ksim.errors import ConfigError
 from ksim.term import Term
 from ksim.types import State
@@ -57,11 +57,19 @@ class Command(Term, abc.ABC):
 
     Attributes:
         interval_s: a new command is drawn after a random time in this range [s]; 0 and 0 means once an episode.
-        scale: factor on what is drawn; may follow the curriculum.
+        scale: factor on what is drawn; may follow the curriculum. Where it is below 1 each range holds 0.
     """
 
     interval_s: Annotated[Range, Bound(0, 3600, "seconds, 0 for once an episode")] = (0.0, 0.0)
-    scale: float | Scale = 1.0
+    scale: Annotated[float | Scale, SHARE] = 1.0
+
+    def check(self) -> None:
+        shares = self.scale.bounded().values() if isinstance(self.scale, Scale) else (self.scale,)
+        if all(share == 1.0 for share in shares):
+            return
+        for spec in self.specs:
+            whole = f"1, or a range of {spec.name} that holds 0 (it is {spec.low:g} to {spec.high:g})"
+            self.require(spec.low <= 0.0 <= spec.high, "scale", min(shares), whole)
 
     @property
     @abc.abstractmethod
@@ -96,7 +104,7 @@ class UniformCommand(Command):
     """One element of any name, uniform in a range."""
 
     shorthand = "range"
-    name: str = ""
+    name: Annotated[str, Bound(1, 200, "characters")]
     range: Annotated[Range, Bound(-1000, 1000, "[low, high] of a command in SI")] = (0.0, 0.0)
 
     @property

@@ -5,7 +5,8 @@ ksim/load.py reads one from a YAML file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -14,16 +15,20 @@ from ksim.actuators import Actuators, PositionActuators
 from ksim.channels import Channel
 from ksim.clock import GaitClock
 from ksim.commands import Command
-from ksim.curriculum import Curriculum, SurvivalCurriculum
+from ksim.curriculum import Curriculum, Scale, SurvivalCurriculum
 from ksim.errors import ConfigError
 from ksim.events import Event
-from ksim.observation import DelayedObservation, Observation
+from ksim.observation import Observation
 from ksim.randomization import Randomization
 from ksim.resets import Reset
 from ksim.rewards import Reward
 from ksim.terminations import BaseTooLowTermination, Termination
+from robots.command_names import COMMAND_ALIASES
+from robots.inputs import BY_NAME, OUR_INPUTS
 from robots.spec import CommandSpec
-from toolkit.settings import Bound, Settings
+from toolkit.setting_fields import SettingsBase
+from toolkit.setting_values import name_problem
+from toolkit.settings import Bound, Settings, kinds
 
 SEED = Bound(0, 2**32 - 1, "a seed")
 _UNITS = Bound(1, 8192, "units")
@@ -220,20 +225,46 @@ class Config(Settings):
             self.episode_length_s >= period, "episode_length_s", self.episode_length_s, f"a control period ({period:g})"
         )
         names = self.command_names
-        twice = sorted({n for n in names if names.count(n) > 1})
-        self.require(not twice, "commands", ", ".join(twice), "each element of the command vector once")
+        for name in names:
+            self.require(not name_problem(name), "commands", name, "names of 1 to 200 characters of plain text")
+        meant = [COMMAND_ALIASES.get(n, n) for n in names]
+        twice = sorted({n for n, one in zip(names, meant, strict=True) if meant.count(one) > 1})
+        once = "each element of the command vector once, under one name"
+        self.require(not twice, "commands", ", ".join(twice), once)
         self.require("action" in self.channels, "channels", list(self.channels), "one of the name action")
         for joint, command in self.policy.passthrough.items():
             known = f"one of the commands ({', '.join(names) or 'there are none'})"
             self.require(command in names, f"policy.passthrough.{joint}", command, known)
+        self._check_inputs()
         for room in ("observations", "critic"):
-            for name, term in getattr(self, room).items():
-                if isinstance(term, DelayedObservation):
-                    known = f"one of the channels ({', '.join(self.channels) or 'there are none'})"
-                    self.require(term.channel in self.channels, f"{room}.{name}.channel", term.channel, known)
+            for key, term in getattr(self, room).items():
+                for field_name, (table, wanted) in term.refers.items():
+                    there = getattr(self, table)
+                    for name in wanted:
+                        known = f"one of the {table} ({', '.join(there) or 'there are none'})"
+                        self.require(name in there, f"{room}.{key}.{field_name}", name, known)
+
+    def _check_inputs(self) -> None:
+        """What the policy reads in training is what a robot gives: no other kind, no other unit."""
+        # without the name of a task it is not for a policy: an environment alone
+        missing = [name for name in OUR_INPUTS if name not in self.observations] if self.task else []
+        for name in missing:
+            self.require(False, f"observations.{name}", None, "an observation: every policy reads it")
+        for name, term in self.observations.items():
+            if name not in BY_NAME:
+                continue
+            if name not in term.serves:
+                serving = [kind for kind, cls in kinds(Observation).items() if name in cls.serves]
+                fitting = f"a class that serves {name} ({', '.join(serving) or 'there is none'})"
+                self.require(False, f"observations.{name}.kind", type(term).__name__, fitting)
+            for key, value in term.as_input.items():
+                given = getattr(term, key)
+                got = given.to_dict() if isinstance(given, Settings) else given
+                only = f"{json.dumps(value)}: a robot gives {name} as it is"
+                self.require(given == value, f"observations.{name}.{key}", got, only)
 
     @classmethod
-    def translated(cls, changes: Mapping[Any, Any], base: Settings | None) -> Mapping[Any, Any]:
+    def translated(cls, changes: Sequence[Mapping[Any, Any]], base: SettingsBase | None) -> Sequence[Mapping[Any, Any]]:
         known = list(base.commands) if isinstance(base, Config) else []
         return legacy.translated(changes, known)
 
@@ -248,13 +279,15 @@ class Config(Settings):
         return [spec.name for spec in self.command_specs]
 
     def latency_s(self, *names: str) -> tuple[float, float]:
-        """Least and greatest age of what these channels bring [s], jitter and the wait for a new value included."""
+        """Least and greatest age at level 1 of what these channels bring [s], jitter and wait for a value included."""
         chosen = [self.channels[name] for name in names if name in self.channels]
         if not chosen:
             return (0.0, 0.0)
         waits = [1.0 / c.rate_hz[0] if c.rate_hz[0] > 0 else 0.0 for c in chosen]
-        most = max(c.latency_s[1] + c.jitter_s + wait for c, wait in zip(chosen, waits, strict=True))
-        return min(c.latency_s[0] for c in chosen), most
+        shares = [float(c.scale(1.0)) if isinstance(c.scale, Scale) else c.scale for c in chosen]
+        late = [share * (c.latency_s[1] + c.jitter_s) for c, share in zip(chosen, shares, strict=True)]
+        most = max(a + wait for a, wait in zip(late, waits, strict=True))
+        return min(share * c.latency_s[0] for c, share in zip(chosen, shares, strict=True)), most
 
     @property
     def needs_free_base(self) -> bool:

@@ -7,6 +7,7 @@ of a randomisation, of a command's range, of a push.
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -15,12 +16,18 @@ import jax.numpy as jnp
 from toolkit.settings import Bound, Settings
 
 _FACTOR = Bound(-1e6, 1e6, "a factor")
+# A `scale` brings what is drawn nearer to nothing: what it scales keeps its own bounds then.
+SHARE = Bound(0, 1, "a share of the whole")
 _LEVEL = Bound(0, 1, "a level")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale(Settings, abc.ABC):
-    """A factor that follows the curriculum's level."""
+    """A factor that follows the curriculum's level; the bound of the field that it stands in holds for all of it."""
+
+    @abc.abstractmethod
+    def bounded(self) -> Mapping[str, float]:
+        """Its least and its greatest factor, by the name of the field that says them."""
 
     @abc.abstractmethod
     def __call__(self, curriculum_level: Any) -> Any:
@@ -32,6 +39,9 @@ class ConstantScale(Scale):
     """The same factor at every level."""
 
     value: Annotated[float, _FACTOR] = 1.0
+
+    def bounded(self) -> Mapping[str, float]:
+        return {"value": self.value}
 
     def __call__(self, curriculum_level: Any) -> Any:
         return jnp.asarray(self.value, jnp.float32)
@@ -49,6 +59,9 @@ class LinearScale(Scale):
     def check(self) -> None:
         self.require(self.begin < self.end, "begin", self.begin, f"below end ({self.end:g})")
 
+    def bounded(self) -> Mapping[str, float]:
+        return {"low": self.low, "high": self.high}
+
     def __call__(self, curriculum_level: Any) -> Any:
         share = jnp.clip((curriculum_level - self.begin) / (self.end - self.begin), 0.0, 1.0)
         return self.low + (self.high - self.low) * share
@@ -61,6 +74,9 @@ class StepScale(Scale):
     before: Annotated[float, _FACTOR] = 0.0
     after: Annotated[float, _FACTOR] = 1.0
     at: Annotated[float, _LEVEL] = 0.5
+
+    def bounded(self) -> Mapping[str, float]:
+        return {"before": self.before, "after": self.after}
 
     def __call__(self, curriculum_level: Any) -> Any:
         return jnp.where(curriculum_level < self.at, self.before, self.after)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ksim.curriculum import Scale, factor
+from ksim.curriculum import SHARE, Scale, factor
 from ksim.scene import Scene
 from ksim.term import Term
 from ksim.types import PhysicsParams
@@ -49,7 +49,7 @@ def nominal(scene: Scene, fields: tuple[str, ...]) -> PhysicsParams:
 class Randomization(Term, abc.ABC):
     """What differs from robot to robot."""
 
-    scale: float | Scale = 1.0
+    scale: Annotated[float | Scale, SHARE] = 1.0
 
     @abc.abstractmethod
     def draw(self, key: Any, scene: Scene, level: Any) -> Any:

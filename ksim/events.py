@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ksim.curriculum import Scale, factor
+from ksim.curriculum import SHARE, Scale, factor
 from ksim.term import Term
 from ksim.types import State
 from toolkit.settings import Bound, Range
@@ -40,7 +40,7 @@ NOTHING = Effect(wrench_w=np.zeros(6, np.float32), kick=np.zeros(6, np.float32),
 class Event(Term, abc.ABC):
     """An event. Its memory is a dict with `wrench_w` (6,), what acts now, and what else it needs."""
 
-    scale: float | Scale = 1.0
+    scale: Annotated[float | Scale, SHARE] = 1.0
 
     @abc.abstractmethod
     def initial_carry(self, key: Any) -> dict[str, Any]:

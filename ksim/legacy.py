@@ -59,65 +59,114 @@ _TERMINATIONS = {
 }
 
 
-def translated(changes: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, Any]:
+# What takes the thing out now, for an old section that holds nothing.
+_OUT = {
+    "reset": "resets",
+    "randomization": "randomizations",
+    "latency": "channels.NAME",
+    "noise": "observations.NAME.noise=null",
+    "pushes": "events.pushes=null",
+}
+
+
+def translated(changes: Sequence[Mapping[Any, Any]], known: Sequence[str]) -> list[dict[Any, Any]]:
     """Plain values with the old keys in their new places; new ones are left as they are.
 
     Args:
-        changes: what a file, a checkpoint or an override says.
-        known: names of the commands that it changes.
+        changes: what a file, a checkpoint or overrides say, one after the other.
+        known: names of the commands that they change.
 
     Raises:
-        ConfigError: the old switch of the curriculum is neither true nor false.
+        ConfigError: an old section is no mapping or holds nothing, an old key and a new one say the same thing, or
+            the old switch of the curriculum is neither true nor false.
     """
+    out, names, whole = [], list(known), set()
+    for change in changes:
+        moved = _placed(change)
+        commands = moved.get("commands")
+        if isinstance(commands, Mapping):
+            moved["commands"] = _commands(commands, names, whole)
+            names += [name for name, value in moved["commands"].items() if value is not None and name not in names]
+            names = [name for name in names if moved["commands"].get(name, "") is not None]
+        if "commands" in moved and not commands:
+            names = []
+        out.append(moved)
+    return out
+
+
+def _placed(changes: Mapping[Any, Any]) -> dict[Any, Any]:
+    """One change with its old keys in their new places."""
     kind = type(changes) if isinstance(changes, dict) else dict
     out: dict[Any, Any] = kind({k: v for k, v in changes.items() if k not in _MOVED})
+    ends = out.get("terminations")
+    ends = {name: ends[name] for name in _TERMINATIONS if name in ends} if isinstance(ends, Mapping) else {}
+    if ends:
+        out["terminations"] = kind({k: v for k, v in out["terminations"].items() if k not in ends})
+        if not out["terminations"]:
+            del out["terminations"]
+    made: set[int] = set()  # mappings that are this function's own, by identity
 
-    def put(key: str, value: Any) -> None:
+    def put(old: str, key: str, value: Any) -> None:
         *parts, last = key.split(".")
-        place = out
+        place, so_far = out, ""
         for part in parts:
-            place[part] = kind(place[part]) if isinstance(place.get(part), dict) else kind()
+            so_far = f"{so_far}.{part}" if so_far else part
+            if part not in place:
+                place[part] = kind()
+            elif not isinstance(place[part], dict) or not place[part]:  # what it empties does not come back
+                raise _twice(old, so_far)
+            elif id(place[part]) not in made:
+                place[part] = kind(place[part])
             place = place[part]
+            made.add(id(place))
+        if last in place:
+            raise _twice(old, key)
         place[last] = value
 
     for section, keys in _MOVED.items():
-        values = changes.get(section)
-        if not isinstance(values, Mapping):
-            if values is not None:
-                out[section] = values  # refused, with what there is
+        if section not in changes:
             continue
+        values = changes[section]
+        if not isinstance(values, Mapping) or not values:
+            raise ConfigError(
+                f"configuration key {section!r}: got {quote(values)}, expected a mapping of {', '.join(keys)}; "
+                f"it is an old key, the new one is {_OUT[section]}"
+            )
         for name, value in values.items():
             if (section, name) == ("pushes", "curriculum"):
                 if not isinstance(value, bool):
                     got = quote(value)
                     raise ConfigError(f"configuration key pushes.curriculum: got {got}, expected true or false")
-                put("curriculum", {"kind": "SurvivalCurriculum" if value else "FixedCurriculum"})
-                continue
-            for key in keys.get(name, (f"{section}.{name}",)):
-                put(key, value)
-    ends = changes.get("terminations")
-    ends = ends if isinstance(ends, Mapping) else {}
-    for name in _TERMINATIONS:
-        if name in ends:
-            out["terminations"] = {k: v for k, v in out["terminations"].items() if k != name}
-            put(_TERMINATIONS[name], ends[name])
-    commands = changes.get("commands")
-    if isinstance(commands, Mapping):
-        out["commands"] = _commands(commands, known)
+                put("pushes.curriculum", "curriculum", {"kind": "SurvivalCurriculum" if value else "FixedCurriculum"})
+            elif name in keys:
+                for key in keys[name]:
+                    put(f"{section}.{name}", key, value)
+            else:
+                out[section] = {**out.get(section, {}), name: value}  # refused, with what there is
+    for name, value in ends.items():
+        put(f"terminations.{name}", _TERMINATIONS[name], value)
     return out
 
 
-def _commands(commands: Mapping[Any, Any], known: Sequence[str]) -> dict[Any, Any]:
-    """A mapping of names to ranges is the whole of the commands, as it was; dotted keys change one."""
+def _twice(old: str, new: str) -> ConfigError:
+    return ConfigError(f"configuration keys {old} and {new} are the old name and the new one of the same; give one")
+
+
+def _commands(commands: Mapping[Any, Any], known: Sequence[str], whole: set[str]) -> dict[Any, Any]:
+    """A mapping of names to ranges is the whole of the commands, as it was; dotted keys change one.
+
+    Two such mappings are one whole: `whole` has the names of those before, and gets these.
+    """
     if isinstance(commands, Dotted):
         return Dotted(
             {known_as(name, known) if isinstance(name, str) else name: value for name, value in commands.items()}
         )
-    if not all(isinstance(v, (list, tuple)) for v in commands.values()):
+    if not commands or not all(isinstance(v, (list, tuple)) for v in commands.values()):
         return dict(commands)
-    gone = {name: None for name in known if name not in commands}
+    gone = {name: None for name in known if name not in commands and name not in whole}
     ranges = {
         name: span if name in known else {"kind": "UniformCommand", "name": name, "range": span}
         for name, span in commands.items()
     }
+    whole.update(commands)
     return {**gone, **ranges}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ksim.curriculum import Scale, factor
+from ksim.curriculum import SHARE, Scale, factor
 from ksim.term import fold
 from toolkit.settings import Bound, Settings
 
@@ -35,7 +35,7 @@ class Draw(NamedTuple):
 class Noise(Settings, abc.ABC):
     """What a sensor adds to the truth; `scale` may follow the curriculum."""
 
-    scale: float | Scale = 1.0
+    scale: Annotated[float | Scale, SHARE] = 1.0
 
     @abc.abstractmethod
     def disturb(self, value: Any, draw: Draw) -> Any:

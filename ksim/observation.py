@@ -7,8 +7,9 @@ Frames: the base's own; the world's; the heading's, which stands upright in the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
@@ -95,6 +96,9 @@ def _upper(quat: Any) -> Any:
 class CommandObservation(Observation):
     """The command vector, (commands,)."""
 
+    serves = ("command",)
+    as_input: ClassVar[Mapping[str, Any]] = {"scale": 1.0, "noise": None}
+
     def observe(self, state: State) -> Any:
         return state.command
 
@@ -107,7 +111,7 @@ class NamedCommandObservation(Observation):
         name: of the command, or an older name of it.
     """
 
-    name: Annotated[str, Bound(1, 200, "a command's name")]
+    name: Annotated[str, Bound(1, 200, "characters")]
 
     def observe(self, state: State) -> Any:
         if state.scene.command(self.name) < 0:
@@ -119,6 +123,8 @@ class NamedCommandObservation(Observation):
 @dataclass(frozen=True, kw_only=True)
 class TimeObservation(Observation):
     """Time since the episode's start [s], (1,)."""
+
+    serves = ("time",)
 
     def observe(self, state: State) -> Any:
         return jnp.atleast_1d(state.time_s)
@@ -190,6 +196,9 @@ class BaseAngularVelocityObservation(Observation):
 class JointPositionObservation(Observation):
     """True joint angles [rad], (joints,), or their distance from the home pose."""
 
+    serves = ("joint_angles",)
+    as_input: ClassVar[Mapping[str, Any]] = {"scale": 1.0, "from_home": False}
+
     from_home: bool = False
 
     def observe(self, state: State) -> Any:
@@ -201,6 +210,8 @@ class JointPositionObservation(Observation):
 class JointVelocityObservation(Observation):
     """True joint velocities [rad/s], (joints,)."""
 
+    serves = ("joint_angular_velocities",)
+
     def observe(self, state: State) -> Any:
         return state.physics.joint_velocity
 
@@ -208,6 +219,8 @@ class JointVelocityObservation(Observation):
 @dataclass(frozen=True, kw_only=True)
 class ProjectedGravityObservation(Observation):
     """Gravity in the IMU's frame, now and without misalignment [m/s^2], (3,); upright is (0, 0, -9.81)."""
+
+    serves = ("projected_gravity",)
 
     def observe(self, state: State) -> Any:
         return state.physics.gravity_b
@@ -217,6 +230,8 @@ class ProjectedGravityObservation(Observation):
 class GyroObservation(Observation):
     """Angular velocity in the IMU's frame, now [rad/s], (3,)."""
 
+    serves = ("gyroscope",)
+
     def observe(self, state: State) -> Any:
         return state.physics.gyro_b
 
@@ -224,6 +239,8 @@ class GyroObservation(Observation):
 @dataclass(frozen=True, kw_only=True)
 class AccelerometerObservation(Observation):
     """Proper acceleration in the IMU's frame, now [m/s^2], (3,); at rest upright it is (0, 0, 9.81)."""
+
+    serves = ("accelerometer",)
 
     def observe(self, state: State) -> Any:
         return state.physics.sensor("imu_accelerometer")
@@ -237,7 +254,7 @@ class SensorObservation(Observation):
         sensor: its name: `touch_left_foot`, `foot_position_left_foot`, `com_velocity`, or one of the model's own.
     """
 
-    sensor: Annotated[str, Bound(1, 200, "a sensor's name")]
+    sensor: Annotated[str, Bound(1, 200, "characters")]
 
     @property
     def sensors(self) -> tuple[str, ...]:
@@ -394,6 +411,10 @@ class RandomizationObservation(Observation):
 
     of: tuple[str, ...] = ()
 
+    @property
+    def refers(self) -> Mapping[str, tuple[str, tuple[str, ...]]]:
+        return {"of": ("randomizations", self.of)}
+
     def observe(self, state: State) -> Any:
         drawn = state.params.drawn
         parts = [jnp.ravel(drawn[name]) for name in self.of or drawn]
@@ -413,6 +434,10 @@ class EventObservation(Observation):
     """What an event does now: force [N] and torque [N m] on the base in the base's frame, (6,)."""
 
     of: str = "pushes"
+
+    @property
+    def refers(self) -> Mapping[str, tuple[str, tuple[str, ...]]]:
+        return {"of": ("events", (self.of,))}
 
     def observe(self, state: State) -> Any:
         if self.of not in state.events:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ksim.curriculum import Scale, factor
+from ksim.curriculum import SHARE, Scale, factor
 from ksim.poses import load_poses
 from ksim.scene import Scene
 from ksim.term import Term
@@ -30,7 +30,7 @@ class Pose(NamedTuple):
 class Reset(Term, abc.ABC):
     """A change of the start; `scale` may follow the curriculum."""
 
-    scale: float | Scale = 1.0
+    scale: Annotated[float | Scale, SHARE] = 1.0
 
     @abc.abstractmethod
     def reset(self, pose: Pose, scene: Scene, key: Any, level: Any) -> Pose:

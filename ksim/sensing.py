@@ -7,8 +7,9 @@ channel has a new packet. ksim/observation.py has the others, and gives these na
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -33,12 +34,21 @@ class Observation(Term, abc.ABC):
     """A vector that is seen.
 
     Attributes:
+        serves: the policy inputs of robots/inputs.py that it may be in `observations`; a subclass serves them too.
+        as_input: what fields must be there, so that the policy reads what the robot will give.
         noise: what a sensor adds to it; None adds nothing.
         scale: factor that brings it to about 1, for the critic.
     """
 
+    serves: ClassVar[tuple[str, ...]] = ()
+    as_input: ClassVar[Mapping[str, Any]] = {"scale": 1.0}
     noise: Noise | None = None
     scale: Annotated[float, Bound(-1e6, 1e6, "a factor")] = 1.0
+
+    @property
+    def refers(self) -> Mapping[str, tuple[str, tuple[str, ...]]]:
+        """{field: (table of the task, names in it)} of the terms that it looks up by name."""
+        return {}
 
     @abc.abstractmethod
     def observe(self, state: State) -> Any:
@@ -77,6 +87,10 @@ class DelayedObservation(StatefulObservation, abc.ABC):
     channel: str = "joints"
 
     @property
+    def refers(self) -> Mapping[str, tuple[str, tuple[str, ...]]]:
+        return {"channel": ("channels", (self.channel,))}
+
+    @property
     @abc.abstractmethod
     def signal(self) -> str:
         """The signal that it reads: one of ksim.engine.SIGNALS, or a sensor of the model."""
@@ -107,6 +121,8 @@ class DelayedObservation(StatefulObservation, abc.ABC):
 class DelayedJointPositionObservation(DelayedObservation):
     """Encoder angles through a channel [rad], (joints,): zero offsets, play and compliance are in them."""
 
+    serves = ("joint_angles",)
+
     @property
     def signal(self) -> str:
         return "joint_position"
@@ -115,6 +131,8 @@ class DelayedJointPositionObservation(DelayedObservation):
 @dataclass(frozen=True, kw_only=True)
 class DelayedJointVelocityObservation(DelayedObservation):
     """Encoder velocities through a channel [rad/s], (joints,)."""
+
+    serves = ("joint_angular_velocities",)
 
     @property
     def signal(self) -> str:
@@ -135,6 +153,8 @@ class ImuObservation(DelayedObservation, abc.ABC):
 class DelayedProjectedGravityObservation(ImuObservation):
     """Gravity in the IMU's frame through a channel [m/s^2], (3,); upright is (0, 0, -9.81)."""
 
+    serves = ("projected_gravity",)
+
     @property
     def signal(self) -> str:
         return "gravity"
@@ -144,6 +164,8 @@ class DelayedProjectedGravityObservation(ImuObservation):
 class DelayedGyroObservation(ImuObservation):
     """Angular velocity in the IMU's frame through a channel [rad/s], (3,)."""
 
+    serves = ("gyroscope",)
+
     @property
     def signal(self) -> str:
         return "gyro"
@@ -152,6 +174,8 @@ class DelayedGyroObservation(ImuObservation):
 @dataclass(frozen=True, kw_only=True)
 class DelayedAccelerometerObservation(ImuObservation):
     """Proper acceleration in the IMU's frame through a channel [m/s^2], (3,)."""
+
+    serves = ("accelerometer",)
 
     @property
     def signal(self) -> str:
@@ -166,7 +190,7 @@ class DelayedSensorObservation(DelayedObservation):
         sensor: its name: `touch_left_foot`, `foot_position_left_foot`, `com_velocity`, or one of the model's own.
     """
 
-    sensor: Annotated[str, Bound(1, 200, "a sensor's name")]
+    sensor: Annotated[str, Bound(1, 200, "characters")]
 
     @property
     def sensors(self) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ class PolicyInput:
             span, in the input's unit; None where it is not looked at.
         encoding: of policies of ours; None where they do not read it, or where a command's own range says it.
         reading: attribute of deploy's RobotState; empty where it is not measured.
+        ours: every policy of ours reads it, and so every task has an observation of it.
         old: read by files from before kinfer 0.6 alone; no bundle of ours has it.
     """
 
@@ -79,6 +80,7 @@ class PolicyInput:
     slack: float | None = None
     encoding: Encoding | None = None
     reading: str = ""
+    ours: bool = False
     old: bool = False
 
     def length(self, joints: int, commands: int) -> int:
@@ -115,6 +117,7 @@ POLICY_INPUTS = (
         slack=0.1,
         encoding=Encoding(scale=4.0, about_home=True),
         reading="joint_position",
+        ours=True,
     ),
     PolicyInput(
         name="joint_angular_velocities",
@@ -125,6 +128,7 @@ POLICY_INPUTS = (
         slack=1.0,  # a robot that swings on its gantry
         encoding=Encoding(scale=0.1),
         reading="joint_velocity",
+        ours=True,
     ),
     PolicyInput(
         name="projected_gravity",
@@ -137,6 +141,7 @@ POLICY_INPUTS = (
         # its scale decides how fast balance is learned: a lean of 0.05 rad must already move the motors
         encoding=Encoding(scale=6.0, divisor=GRAVITY_M_S2, offset=(0.0, 0.0, 1.0)),
         reading="projected_gravity",
+        ours=True,
     ),
     PolicyInput(
         name="accelerometer",
@@ -159,13 +164,15 @@ POLICY_INPUTS = (
         slack=0.5,  # a gyro's bias, and the gantry
         encoding=Encoding(scale=1.0),
         reading="gyro_b",
+        ours=True,
     ),
     PolicyInput(name="time", size=1, unit="s", low=0.0),
-    PolicyInput(name="command", size=COMMANDS, unit="mixed"),
+    PolicyInput(name="command", size=COMMANDS, unit="mixed", ours=True),
     PolicyInput(name="quaternion", size=4, unit="1", frame="world", low=-1.0, high=1.0, reading="quat_wxyz", old=True),
     PolicyInput(name="initial_heading", size=1, unit="rad", low=-7.0, high=7.0, old=True),
 )
 BY_NAME = {i.name: i for i in POLICY_INPUTS}
+OUR_INPUTS = tuple(i.name for i in POLICY_INPUTS if i.ours)
 JOINT_INPUTS = tuple(i.name for i in POLICY_INPUTS if i.of_joints)
 # Those that a careless server gives in degrees.
 ANGLE_INPUTS = tuple(i.name for i in POLICY_INPUTS if i.unit in ("rad", "rad/s") and not i.old)

@@ -48,13 +48,13 @@ def test_its_scales_are_in_the_table_of_inputs_alone():
 
 
 def test_no_second_table_lists_the_inputs():
-    """A dict or a tuple at the top of a module that names three inputs or more, but for what our actors read."""
+    """A dict or a tuple at the top of a module that names three inputs or more."""
     found = set()
     for path in SOURCES:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, (ast.Assign, ast.AnnAssign)) and len(strings(node) & RAW) >= 3:
                 found.add(f"{path.relative_to(ROOT)}:{ast.unparse(node).split(' =')[0]}")
-    assert found == {"robots/inputs.py:POLICY_INPUTS", "ksim/learning/policy.py:INPUTS"}
+    assert found == {"robots/inputs.py:POLICY_INPUTS"}
 
 
 def test_encode_is_called_by_the_step_and_by_the_rollout_of_training_alone():

@@ -10,8 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from toolkit.strict_json import MAX_TEXT, check_text
 from toolkit.yaml_file import quote
 
+# Characters of a name: of a term, of a command, of anything that is a key of a mapping.
+NAME = 200
 # [low, high], low at most high
 Range = tuple[float, float]
 
@@ -36,6 +39,20 @@ class Bound(NamedTuple):
 
 def shown(number: float) -> str:
     return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def name_problem(name: str) -> str:
+    """Why a name cannot stand in a file or a log; empty for one that can."""
+    return "expected a name that is not empty" if not name else text_problem(name, NAME)
+
+
+def text_problem(text: str, limit: int = MAX_TEXT) -> str:
+    """Why a text cannot stand in a file or a log; empty for one that can."""
+    try:
+        check_text(text, limit)
+    except ValueError as error:
+        return f"got {error}"
+    return ""
 
 
 class Names(dict[str, Any]):

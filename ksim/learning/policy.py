@@ -25,12 +25,12 @@ from ksim.config import Config, PolicyConfig
 from ksim.learning.nets import HistoryNet, RecurrentNet, split
 from ksim.learning.normaliser import Normaliser
 from ksim.learning.symmetry import NetMirror, net_mirror
-from robots.inputs import BY_NAME, OBSERVATION_CLIP
+from robots.inputs import BY_NAME, OBSERVATION_CLIP, OUR_INPUTS
 from robots.mirror import MirrorMap
 from robots.spec import CarrySpec, CommandSpec, RobotSpec
 
 # What our actors read, in the order in which they see it.
-INPUTS = ("joint_angles", "joint_angular_velocities", "projected_gravity", "gyroscope", "command")
+INPUTS = OUR_INPUTS
 
 
 class Actor(eqx.Module):

@@ -21,15 +21,17 @@ def register(name: str, task: Callable[[], Config]) -> None:
     TASKS[name] = task
 
 
-def known(name: str) -> bool:
+def known(name: object) -> bool:
     """Whether there is a task of this name; where it is another package's, that is imported, and its terms with it."""
+    if not isinstance(name, str):
+        return False
     if name not in TASKS:
-        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=str(name)):
+        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
             TASKS.setdefault(entry.name, entry.load())
     return name in TASKS
 
 
-def task_config(name: str) -> Config:
+def task_config(name: object) -> Config:
     """A task's own configuration.
 
     Raises:
@@ -40,4 +42,4 @@ def task_config(name: str) -> Config:
         near = difflib.get_close_matches(str(name), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(names)}"
         raise ConfigError(f"configuration key task: got {name!r:.100}; {hint}")
-    return TASKS[name]()
+    return TASKS[str(name)]()

@@ -20,7 +20,7 @@ from ksim.errors import ConfigError
 from ksim.events import ForcePush, Stall
 from ksim.load import from_dict, load_config
 from ksim.noise import ChainedNoise, EpisodeBias, GaussianNoise
-from ksim.observation import TimeObservation
+from ksim.observation import DelayedGyroObservation, JointPositionObservation, TimeObservation
 from ksim.rewards import Reward
 from ksim.tasks.stand import stand
 from toolkit.errors import FileError
@@ -129,6 +129,13 @@ def test_a_new_term_says_its_kind_and_one_of_another_package_is_known_as_ours_ar
         ("commands.again={kind: UniformCommand, name: xvel}", ["commands", "xvel", "once"]),
         ("policy.passthrough={dof_left_knee_04: bend}", ["policy.passthrough.dof_left_knee_04", "xvel, yvel, yawrate"]),
         ("channels.imu.rate_hz=[0, 20]", ["channels.imu.rate_hz", "both above 0, or both 0"]),
+        ("commands.again={kind: UniformCommand, name: vx}", ["commands", "vx, xvel", "once, under one name"]),
+        ("commands.again={kind: UniformCommand, name: ''}", ["commands.again.name", "1 to 200 characters"]),
+        ("commands.again={kind: UniformCommand}", ["commands.again.name", "is missing"]),
+        ("critic.drawn.of=[nope]", ["critic.drawn.of", "'nope'", "one of the randomizations (friction, link_mass"]),
+        ("critic.push.of=kicks", ["critic.push.of", "'kicks'", "one of the events (pushes)"]),
+        ("events=null", ["critic.push.of", "'pushes'", "one of the events (there are none)"]),
+        ("channels={}", ["channels", "one of the name action"]),
     ],
 )
 def test_a_name_that_is_not_there_is_refused_with_what_there_is(text, words):
@@ -138,6 +145,113 @@ def test_a_name_that_is_not_there_is_refused_with_what_there_is(text, words):
     assert "\n" not in message
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize("table", ["rewards", "critic", "randomizations", "resets", "terminations", "commands"])
+def test_null_or_nothing_empties_a_table_whichever_it_is(table):
+    # the critic of this task looks at a push, so events go together with that
+    for value in ("null", "{}"):
+        assert getattr(apply_overrides(stand(), [f"{table}={value}"]), table) == {}
+        assert apply_overrides(stand(), [f"events={value}", "critic.push=null"]).events == {}
+    assert getattr(from_dict({table: {}}), table) == {}
+
+
+def test_two_mappings_of_commands_in_a_row_both_hold_and_the_later_one_wins():
+    config = apply_overrides(stand(), ["commands={a: [0, 1], b: [0, 2]}", "commands={c: [0, 3], a: [0, 4]}"])
+    assert {spec.name: spec.high for spec in config.command_specs} == {"a": 4.0, "b": 2.0, "c": 3.0}
+    config = apply_overrides(stand(), ["commands={vx: [0, 1]}", "commands={}", "commands={yvel: [0, 2]}"])
+    assert {spec.name: spec.high for spec in config.command_specs} == {"yvel": 2.0}
+    config = apply_overrides(stand(), ["commands={vx: [0, 1]}", "commands.xvel=[0, 2]"])
+    assert {spec.name: spec.high for spec in config.command_specs} == {"vx": 2.0}
+
+
+INPUT = "configuration key observations."
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (
+            ["joint_angles.kind=GyroObservation"],
+            "joint_angles.kind: got 'GyroObservation', expected a class that serves joint_angles "
+            "(DelayedJointPositionObservation, JointPositionObservation)",
+        ),
+        (
+            ["joint_angles={kind: JointPositionObservation, from_home: true}"],
+            "joint_angles.from_home: got True, expected false: a robot gives joint_angles as it is",
+        ),
+        (["gyroscope.scale=2"], "gyroscope.scale: got 2.0, expected 1.0: a robot gives gyroscope as it is"),
+        (
+            ["command.noise={kind: GaussianNoise, std: 1}"],
+            "command.noise: got {'scale': 1.0, 'std': 1.0}, expected null: a robot gives command as it is",
+        ),
+        (["joint_angles=null"], "joint_angles: got None, expected an observation: every policy reads it"),
+        (["command=null"], "command: got None, expected an observation: every policy reads it"),
+    ],
+)
+def test_what_the_policy_reads_is_what_a_robot_gives(texts, message):
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides(stand(), [f"observations.{text}" for text in texts])
+    assert str(caught.value) == INPUT + message
+
+
+def test_the_truth_and_ones_own_kind_of_an_input_may_serve_it_and_a_log_may_have_more():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class SlowGyroObservation(DelayedGyroObservation):
+        """The same."""
+
+    texts = [
+        "observations.gyroscope.kind=SlowGyroObservation",
+        "observations.joint_angles={kind: JointPositionObservation}",
+        "observations.feet={kind: FeetForceObservation, scale: 0.01}",
+        "observations.time=null",
+    ]
+    inputs = apply_overrides(stand(), texts).observations
+    assert inputs["gyroscope"] == SlowGyroObservation()
+    assert inputs["joint_angles"] == JointPositionObservation() and "time" not in inputs
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["randomizations.link_mass", "channels.imu", "commands.xvel", "resets.tilt", "events.pushes"],
+)
+def test_a_scale_is_a_share_whether_it_is_a_number_or_follows_the_level(key):
+    for value in ("-0.1", "1.5"):
+        for text in (f"{key}.scale={value}", f"{key}.scale={{kind: LinearScale, low: 0.5, high: {value}}}"):
+            with pytest.raises(ConfigError, match=rf"{key}\.scale.*got {value}.* 0 to 1 \(a share of the whole\)"):
+                apply_overrides(stand(), [text])
+
+
+def test_a_scale_cannot_pass_the_bound_of_a_weight():
+    for text in (
+        "{kind: LinearScale, high: 5000}",
+        "{kind: StepScale, before: 5000}",
+        "{kind: ConstantScale, value: 5000}",
+    ):
+        with pytest.raises(ConfigError, match=r"rewards\.upright\.weight\.\w+: got 5000.*-1000 to 1000 \(a weight\)"):
+            apply_overrides(stand(), [f"rewards.upright.weight={text}"])
+
+
+def test_a_smaller_command_stays_in_its_range():
+    with pytest.raises(
+        ConfigError, match=r"commands\.xvel\.scale: got 0\.5, expected 1, or a range of xvel that holds 0"
+    ):
+        apply_overrides(stand(), ["commands.xvel={range: [0.5, 1], scale: 0.5}"])
+    assert apply_overrides(stand(), ["commands.xvel={range: [0, 1], scale: 0.5}"]).commands["xvel"].scale == 0.5
+
+
+def test_the_latency_that_a_bundle_says_has_the_scale_of_its_channels_in_it():
+    config = apply_overrides(stand(), ["channels.action={latency_s: [0.01, 0.02], jitter_s: 0.004, scale: 0.5}"])
+    assert config.latency_s("action") == pytest.approx((0.005, 0.012))
+
+
+def test_a_range_of_stiction_play_or_friction_may_be_for_some_joints_and_another_one_for_others():
+    new = "{kind: StictionRandomization, stiction_nm: [0.3, 0.9], joints: [ankle]}"
+    texts = ["randomizations.play.joints=[ankle]", "randomizations.joint_friction.joints=[knee]"]
+    drawn: dict[str, Any] = apply_overrides(stand(), [*texts, f"randomizations.ankle_stiction={new}"]).randomizations
+    assert [drawn[n].joints for n in ("play", "joint_friction", "stiction", "ankle_stiction")] == [
+        ("ankle",), ("knee",), (), ("ankle",)
+    ]  # fmt: skip
 
 
 def test_numbers_are_settled_to_the_declared_type():
@@ -160,6 +274,11 @@ def test_numbers_are_settled_to_the_declared_type():
         ({"rewards": {"alive": float("inf")}}, ["rewards.alive.weight", "inf", "-1000 to 1000 (a weight)"]),
         ({"policy": {"normalise": 1}}, ["policy.normalise", "true or false"]),
         ({"task": 3}, ["task", "got 3", "known tasks: kbot_stand"]),
+        ({"task": [1]}, ["task", "got [1]", "known tasks: kbot_stand"]),
+        ({**stand().to_dict(), "task": [1]}, ["task", "got [1]", "a string"]),
+        ({"rewards": {"\udcff": {"kind": "AliveReward"}}}, ["rewards.", "udcff", "plain text"]),
+        ({"rewards": {"x" * 201: {"kind": "AliveReward"}}}, ["rewards.x", "201 characters", "at most 200"]),
+        ({"events": {"": {"kind": "Stall"}}}, ["events.", "a name that is not empty"]),
         ({"ppo": 3}, ["ppo", "3", "a mapping"]),
         ({"seed": {"a": 1}}, ["seed", "an integer"]),
         ([1, 2], ["(file)", "a mapping"]),
@@ -283,8 +402,8 @@ def _flat(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) and value else (value,)
 
 
-# A factor that is not a Scale is a plain number; what it scales has bounds of its own.
-NUMBERS = {key: bound for key, bound in numbers(stand()) if bound or not key.endswith(".scale")}
+# What a Scale has is held to the bound of the field that it stands in.
+NUMBERS = dict(numbers(stand()))
 
 
 @pytest.mark.parametrize("key", NUMBERS)

@@ -174,7 +174,7 @@ def test_a_new_term_in_each_room_changes_no_draw_of_the_others(task, wheels):
     more = dataclasses.replace(
         task,
         # before the terms that were there, so that their places change too
-        observations={"gyroscope": JointVelocityObservation(noise=GaussianNoise(std=0.1)), **task.observations},
+        observations={"speed": JointVelocityObservation(noise=GaussianNoise(std=0.1)), **task.observations},
         critic={"late": TimeObservation(noise=GaussianNoise(std=0.1)), **task.critic},
         commands={**task.commands, "wave": UniformCommand(name="wave", range=(0.0, 1.0), interval_s=(0.02, 0.02))},
         randomizations={"kd": KdRandomization(factor=(0.5, 2.0)), **task.randomizations},

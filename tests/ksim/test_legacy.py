@@ -144,6 +144,22 @@ def test_old_keys_and_new_ones_may_stand_in_one_file():
         ({"latency": {"action_s": [0.2, 0.1]}}, ["channels.action.latency_s", "low at most high"]),
         ({"noise": {"gyro_rad_s": -1}}, ["observations.gyroscope.noise.std", "got -1"]),
         ({"pushes": {"curriculum": "often"}}, ["pushes.curriculum", "'often'", "true or false"]),
+        ({"pushes": None}, ["'pushes'", "got None", "a mapping of force_n", "events.pushes=null"]),
+        ({"noise": None}, ["'noise'", "got None", "observations.NAME.noise=null"]),
+        ({"latency": {}}, ["'latency'", "got {}", "channels.NAME"]),
+        ({"randomization": {}}, ["'randomization'", "randomizations"]),
+        ({"pushes": {"force_n": 3}, "events": {"pushes": {"force_n": 4}}}, ["pushes.force_n", "events.pushes.force_n"]),
+        ({"pushes": {"force_n": 3}, "events": {"pushes": None}}, ["pushes.force_n and events.pushes are"]),
+        ({"pushes": {"force_n": 3}, "events": None}, ["pushes.force_n and events are"]),
+        ({"pushes": {"force_n": 3}, "events": {}}, ["pushes.force_n and events are"]),
+        (
+            {"terminations": {"tilt_deg": 45, "too_tilted": None}},
+            ["terminations.tilt_deg and terminations.too_tilted are"],
+        ),
+        (
+            {"pushes": {"curriculum": True}, "curriculum": {"kind": "FixedCurriculum"}},
+            ["pushes.curriculum and curriculum are"],
+        ),
     ],
 )
 def test_a_mistake_in_an_old_key_is_one_line_that_names_what_it_is_now(data, words):

@@ -57,7 +57,7 @@ def test_bias_and_gain_stay_for_an_episode_and_differ_between_episodes(noise):
 
 
 def test_a_scale_follows_the_level():
-    noise = GaussianNoise(std=0.3, scale=LinearScale(low=0.0, high=2.0))
+    noise = GaussianNoise(std=0.6, scale=LinearScale(low=0.0, high=1.0))
     assert (many(noise, level=0.0) == np.asarray(VALUE)).all()
     assert many(noise, level=1.0).std(axis=0) == pytest.approx([0.6] * 3, rel=0.08)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from toolkit.errors import SettingsError, ToolkitError
@@ -269,7 +270,7 @@ def test_many_overrides_are_checked_once():
 
 
 def test_a_key_that_cannot_be_printed_is_shown_as_python_writes_it():
-    with pytest.raises(SettingsError, match=r"^configuration key commands\.a\\nb: got 3, expected a list of 2$"):
+    with pytest.raises(SettingsError, match=r"^configuration key commands\.a\\nb: got the character '\\n'"):
         from_dict(Run, {"commands": {"a\nb": 3}})
 
 
@@ -476,6 +477,65 @@ def test_null_takes_a_term_out_and_an_unknown_one_is_refused_with_what_there_is(
     assert refused(["rewards.alive=null", "rewards.alive=null"]).endswith("is unknown; there is air_time")
 
 
+def test_null_or_nothing_empties_a_table_of_terms_and_what_comes_after_is_put_into_it():
+    for text in ("rewards=null", "rewards={}"):
+        assert apply_overrides(RUN, [text]).rewards == {}
+        run = apply_overrides(RUN, ["rewards.alive=3", text, "rewards.flight={kind: AirTime}"])
+        assert run.rewards == {"flight": AirTime()}
+        assert "'rewards.alive' is unknown; there is none" in refused([text, "rewards.alive=3"])
+    assert merge(RUN, {"rewards": {}}).rewards == merge(RUN, {"rewards": None}).rewards == {}
+    assert list(merge(RUN, {"rewards": {"alive": 2}}).rewards) == ["alive", "air_time"]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "\udcff", "a\nb", "\x1b[2J"])
+def test_a_name_that_cannot_stand_in_a_file_is_refused_where_it_is_given(name):
+    for changes in ({"rewards": {name: Reward()}}, {"words": {name: "a"}}, {"commands": {name: (0, 1)}}):
+        with pytest.raises(SettingsError, match="expected") as caught:
+            merge(RUN, changes)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 300
+    assert merge(RUN, {"rewards": {"x" * 200: Reward()}}).rewards["x" * 200] == Reward()
+
+
+def test_a_text_that_cannot_stand_in_a_file_is_refused():
+    for text in ("\udcff", "a\nb"):
+        with pytest.raises(SettingsError, match=r"task: got the character .* expected plain text"):
+            Run(task=text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slope(Settings):
+    """A number that moves."""
+
+    end: float = 1.0
+
+    def bounded(self) -> dict[str, float]:
+        return {"end": self.end}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sloped(Settings):
+    """A field that is a number or moves."""
+
+    weight: Annotated[float | Slope, Bound(-2, 2, "a weight")] = 1.0
+
+
+def test_a_bound_holds_for_settings_that_stand_in_the_place_of_a_number():
+    assert Sloped(weight=Slope(end=-2)).weight == Slope(end=-2.0)
+    with pytest.raises(SettingsError, match=r"weight\.end: got 3\.0, expected -2 to 2 \(a weight\)"):
+        Sloped(weight=Slope(end=3))
+    with pytest.raises(SettingsError, match=r"weight\.end: got 3\.0"):
+        merge(Sloped(weight=Slope()), {"weight": {"end": 3}})
+
+
+def test_a_text_may_have_a_least_length():
+    @dataclass(frozen=True, kw_only=True)
+    class Named(Settings):
+        name: Annotated[str, Bound(1, 8, "characters")]
+
+    with pytest.raises(SettingsError, match="name: got '', expected a string of 1 to 8 characters"):
+        Named(name="")
+
+
 def test_a_new_term_says_its_kind():
     run = apply_overrides(RUN, ["rewards.flight={kind: AirTime, weight: -1}"])
     assert run.rewards["flight"] == AirTime(weight=-1.0) and list(run.rewards)[-1] == "flight"
@@ -563,6 +623,16 @@ def test_the_plain_form_is_json_and_its_digest_knows_every_bit():
     assert other.digest != run.digest == Run(limit_s=1).digest
 
 
+# a machine that has much else to do draws slowly
+UNHURRIED = hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+
+
+def _texts(most: int, least: int = 0) -> st.SearchStrategy[str]:
+    """Text that can stand in a file: see toolkit.strict_json.check_text."""
+    plain = st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Zl", "Zp"])
+    return st.text(plain, min_size=least, max_size=most)
+
+
 _numbers = st.floats(-10, 10)
 _ranges = st.tuples(_numbers, _numbers).map(lambda pair: tuple(sorted(pair)))
 _noises = st.recursive(
@@ -573,21 +643,22 @@ _noises = st.recursive(
 _rewards = st.builds(Reward, weight=_numbers) | st.builds(AirTime, weight=_numbers, threshold_s=st.floats(0, 10))
 _runs = st.builds(
     Run,
-    task=st.text(max_size=9),
+    task=_texts(9),
     engine=st.sampled_from(["auto", "mujoco", "mjx"]),
     seed=st.integers(0, 2**32 - 1),
     fast=st.booleans(),
     limit_s=st.floats(0, 1e300),
-    scale=st.floats(0, 100) | st.dictionaries(st.text(max_size=3), st.floats(0, 100)),
-    hold=st.lists(st.text(max_size=4)).map(tuple),
-    commands=st.dictionaries(st.text(max_size=4), _ranges, max_size=3),
+    scale=st.floats(0, 100) | st.dictionaries(_texts(3, 1), st.floats(0, 100)),
+    hold=st.lists(_texts(4)).map(tuple),
+    commands=st.dictionaries(_texts(4, 1), _ranges, max_size=3),
     ppo=st.builds(lambda n, k: Ppo(envs=n * k, minibatches=k), st.integers(1, 99), st.integers(1, 99)),
     noise=_noises,
     extra=st.none() | _noises,
-    rewards=st.dictionaries(st.text(max_size=4), _rewards, max_size=4),
+    rewards=st.dictionaries(_texts(4, 1), _rewards, max_size=4),
 )
 
 
+@UNHURRIED
 @given(_runs)
 def test_the_plain_form_read_again_is_the_same_settings_with_the_same_digest(run: Run):
     back = from_dict(Run, json.loads(json.dumps(run.to_dict())))
@@ -602,6 +673,7 @@ _plain = st.recursive(
 )
 
 
+@UNHURRIED
 @given(_plain)
 def test_any_plain_data_give_settings_or_one_line(data: Any):
     try:

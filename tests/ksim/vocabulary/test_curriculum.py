@@ -100,7 +100,7 @@ def of_noise(level):
 
 
 def of_command(level):
-    return UniformCommand(name="xvel", range=(1.0, 2.0), scale=HALF).sample(jax.random.key(0), level)
+    return UniformCommand(name="xvel", range=(0.0, 2.0), scale=HALF).sample(jax.random.key(0), level)
 
 
 def of_latency(level):
