@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from robots.load import load_robot
-from robots.motor import MotorParams, encoder, joint_torque, rest, step
+from robots.motor import MotorParams, drive_torque, encoder, rest, step
 
 SHAPE = (256, 20)
 FINE_S = 2e-5
@@ -46,9 +46,9 @@ def costs() -> None:
         "with stiction, play and spring in 2": plain._replace(stiction=some, play=ankles, compliance=ankles),
         "with stiction, play and spring in all": plain._replace(stiction=some, play=some, compliance=some),
     }
-    base = cost_us(lambda: joint_torque(plain, position, velocity, target, 0.004))
+    base = cost_us(lambda: drive_torque(plain, position, velocity, target))
     print(f"one step of {SHAPE} in numpy float64")
-    print(f"{'law':38s} {'us':>7s} {'times':>6s}\n{'without memory (joint_torque)':38s} {base:7.0f} {1.0:6.2f}")
+    print(f"{'law':38s} {'us':>7s} {'times':>6s}\n{'the drive alone (drive_torque)':38s} {base:7.0f} {1.0:6.2f}")
     for name, law in laws.items():
         memory = rest(law, position)
         now = cost_us(lambda law=law, memory=memory: step(law, memory, position, velocity, target, 0.004))

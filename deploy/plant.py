@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from deploy.channel import SensorChannel
-from deploy.errors import DeployError
 from deploy.reality import Reality, per_joint
 from robots import delay, motor, rotation
 from robots.load import load_robot
@@ -30,10 +29,6 @@ TIMESTEP_S = 0.002
 # Commands to one joint that jitter may have under way at once: what a client at 200 Hz sends, and no more than this.
 COMMAND_PERIOD_S = 0.005
 COMMANDS_AT_ONCE = 64
-
-
-class PlantError(DeployError):
-    """The simulated robot cannot do what is asked of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

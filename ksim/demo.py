@@ -89,11 +89,10 @@ class Stages:
         self.say(f"[bold]$ ksim {verb} {shlex.join(words)}[/bold]")
         began = time.monotonic()
         command = [sys.executable, "-m", "ksim.cli", verb, *words, "--json"]
-        # stages compile the same programs; XLA remarks on every one that it takes from the cache
+        # stages compile the same programs
         env = {
             "JAX_COMPILATION_CACHE_DIR": self.cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
             **os.environ,
         }
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=env)

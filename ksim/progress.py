@@ -14,7 +14,7 @@ from ksim.config import Config
 
 
 class TrainingBar:
-    """Steps done, steps/s, return, episode length, survival, push level; on stderr."""
+    """Steps done, steps/s, return, episode length, survival, level; on stderr."""
 
     def __init__(self, config: Config, every_s: float = 15.0):
         self._console = Console(stderr=True)
@@ -43,7 +43,7 @@ class TrainingBar:
         text = (
             f"{progress.steps / 1e6:.2f} M steps  {figures['steps_per_s']:,.0f} steps/s  "
             f"return {progress.episode_return:.1f}  length {length:.1f} s  "
-            f"survival {progress.survival:.0%}  pushes {progress.level:.0%}"
+            f"survival {progress.survival:.0%}  level {progress.level:.0%}"
         )
         # the whole line needs some 118 columns; a narrow terminal gets what matters most
         short = f"{figures['steps_per_s']:,.0f}/s  return {progress.episode_return:.1f}  length {length:.1f} s"

@@ -27,14 +27,17 @@ def built_in_robots() -> list[str]:
 
 
 def robot_folder(name_or_folder: str | Path) -> Path:
-    """The folder of a robot: the built-in one of this name, else this folder; `./name` is always a folder.
+    """The folder of a robot: the built-in one of this name, else this folder.
+
+    A bare name is the built-in robot, whatever lies in the current folder. `./name` is always a folder. So is a
+    Path, which forgets its `./`: the answer of this function, asked again, is the same folder.
 
     Raises:
         RobotLoadError: there is neither a built-in robot nor a folder of that name.
     """
     name, folder = str(name_or_folder), Path(name_or_folder)
-    # a bare name is the built-in robot whatever lies in the current folder; ./name is the folder
-    if "/" not in name and name not in ("", ".", "..") and (HERE / name / "metadata.json").is_file():
+    bare = isinstance(name_or_folder, str) and "/" not in name
+    if bare and name not in ("", ".", "..") and (HERE / name / "metadata.json").is_file():
         return HERE / name
     if folder.is_dir():
         return folder

@@ -104,6 +104,7 @@ class BuiltModel:
         standing_height_m: of the base in the world in the home pose; of the first body of a robot that is fixed.
         origins: where what the loader had to look for came from; robots/understood.py tells it.
         missing_meshes: files of meshes that are only to be seen, and were left out because they are not there.
+        names_meshes: the model names files of meshes.
         floor_added: the file had no floor.
         base_added: the file had no free joint for the base.
     """
@@ -130,6 +131,7 @@ class BuiltModel:
     standing_height_m: float
     origins: Origins
     missing_meshes: tuple[str, ...] = ()
+    names_meshes: bool = False
     floor_added: bool = False
     base_added: bool = False
 
@@ -181,7 +183,7 @@ def build_model(
     feet and without a free joint gets one.
 
     Args:
-        robot: name of a built-in robot, or a folder.
+        robot: name of a built-in robot, or a folder; a Path is always a folder.
         timestep_s: the physics step [s].
         shapes: keep the geoms that are only to be seen. Without them the motion is the same to the bit,
             a physics step of the K-Bot takes 5 % less, and the state on an accelerator is smaller.
@@ -248,7 +250,7 @@ def _build(
     except ValueError as error:
         raise _refused(path, error) from error
     mjspec.modelfiledir = str(path.parent.resolve())  # where its textures are
-    colliding = _colliding(mjspec)
+    colliding, names_meshes = _colliding(mjspec), any(mesh.file for mesh in mjspec.meshes)
     mjspec.assets, missing = _load_meshes(mjspec, path, xml, colliding)
     if not shapes:
         _drop_shapes(mjspec, colliding)
@@ -315,6 +317,7 @@ def _build(
         standing_height_m=_height(model, home_qpos, root_body),
         origins=origins,
         missing_meshes=missing,
+        names_meshes=names_meshes,
         floor_added=floor_added,
         base_added=base_added,
     )

@@ -108,11 +108,6 @@ def encoder(params: MotorParams, state: MotorState, position: Any, velocity: Any
     return position + state.twist, velocity + state.twist_rate
 
 
-def link_armature(params: MotorParams, xp: Any = np) -> Any:
-    """Armature that the simulator's joint must carry [kg m^2]: all of it, whatever lies between motor and joint."""
-    return params.armature
-
-
 def _off(value: Any) -> bool:
     """Whether a parameter is known to be zero everywhere; what jax traces is not known."""
     return isinstance(value, (int, float, np.ndarray, np.generic)) and not np.any(value)
@@ -164,24 +159,6 @@ def drive_torque(
     """
     low, high = _torque_bounds(params, velocity, xp)
     return _cut(_pd(params, position, velocity, target, target_velocity, feedforward), low, high, xp)
-
-
-def friction_torque(params: MotorParams, velocity: Any, dt: float, xp: Any = np) -> Any:
-    """Friction at the joint, (..., joints) [N m], opposed to the velocity.
-
-    Coulomb friction is rounded off near standstill so that one step of `dt` cannot reverse the
-    rotor's own inertia: an explicit integrator stays stable whatever the friction is.
-    """
-    stop = params.armature * velocity / dt
-    return -xp.clip(stop, -params.friction, params.friction) - params.damping * velocity
-
-
-def joint_torque(
-    params: MotorParams, position: Any, velocity: Any, target: Any, dt: float, xp: Any = np
-) -> tuple[Any, Any]:
-    """(drive, net) without memory [N m]: friction slows and does not hold, no play and no spring. See `step`."""
-    drive = drive_torque(params, position, velocity, target, xp)
-    return drive, drive + friction_torque(params, velocity, dt, xp)
 
 
 def step(

@@ -15,6 +15,13 @@ def _told(what: str, origin: Origin) -> str:
     return f"{what} ({'guess: ' if origin.guess else ''}{origin.how})"
 
 
+def _meshes(built: BuiltModel) -> str:
+    """What is said of meshes; nothing where the file names none."""
+    if built.missing_meshes:
+        return f"meshes left out: {', '.join(built.missing_meshes)}"
+    return "all meshes are there" if built.names_meshes else ""
+
+
 def _parts(built: BuiltModel) -> list[str]:
     model, spec, origins = built.model, built.spec, built.origins
     base = f"base: free joint {built.base_joint}" if built.base_body >= 0 else "base: fixed to the world"
@@ -23,7 +30,6 @@ def _parts(built: BuiltModel) -> list[str]:
     driven = {*spec.joint_names, built.base_joint}
     passive = [joint.name or "unnamed" for joint in own if joint.name not in driven]
     others = [model.body(i).name or "unnamed" for i in range(1, model.nbody) if i not in built.bodies]
-    missing = built.missing_meshes
     return [
         f"robot {spec.name}",
         _told(base, origins.floating),
@@ -34,6 +40,6 @@ def _parts(built: BuiltModel) -> list[str]:
         f"passive joints: {', '.join(passive) or 'none'}",
         f"{built.mass_kg:.2f} kg",
         "floor: added" if built.floor_added else "",
-        f"meshes left out: {', '.join(missing)}" if missing else "all meshes are there",
+        _meshes(built),
         f"beside the robot: {', '.join(others)}" if others else "",
     ]

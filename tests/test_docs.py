@@ -116,6 +116,11 @@ def test_the_readme_leads_to_every_page_of_the_docs():
     assert {p.resolve() for p in (ROOT / "docs").glob("*.md")} <= linked
 
 
+def test_the_readme_lists_the_commands_as_the_help_does():
+    rows = re.findall(r"^\| `ksim (\w+)` \| (.+) \|$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [(verb, what) for verb, (_, what) in VERBS.items()]
+
+
 def test_paths_that_the_pages_name_in_code_exist():
     named = re.compile(r"`((?:ksim|robots|deploy|export|toolkit|tests|configs|examples)/[\w./]+)`")
     missing = []

@@ -510,7 +510,7 @@ def test_real_time_scheduling_is_put_back_and_its_refusal_is_no_error(options):
 def test_importing_the_command_loads_no_simulator_and_no_training():
     code = (
         "import sys, deploy.run; "
-        "print([m for m in ('jax', 'mujoco', 'equinox', 'optax', 'ksim', 'export', 'plotly') if m in sys.modules])"
+        "print([m for m in ('jax', 'mujoco', 'equinox', 'optax', 'ksim', 'export') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout == "[]\n", done.stderr

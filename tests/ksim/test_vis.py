@@ -21,6 +21,7 @@ import pytest
 
 from ksim import live, video, vis
 from ksim.arrows import ABOVE_M, BELOW_M, BESIDE_M, arrows
+from ksim.cli import main
 from ksim.environment import make_environment
 from ksim.errors import KsimError
 from ksim.evaluate import JaxBatchPolicy, evaluate
@@ -342,6 +343,23 @@ def test_a_slider_that_is_drawn_sets_the_time_and_a_pause_holds_it(by_hand):
         assert panel.kinds == {"command", "velocity", "contact"} and panel.follow
     finally:
         server.stop()
+
+
+def test_the_command_writes_a_video_of_a_checkpoints_episode_and_its_plots(checkpoint_path, tmp_path, capsys):
+    if video.headless_backend() is None:
+        pytest.skip(video.REMEDY)
+    out, page = tmp_path / "v.mp4", tmp_path / "p.html"
+    argv = ["vis", "--checkpoint", str(checkpoint_path), "--seconds", "0.2", "--seed", "3", "--json"]
+    assert main([*argv, "--out", str(out), "--plots", str(page)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["video"], answer["plots"], answer["address"]) == (str(out), str(page), None)
+    # as long as was asked: it does not fall in 0.2 s
+    assert answer["survived"] and answer["length_s"] == pytest.approx(0.2)
+    shown = pictures(out)
+    assert len(shown) == 0.2 * video.FPS
+    assert shown[0].mean() > 30 and shown[0].std() > 20 and not np.array_equal(shown[0], shown[-1])
+    assert page.stat().st_size > 10_000
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.html", "v.mp4"]
 
 
 def test_live_without_a_screen_serves_a_page_until_ctrl_c(ksim, checkpoint_path, tmp_path):

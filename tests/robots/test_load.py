@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from robots.errors import RobotLoadError
-from robots.load import load_robot, model_file
+from robots.load import load_robot, model_file, robot_folder
+from robots.model import build_model
 
 JOINTS = "joint_name_to_metadata"
 TYPES = "actuator_type_to_metadata"
@@ -325,7 +326,21 @@ def test_a_bare_name_is_the_built_in_robot_and_a_path_the_folder(write_robot, tm
     write_robot().rename(tmp_path / "kbot")
     monkeypatch.chdir(tmp_path)
     assert len(load_robot("kbot").joints) == 20
-    assert load_robot("./kbot").joint_names == ("left_hip", "left_knee", "right_hip", "right_knee")
+    legs = ("left_hip", "left_knee", "right_hip", "right_knee")
+    # a Path forgets its `./`, so it is never the built-in robot
+    for folder in ("./kbot", Path("./kbot"), robot_folder("./kbot"), tmp_path / "kbot"):
+        assert load_robot(folder).joint_names == legs, folder
+    assert len(load_robot(robot_folder("kbot")).joints) == 20
+
+
+def test_a_model_and_its_metadata_come_from_one_folder(write_robot, tmp_path, monkeypatch):
+    pytest.importorskip("mujoco")
+    write_robot().rename(tmp_path / "kbot")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("./kbot", Path("kbot")):
+        built = build_model(folder)
+        assert built.spec.joint_names == ("left_hip", "left_knee", "right_hip", "right_knee")
+        assert built.spec == load_robot(tmp_path / "kbot")
 
 
 def test_an_integer_without_end_in_the_metadata_is_one_short_line(write_robot):

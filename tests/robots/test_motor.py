@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robots.load import load_robot
-from robots.motor import KNEE, MotorParams, MotorState, drive_torque, encoder, friction_torque, joint_torque, rest, step
+from robots.motor import KNEE, MotorParams, MotorState, drive_torque, encoder, rest, step
 
 
 def params(**changes) -> MotorParams:
@@ -31,7 +31,9 @@ def drive(position: float, velocity: float, target: float, **changes) -> float:
 
 
 def friction(velocity: float, dt: float = 0.005, **changes) -> float:
-    return float(friction_torque(params(**changes), np.array([velocity]), dt)[0])
+    """What a joint feels of its friction in the first step from rest, without a drive [N m]."""
+    law, zero = params(**{"kp": 0.0, "kd": 0.0, **changes}), np.zeros(1)
+    return float(step(law, rest(law, zero), zero, np.array([velocity]), zero, dt)[1][0])
 
 
 def test_below_the_limit_it_is_a_pd_controller():
@@ -76,15 +78,19 @@ def test_friction_near_standstill_stops_the_rotor_in_one_step_and_does_not_rever
 
 def test_a_rotor_under_friction_comes_to_rest_and_stays_for_any_friction():
     for level in (0.01, 0.5, 50.0):
-        velocity = 2.0
+        law = params(kp=0.0, kd=0.0, friction=level)
+        position, velocity = np.zeros(1), np.full(1, 2.0)
+        memory = rest(law, position)
         for _ in range(2000):
-            velocity += friction(velocity, 0.005, friction=level) / 0.01 * 0.005
-        assert abs(velocity) < 1e-6, level
+            _, net, memory = step(law, memory, position, velocity, position, 0.005)
+            velocity = velocity + net / 0.01 * 0.005
+            position = position + velocity * 0.005
+        assert abs(velocity[0]) < 1e-6, level
 
 
 def test_the_joint_feels_the_drive_less_friction_and_a_sensor_shows_the_drive():
-    one = [np.array([v]) for v in (0.1, 0.5, 0.3)]
-    shown, felt = joint_torque(params(), *one, 0.005)
+    position, velocity, target = (np.array([v]) for v in (0.1, 0.5, 0.3))
+    shown, felt, _ = step(params(), rest(params(), position), position, velocity, target, 0.005)
     assert shown[0] == pytest.approx(7.0)
     assert felt[0] == pytest.approx(7.0 - 0.5 - 0.05)
 
@@ -106,10 +112,10 @@ def test_numpy_and_jax_agree_in_batches():
     position, target = rng.uniform(-2, 2, (2, 64, 20))
     velocity = rng.normal(0, 12, (64, 20))
     velocity[0] = 0.0
-    expected = joint_torque(scaled, position, velocity, target, 0.004)
+    *expected, _ = step(scaled, rest(scaled, position), position, velocity, target, 0.004)
     single = MotorParams(*(p.astype(np.float32) for p in scaled))
     inputs = [v.astype(np.float32) for v in (position, velocity, target)]
-    law = jax.jit(lambda p, q, v, t: joint_torque(p, q, v, t, 0.004, jax.numpy))
+    law = jax.jit(lambda p, q, v, t: step(p, rest(p, q, jax.numpy), q, v, t, 0.004, jax.numpy)[:2])
     with jax.numpy_dtype_promotion("strict"):
         results = law(single, *inputs)
     for ours, theirs in zip(expected, results, strict=True):

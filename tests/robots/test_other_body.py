@@ -11,7 +11,7 @@ from robots import rotation
 from robots.errors import RobotLoadError
 from robots.load import EXTRA_KEY
 from robots.model import BuiltModel, build_model
-from robots.motor import MotorParams, joint_torque
+from robots.motor import MotorParams, rest, step
 
 mujoco = pytest.importorskip("mujoco")
 EXTRA = ("foot_position", "foot_velocity", "foot_quat", "foot_angular_velocity")
@@ -34,9 +34,10 @@ def run(built: BuiltModel, steps: int = 100) -> dict[str, np.ndarray]:
     data.qvel[built.base_lin_vel] = (0.3, -0.1, 0.0)
     data.qvel[built.base_ang_vel] = (0.1, 0.2, 0.5)
     params, target = MotorParams.of(built.spec), built.home_qpos[built.qpos_ids] + 0.05
+    memory = rest(params, data.qpos[built.qpos_ids])
     for _ in range(steps):
         position, velocity = data.qpos[built.qpos_ids], data.qvel[built.dof_ids]
-        _, data.ctrl[:] = joint_torque(params, position, velocity, target, model.opt.timestep)
+        _, data.ctrl[:], memory = step(params, memory, position, velocity, target, model.opt.timestep)
         mujoco.mj_step(model, data)
     found = {name: data.sensordata[at].copy() for name, at in built.sensors.items()}
     found |= {name: data.qpos[getattr(built, name)].copy() for name in ("base_position", "base_quat", "qpos_ids")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from robots.load import EXTRA_KEY
@@ -15,6 +16,7 @@ def test_the_kbot_is_told_without_a_guess():
     said = understood(build_model("kbot", shapes=False))
     assert "guess" not in said and "\n" not in said
     assert said.startswith("robot kbot; base: free joint ")
+    assert "mesh" not in said  # it has none
     for part in (
         "IMU: imu_site on body imu",
         "feet: left_foot, right_foot (as metadata.json says)",
@@ -38,7 +40,7 @@ def test_what_a_file_says_and_what_is_guessed_of_a_small_robot(write_robot, crat
     assert said["beside the robot"] == "beside the robot: foot_crate"
 
 
-def test_each_guess_is_named_with_its_reason(write_robot, biped_xml):
+def test_each_guess_is_named_with_its_reason(write_robot, biped_xml, tmp_path):
     text = biped_xml.replace('<key name="home"', '<key name="stand"').replace("<freejoint/>", "")
     text = text.replace('qpos="0 0 1 1 0 0 0 ', 'qpos="').replace('site name="imu"', 'site name="chest_imu"')
     text = text.replace('<gyro name="g" site="imu" noise="0.1"/>', "")
@@ -56,6 +58,11 @@ def test_each_guess_is_named_with_its_reason(write_robot, biped_xml):
     assert imu.endswith("sites chest_imu are not looked at)")
     assert "guess: all zeros" in said["home"] and "(keyframes stand are not looked at)" in said["home"]
     assert said["passive joints"] == "passive joints: wag" and said["meshes left out"] == "meshes left out: cover.stl"
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], "<f4") * 0.1
+    sides = [corners[list(side)] for side in ((0, 2, 1), (0, 1, 3), (0, 3, 2), (1, 2, 3))]
+    faces = b"".join(bytes(12) + side.tobytes() + bytes(2) for side in sides)
+    (tmp_path / "biped" / "cover.stl").write_bytes(bytes(80) + (4).to_bytes(4, "little") + faces)
+    assert "all meshes are there" in parts(build_model(tmp_path / "biped"))
 
 
 def test_a_half_told_home_is_a_guess(write_robot, biped_xml):
