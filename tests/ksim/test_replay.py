@@ -73,11 +73,12 @@ def written(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
 
     def write(config: Config = TASK, change=lambda arrays: None):
-        robot = load_robot("kbot").to_json()
+        robot = load_robot("kbot")
         arrays = {name: np.array(value) for name, value in checkpoint.model_arrays(model).items()}
         change(arrays)
         path = folder / f"{len(list(folder.iterdir()))}.ckpt"
-        checkpoint.write(path, {"config": config.to_dict(), "robot": robot, "critic": 1}, arrays)
+        about = {"robot": robot.to_json(), "robot_digest": robot.digest, "critic": 1}
+        checkpoint.write(path, {"config": config.to_dict(), **about}, arrays)
         return path
 
     return write
