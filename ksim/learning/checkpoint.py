@@ -138,6 +138,12 @@ def check_finite(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
             raise CheckpointError(f"{path}: array {name} holds numbers that are not finite; use another")
 
 
+def model_of(path: str | Path, target: str | Path) -> None:
+    """Write model.ckpt from last.ckpt: what is in it of the model, to the byte as training would write it."""
+    meta, arrays = read(path, wanted=("model", "learner.scale"))
+    write(target, meta, arrays)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """A trained policy with all that export needs."""

@@ -242,7 +242,7 @@ def altered(meta, **changes):
         ({"config__ppo__minibatches": 0}, "ppo.minibatches: got 0"),
         ({"config__seed": 10**19}, "seed: got 1000"),
         ({"config": []}, "expected a mapping"),
-        ({"robot_digest": "0" * 64}, "it was altered"),
+        ({"robot_digest": "0" * 64}, "is altered"),
         ({"robot": None}, "expected a JSON object"),
     ],
 )
