@@ -178,7 +178,7 @@ def _form(value: Any) -> str:
 
 
 def _elements(value: Any, place: tuple[int, ...] = ()) -> list[tuple[tuple[int, ...], Any]]:
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not value:  # an empty list has no elements, and is something
         return [(place, value)]
     return [leaf for i, inner in enumerate(value) for leaf in _elements(inner, (*place, i))]
 
@@ -190,8 +190,7 @@ def _number(value: Any) -> bool:
 def _apart(x: Any, y: Any) -> tuple[float | None, tuple[int, ...], Any, Any]:
     """(the greatest difference, where, the two values there); 0 where they are the same to the bit."""
     left, right = _elements(x), _elements(y)
-    # an empty list has no elements, and is something
-    if [place for place, _ in left] != [place for place, _ in right] or isinstance(x, list) != isinstance(y, list):
+    if [place for place, _ in left] != [place for place, _ in right]:
         return None, (), *(None if v is None else _form(v) for v in (x, y))
     worst: tuple[float | None, tuple[int, ...], Any, Any] = (0.0, (), None, None)
     for (place, a), (_, b) in zip(left, right, strict=True):
