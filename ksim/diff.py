@@ -191,7 +191,7 @@ def _apart(x: Any, y: Any) -> tuple[float | None, tuple[int, ...], Any, Any]:
     """(the greatest difference, where, the two values there); 0 where they are the same to the bit."""
     left, right = _elements(x), _elements(y)
     if [place for place, _ in left] != [place for place, _ in right]:
-        return None, (), *(None if v is None else _form(v) for v in (x, y))
+        return None, (), None if x is None else _form(x), None if y is None else _form(y)
     worst: tuple[float | None, tuple[int, ...], Any, Any] = (0.0, (), None, None)
     for (place, a), (_, b) in zip(left, right, strict=True):
         plain = _number(a) and _number(b)
