@@ -1,11 +1,16 @@
-"""The `ksim` command: finds the verb, imports its module, prints an error as one line."""
+"""The `ksim` command: finds the verb, imports its module, prints an error as one line.
+
+`ksim --with FILE.py VERB ...` imports a file first: one that registers a task, with the classes of its terms.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from toolkit.cli import importing, parser, run_verb
 
@@ -28,6 +33,42 @@ VERBS = {
 }
 
 
+# what brings one's own tasks and terms
+WITH = "--with"
+
+
+def load_module(name: str) -> None:
+    """Import a file, as `python FILE` finds it, or a module by its dotted name.
+
+    Raises:
+        KsimError: there is none, or it cannot be imported.
+    """
+    from ksim.errors import KsimError
+
+    path = Path(name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise KsimError(f"{WITH} {name}: no such file; expected one that registers a task; check how it is written")
+        there = getattr(sys.modules.get(path.stem), "__file__", None)
+        if path.stem in sys.modules and (there is None or not path.samefile(there)):
+            raise KsimError(f"{WITH} {name}: there is a module of that name already; expected another; rename the file")
+        sys.path.insert(0, str(path.resolve().parent))
+    try:
+        importlib.import_module(path.stem if path.suffix == ".py" else name)
+    except Exception as error:  # the file is its author's, and so is what it raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise KsimError(f"{WITH} {name}: cannot be imported ({reason}); correct it") from error
+
+
+def _with(argv: list[str]) -> tuple[list[str], list[str]]:
+    """(modules to import, the rest) of a command line."""
+    modules = []
+    while argv[:1] == [WITH] and len(argv) > 1:
+        modules.append(argv[1])
+        argv = argv[2:]
+    return modules, argv
+
+
 def _load(verb: str) -> Callable[[list[str]], int]:
     """The function of a verb."""
     module, function = VERBS[verb][0].split(":")
@@ -39,7 +80,15 @@ def _usage() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {verb:{width}}  {what}" for verb, (_, what) in VERBS.items()]
     return "\n".join(
-        ["usage: ksim VERB [options]   (ksim VERB --help for each)", "", *lines, "", "example:\n  ksim demo"]
+        [
+            "usage: ksim [--with FILE.py] VERB [options]   (ksim VERB --help for each)",
+            "",
+            *lines,
+            "",
+            "  --with FILE.py  import this file first: one's own task, with the classes of its terms",
+            "",
+            "example:\n  ksim demo",
+        ]
     )
 
 
@@ -53,6 +102,9 @@ def _answer(argv: list[str]) -> int:
 
         print(f"ksim2real {importlib.metadata.version('ksim2real')}")
         return 0
+    if argv[0] == WITH:
+        print(f"ksim: {WITH}: got no file, expected FILE.py and a verb", file=sys.stderr)
+        return 2
     import difflib
 
     near = difflib.get_close_matches(argv[0], VERBS, n=1)
@@ -68,10 +120,18 @@ def main(argv: list[str] | None = None) -> int:
         # XLA remarks on every program that it takes from the cache; its errors come as exceptions. JAX sets a level of
         # its own when it is imported, so this comes first
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    modules, argv = _with(argv)
     if not argv or argv[0] not in VERBS:
         return run_verb("", _answer, argv)
     verb, rest = argv[0], argv[1:]
-    return run_verb(verb, lambda arguments: _load(verb)(arguments), rest)
+
+    def run(arguments: list[str]) -> int:
+        with importing(verb):
+            for name in modules:
+                load_module(name)
+        return _load(verb)(arguments)
+
+    return run_verb(verb, run, rest)
 
 
 if __name__ == "__main__":

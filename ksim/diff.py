@@ -6,6 +6,7 @@ and what is seen then. The first of them that differs is where the cause is; tho
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,6 +23,8 @@ NAMES = {
     "reward": "reward",
     "observation": "observation",
 }
+# The layer of runs of which one goes on where the other has ended, though no step says why.
+LENGTH = "length"
 # At the birth the first targets follow from the state, and what is seen from both.
 _BIRTH_ORDER = ("given", "physics", "action_path", "policy", "reward", "observation")
 # Fields with one number for each joint.
@@ -33,10 +36,10 @@ class Difference:
     """One field that is not the same in both.
 
     Attributes:
-        layer: observation, policy, action path, physics or reward.
+        layer: observation, policy, action path, physics, reward or length.
         field: its name.
         size: the greatest difference; None where it is not a matter of numbers.
-        at: the element with that difference, by its joint's name or its place; empty for a single number.
+        at: the element with that difference, by its name or its place; empty for a single number.
         first: its value in the first log.
         second: its value in the second.
     """
@@ -73,20 +76,28 @@ class Parting:
 
 
 def first_parting(first: Log, second: Log) -> Parting | None:
-    """Where two runs part; None where all that happened is the same to the bit."""
+    """Where two runs part; None where all that happened is the same to the bit, and as long."""
+    period = first.birth["control_period_s"]
     for step, (a, b) in enumerate(zip(first.events, second.events, strict=False), -1):
-        if a == b and not _signed_zeros(a, b):
+        if json.dumps(a) == json.dumps(b):  # as text: 0 is not -0, and true is not 1
             continue
         left, right = _layers(a), _layers(b)
         order = _BIRTH_ORDER if step < 0 else LAYERS
         found = [d for layer in order for d in _compared(layer, left[layer], right[layer], first.birth)]
         if not found:
             continue  # what is left is what the runs were told, and the birth's versions
-        period = first.birth["control_period_s"]
         return Parting(
             event_id=a["event_id"], step=step, time_s=(step + 1) * period, layer=found[0].layer, fields=tuple(found)
         )
-    return None
+    lengths = len(first.events) - 1, len(second.events) - 1
+    if lengths[0] == lengths[1]:
+        return None
+    step, longer = min(lengths), max(first, second, key=lambda log: len(log.events))
+    apart = Difference(
+        layer=LENGTH, field="steps", size=abs(lengths[0] - lengths[1]), at="", first=lengths[0], second=lengths[1]
+    )
+    event_id = longer.events[step + 1]["event_id"]
+    return Parting(event_id=event_id, step=step, time_s=(step + 1) * period, layer=LENGTH, fields=(apart,))
 
 
 def settings_apart(first: Log, second: Log) -> list[tuple[str, Any, Any]]:
@@ -95,13 +106,8 @@ def settings_apart(first: Log, second: Log) -> list[tuple[str, Any, Any]]:
     a, b = ({k: log.birth.get(k) for k in keys} for log in (first, second))
     left, right = _flat(a), _flat(b)
     names = list(dict.fromkeys([*left, *right]))
-    out = [(n, left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)]
+    out = [(n, left.get(n), right.get(n)) for n in names if _apart(left.get(n), right.get(n))[0] != 0.0]
     return [(n.removeprefix("settings."), x, y) for n, x, y in out]
-
-
-def _signed_zeros(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether equal states have different hashes, as 0 and -0 do."""
-    return a["after_hash"] != b["after_hash"]
 
 
 def _layers(event: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -138,7 +144,7 @@ def _compared(layer: str, a: dict[str, Any], b: dict[str, Any], birth: dict[str,
                 layer=NAMES[layer],
                 field=field,
                 size=size,
-                at=_place(field, place, birth["names"]["joints"]),
+                at=_place(field, place, birth["names"]),
                 first=x,
                 second=y,
             )
@@ -146,38 +152,52 @@ def _compared(layer: str, a: dict[str, Any], b: dict[str, Any], birth: dict[str,
     return out
 
 
-def _place(field: str, place: tuple[int, ...], joints: list[str]) -> str:
+def _place(field: str, place: tuple[int, ...], names: dict[str, list[str]]) -> str:
+    if place and field in names and place[-1] < len(names[field]):
+        return names[field][place[-1]]
     words = field.replace("_", ".").split(".")
     of_joints = any(name in field or name in words for name in _OF_JOINTS)
-    if of_joints and place and place[-1] < len(joints):
-        return joints[place[-1]]
+    if of_joints and place and place[-1] < len(names["joints"]):
+        return names["joints"][place[-1]]
     return ", ".join(map(str, place))
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    return (len(value), *_shape(value[0])) if isinstance(value, list) and value else (0,) if value == [] else ()
+def _form(value: Any) -> str:
+    """The shape of nested lists, in words."""
+    sizes = []
+    rows = [value]
+    while all(isinstance(row, list) for row in rows):
+        lengths = {len(row) for row in rows}
+        if len(lengths) > 1:
+            return f"rows of {' and '.join(map(str, sorted(lengths)))}"
+        sizes += lengths
+        rows = [inner for row in rows for inner in row]
+        if not rows:
+            break
+    return f"shape ({', '.join(map(str, sizes))})"
 
 
 def _elements(value: Any, place: tuple[int, ...] = ()) -> list[tuple[tuple[int, ...], Any]]:
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not value:  # an empty list has no elements, and is something
         return [(place, value)]
     return [leaf for i, inner in enumerate(value) for leaf in _elements(inner, (*place, i))]
 
 
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _apart(x: Any, y: Any) -> tuple[float | None, tuple[int, ...], Any, Any]:
     """(the greatest difference, where, the two values there); 0 where they are the same to the bit."""
-    if _shape(x) != _shape(y):
-        return (
-            None,
-            (),
-            f"shape {_shape(x)}" if x is not None else None,
-            f"shape {_shape(y)}" if y is not None else None,
-        )
+    left, right = _elements(x), _elements(y)
+    if [place for place, _ in left] != [place for place, _ in right]:
+        return None, (), None if x is None else _form(x), None if y is None else _form(y)
     worst: tuple[float | None, tuple[int, ...], Any, Any] = (0.0, (), None, None)
-    for (place, a), (_, b) in zip(_elements(x), _elements(y), strict=True):
-        if a == b and not (a == 0 and math.copysign(1, a) != math.copysign(1, b)):
+    for (place, a), (_, b) in zip(left, right, strict=True):
+        plain = _number(a) and _number(b)
+        same = a == b and isinstance(a, bool) == isinstance(b, bool)
+        if same and not (plain and a == 0 and math.copysign(1, a) != math.copysign(1, b)):
             continue
-        plain = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
         # a sign of 0 is a difference, if the smallest there is
         size = max(abs(a - b), math.ulp(0.0)) if plain else math.inf if a in NOT_FINITE or b in NOT_FINITE else None
         if size is None or size > (worst[0] or 0.0):

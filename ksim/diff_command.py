@@ -41,13 +41,15 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         settings = [{"key": key, "first": a, "second": b} for key, a, b in told]
         found = {} if parting is None else _strict(parting.to_json())
-        print(json.dumps({"equal": parting is None, **found, "settings": settings}, allow_nan=False))
+        steps = [len(log.events) - 1 for log in (first, second)]
+        answer = {"equal": parting is None, "settings": settings, "steps": steps, **found}
+        print(json.dumps(answer, allow_nan=False))
     else:
-        print(_text(parting, len(first.events) - 1))
         for key, a, b in told[:SHOWN]:
-            print(f"  told: {key}: {a!r:.60} and {b!r:.60}")
+            print(f"told: {key}: {a!r:.60} and {b!r:.60}")
         if len(told) > SHOWN:
-            print(f"  told: and {len(told) - SHOWN} more")
+            print(f"told: and {len(told) - SHOWN} more")
+        print(_text(parting, len(first.events) - 1, len(second.events) - 1))
     return 0 if parting is None else 1
 
 
@@ -58,7 +60,7 @@ def _strict(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _text(parting: Parting | None, steps: int) -> str:
+def _text(parting: Parting | None, steps: int, others: int) -> str:
     if parting is None:
         return f"the same to the bit: {steps} steps"
     where = "at the birth" if parting.step < 0 else f"at {parting.event_id}, t = {parting.time_s:.3f} s"
@@ -70,10 +72,12 @@ def _text(parting: Parting | None, steps: int) -> str:
     later = list(dict.fromkeys(field.layer for field in parting.fields if field.layer != parting.layer))
     if later:
         lines.append(f"  and with it: {', '.join(later)}")
+    if steps != others:
+        lines.append(f"  the first has {steps} steps, the second {others}")
     return "\n".join(lines)
 
 
 def _field(field: Difference) -> str:
     at = f" at {field.at}" if field.at else ""
-    size = "" if field.size is None else f" by {field.size:.3g}{at}"
+    size = at if field.size is None else f" by {field.size:.3g}{at}"
     return f"{field.layer}: {field.field}{size}: {field.first!r:.40} and {field.second!r:.40}"

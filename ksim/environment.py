@@ -361,6 +361,13 @@ class Environment:
 
         Environments that end are started anew; what is observed then is the new start.
         """
+        batch, _, seen, outcome = self.driven(batch, action, target, level)
+        return batch, seen, outcome
+
+    def driven(
+        self, batch: EnvBatch, action: Any, target: Any, level: Any = 1.0
+    ) -> tuple[EnvBatch, Drive, Observed, Outcome]:
+        """One control step as `step` takes it, told with what acted on each robot during it."""
         level, act = jnp.asarray(level, jnp.float32), Action(jnp.asarray(action), jnp.asarray(target))
         if self._mjx_step is not None:
             return self._mjx_step(batch, act, level)
@@ -369,7 +376,7 @@ class Environment:
         env, outcome, rewards = self._judge(physics, batch, env, act, level)
         physics, params, env = self.renew_ended(physics, batch.params, env, outcome.done, level)
         env, seen = self._look(physics, params, env, level)
-        return EnvBatch(physics, params, env, rewards), seen, outcome
+        return EnvBatch(physics, params, env, rewards), drive, seen, outcome
 
     def advance(
         self, batch: EnvBatch, action: Any, target: Any, level: Any = 1.0
@@ -420,7 +427,7 @@ class Environment:
         env, outcome, rewards = self._judge_all(physics, batch, env, act, level)
         physics, params, env = self.renewed(physics, batch.params, env, outcome.done, level)
         env, seen = self.look(physics, params, env, level)
-        return EnvBatch(physics, params, env, rewards), seen, outcome
+        return EnvBatch(physics, params, env, rewards), drive, seen, outcome
 
     def _measure(self) -> dict[str, dict[str, Any]]:
         """Zeros in the shape of each stateful observation's memory; `look` fills them at an episode's first tick."""

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ksim.actions import roles
 from ksim.config import Config
 from ksim.environment import Environment, make_environment
 from ksim.errors import KsimError
@@ -35,7 +36,10 @@ from toolkit.settings import apply_overrides
 
 
 class BatchPolicy(Protocol):
-    """A policy over E environments."""
+    """A policy over E environments.
+
+    One that knows its raw action has a method `raw` too: next carry -> (the joints that it moves, (k,); it, (E, k)).
+    """
 
     def init(self, envs: int) -> Any:
         """The first carry of E environments."""
@@ -59,6 +63,9 @@ class JaxBatchPolicy:
     def step(self, inputs: dict[str, Any], carry: Any) -> tuple[Any, Any]:
         return self._step(self._policy, inputs, carry)
 
+    def raw(self, carry: Any) -> tuple[np.ndarray, np.ndarray]:
+        return self._policy.targets.index, np.asarray(self._policy.split(carry)[2])
+
 
 class OnnxBatchPolicy:
     """A bundle in onnxruntime, one environment at a time, as the robot runs it."""
@@ -67,6 +74,7 @@ class OnnxBatchPolicy:
         from deploy.policy import OnnxPolicy
 
         self._policy = OnnxPolicy(bundle)
+        self._raw = None if bundle.spec is None else _raw_places(bundle.spec)
 
     def init(self, envs: int) -> Any:
         self._policy.reset()
@@ -80,6 +88,43 @@ class OnnxBatchPolicy:
             targets.append(self._policy.step({k: v[i] for k, v in rows.items()}))
             carries.append(self._policy.carry)
         return np.stack(targets), np.stack(carries)
+
+    def raw(self, carry: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        return None if self._raw is None else (self._raw[0], np.asarray(carry)[:, self._raw[1]])
+
+
+def _raw_places(spec: PolicySpec) -> tuple[np.ndarray, np.ndarray] | None:
+    """(joints that a bundle's raw action moves, where it stands in the carry); None where the bundle does not say."""
+    settings, at = spec.training.get("policy", {}), 0
+    for part in spec.carry_layout:
+        if part.name == "last_action":
+            moved = roles(spec.robot, tuple(settings.get("hold", ())), settings.get("passthrough", {})).active
+            return (np.asarray(moved), at + np.arange(part.size)) if part.size == len(moved) else None
+        at += part.size
+    return None
+
+
+def moved_joints(config: Config, robot: RobotSpec) -> np.ndarray:
+    """The joints that the raw action of a task's environment moves, in its order."""
+    return np.asarray(roles(robot, config.policy.hold, config.policy.passthrough).active)
+
+
+def raw_action(policy: BatchPolicy, carry: Any, moved: np.ndarray) -> np.ndarray | None:
+    """The raw action that a policy took, as the environment has it, (E, actions).
+
+    Args:
+        policy: the policy.
+        carry: its carry after the step.
+        moved: the joints that the environment's raw action moves.
+
+    Returns:
+        None where the policy does not tell it, or moves other joints.
+    """
+    told = getattr(policy, "raw", lambda _: None)(carry)
+    if told is None or set(told[0].tolist()) != set(moved.tolist()):
+        return None
+    order = [told[0].tolist().index(joint) for joint in moved.tolist()]
+    return np.asarray(told[1], np.float32)[:, order]
 
 
 class HoldHome:
@@ -164,11 +209,6 @@ def _off_command(physics: PhysicsState, command: np.ndarray, scene: Scene) -> np
     return np.hypot(ahead - wanted[0], aside - wanted[1])
 
 
-def _force(carries: dict[str, dict[str, Any]], episodes: int) -> np.ndarray:
-    """Force of all events on each base in the world's frame [N], (N, 3)."""
-    return sum((np.asarray(event["wrench_w"])[:, :3] for event in carries["events"].values()), np.zeros((episodes, 3)))
-
-
 def start_key(seed: int) -> Any:
     """The random key of the episodes of a seed; training uses others whatever its seed."""
     return jax.random.fold_in(jax.random.key(seed), 0x65766131)
@@ -202,6 +242,7 @@ def evaluate(
         raise KsimError(f"evaluation: got an environment of {env.envs}, expected {episodes}")
     batch, seen = env.reset(start_key(seed))
     carry, zeros = policy.init(episodes), np.zeros((episodes, env.scene.actions), np.float32)
+    moved = moved_joints(env.config, env.scene.built.spec)
     alive = np.ones(episodes, bool)
     returns, lengths, drift, off = (np.zeros(episodes) for _ in range(4))
     survived = np.zeros(episodes, bool)
@@ -213,12 +254,13 @@ def evaluate(
         before = np.asarray(batch.physics.qpos)
         place = np.asarray(batch.physics.base_position)
         off += alive * _off_command(batch.physics, np.asarray(batch.env.command), env.scene)
+        raw = raw_action(policy, carry, moved)
+        act = (zeros if raw is None else raw, jnp.asarray(targets, jnp.float32))
+        running = alive.copy()
+        batch, drive, seen, outcome = env.driven(batch, *act)
         if record:
-            force = _force(batch.env.carries, episodes)
-            kept.append(
-                (inputs, {"targets": np.asarray(targets), "alive": alive.copy(), "qpos": before, "force_w": force})
-            )
-        batch, seen, outcome = env.step(batch, zeros, jnp.asarray(targets, jnp.float32))
+            force = np.asarray(drive.wrench_w)[:, :3]
+            kept.append((inputs, {"targets": np.asarray(targets), "alive": running, "qpos": before, "force_w": force}))
         done = np.asarray(outcome.done)
         returns += alive * np.asarray(outcome.reward)
         lengths += alive
@@ -270,6 +312,10 @@ class ByName:
         ordered = {k: np.asarray(v)[:, places[k]] if k in places else v for k, v in inputs.items()}
         targets, carry = self._policy.step(ordered, carry)
         return np.asarray(targets)[:, self._back], carry
+
+    def raw(self, carry: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        told = getattr(self._policy, "raw", lambda _: None)(carry)
+        return None if told is None else (self._joints[told[0]], told[1])
 
 
 def _places(path: str, what: str, trained: Sequence[str], there: Sequence[str]) -> np.ndarray:

@@ -13,6 +13,20 @@ from ksim.config import Config
 from toolkit.files import atomic_path
 
 
+def seconds_until(path: Path, step: int) -> tuple[float, list[str]]:
+    """(how long a run took until a step [s], the rows until then) of its metrics.jsonl; damaged rows are left out."""
+    seconds, kept = 0.0, []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row["steps"] <= step:
+            kept.append(line)
+            seconds = row["seconds"]
+    return seconds, kept
+
+
 class Metrics:
     """Writes one row per update. After a resume, rows beyond the checkpoint's step are dropped.
 
@@ -23,17 +37,7 @@ class Metrics:
     def __init__(self, out: Path, config: Config, since_step: int = 0):
         out.mkdir(parents=True, exist_ok=True)
         self._path = out / "metrics.jsonl"
-        kept: list[str] = []
-        self.seconds_before = 0.0
-        if since_step and self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if row["steps"] <= since_step:
-                    kept.append(line)
-                    self.seconds_before = row["seconds"]
+        self.seconds_before, kept = seconds_until(self._path, since_step) if since_step else (0.0, [])
         with atomic_path(self._path) as part:
             part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         with atomic_path(out / "config.yaml") as part:

@@ -175,7 +175,7 @@ def record(
 
     from ksim.environment import make_environment
     from ksim.errors import KsimError
-    from ksim.evaluate import start_key
+    from ksim.evaluate import moved_joints, raw_action, start_key
 
     env = environment or make_environment(config, 1, engine)
     if env.envs != 1:
@@ -183,6 +183,7 @@ def record(
     scene, dt = env.scene, env.scene.control_period_s
     batch, seen = env.reset(start_key(seed))
     carry, zeros = policy.init(1), np.zeros((1, scene.actions), np.float32)
+    moved = moved_joints(env.config, scene.built.spec)
     rows: list[dict[str, np.ndarray]] = []
     rewards: dict[str, list[float]] = {name: [] for name in config.rewards}
     survived = False
@@ -190,7 +191,9 @@ def record(
         command = np.asarray(batch.env.command)[0]
         targets, carry = policy.step({k: np.asarray(v) for k, v in seen.inputs.items()}, carry)
         # what ended stays as it ended: the fall is to be seen
-        batch, drive, seen, outcome = env.advance(batch, zeros, jnp.asarray(targets, jnp.float32))
+        raw = raw_action(policy, carry, moved)
+        act = (zeros if raw is None else raw, jnp.asarray(targets, jnp.float32))
+        batch, drive, seen, outcome = env.advance(batch, *act)
         physics = batch.physics
         rows.append(
             {

@@ -8,25 +8,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ksim.actions import roles
 from ksim.config import Config
 from ksim.environment import Ended, EnvBatch, Environment, Observed, Outcome, make_environment
-from ksim.errors import KsimError
-from ksim.evaluate import BatchPolicy, JaxBatchPolicy, load_policy, start_key
+from ksim.errors import KsimError, ReplayError
+from ksim.evaluate import BatchPolicy, JaxBatchPolicy, load_policy, moved_joints, raw_action, start_key
 from ksim.learning.checkpoint import Trained, load_trained, versions
-from ksim.replay_log import BIRTH, FORMAT, VERSION, hash_arrays, plain
+from ksim.replay_log import BIRTH, FORMAT, VERSION, Log, hash_arrays, plain, validate_log
 from ksim.schema import values
 from ksim.types import Action, Drive, PhysicsState
 from robots import read_bundle
+from robots.model import BuiltModel
 from robots.spec import PolicySpec, canonical_json
 from toolkit.files import atomic_path
+from toolkit.strict_json import loads
+
+# What the numbers of a joint are, in qpos and in qvel, by how many it has in qpos: hinges and slides, balls, free ones.
+_COORDINATES = {
+    1: (("",), ("",)),
+    4: (("qw", "qx", "qy", "qz"), ("wx", "wy", "wz")),
+    7: (("x", "y", "z", "qw", "qx", "qy", "qz"), ("vx", "vy", "vz", "wx", "wy", "wz")),
+}
 
 
 def hash_state(state: PhysicsState) -> str:
@@ -107,24 +115,6 @@ class Player:
     name: str
     spec: PolicySpec | None = None
 
-    def raw_places(self, joints: Sequence[str]) -> np.ndarray | None:
-        """Where in its carry the raw action of each joint stands after a step; None where that is not known.
-
-        Args:
-            joints: those that the environment's raw action moves.
-        """
-        if self.spec is None:
-            return None
-        settings = self.spec.training.get("policy", {})
-        robot = self.spec.robot
-        active = roles(robot, tuple(settings.get("hold", ())), settings.get("passthrough", {})).active
-        names, at = [robot.joint_names[i] for i in active], 0
-        for part in self.spec.carry_layout:
-            if part.name == "last_action" and part.size == len(names) and set(names) == set(joints):
-                return np.asarray([at + names.index(joint) for joint in joints], np.intp)
-            at += part.size
-        return None
-
 
 def load_player(
     policy: str | Path | Trained, config: str | None = None, overrides: Sequence[str] = ()
@@ -153,7 +143,7 @@ def replay_episode(
     environment: Environment | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[KsimNaryaEvent]:
-    """One episode from its birth to its end: as the first of `ksim eval` with this seed, with the raw actions known.
+    """One episode from its birth to its end: as the first of `ksim eval` with this seed.
 
     Args:
         seed: of all that is random.
@@ -166,6 +156,7 @@ def replay_episode(
 
     Raises:
         KsimError: there is no task for the policy.
+        ReplayError: a name in the task is one that no log may have: too long, or no plain text.
     """
     if isinstance(policy, (str, Path, Trained)):
         own, policy = load_player(policy)
@@ -178,23 +169,22 @@ def replay_episode(
     if env.envs != 1:
         raise KsimError(f"replay: got an environment of {env.envs} robots, expected 1")
     batch, seen = env.reset(start_key(seed), level=level)
-    moved = roles(env.scene.built.spec, config.policy.hold, config.policy.passthrough).active
-    raw_at = player.raw_places([env.scene.joint_names[i] for i in moved])
+    moved = moved_joints(env.config, env.scene.built.spec)
     after, carry = _one(batch.physics.public()), player.policy.init(1)
     header = _header(seed, env, player, after, level)
     info = {"birth": header, "layers": _birth_layers(batch, seen, after)}
     events = [KsimNaryaEvent(BIRTH, None, after, TrajectorySegment(_one(batch.env.target), 0.0, False, info), 0)]
+    _check_names(events[0])
     for step in range(env.episode_steps):
         inputs = {k: np.asarray(v) for k, v in seen.inputs.items()}
         targets, carry = player.policy.step(inputs, carry)
-        raw = np.zeros((1, env.scene.actions), np.float32)
-        if raw_at is not None:
-            raw = np.asarray(carry)[:, raw_at].astype(np.float32)
+        known = raw_action(player.policy, carry, moved)
+        raw = np.zeros((1, env.scene.actions), np.float32) if known is None else known
         target = np.asarray(targets, np.float32)
         before, given = after, batch
         batch, drive, seen, outcome = env.advance(batch, raw, target, level)
         after, reward = _one(batch.physics.public()), float(np.asarray(outcome.reward)[0])
-        decided = {} if raw_at is None else {"raw": plain(raw[0])}
+        decided = {} if known is None else {"raw": plain(raw[0])}
         layers = _step_layers(env, given, batch, drive, seen, outcome, decided, level)
         done = bool(np.asarray(outcome.done)[0])
         segment = TrajectorySegment(target[0], reward, done, {"layers": layers})
@@ -206,10 +196,29 @@ def replay_episode(
     return events
 
 
-def write_log(events: Sequence[KsimNaryaEvent], path: str | Path) -> None:
-    """Write events as JSON lines beside `path`, then rename the file there."""
+def write_log(events: Sequence[KsimNaryaEvent], path: str | Path) -> Log:
+    """Write events as JSON lines beside `path`, read them back and check them, then rename the file there.
+
+    Raises:
+        ReplayError: they are no whole episode.
+    """
     with atomic_path(path) as part:
         part.write_text("".join(f"{event.to_jsonl()}\n" for event in events), encoding="utf-8")
+        try:
+            log = validate_log(part)
+        except ReplayError as error:
+            raise ReplayError(str(error).replace(str(part), str(path))) from error
+    return replace(log, path=Path(path))
+
+
+def _check_names(birth: KsimNaryaEvent) -> None:
+    """All names are in the birth; whoever reads the log bounds them."""
+    try:
+        loads(birth.to_jsonl().encode())
+    except ValueError as error:
+        raise ReplayError(
+            f"replay: its log could not be read again: {error}; choose other names in the task"
+        ) from error
 
 
 def _one(tree: Any) -> Any:
@@ -232,11 +241,35 @@ def _header(seed: int, env: Environment, player: Player, state: PhysicsState, le
         "level": float(level),
         "control_period_s": scene.control_period_s,
         "policy": {"name": player.name, "weights": player.spec.weights_digest if player.spec else ""},
-        "names": {"joints": list(scene.joint_names), "commands": list(scene.command_names)},
+        "names": {
+            "joints": list(scene.joint_names),
+            "commands": list(scene.command_names),
+            **_element_names(scene.built),
+        },
         "dtypes": {name: np.asarray(v).dtype.str for name, v in values("PhysicsState", state).items()},
         "settings": json.loads(canonical_json(settings)),  # in one order, whatever the order they were given in
         "versions": versions(),
     }
+
+
+def _element_names(built: BuiltModel) -> dict[str, list[str]]:
+    """What each element of qpos, qvel and sensordata is, by the names of joints and sensors."""
+    model = built.model
+    out = {"qpos": [""] * model.nq, "qvel": [""] * model.nv, "sensordata": [""] * model.nsensordata}
+
+    def put(field: str, at: int, name: str, parts: Sequence[str]) -> None:
+        out[field][at : at + len(parts)] = [f"{name} {part}".strip() for part in parts]
+
+    for j in range(model.njnt):
+        joint = model.joint(j)
+        size, name = joint.qpos0.size, joint.name or f"joint {j}"
+        put("qpos", int(joint.qposadr[0]), name, _COORDINATES[size][0])
+        put("qvel", int(joint.dofadr[0]), name, _COORDINATES[size][1])
+    for i in range(model.nsensor):
+        sensor = model.sensor(i)
+        size = int(sensor.dim[0])
+        put("sensordata", int(sensor.adr[0]), sensor.name, [""] if size == 1 else [str(k) for k in range(size)])
+    return out
 
 
 def _birth_layers(batch: EnvBatch, seen: Observed, state: PhysicsState) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from ksim.errors import ConfigError
@@ -30,6 +31,7 @@ class ReplayOptions(KsimOptions):
         str | None, Option("write the data model too, as an ACSet schema for ACSets.jl", metavar="FILE")
     ] = None
     acset: Annotated[str | None, Option("write the episode too, as an ACSet of that schema", metavar="FILE")] = None
+    force: Annotated[bool, Option("replace files that are there")] = False
     json: Annotated[bool, Option("print one JSON object on stdout")] = False
 
 
@@ -44,10 +46,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     if not args.checkpoint and not args.schema:
         raise ConfigError("--checkpoint: got none; expected a policy to play; name a .ckpt or a .kinfer")
+    out = args.out or f"episode-seed{args.seed}.jsonl"
+    _check_files(args, out)
     with importing("replay"):
         from ksim.engine import choose_engine
         from ksim.replay import load_player, replay_episode, write_log
-        from ksim.replay_log import validate_log
         from ksim.schema import acset_instance, acset_schema
 
     if args.schema:
@@ -55,11 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     if not args.checkpoint:
         return 0
     config, player = load_player(args.checkpoint, args.config, args.set)
-    out = args.out or f"episode-seed{args.seed}.jsonl"
     progress = _progress if sys.stderr.isatty() else None
     events = replay_episode(args.seed, player, config=config, engine=choose_engine(args.engine), progress=progress)
-    write_log(events, out)
-    log = validate_log(out)
+    log = write_log(events, out)
     if args.acset:
         _write(args.acset, acset_instance(log))
     last = log.events[-1]
@@ -83,6 +84,28 @@ def main(argv: list[str] | None = None) -> int:
             f"last state {figures['after_hash'][:16]}"
         )
     return 0
+
+
+def _check_files(args: ReplayOptions, out: str) -> None:
+    """That each file is wanted, is another one, and replaces none unless it may."""
+    if not args.checkpoint:
+        for flag in ("out", "acset", "config", "set"):
+            if getattr(args, flag):
+                got = getattr(args, flag)
+                raise ConfigError(f"--{flag}: got {got!r:.100} without --checkpoint, expected a policy to play with it")
+    given = {"--out": out if args.checkpoint else None, "--schema": args.schema, "--acset": args.acset}
+    files = {flag: Path(path) for flag, path in given.items() if path}
+    seen: dict[Path, str] = {}
+    for flag, path in files.items():
+        other = seen.setdefault(path.resolve(), flag)
+        if other != flag:
+            raise ConfigError(f"{flag} {path}: it is the file of {other}; expected another")
+        if not path.exists():
+            continue
+        if args.checkpoint and Path(args.checkpoint).exists() and path.samefile(args.checkpoint):
+            raise ConfigError(f"{flag} {path}: it is the policy; expected another file")
+        if not args.force:
+            raise ConfigError(f"{flag} {path}: it exists; expected a new file; name another or add --force")
 
 
 def _write(path: str, value: object) -> None:

@@ -94,7 +94,7 @@ def validate_log(path: str | Path) -> Log:
     for number, event in enumerate(events, 1):
         _check_event(path, number, event, events)
         _check_state(path, number, event, birth["dtypes"])
-    if events[-1]["impact"] != 1:
+    if len(events) < 2 or events[-1]["impact"] != 1:
         _refuse(path, len(events), "the episode does not end", "impact 1 in the last line; the file was cut")
     return Log(path=path, birth=birth, events=tuple(events))
 
@@ -118,12 +118,16 @@ def _check_birth(path: Path, event: dict[str, Any]) -> None:
     birth = event.get("birth")
     if not isinstance(birth, dict) or birth.get("format") != FORMAT:
         _refuse(path, 1, "no birth of a replay", f"a log of ksim replay, format {FORMAT}")
-    if birth.get("version") != VERSION:
+    if birth.get("version") != VERSION or isinstance(birth["version"], bool):
         _refuse(path, 1, f"version {birth.get('version')!r:.40}", f"{VERSION}; replay again with this version")
-    shapes = {"seed": int, "names": dict, "dtypes": dict, "settings": dict, "policy": dict, "control_period_s": float}
-    for name, kind in shapes.items():
-        if not isinstance(birth.get(name), kind):
+    kinds = {"names": dict, "dtypes": dict, "settings": dict, "policy": dict, "versions": dict, "level": float}
+    kinds |= {"seed": int, "control_period_s": float, **dict.fromkeys(("task", "robot", "robot_digest", "engine"), str)}
+    for name, kind in kinds.items():
+        if not isinstance(birth.get(name), kind) or isinstance(birth.get(name), bool):
             _refuse(path, 1, f"birth.{name} {birth.get(name)!r:.40}", f"one of type {kind.__name__}")
+    for name, words in ({"joints": None, "commands": None} | birth["names"]).items():
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            _refuse(path, 1, f"birth.names.{name:.40} {words!r:.40}", "a list of names")
     for name in attributes("PhysicsState"):
         if birth["dtypes"].get(name) not in ("<f4", "<f8"):
             _refuse(path, 1, f"birth.dtypes.{name} {birth['dtypes'].get(name)!r:.40}", "<f4 or <f8")
@@ -148,22 +152,26 @@ def _check_event(path: Path, number: int, event: dict[str, Any], events: list[di
         or not fits("number", delta.get("reward"))
     ):
         _refuse(path, number, "delta without action and reward", "an action (a vector) and a reward (a number)")
+    joints = len(events[0]["birth"]["names"]["joints"])
+    if len(delta["action"]) != joints:
+        _refuse(path, number, f"an action of {len(delta['action'])} numbers", f"{joints}, one for each joint")
     reward = float(delta["reward"])
-    if event["trit"] != (reward > 0) - (reward < 0):
+    if isinstance(event["trit"], bool) or event["trit"] != (reward > 0) - (reward < 0):
         _refuse(path, number, f"trit {event['trit']!r:.40} for a reward of {reward:g}", "the sign of the reward")
     if not isinstance(layers, dict) or any(not isinstance(layers.get(layer), dict) for layer in LAYERS):
         _refuse(path, number, "layers are missing", f"each of {', '.join(LAYERS)}")
     tables = {"physics": "PhysicsState", "observation": "Observation"}
     for layer, ob in tables.items():
         _check_fields(path, number, layers[layer], layer, attributes(ob), events[0]["layers"][layer])
+    impact = event["impact"]
+    if isinstance(impact, bool) or impact not in (0, 1) or (impact == 1 and (first or number < len(events))):
+        _refuse(path, number, f"impact {impact!r:.40}", "1 where the episode ends, in the last line, else 0")
     if first:
         return
-    if event["impact"] not in (0, 1) or (event["impact"] == 1 and number < len(events)):
-        _refuse(path, number, f"impact {event['impact']!r:.40}", "1 where the episode ends, in the last line, else 0")
     kinds = {"terms": attributes("Reward")["terms"], **attributes("Trajectory")}
     _check_fields(path, number, {**layers["given"], **layers["reward"]}, "given and reward", kinds, {})
-    if layers["reward"]["done"] != bool(event["impact"]):
-        _refuse(path, number, f"impact {event['impact']} where done is {layers['reward']['done']}", "both the same")
+    if layers["reward"]["done"] != bool(impact):
+        _refuse(path, number, f"impact {impact} where done is {layers['reward']['done']}", "both the same")
 
 
 def _check_fields(

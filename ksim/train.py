@@ -16,11 +16,15 @@ from typing import Any
 from ksim.config import Config
 from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint
+from ksim.learning.description import described
 from ksim.learning.trainer import Progress, Trainer
-from ksim.metrics import Metrics
+from ksim.metrics import Metrics, seconds_until
 from robots.understood import understood
 from toolkit.cli import Interrupted
 from toolkit.files import locked, remove_parts
+
+# what a result says of a key of `run` that ended it
+_STOPPED = {"stop_at_survival": "survival"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,46 @@ class _Interrupt:
             signal.signal(number, handler)
 
 
+def _ended(config: Config, progress: Progress, seconds: float) -> str:
+    """The key of `run` that a run has come to the end of; empty while it has not."""
+    run = config.run
+    if 0 < run.stop_at_survival <= progress.survival and progress.level >= 1.0:
+        return "stop_at_survival"
+    if progress.steps >= run.total_steps:
+        return "total_steps"
+    return "max_minutes" if 0 < run.max_minutes * 60.0 <= seconds else ""
+
+
+def _finished(config: Config, out: Path, say: Callable[[str], None] | None) -> TrainResult | None:
+    """What a run has come to that has nothing left to do; None for another."""
+    last, final = out / "last.ckpt", out / "model.ckpt"
+    meta, _ = checkpoint.read(last, wanted=("nothing",))
+    try:
+        progress = Progress(**meta["progress"])
+    except (KeyError, TypeError):
+        return None  # whoever restores it tells
+    seconds, _ = seconds_until(out / "metrics.jsonl", progress.steps)
+    key = _ended(config, progress, seconds)
+    if not key:
+        return None
+    if not final.exists():
+        checkpoint.model_of(last, final)
+    if say is not None:
+        with contextlib.suppress(OSError):
+            say(
+                f"{out}: this run is finished: {progress.steps:,} steps, {seconds / 60:.1f} min, survival "
+                f"{progress.survival:.0%} (run.{key}={getattr(config.run, key):g}); to go on: --set run.{key}=MORE"
+            )
+    return TrainResult(
+        checkpoint=final,
+        updates=progress.updates,
+        steps=progress.steps,
+        seconds=seconds,
+        survival=progress.survival,
+        stopped=_STOPPED.get(key, key),
+    )
+
+
 def _check_folder(out: Path, resume: bool) -> None:
     if (out / "last.ckpt").exists() and not resume:
         raise TrainingError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
@@ -91,7 +135,7 @@ def train(
     Args:
         config: the run.
         out: its folder.
-        resume: go on from `out`/last.ckpt.
+        resume: go on from `out`/last.ckpt; where that run is finished, tell so and do nothing.
         init: a checkpoint whose networks the run starts with; with `resume` it is not read.
         report: called after each update with progress, figures and seconds since the run started, resumes included.
         say: told what was understood of the robot, before anything is compiled.
@@ -102,11 +146,15 @@ def train(
         KsimError: another training writes into the folder, or it is a file.
         Interrupted: a signal came before the first update, or a second one.
     """
+    described({"config": config.to_dict()})  # what no checkpoint can say would lose the run at its first
     # asked before the folder is made, and again when nobody else can write there
     _check_folder(out, resume)
     start = None if resume or init is None else checkpoint.Start.read(init)
     with locked(out, "training"), _Interrupt() as interrupt:
         _check_folder(out, resume)
+        done = _finished(config, out, say) if resume else None
+        if done is not None:
+            return done
         return _train(config, out, resume, start, report, say, interrupt)
 
 
@@ -152,14 +200,12 @@ def _train(
                     report(progress, figures, seconds)
             if progress.updates % config.run.save_every_updates == 0:
                 trainer.save(last, learner, batch, progress)
-            if 0 < config.run.stop_at_survival <= progress.survival and progress.level >= 1.0:
-                stopped = "survival"
-                break
-            if interrupt.asked:
+            ended = _ended(config, progress, seconds)
+            if interrupt.asked and ended != "stop_at_survival":
                 stopped = "interrupted"
                 break
-            if 0 < config.run.max_minutes * 60.0 <= seconds:
-                stopped = "max_minutes"
+            if ended:
+                stopped = _STOPPED.get(ended, ended)
                 break
     trainer.save(last, learner, batch, progress)
     trainer.save_model(final, learner, progress)

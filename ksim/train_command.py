@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 from ksim.errors import CheckpointError, ConfigError
 from ksim.options import KsimOptions
 from toolkit.cli import Option, drop_stdout, importing, options
-from toolkit.errors import SettingsError
 
 if TYPE_CHECKING:
     from ksim.config import Config
@@ -73,6 +73,13 @@ def main(argv: list[str] | None = None) -> int:
     return 128 + result.signum
 
 
+def _program() -> str:
+    """What a person types for this program: ksim, or a script of theirs that is the same with a task more."""
+    script = Path(sys.argv[0])
+    own = script.suffix == ".py" and getattr(sys.modules.get("__main__"), "__spec__", None) is None
+    return f"python {shlex.quote(str(script))}" if own else "ksim"
+
+
 def _tell(result: TrainResult, out: Path, as_json: bool) -> None:
     if as_json:
         answer = {
@@ -85,10 +92,12 @@ def _tell(result: TrainResult, out: Path, as_json: bool) -> None:
         }
         print(json.dumps(answer), flush=True)
         return
+    program = _program()
     print(
         f"{result.steps:,} steps in {result.seconds / 60:.1f} min in all ({result.stopped}), "
         f"survival in training {result.survival:.0%}\nwrote {result.checkpoint}\n"
-        f"next: ksim eval {result.checkpoint}   or   ksim export {result.checkpoint} -o {out / 'policy.kinfer'}",
+        f"next: {program} eval {result.checkpoint}   or   "
+        f"{program} export {result.checkpoint} -o {out / 'policy.kinfer'}",
         flush=True,
     )
 
@@ -96,13 +105,9 @@ def _tell(result: TrainResult, out: Path, as_json: bool) -> None:
 def _resumed(config: Config, last: Path) -> Config:
     """The configuration to resume with: what was saved, but for `run`, which may be extended."""
     from ksim.learning import checkpoint
-    from ksim.load import from_dict
 
-    meta, _ = checkpoint.read(last, wanted=("model",))
-    try:
-        saved = from_dict(meta["config"])
-    except (KeyError, SettingsError) as error:
-        raise CheckpointError(f"{last}: not a checkpoint of this version: {error}; start a new run") from error
+    meta, _ = checkpoint.read(last, wanted=("nothing",))
+    saved = checkpoint.read_config(last, meta)
     if config.command_names != saved.command_names:
         raise CheckpointError(
             f"{last}: its commands are {', '.join(saved.command_names)}, this run's {', '.join(config.command_names)}; "

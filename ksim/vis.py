@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ksim.errors import KsimError
+from ksim.errors import ConfigError, KsimError
 from ksim.options import SEED, SEED_MAX, KsimOptions
 from toolkit.cli import Option, importing, options
 from toolkit.settings import Bound
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # What the plots have of a window's width, and their least size [pixels].
 PLOTS_SHARE, PLOTS_MIN = 0.3, 240
+# Length of an episode that is shown [s].
+SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,11 @@ class VisOptions(KsimOptions):
 
     checkpoint: Annotated[str, Option("a .ckpt or a .kinfer")]
     seed: Annotated[int, Option("of the episode"), SEED] = 0
-    seconds: Annotated[float, Option("length [s]"), Bound(0.01, 3600, "seconds")] = 10.0
+    seconds: Annotated[
+        float | None,
+        Option(f"length [s] (default: {SECONDS:g}, or what --set episode_length_s says)"),
+        Bound(0.01, 3600, "seconds"),
+    ] = None
     out: Annotated[str | None, Option("write this .mp4 instead of opening a window")] = None
     plots: Annotated[str | None, Option("write the plots of the episode as this .html")] = None
     live: Annotated[bool, Option("watch it: in a window where there is a screen, else in a browser")] = False
@@ -38,6 +44,14 @@ class VisOptions(KsimOptions):
     port: Annotated[int, Option("of the page in the browser, 0 for any"), Bound(0, 65535, "a port")] = 8080
     set: Annotated[tuple[str, ...], Option("override a key of the task", metavar="KEY=VALUE")] = ()
     json: Annotated[bool, Option("print one JSON object on stdout")] = False
+
+
+def _overrides(args: VisOptions) -> list[str]:
+    """The task's overrides, the length of the episode among them."""
+    told = [text for text in args.set if text.partition("=")[0].strip() == "episode_length_s"]
+    if told and args.seconds is not None:
+        raise ConfigError(f"--seconds: got {args.seconds:g} beside --set {told[-1]}, expected one of them")
+    return list(args.set) if told else [*args.set, f"episode_length_s={args.seconds or SECONDS}"]
 
 
 def has_screen() -> bool:
@@ -65,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         from ksim.evaluate import load_policy
         from ksim.recording import record
 
-    config, policy = load_policy(args.checkpoint, overrides=[*args.set, f"episode_length_s={args.seconds}"])
+    config, policy = load_policy(args.checkpoint, overrides=_overrides(args))
     environment = make_environment(config, 1, "mujoco")
 
     def episode(seed: int) -> Recording:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ksim import cli
 from ksim.cli import VERBS, main, run_verb
 from toolkit.cli import Interrupted
 from toolkit.errors import ToolkitError
@@ -279,3 +280,71 @@ def test_a_port_in_use_is_one_line_for_the_twin():
         taken.listen()
         port = taken.getsockname()[1]
         assert_one_line(ksim("twin", "--port", port), "twin", str(port), "--port")
+
+
+SLOW = """
+import sys, time
+from toolkit.cli import importing, run_verb
+
+def verb(argv):
+    with importing("replay"):
+        print("ready", flush=True)
+        if argv == ["import"]:
+            time.sleep(60)
+    print("ready", flush=True)
+    time.sleep(60)
+    return 0
+
+sys.exit(run_verb("replay", verb, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+@pytest.mark.parametrize("when", ["import", "run"])
+def test_a_signal_ends_any_verb_with_one_line_and_its_status(number, when):
+    command = [sys.executable, "-c", SLOW, when]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(1 if when == "import" else 2):
+        assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (128 + number, "ksim replay: interrupted\n")
+
+
+def test_a_verb_leaves_the_handlers_of_signals_as_they_were_and_ignored_ones_ignored():
+    seen = []
+
+    def verb(argv):
+        seen.append([signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)])
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    hung = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_verb("eval", verb, []) == 0
+        assert signal.getsignal(signal.SIGTERM) == before and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, hung)
+    ((term, hup),) = seen
+    assert term != signal.SIG_DFL and hup == signal.SIG_IGN
+
+
+def test_a_file_of_ones_own_is_imported_before_the_verb(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "own_hopping.py").write_text("import ksim.cli\nksim.cli.loaded_for_test = True\n")
+    (tmp_path / "own_broken.py").write_text("nobody\n")
+    (tmp_path / "json.py").touch()
+    monkeypatch.setattr(cli, "_load", lambda verb: lambda argv: 7 if cli.loaded_for_test else 0)
+    monkeypatch.setattr(cli, "loaded_for_test", False, raising=False)
+    assert cli.main(["--with", str(tmp_path / "own_hopping.py"), "eval", "x"]) == 7
+    for name, words in (
+        ("own_missing.py", "no such file; expected one that registers a task"),
+        ("own_broken.py", "cannot be imported (NameError: name 'nobody' is not defined); correct it"),
+        ("json.py", "there is a module of that name already"),
+    ):
+        assert cli.main(["--with", str(tmp_path / name), "eval", "x"]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"ksim eval: --with {tmp_path / name}: {words}") and said.count("\n") == 1
+    assert cli.main(["--with"]) == 2
+    assert "got no file, expected FILE.py and a verb" in capsys.readouterr().err

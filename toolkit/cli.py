@@ -185,9 +185,32 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+def _stop(number: int, frame: object) -> NoReturn:
+    raise Interrupted(number)
+
+
+# what a person, a system that shuts down and a terminal that closes send; there is no SIGHUP on Windows
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, Any], Any], *before: Any) -> Iterator[None]:
+    """Within it those signals have a handler whose own is one of `before`. Others' handlers stay."""
+    ours = {}
+    if threading.current_thread() is threading.main_thread():
+        ours = {n: signal.getsignal(n) for n in _SIGNALS if signal.getsignal(n) in before}
+    for number in ours:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, own in ours.items():
+            signal.signal(number, own)
+
+
 @contextlib.contextmanager
 def importing(verb: str) -> Iterator[None]:
-    """While modules are imported nothing is at stake yet: Ctrl-C ends the process with its one line.
+    """While modules are imported nothing is at stake yet: a signal ends the process with its one line.
 
     An exception would not do: whoever imports may catch it, or answer with one of its own, as numpy does.
     """
@@ -197,17 +220,8 @@ def importing(verb: str) -> Iterator[None]:
             os.write(2, f"ksim {verb}: interrupted\n".encode())
         os._exit(128 + number)
 
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, stop)
-    try:
+    with _handled(stop, signal.default_int_handler, _stop):
         yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def fill_streams() -> None:
@@ -246,13 +260,17 @@ def describe(error: OSError) -> str:
     return f"{text}; expected {expected}; {remedy}" if expected else text
 
 
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether an error is what somebody made of Ctrl-C, as modules in C do while they are imported."""
+def _interrupted(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The signal of which somebody made an error, as modules in C do while they are imported."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
         error = error.__cause__ or error.__context__
-    return any(isinstance(e, KeyboardInterrupt) for e in seen)
+    return next((e for e in seen if isinstance(e, KeyboardInterrupt)), None)
+
+
+def _status(error: KeyboardInterrupt) -> int:
+    return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
 
 
 def _one_line(verb: str, error: Exception) -> str | None:
@@ -280,18 +298,20 @@ def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -
     fill_streams()
     who = f"ksim {verb}".rstrip()
     try:
-        status = function(argv)
+        with _handled(_stop, signal.SIG_DFL):  # Python has one for Ctrl-C
+            status = function(argv)
         sys.stdout.flush()  # here an answer that cannot be written is one line; at exit it is not
         return status
     except BrokenPipeError:
         drop_stdout()
     except KeyboardInterrupt as error:
         _say(f"{who}: interrupted")
-        return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
+        return _status(error)
     except Exception as error:
-        if isinstance(error, ImportError) and _interrupted(error):
+        stopped = _interrupted(error) if isinstance(error, ImportError) else None
+        if stopped is not None:
             _say(f"{who}: interrupted")
-            return 128 + signal.SIGINT
+            return _status(stopped)
         text = _one_line(verb, error)
         if text is None:
             raise

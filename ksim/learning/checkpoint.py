@@ -1,14 +1,14 @@
 """One .ckpt file: a zip of .npy arrays and one JSON document. No pickle, written atomically.
 
 Same content, same bytes: members are sorted, dates fixed. `last.ckpt` holds all that `--resume` needs;
-`model.ckpt` holds the model alone.
+`model.ckpt` holds the model alone. The document holds a digest of the rest of it, the order of its keys included.
+Files of format 1, the first version's, have none.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import io
-import json
 import platform
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ksim.actions import roles
 from ksim.config import Config
 from ksim.errors import CheckpointError
-from ksim.learning.policy import INPUTS, Model, Policy, make_model, make_policy
+from ksim.learning.description import check_description, described, read_config, read_robot
+from ksim.learning.policy import INPUTS, Encoding, Model, Policy, make_model, make_policy
 from ksim.learning.symmetry import NetMirror
-from ksim.load import from_dict
 from robots.command_names import COMMAND_ALIASES
 from robots.errors import SpecError
 from robots.spec import PolicySpec, RobotSpec, digest, input_specs
 from toolkit.errors import SettingsError
 from toolkit.files import atomic_path
+from toolkit.strict_json import loads
 
-FORMAT = 1
 # of the policy's settings, those that say what its networks are made of, and what they see and move
 _SHAPES = (*("network", "hidden", "layers", "head", "history", "normalise", "hold", "passthrough", "clock"),)
 _DATE = (1980, 1, 1, 0, 0, 0)
@@ -77,9 +78,7 @@ def fill(template: Any, prefix: str, arrays: dict[str, np.ndarray]) -> Any:
 def write(path: str | Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write a checkpoint beside `path`, then rename it there."""
     with atomic_path(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        # in the order given: the order of the commands is that of the command vector
-        text = json.dumps({"format": FORMAT, **meta}, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-        members = {"meta.json": text.encode()}
+        members = {"meta.json": described(meta)}
         for name in sorted(arrays):
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, np.asarray(arrays[name], order="C"), allow_pickle=False)
@@ -95,7 +94,7 @@ def read(path: str | Path, wanted: tuple[str, ...] = ("",)) -> tuple[dict[str, A
     """(meta, arrays) of a checkpoint; of its arrays those whose name starts with one of `wanted`.
 
     Raises:
-        CheckpointError: the file is missing, truncated or not a checkpoint.
+        CheckpointError: the file is missing, truncated, altered or not a checkpoint.
     """
     path = Path(path)
     if path.is_dir():
@@ -108,7 +107,7 @@ def read(path: str | Path, wanted: tuple[str, ...] = ("",)) -> tuple[dict[str, A
         raise CheckpointError(f"{path}: no such file; expected a checkpoint (ksim train writes model.ckpt)")
     try:
         with zipfile.ZipFile(path) as archive:
-            meta = json.loads(archive.read("meta.json"))
+            meta = loads(archive.read("meta.json"))
             arrays = {}
             for name in archive.namelist():
                 if not name.startswith("arrays/"):
@@ -119,11 +118,30 @@ def read(path: str | Path, wanted: tuple[str, ...] = ("",)) -> tuple[dict[str, A
                     arrays[key] = np.lib.format.read_array(data, allow_pickle=False)
     except Exception as error:  # zipfile, zlib and numpy have no common root for what a damaged file makes them raise
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
-        raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); it may be truncated") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        got = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
-        raise CheckpointError(f"{path}: checkpoint format {got!r}, expected {FORMAT}")
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({reason}); it may be truncated or altered"
+        ) from error
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"{path}: its description is {type(meta).__name__}, expected an object")
+    check_description(path, meta)
     return meta, arrays
+
+
+def check_finite(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """That every number of the networks is one.
+
+    Raises:
+        CheckpointError: it names the array.
+    """
+    for name, value in arrays.items():
+        if name.startswith("model") and value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise CheckpointError(f"{path}: array {name} holds numbers that are not finite; use another")
+
+
+def model_of(path: str | Path, target: str | Path) -> None:
+    """Write model.ckpt from last.ckpt: what is in it of the model, to the byte as training would write it."""
+    meta, arrays = read(path, wanted=("model", "learner.scale"))
+    write(target, meta, arrays)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,15 +257,13 @@ class Start:
             CheckpointError: the file is missing or damaged.
         """
         meta, arrays = read(path, wanted=("model", "learner.scale"))
-        try:
-            progress = meta["progress"]
-            level, steps = float(progress["level"]), int(progress["steps"])
-            config, robot = from_dict(meta["config"]), RobotSpec.from_json(meta["robot"])
-            if not 0.0 <= level <= 1.0:
-                raise ValueError(f"level {level}, expected 0 to 1")
-        except (KeyError, SettingsError, SpecError, TypeError, ValueError, AttributeError) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:600]
-            raise CheckpointError(f"{path}: not a checkpoint of this version: {reason}") from error
+        config, robot = read_config(path, meta), read_robot(path, meta)
+        progress = meta.get("progress", {})
+        missing = [name for name in ("level", "steps") if name not in progress]
+        if missing:
+            raise CheckpointError(f"{path}: its progress has no {', '.join(missing)}; use another checkpoint")
+        level, steps = float(progress["level"]), progress["steps"]
+        check_finite(path, arrays)
         origin: dict[str, Any] = {"weights_digest": weights_digest(arrays), "steps": steps}
         if isinstance(meta.get("started_from"), dict):
             origin["started_from"] = meta["started_from"]
@@ -282,9 +298,6 @@ class Start:
         Raises:
             CheckpointError: an array of the actor is missing or of another shape.
         """
-        for name, value in self.arrays.items():
-            if not np.isfinite(value).all():
-                raise CheckpointError(f"{self.path}: array {name} holds numbers that are not finite; use another")
         try:
             actor = fill(model.actor, "model.actor", self.arrays)
         except CheckpointError as error:
@@ -305,30 +318,51 @@ def _current(names: Sequence[str]) -> list[str]:
     return [COMMAND_ALIASES.get(name, name) for name in names]
 
 
-def _mirror(meta: Mapping[str, Any]) -> NetMirror | None:
-    return NetMirror.from_dict(meta["mirror"]) if "mirror" in meta else None
+def _mirror(path: str | Path, meta: Mapping[str, Any], config: Config, robot: RobotSpec) -> NetMirror | None:
+    """The mirror of an exactly symmetric actor; None for another.
+
+    Raises:
+        CheckpointError: it is missing, not wanted, or not one of this actor's vectors.
+    """
+    there, wanted = "mirror" in meta, config.policy.symmetric
+    if there != wanted:
+        got, want = ("a mirror", "none") if there else ("no mirror", "one")
+        raise CheckpointError(f"{path}: {got} in it, expected {want} with policy.symmetric={str(wanted).lower()}")
+    if not there:
+        return None
+    try:
+        mirror = NetMirror.from_dict(meta["mirror"])
+    except SettingsError as error:
+        raise CheckpointError(f"{path}: mirror: {' '.join(str(error).split())[:300]}; use another") from error
+    seen = Encoding.of(robot, config.command_specs, config.policy).size
+    moved = len(roles(robot, config.policy.hold, config.policy.passthrough).active)
+    sizes = (len(mirror.offset), len(mirror.action_index))
+    if sizes != (seen, moved):
+        raise CheckpointError(
+            f"{path}: its mirror is of {sizes[0]} observations and {sizes[1]} actions, expected {seen} and {moved}"
+        )
+    return mirror
 
 
 def load_trained(path: str | Path) -> Trained:
     """The policy of a checkpoint, with its spec and configuration.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or does not fit its own description.
+        CheckpointError: the file is missing, damaged, altered, or does not fit its own description.
     """
     meta, arrays = read(path, wanted=("model",))
+    config, robot = read_config(path, meta), read_robot(path, meta)
+    check_finite(path, arrays)
     try:
-        config = from_dict(meta["config"])
-        robot = RobotSpec.from_json(meta["robot"])
-        if meta.get("robot_digest", digest(meta["robot"])) != digest(meta["robot"]):
-            raise CheckpointError("the robot in it is not the one that it was trained on; it was altered")
+        mirror = _mirror(path, meta, config, robot)
         # the critic stays in the file: its length is all that the actor's template needs
-        template = make_model(robot, 1, config, _mirror(meta), key=jax.random.key(0))
+        template = make_model(robot, 1, config, mirror, key=jax.random.key(0))
         actor = fill(template.actor, "model.actor", arrays)
-    except (KeyError, SettingsError, SpecError, TypeError) as error:
+    except (SettingsError, SpecError) as error:
         reason = " ".join(str(error).split())[:600]
-        raise CheckpointError(f"{path}: not a checkpoint of this version: {reason}") from error
+        raise CheckpointError(f"{path}: not a checkpoint of this version: {reason}; use another") from error
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
     policy = make_policy(actor, robot, config)
     spec = policy_spec(config, robot, policy, weights_digest(arrays), meta)
     return Trained(policy=policy, spec=spec, config=config, meta=meta)

@@ -343,6 +343,7 @@ class Trainer:
             CheckpointError: the file is damaged or does not fit the configuration or the robot.
         """
         meta, arrays = checkpoint.read(path)
+        checkpoint.check_finite(path, arrays)
         if meta.get("robot_digest") != self.robot.digest:
             raise CheckpointError(f"{path}: robot {self.robot.name} has changed since; start a new run")
         learner, batch, _ = self.start()

@@ -41,5 +41,7 @@ def task_config(name: object) -> Config:
         names = [*TASKS, *(entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS))]
         near = difflib.get_close_matches(str(name), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(names)}"
-        raise ConfigError(f"configuration key task: got {name!r:.100}; {hint}")
+        raise ConfigError(
+            f"configuration key task: got {name!r:.100}; {hint}; one of your own: ksim --with FILE.py VERB ..."
+        )
     return TASKS[str(name)]()

@@ -39,7 +39,7 @@ def checkpoint_path(tmp_path_factory) -> Path:
     where = lambda m: m.actor.net.output_layer.weight  # noqa: E731
     model = eqx.tree_at(where, model, 100.0 * where(model))
     path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
-    meta = {"config": CONFIG.to_dict(), "robot": robot.to_json(), "critic": 5}
+    meta = {"config": CONFIG.to_dict(), "robot": robot.to_json(), "robot_digest": robot.digest, "critic": 5}
     checkpoint.write(path, meta, checkpoint.model_arrays(model))
     return path
 

@@ -290,7 +290,7 @@ def test_a_checkpoints_policy_is_mapped_by_name_too(biped, config, tmp_path):
     for order in orders:
         other = robot.replace(joints=tuple(robot.joints[i] for i in order))
         path = tmp_path / "p.ckpt"
-        meta = {"config": task.to_dict(), "robot": other.to_json(), "critic": 5}
+        meta = {"config": task.to_dict(), "robot": other.to_json(), "robot_digest": other.digest, "critic": 5}
         checkpoint.write(path, meta, checkpoint.model_arrays(model))
         _, policy = load_policy(str(path))
         targets, _ = policy.step(inputs, policy.init(2))

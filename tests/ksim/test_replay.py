@@ -26,6 +26,7 @@ from ksim.learning import checkpoint
 from ksim.learning.policy import make_model
 from ksim.noise import GaussianNoise
 from ksim.randomization import FrictionRandomization
+from ksim.recording import record
 from ksim.replay import KsimNaryaEvent, TrajectorySegment, hash_state, replay_episode, trit, write_log
 from ksim.replay_log import LAYERS, Log, validate_log
 from ksim.resets import JointPositionReset
@@ -73,11 +74,12 @@ def written(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
 
     def write(config: Config = TASK, change=lambda arrays: None):
-        robot = load_robot("kbot").to_json()
+        robot = load_robot("kbot")
         arrays = {name: np.array(value) for name, value in checkpoint.model_arrays(model).items()}
         change(arrays)
         path = folder / f"{len(list(folder.iterdir()))}.ckpt"
-        checkpoint.write(path, {"config": config.to_dict(), "robot": robot, "critic": 1}, arrays)
+        about = {"robot": robot.to_json(), "robot_digest": robot.digest, "critic": 1}
+        checkpoint.write(path, {"config": config.to_dict(), **about}, arrays)
         return path
 
     return write
@@ -405,18 +407,145 @@ def test_the_sign_of_a_zero_and_what_is_not_finite_are_differences(log):
     assert parted("NaN", 1.0).fields[0].size == np.inf and parted("NaN", "NaN") is None
 
 
+def test_true_is_not_the_number_1(log):
+    def planted(value):
+        events = [json.loads(json.dumps(event)) for event in log.events]
+        events[3]["layers"]["physics"]["planted"] = [1, value]
+        return replace(log, events=tuple(events))
+
+    parting = first_parting(planted(1), planted(True))
+    assert parting is not None and (parting.event_id, parting.layer) == ("step_2", "physics")
+    (field,) = parting.fields
+    assert (field.field, field.size, field.at, field.first, field.second) == ("planted", None, "1", 1, True)
+    assert first_parting(planted(1), planted(1.0)) is None  # the same number
+    told = replace(log, birth={**log.birth, "level": True})
+    assert settings_apart(log, told) == [("level", 1.0, True)]
+
+
+def test_runs_of_another_length_part_where_the_shorter_ends(log, capsys, monkeypatch):
+    short = replace(log, events=log.events[:8])
+    for pair, values in (((log, short), (20, 7)), ((short, log), (7, 20))):
+        parting = first_parting(*pair)
+        assert parting is not None
+        assert (parting.event_id, parting.step, parting.layer) == ("step_7", 7, "length")
+        (field,) = parting.fields
+        assert (field.field, field.size, (field.first, field.second)) == ("steps", 13, values)
+    only_born = first_parting(log, replace(log, events=log.events[:1]))
+    assert only_born is not None and only_born.event_id == "step_0"
+    monkeypatch.setattr("ksim.replay_log.validate_log", lambda name: short if name == "short" else log)
+    assert main(["diff", "long", "short"]) == 1
+    assert "the first has 20 steps, the second 7" in capsys.readouterr().out
+
+
+def test_rows_of_unequal_length_are_a_difference(log):
+    def planted(value):
+        events = [json.loads(json.dumps(event)) for event in log.events]
+        events[3]["layers"]["physics"]["planted"] = value
+        return replace(log, events=tuple(events))
+
+    parting = first_parting(planted([[1.0, 2.0], [3.0, 4.0]]), planted([[1.0, 2.0], [3.0]]))
+    assert parting is not None
+    (field,) = parting.fields
+    assert (field.size, field.first, field.second) == (None, "shape (2, 2)", "rows of 1 and 2")
+    assert first_parting(planted([[1.0], []]), planted([[1.0], []])) is None
+    assert first_parting(planted([]), planted([[]])) is not None
+
+
+def test_a_position_is_named_by_its_joint_and_coordinate_and_a_sensor_by_its_name(log, environment):
+    names, built = log.birth["names"], environment.scene.built
+    assert [names["qpos"][at] for at in built.qpos_ids] == list(built.spec.joint_names) == names["joints"]
+    assert [names["qvel"][at] for at in built.dof_ids] == list(built.spec.joint_names)
+    base = names["qpos"][built.base_position][2]
+    assert base.endswith(" z") and names["qpos"][built.base_quat][0].endswith(" qw")
+    assert names["sensordata"][built.sensors["imu_gyro"]] == ["imu_gyro 0", "imu_gyro 1", "imu_gyro 2"]
+    events = [json.loads(json.dumps(event)) for event in log.events]
+    knee = int(built.qpos_ids[3])
+    events[3]["layers"]["physics"]["qpos"][knee] += 0.5
+    parting = first_parting(log, replace(log, events=tuple(events)))
+    assert parting is not None
+    assert (parting.fields[0].field, parting.fields[0].at) == ("qpos", built.spec.joint_names[3])
+
+
+def test_files_that_are_there_are_replaced_only_with_force_and_never_the_policy(path, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ksim.replay.replay_episode", lambda *_, **__: pytest.fail("played"))
+    there, new = tmp_path / "there.jsonl", tmp_path / "new.jsonl"
+    there.write_text("kept")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "episode-seed7.jsonl").touch()
+    for arguments, words in (
+        (["--out", there], "--out {there}: it exists; expected a new file; name another or add --force"),
+        (["--seed", "7"], "--out episode-seed7.jsonl: it exists"),
+        (["--out", new, "--acset", there], "--acset {there}: it exists"),
+        (["--out", new, "--schema", there], "--schema {there}: it exists"),
+        (["--out", new, "--acset", new], "--acset {new}: it is the file of --out; expected another"),
+        (["--out", path, "--force"], "--out {path}: it is the policy; expected another file"),
+    ):
+        assert main(["replay", "--checkpoint", str(path), *map(str, arguments)]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"ksim replay: {words.format(there=there, new=new, path=path)}"), said
+        assert said.count("\n") == 1
+    assert there.read_text() == "kept" and not new.exists()
+
+
+@pytest.mark.parametrize("flag", ["--out", "--acset", "--config", "--set"])
+def test_what_only_an_episode_has_is_refused_without_a_policy(flag, tmp_path, capsys):
+    schema = tmp_path / "schema.json"
+    assert main(["replay", "--schema", str(schema), flag, "x=1"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"ksim replay: {flag}: got ") and "without --checkpoint" in said and said.count("\n") == 1
+    assert not schema.exists()
+
+
+def test_a_log_that_could_not_be_read_again_is_not_begun(trained, environment, monkeypatch):
+    long = {**TASK.rewards, "r" * 300: rewards.AliveReward(weight=1.0)}
+    other = replace(environment.config, rewards=long)
+    monkeypatch.setattr(environment, "config", other)
+    monkeypatch.setattr(environment, "advance", lambda *_: pytest.fail("stepped"))
+    with pytest.raises(ReplayError, match="text of 300 characters; expected at most 256"):
+        replay_episode(5, trained, environment=environment)
+
+
+def test_a_log_of_no_whole_episode_is_not_written(events, tmp_path):
+    path = tmp_path / "half.jsonl"
+    with pytest.raises(ReplayError, match=r"half\.jsonl: line 6: the episode does not end"):
+        write_log(events[:6], path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_gives_the_rewards_the_raw_actions_as_a_replay_does(trained, path):
+    priced = replace(TASK, rewards={"rate": rewards.ActionVelocityPenalty(weight=-1.0)})
+    one = make_environment(priced, 1, "mujoco")
+    result = evaluate(priced, JaxBatchPolicy(trained.policy), episodes=1, seed=5, environment=one)
+    played = replay_episode(5, path, environment=one)
+    total = sum(event.delta.reward for event in played)
+    assert total < 0.0 and result.returns[0] == pytest.approx(total, abs=1e-9)
+    recorded = record(priced, JaxBatchPolicy(trained.policy), seed=5, environment=one)
+    assert PERIOD_S * recorded.rewards["rate"].sum() == pytest.approx(total, rel=1e-5)
+
+
+def test_the_force_of_an_evaluation_is_the_one_that_acts_during_the_step(log, trained, environment):
+    policy = JaxBatchPolicy(trained.policy)
+    result = evaluate(TASK, policy, episodes=1, seed=5, environment=environment, record=True)
+    acted = [event["layers"]["physics"]["wrench_w"][:3] for event in log.events[1:]]
+    assert np.any(acted) and np.allclose(result.force_w[:, 0], acted, atol=1e-5)
+
+
 def test_the_command_names_the_step_the_layer_and_what_was_told(log, played, capsys, tmp_path):
     other = played(replace(TASK, rewards={**TASK.rewards, "alive": rewards.AliveReward(weight=1.5)}))
     assert main(["diff", str(log.path), str(log.path)]) == 0
     assert capsys.readouterr().out == f"the same to the bit: {STEPS} steps\n"
     assert main(["diff", str(log.path), str(other.path)]) == 1
     text = capsys.readouterr().out
-    assert text.startswith("the runs part at step_0, t = 0.020 s; likely layer: reward\n")
-    assert "terms.alive by 0.01" in text and "told: rewards.alive.weight: 1.0 and 1.5" in text
+    # what they were told comes first
+    told, parting, *_ = text.splitlines()
+    assert told == "told: rewards.alive.weight: 1.0 and 1.5"
+    assert parting == "the runs part at step_0, t = 0.020 s; likely layer: reward"
+    assert "terms.alive by 0.01" in text
     assert main(["diff", "--json", str(log.path), str(other.path)]) == 1
     answer = json.loads(capsys.readouterr().out)
     assert (answer["equal"], answer["event_id"], answer["step"], answer["layer"]) == (False, "step_0", 0, "reward")
     assert answer["settings"] == [{"key": "rewards.alive.weight", "first": 1.0, "second": 1.5}]
+    assert answer["steps"] == [STEPS, STEPS]
 
 
 # The data model
@@ -514,6 +643,16 @@ def changed(line: int, **values):
         (changed(0, birth__version=2), "version 2; expected 1"),
         (changed(0, birth__dtypes__qpos="|O"), "birth.dtypes.qpos '|O'"),
         (changed(0, birth__names=None), "birth.names None; expected one of type dict"),
+        (changed(0, birth__names={}), "birth.names.joints None; expected a list of names"),
+        (changed(0, birth__names__qpos=[1]), "birth.names.qpos [1]; expected a list of names"),
+        (changed(0, birth__seed=True), "birth.seed True; expected one of type int"),
+        (changed(0, birth__version=True), "version True; expected 1"),
+        (changed(0, birth__task=3), "birth.task 3; expected one of type str"),
+        (lambda lines: lines[:1], "the episode does not end"),
+        (lambda lines: changed(0, impact=1)(lines[:1]), "line 1: impact 1; expected 1 where the episode ends"),
+        (changed(20, impact=True), "line 21: impact True"),
+        (changed(3, trit=True), "line 4: trit True"),
+        (changed(3, delta={"action": [0.0], "reward": 0.03}), "line 4: an action of 1 numbers; expected 20"),
         (changed(3, before_hash="0" * 64), "line 4: before_hash"),
         (changed(3, trit=-1), "line 4: trit -1 for a reward"),
         (changed(3, impact=1), "line 4: impact 1"),

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import os
 import signal
+import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from ksim.learning import checkpoint
 from ksim.learning.trainer import Progress, Trainer
 from ksim.load import load_config
 from ksim.train import train
-from ksim.train_command import _resumed
+from ksim.train_command import _program, _resumed
 from toolkit.errors import FileError
 from toolkit.files import locked, shipped_policy
 from toolkit.settings import apply_overrides
@@ -142,6 +144,42 @@ def test_progress_counts_survival_over_ended_episodes(config, environment):
     assert (after.updates, after.steps) == (1, 16)
 
 
+def test_a_finished_run_is_told_at_once_and_nothing_is_compiled(whole, config, tmp_path, monkeypatch):
+    import shutil
+
+    out, said = tmp_path / "finished", []
+    shutil.copytree(whole[0], out)
+    files = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    (out / "model.ckpt").unlink()  # as where a run was killed just before it
+    monkeypatch.setattr("ksim.train.Trainer", lambda _: pytest.fail("compiled"))
+    result = train(config, out, resume=True, say=said.append)
+    assert (result.updates, result.steps, result.stopped) == (UPDATES, 16 * UPDATES, "total_steps")
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == files
+    (line,) = said
+    assert "this run is finished" in line and line.endswith("to go on: --set run.total_steps=MORE")
+    rows = [json.loads(row) for row in (out / "metrics.jsonl").read_text().splitlines()]
+    assert result.seconds == rows[-1]["seconds"]
+    brief = dataclasses.replace(config.run, total_steps=10**6, max_minutes=1e-6)
+    result = train(dataclasses.replace(config, run=brief), out, resume=True, say=said.append)
+    assert result.stopped == "max_minutes" and said[-1].endswith("--set run.max_minutes=MORE")
+
+
+def test_a_name_that_no_checkpoint_can_hold_is_refused_before_anything_is_compiled(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("ksim.train.Trainer", lambda _: pytest.fail("compiled"))
+    for robot in ("\udcff", "x\x1b"):
+        with pytest.raises(CheckpointError, match="its description could not be read again"):
+            train(dataclasses.replace(config, robot=robot), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_next_command_is_that_of_the_program_that_trained(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/x/bin/ksim", "train"])
+    assert _program() == "ksim"
+    monkeypatch.setattr(sys, "argv", ["own tasks.py", "train"])
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+    assert _program() == "python 'own tasks.py'"
+
+
 def test_extending_a_finished_run_goes_on_from_where_it_ended(whole, ksim, config_file, tmp_path, config):
     import shutil
 
@@ -252,8 +290,9 @@ def test_a_checkpoint_that_does_not_fit_its_own_description_is_one_line(whole, c
     meta, arrays = checkpoint.read(out / "last.ckpt")
     del meta["format"], arrays["physics.rows"]
     checkpoint.write(out / "last.ckpt", meta, arrays)
+    longer = dataclasses.replace(config, run=dataclasses.replace(config.run, total_steps=10**6))
     with pytest.raises(CheckpointError, match=r"last\.ckpt: does not fit its own description \(KeyError: 'rows'\)"):
-        train(config, out, resume=True)
+        train(longer, out, resume=True)
     checkpoint.write(out / "last.ckpt", {**meta, "config": {"seed": "x"}}, arrays)
     with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
         _resumed(config, out / "last.ckpt")

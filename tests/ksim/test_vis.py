@@ -476,3 +476,28 @@ def test_a_screen_is_where_a_display_is_named(monkeypatch):
     assert not vis.has_screen()
     monkeypatch.setitem(os.environ, "WAYLAND_DISPLAY", "wayland-0")
     assert vis.has_screen()
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides"),
+    [
+        ([], ["episode_length_s=10.0"]),
+        (["--seconds", "2.5"], ["episode_length_s=2.5"]),
+        (["--set", "episode_length_s=3", "--set", "seed=1"], ["episode_length_s=3", "seed=1"]),
+        (["--set", "seed=1"], ["seed=1", "episode_length_s=10.0"]),
+    ],
+)
+def test_the_length_that_a_person_sets_is_the_one_that_is_shown(flags, overrides, by_hand, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ksim.video.render", lambda path, recording: True)
+    monkeypatch.setattr("ksim.evaluate.load_policy", lambda *_, overrides: given.append(overrides) or (None, None))
+    monkeypatch.setattr("ksim.environment.make_environment", lambda *_: None)
+    monkeypatch.setattr("ksim.recording.record", lambda *_, **__: by_hand())
+    assert vis.main(["--checkpoint", "p.ckpt", "--out", "x.mp4", *flags]) == 0
+    assert given == [overrides]
+
+
+def test_two_lengths_are_refused():
+    with pytest.raises(KsimError, match="--seconds: got 2 beside --set episode_length_s=3, expected one of them"):
+        vis.main(["--checkpoint", "p.ckpt", "--seconds", "2", "--set", "episode_length_s=3"])

@@ -92,6 +92,7 @@ def test_an_exactly_symmetric_policy_does_to_the_mirror_image_what_is_the_mirror
         assert np.allclose(body.joint(np.asarray(targets)), turned, atol=1e-5)
     # and its checkpoint says by which mirror
     meta = {"config": exact.to_dict(), "robot": built.spec.to_json(), "mirror": mirror.to_dict()}
+    meta["robot_digest"] = built.spec.digest
     checkpoint.write(tmp_path / "a.ckpt", meta, checkpoint.model_arrays(model))
     again = checkpoint.load_trained(tmp_path / "a.ckpt").policy
     assert np.allclose(again.step(inputs, again.init_carry())[0], policy.step(inputs, policy.init_carry())[0])
