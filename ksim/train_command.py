@@ -104,6 +104,7 @@ def _tell(result: TrainResult, out: Path, as_json: bool) -> None:
 
 def _resumed(config: Config, last: Path) -> Config:
     """The configuration to resume with: what was saved, but for `run`, which may be extended."""
+    from deploy.card import flatten
     from ksim.learning import checkpoint
 
     meta, _ = checkpoint.read(last, wanted=("nothing",))
@@ -114,9 +115,10 @@ def _resumed(config: Config, last: Path) -> Config:
             "use the same in the same order, or a new --out"
         )
     if replace(config, run=saved.run) != saved:
-        ours, theirs = config.to_dict(), saved.to_dict()
-        keys = [k for k in ours if k != "run" and ours[k] != theirs[k]]
-        raise CheckpointError(
-            f"{last}: was trained with other values of {', '.join(keys)}; use the same, or a new --out"
-        )
+        ours, theirs = flatten(config.to_dict()), flatten(saved.to_dict())
+        keys = [
+            k for k in {**ours, **theirs} if not k.startswith("run.") and ours.get(k, theirs) != theirs.get(k, ours)
+        ]
+        shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+        raise CheckpointError(f"{last}: was trained with other values of {shown}; use the same, or a new --out")
     return config

@@ -235,7 +235,7 @@ def update(
 
         (total, figures), gradient = jax.value_and_grad(of_arrays, has_aux=True)(arrays)
         steps, opt_state = transform.update(gradient, opt_state, arrays)
-        steps = eqx.tree_at(lambda m: m.actor, steps, jax.tree.map(lambda s: acts * s, steps.actor))
+        steps = eqx.tree_at(lambda m: m.actor, steps, replace_fn=lambda part: jax.tree.map(lambda s: acts * s, part))
         arrays = jax.tree.map(lambda p, s: p - rate * s, arrays, steps)
         return (arrays, opt_state), {**figures, "loss": total, "gradient": optax.global_norm(gradient)}
 

@@ -113,7 +113,7 @@ def test_resuming_with_another_configuration_names_the_key(whole, ksim, config_f
         "train", "--config", config_file, "--out", out, "--resume", "--set", "observations.gyroscope.noise.std=0.7"
     )
     assert done.returncode == 1 and done.stdout == ""
-    assert "observations" in done.stderr and done.stderr.count("\n") == 1
+    assert "other values of observations.gyroscope.noise.std; use" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_update_and_a_remedy(config, environment):
