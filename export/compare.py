@@ -3,10 +3,13 @@
 Differences are found twice: `carried`, each form with its own carry from the last reset on, as the robot runs it;
 and `step`, both from the carry that the JAX form had, so that what one step adds is seen alone. The limits:
 - action [rad]: 1e-5, carried and step, on whatever inputs;
-- carry: 1e-5, carried and step, on inputs that were recorded in simulation or drawn from the declared range; on
-  extreme inputs step alone. A cell state that grows to 300 in two thousand steps of one input, and back, adds up the
-  rounding of them all: 1e-3 then is what float32 does with any order of the sums. It is reported and has no limit;
-  a graph that is wrong is wrong in one step.
+- carry: 1e-5, carried and step, on inputs that were recorded in simulation or drawn from the declared range. A policy
+  with a long memory adds up the rounding of many steps. So where carried is beyond 1e-5, the JAX form is run once more
+  with a carry that is moved in each step by the greatest step difference, up or down at random. As far as that takes
+  it, no order of sums can be told from another, and that is the limit;
+- carry on extreme inputs: step alone. A cell state that grows to 300 in two thousand steps of one input, and back,
+  adds up the rounding of them all: 1e-3 then is what float32 does with any order of the sums. It is reported and has
+  no limit; a graph that is wrong is wrong in one step.
 - elements of the carry beyond 10, counted apart as `large`: one millionth of the value, step alone. The simulation
   gives none; a raw action far out in the declared range is 20 to 40. Neighbouring float32 numbers are 4e-6 apart at
   40 and 6e-5 at 1000, so that 1e-5 cannot be held there; a millionth is 8 to 17 such neighbours.
@@ -155,27 +158,28 @@ class Reference:
     @cached_property
     def _loop(self) -> Any:
         def one(carry: Any, row: Any) -> Any:
-            inputs, reset = row
-            before = jnp.where(reset, self.start, carry)
+            inputs, reset, shift = row
+            before = jnp.where(reset, self.start, carry) + shift
             action, after = self._step(inputs, before)
             return after, (action, after, before)
 
-        return jax.jit(lambda inputs, resets: jax.lax.scan(one, jnp.asarray(self.start), (inputs, resets))[1])
+        return jax.jit(lambda *rows: jax.lax.scan(one, jnp.asarray(self.start), rows)[1])
 
     @cached_property
     def _once(self) -> Any:
         return jax.jit(lambda inputs, carry: self._step(inputs, carry))
 
-    def run(self, inputs: Mapping[str, np.ndarray], resets: np.ndarray) -> Trace:
-        """The whole sequence; arguments as for `Onnx.run`."""
+    def run(self, inputs: Mapping[str, np.ndarray], resets: np.ndarray, moved: np.ndarray | None = None) -> Trace:
+        """The sequence; arguments as for `Onnx.run`. `moved`, (T, carry), is added to the carry before each step."""
         rows = _float32(inputs)
+        shift = np.zeros((len(resets), len(self.start)), np.float32) if moved is None else np.float32(moved)
         with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):
             if not self._stepwise:
-                actions, carries, begun = map(np.asarray, self._loop(rows, resets))
+                actions, carries, begun = map(np.asarray, self._loop(rows, resets, shift))
                 return Trace(actions=actions, carries=carries, before=begun)
             carry, out = self.start, []
             for t, reset in enumerate(resets):
-                before = self.start if reset else carry
+                before = (self.start if reset else carry) + shift[t]
                 action, carry = map(np.asarray, self._once({k: v[t] for k, v in rows.items()}, before))
                 out.append((action, carry, before))
         actions, carries, begun = map(np.stack, zip(*out, strict=True))
@@ -217,6 +221,7 @@ class Difference:
         large_step_share: greatest difference of those, step by step, as a share of the value.
         carry_max: greatest absolute value in the carry.
         carry_limited: whether the carried carry has a limit.
+        carry_limit: that limit.
         worst_step: the step that was nearest to its limit, or farthest beyond.
         of_limit: how near: the difference as a share of its limit; 1 and less is within.
         windows: greatest carried difference of action or carry (elements up to 10) in each of 20 equal parts: how
@@ -233,6 +238,7 @@ class Difference:
     large_step_share: float
     carry_max: float
     carry_limited: bool
+    carry_limit: float
     worst_step: int
     of_limit: float
     windows: tuple[float, ...]
@@ -241,6 +247,11 @@ class Difference:
     def error(self) -> float:
         """The greatest of the four absolute errors."""
         return max(self.action_error, self.carry_error, self.step_action_error, self.step_carry_error)
+
+    @property
+    def carry_told(self) -> str:
+        """The limit of the carry in words, where it is not that of all else."""
+        return f", carry {self.carry_limit:.1e}" if self.carry_limit > ERROR_LIMIT else ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -287,8 +298,14 @@ def compare(
     if not np.isfinite(found).all():
         at = int(np.argmax(~np.isfinite(found).all(axis=0)))
         raise ExportError(f"step_fn against the JAX policy: got a value that is not finite at step {at}, expected none")
-    limited = [action, step_action, step_carry] + ([carry] if carry_limited else [])
-    share = np.maximum(np.max(limited, axis=0) / ERROR_LIMIT, large_share / LARGE_LIMIT)
+    share = np.maximum(np.max([action, step_action, step_carry], axis=0) / ERROR_LIMIT, large_share / LARGE_LIMIT)
+    limit = ERROR_LIMIT
+    if carry_limited:
+        if carry.max() > ERROR_LIMIT:
+            signs = np.random.default_rng(0).choice([-1.0, 1.0], apart.shape)
+            other = reference.run(inputs, resets, signs * step_apart.max(axis=0))
+            limit = max(limit, float(greatest(_apart(other.carries, truth.carries), small).max()))
+        share = np.maximum(share, carry / limit)
     parts = np.array_split(np.maximum(action, carry), min(WINDOWS, len(resets)))
     return Difference(
         steps=len(resets),
@@ -301,6 +318,7 @@ def compare(
         large_step_share=float(large_share.max()),
         carry_max=float(size.max(initial=0.0)),
         carry_limited=carry_limited,
+        carry_limit=limit,
         worst_step=int(share.argmax()),
         of_limit=float(share.max()),
         windows=tuple(float(part.max()) for part in parts),

@@ -79,7 +79,7 @@ def proofs(report: Report) -> list[Proof]:
                 Proof(
                     what=f"{name[0].upper()}{name[1:]}: {steps}",
                     found=_errors(d),
-                    limit=f"{ERROR_LIMIT:g}",
+                    limit=f"{ERROR_LIMIT:g}{d.carry_told}",
                     holds=d.of_limit <= 1.0,
                 )
             )
