@@ -172,7 +172,7 @@ class Reference:
     def run(self, inputs: Mapping[str, np.ndarray], resets: np.ndarray, moved: np.ndarray | None = None) -> Trace:
         """The sequence; arguments as for `Onnx.run`. `moved`, (T, carry), is added to the carry before each step."""
         rows = _float32(inputs)
-        shift = np.zeros((len(resets), len(self.start)), np.float32) if moved is None else np.float32(moved)
+        shift = np.zeros((len(resets), len(self.start)), np.float32) if moved is None else np.asarray(moved, np.float32)
         with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):
             if not self._stepwise:
                 actions, carries, begun = map(np.asarray, self._loop(rows, resets, shift))

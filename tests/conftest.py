@@ -1,6 +1,7 @@
 """What every test has in common: compiled programs are kept in pytest's cache folder, for child processes too."""
 
 import os
+import signal
 
 import pytest
 
@@ -13,3 +14,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """JAX reads these when it is imported. Compiling is most of the time of many tests."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))  # type: ignore[union-attr]
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a shell's `make test &` ignores Ctrl-C, and so would the children that tests send it to
+        signal.signal(signal.SIGINT, signal.default_int_handler)

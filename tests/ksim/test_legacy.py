@@ -15,10 +15,11 @@ from ksim.errors import ConfigError
 from ksim.learning import checkpoint
 from ksim.load import from_dict, load_config
 from ksim.tasks.stand import stand
-from toolkit.files import shipped_policy
 from toolkit.settings import apply_overrides
 
 ROOT = Path(__file__).parents[2]
+# what the first version of this toolkit shipped
+FIRST = ROOT / "tests" / "first_version"
 
 
 def at(config: Config, key: str) -> Any:
@@ -181,7 +182,7 @@ SHIPPED_DIFFERS = {
 
 
 def test_the_shipped_runs_old_configuration_is_todays_task_with_what_it_set():
-    old = load_config(ROOT / "robots/kbot/policies/kbot_stand.yaml")
+    old = load_config(FIRST / "kbot_stand.yaml")
     values = {key: at(old, key) for key in SHIPPED_DIFFERS}
     assert values == SHIPPED_DIFFERS
     assert [(c.name, c.low, c.high, c.unit) for c in old.command_specs] == [
@@ -205,9 +206,9 @@ def test_the_shipped_runs_old_configuration_is_todays_task_with_what_it_set():
 
 
 def test_the_shipped_checkpoints_configuration_is_that_of_its_file():
-    meta, _ = checkpoint.read(shipped_policy("kbot_stand", ".ckpt"), wanted=("nothing",))
+    meta, _ = checkpoint.read(FIRST / "kbot_stand.ckpt", wanted=("nothing",))
     assert "randomization" in meta["config"]  # it was written by the first version
-    assert from_dict(meta["config"]) == load_config(ROOT / "robots/kbot/policies/kbot_stand.yaml")
+    assert from_dict(meta["config"]) == load_config(FIRST / "kbot_stand.yaml")
 
 
 # configs/kbot_stand.yaml as the first version shipped it.

@@ -1,5 +1,7 @@
 """The policy that ships: it is what its files say, and it does what the README says."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -8,10 +10,13 @@ from deploy.policy import OnnxPolicy
 from ksim.evaluate import HoldHome, evaluate, load_policy
 from ksim.events import ForcePush
 from ksim.learning.checkpoint import load_trained
+from ksim.load import load_config
 from robots import load_robot, read_bundle
 from toolkit.files import shipped_policy
 
 CHECKPOINT, BUNDLE = shipped_policy("kbot_stand", ".ckpt"), shipped_policy("kbot_stand", ".kinfer")
+# what the first version of this toolkit shipped
+FIRST = Path(__file__).parents[1] / "first_version"
 
 
 def test_the_shipped_bundle_is_the_shipped_checkpoint_on_the_shipped_robot() -> None:
@@ -23,9 +28,10 @@ def test_the_shipped_bundle_is_the_shipped_checkpoint_on_the_shipped_robot() -> 
     assert bundle.spec.proofs, "a shipped bundle is a proven one"
 
 
-def test_the_shipped_checkpoint_still_acts_as_the_bundle_that_was_made_of_it() -> None:
+@pytest.mark.parametrize("folder", [CHECKPOINT.parent, FIRST], ids=["today's", "the first version's"])
+def test_a_shipped_checkpoint_still_acts_as_the_bundle_that_was_made_of_it(folder: Path) -> None:
     # the bundle holds the actions of the day of its export
-    trained, bundle = load_trained(CHECKPOINT), OnnxPolicy(read_bundle(BUNDLE))
+    trained, bundle = load_trained(folder / CHECKPOINT.name), OnnxPolicy(read_bundle(folder / BUNDLE.name))
     rng, home = np.random.default_rng(0), np.float32(trained.spec.robot.column("home_rad"))
     step, carry = jax.jit(lambda inputs, carry: trained.policy.step(inputs, carry)), trained.policy.init_carry()
     for _ in range(100):
@@ -41,11 +47,19 @@ def test_the_shipped_checkpoint_still_acts_as_the_bundle_that_was_made_of_it() -
         np.testing.assert_allclose(bundle.carry, carry, atol=1e-5)
 
 
+def test_the_shipped_checkpoint_was_trained_on_todays_task_with_the_names_of_the_field() -> None:
+    trained = load_trained(CHECKPOINT)
+    assert [c.name for c in trained.config.command_specs] == ["xvel", "yvel", "yawrate"]
+    assert trained.config == load_config(CHECKPOINT.with_suffix(".yaml"))
+    assert {"stiction", "play"} <= set(trained.config.randomizations)
+    assert trained.config.channels["imu"].rate_hz[0] > 0, "an IMU with a clock of its own"
+
+
 @pytest.mark.slow
-def test_the_shipped_bundle_survives_ninety_percent_of_200_pushed_episodes() -> None:
+def test_the_shipped_bundle_survives_ninety_percent_of_100_pushed_episodes() -> None:
     # other seeds than training, everything randomised, through ONNX Runtime in MuJoCo C
     config, policy = load_policy(str(BUNDLE))
-    result = evaluate(config, policy, episodes=200, seed=4242)
+    result = evaluate(config, policy, episodes=100, seed=4242)
     pushes = config.events["pushes"]
     assert isinstance(pushes, ForcePush) and pushes.force_n == 50.0 and config.episode_length_s == 10.0
     assert result.survival >= 0.9, result.summary()
@@ -54,5 +68,5 @@ def test_the_shipped_bundle_survives_ninety_percent_of_200_pushed_episodes() -> 
 @pytest.mark.slow
 def test_the_same_pd_controller_without_a_policy_survives_none() -> None:
     config, _ = load_policy(str(BUNDLE))
-    result = evaluate(config, HoldHome(load_robot("kbot")), episodes=50, seed=4242)
+    result = evaluate(config, HoldHome(load_robot("kbot")), episodes=20, seed=4242)
     assert result.survival == 0.0 and result.lengths_s.mean() < 3.0

@@ -7,6 +7,7 @@ import json
 import math
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,9 @@ from robots.spec import (
 )
 from toolkit.errors import ToolkitError
 from toolkit.files import shipped_policy
+
+# what the first version of this toolkit shipped
+FIRST = Path(__file__).parents[1] / "first_version"
 
 JOINT = JointSpec(
     name="knee",
@@ -245,8 +249,9 @@ def test_a_failed_or_missing_proof_is_not_validated():
     assert not bare.replace(proofs={"error_max": 1.0, "failures": ["error"]}).validated
 
 
-def test_the_shipped_bundle_says_again_byte_for_byte_what_it_was_read_from():
-    with tarfile.open(shipped_policy("kbot_stand", ".kinfer")) as archive:
+@pytest.mark.parametrize("bundle", [shipped_policy("kbot_stand", ".kinfer"), FIRST / "kbot_stand.kinfer"])
+def test_a_shipped_bundle_says_again_byte_for_byte_what_it_was_read_from(bundle):
+    with tarfile.open(bundle) as archive:
         member = archive.extractfile("metadata.json")
         assert member is not None
         stamped = json.loads(member.read())["ksim2real"]
@@ -256,8 +261,9 @@ def test_the_shipped_bundle_says_again_byte_for_byte_what_it_was_read_from():
     assert spec.digest == digest(stamped) and spec.robot.digest == digest(stamped["robot"])
 
 
-def test_the_robot_of_the_shipped_checkpoint_keeps_its_bytes_and_its_digest():
-    with zipfile.ZipFile(shipped_policy("kbot_stand", ".ckpt")) as archive:
+@pytest.mark.parametrize("path", [shipped_policy("kbot_stand", ".ckpt"), FIRST / "kbot_stand.ckpt"])
+def test_the_robot_of_a_shipped_checkpoint_keeps_its_bytes_and_its_digest(path):
+    with zipfile.ZipFile(path) as archive:
         meta = json.loads(archive.read("meta.json"))
     robot = RobotSpec.from_json(meta["robot"])
     assert canonical_json(robot.to_json()) == canonical_json(meta["robot"])

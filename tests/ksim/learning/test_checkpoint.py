@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -22,7 +23,9 @@ from ksim.learning.symmetry import NetMirror
 from ksim.load import from_dict
 from robots.spec import RobotSpec, digest
 from toolkit.errors import SettingsError
-from toolkit.files import shipped_policy
+
+# what the first version of this toolkit shipped
+FIRST = Path(__file__).parents[2] / "first_version"
 
 ARRAYS = {
     "model.w": np.array([[1.5, -0.0], [np.float32(1e-40), np.inf]], np.float32),
@@ -341,7 +344,7 @@ def test_the_spaces_of_a_description_are_not_in_its_digest(checkpoint_path, tmp_
 
 
 def test_a_checkpoint_of_the_first_format_has_no_digest_and_is_read():
-    meta, _ = checkpoint.read(shipped_policy("kbot_stand", ".ckpt"), wanted=("nothing",))
+    meta, _ = checkpoint.read(FIRST / "kbot_stand.ckpt", wanted=("nothing",))
     assert meta["format"] == 1 and "digest" not in meta
 
 
