@@ -55,7 +55,7 @@ def load_module(name: str) -> None:
         sys.path.insert(0, str(path.resolve().parent))
     try:
         importlib.import_module(path.stem if path.suffix == ".py" else name)
-    except Exception as error:  # the file is its author's, and so is what it raises
+    except (Exception, SystemExit) as error:  # the file is its author's, and so is what it raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise KsimError(f"{WITH} {name}: cannot be imported ({reason}); correct it") from error
 

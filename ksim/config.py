@@ -18,7 +18,7 @@ from ksim.commands import Command
 from ksim.curriculum import Curriculum, Scale, SurvivalCurriculum
 from ksim.errors import ConfigError
 from ksim.events import Event
-from ksim.observation import Observation
+from ksim.observation import DelayedObservation, Observation
 from ksim.randomization import Randomization
 from ksim.resets import Reset
 from ksim.rewards import Reward
@@ -232,6 +232,11 @@ class Config(Settings):
         once = "each element of the command vector once, under one name"
         self.require(not twice, "commands", ", ".join(twice), once)
         self.require("action" in self.channels, "channels", list(self.channels), "one of the name action")
+        for room in ("observations", "critic"):
+            for name, term in getattr(self, room).items():
+                sensed = not isinstance(term, DelayedObservation) or term.channel != "action"
+                expected = "the channel of a sensor; action is the way to the motors"
+                self.require(sensed, f"{room}.{name}.channel", "action", expected)
         for joint, command in self.policy.passthrough.items():
             known = f"one of the commands ({', '.join(names) or 'there are none'})"
             self.require(command in names, f"policy.passthrough.{joint}", command, known)
@@ -277,6 +282,12 @@ class Config(Settings):
     def command_names(self) -> list[str]:
         """Their names."""
         return [spec.name for spec in self.command_specs]
+
+    @property
+    def sensing_channels(self) -> tuple[str, ...]:
+        """Names of the channels that bring what the policy reads."""
+        terms = self.observations.values()
+        return tuple(dict.fromkeys(term.channel for term in terms if isinstance(term, DelayedObservation)))
 
     def latency_s(self, *names: str) -> tuple[float, float]:
         """Least and greatest age at level 1 of what these channels bring [s], jitter and wait for a value included."""

@@ -46,11 +46,19 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(answer, allow_nan=False))
     else:
         for key, a, b in told[:SHOWN]:
-            print(f"told: {key}: {a!r:.60} and {b!r:.60}")
+            print(f"setting differs: {key}: {_short(a)} and {_short(b)}")
         if len(told) > SHOWN:
-            print(f"told: and {len(told) - SHOWN} more")
+            print(f"setting differs: and {len(told) - SHOWN} more")
         print(_text(parting, len(first.events) - 1, len(second.events) - 1))
     return 0 if parting is None else 1
+
+
+def _short(value: Any) -> str:
+    """A value in at most 60 characters; of a digest its beginning."""
+    if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
+        value = f"{value[:12]}..."
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _strict(found: dict[str, Any]) -> dict[str, Any]:

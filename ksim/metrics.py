@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 
@@ -16,14 +17,15 @@ from toolkit.files import atomic_path
 def seconds_until(path: Path, step: int) -> tuple[float, list[str]]:
     """(how long a run took until a step [s], the rows until then) of its metrics.jsonl; damaged rows are left out."""
     seconds, kept = 0.0, []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
-        except ValueError:
+            at, took = int(row["steps"]), float(row["seconds"])
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
-        if row["steps"] <= step:
+        if at <= step and math.isfinite(took):
             kept.append(line)
-            seconds = row["seconds"]
+            seconds = took
     return seconds, kept
 
 

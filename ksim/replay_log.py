@@ -80,6 +80,8 @@ def validate_log(path: str | Path) -> Log:
         ReplayError: it is damaged, cut, altered, or no log of this format.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ReplayError(f"{path}: is no regular file; expected a log of ksim replay")
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -20,7 +20,7 @@ from ksim.learning.description import described
 from ksim.learning.trainer import Progress, Trainer
 from ksim.metrics import Metrics, seconds_until
 from robots.understood import understood
-from toolkit.cli import Interrupted
+from toolkit.cli import stop
 from toolkit.files import locked, remove_parts
 
 # what a result says of a key of `run` that ended it
@@ -55,7 +55,8 @@ class _Interrupt:
 
     def _ask(self, number: int, frame: Any) -> None:
         if self.asked or not self.updating:
-            raise Interrupted(number)
+            stop(number, frame)
+            return
         self.asked = number
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
             print("stopping after this update; once more to stop at once", file=sys.stderr, flush=True)
@@ -117,6 +118,11 @@ def _finished(config: Config, out: Path, say: Callable[[str], None] | None) -> T
 def _check_folder(out: Path, resume: bool) -> None:
     if (out / "last.ckpt").exists() and not resume:
         raise TrainingError(f"{out}: holds a run already; use --resume to go on with it, or another --out")
+    others = [name for name in ("config.yaml", "metrics.jsonl", "model.ckpt") if (out / name).exists()]
+    if others and not resume:
+        raise TrainingError(
+            f"{out}: holds {' and '.join(others)}, which training would replace; name another --out, or move them away"
+        )
     if resume and not (out / "last.ckpt").exists():
         raise TrainingError(f"{out}: no last.ckpt to resume from; leave out --resume to start there")
 

@@ -16,7 +16,8 @@ import pytest
 from ksim import cli
 from ksim.cli import VERBS, main, run_verb
 from toolkit.cli import Interrupted
-from toolkit.errors import ToolkitError
+from toolkit.errors import FileError, ToolkitError
+from toolkit.files import atomic_path
 
 ROOT = Path(__file__).parents[1]
 
@@ -160,6 +161,24 @@ def test_control_c_in_the_first_moments_is_one_line(after_s):
         process.kill()
     assert process.returncode == 130, errors
     assert errors == "ksim eval: interrupted\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_finaliser_is_not_lost(number):
+    """Python prints what is raised there, and goes on."""
+    code = (
+        "import os, sys, time\n"
+        "from toolkit.cli import run_verb\n"
+        "class Dying:\n"
+        f"    def __del__(self): os.kill(os.getpid(), {int(number)}); time.sleep(0.01)\n"
+        "def verb(argv):\n"
+        "    Dying()\n"
+        "    for _ in range(500): time.sleep(0.02)\n"
+        "    return 0\n"
+        "sys.exit(run_verb('train', verb, []))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (128 + number, "ksim train: interrupted\n")
 
 
 def failing(error: BaseException):
@@ -351,3 +370,22 @@ def test_a_file_of_ones_own_is_imported_before_the_verb(tmp_path, monkeypatch, c
         assert said.startswith(f"ksim eval: --with {tmp_path / name}: {words}") and said.count("\n") == 1
     assert cli.main(["--with"]) == 2
     assert "got no file, expected FILE.py and a verb" in capsys.readouterr().err
+
+
+def test_a_device_is_not_replaced_by_a_file_and_a_link_is_followed(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match="is no regular file"), atomic_path(tmp_path / "pipe"):
+        pass
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with atomic_path(tmp_path / "link") as part:
+        part.write_text("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
+
+
+def test_a_file_of_one_s_own_that_leaves_python_is_one_line(tmp_path):
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
+    command = [sys.executable, "-m", "ksim.cli", "--with", str(tmp_path / "leaves.py"), "diff", "a", "b"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "cannot be imported (SystemExit: 0)" in done.stderr

@@ -185,7 +185,16 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
-def _stop(number: int, frame: object) -> NoReturn:
+def stop(number: int, frame: Any) -> None:
+    """Handler of a signal: raise `Interrupted`, or send the signal anew in a moment where that would be lost.
+
+    Python prints what is raised in a finaliser or in a callback of its garbage collector, and goes on.
+    """
+    while frame is not None:
+        if frame.f_code.co_name in ("__del__", "_xla_gc_callback"):
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+            return
+        frame = frame.f_back
     raise Interrupted(number)
 
 
@@ -215,12 +224,12 @@ def importing(verb: str) -> Iterator[None]:
     An exception would not do: whoever imports may catch it, or answer with one of its own, as numpy does.
     """
 
-    def stop(number: int, frame: object) -> None:
+    def leave(number: int, frame: object) -> None:
         with contextlib.suppress(OSError):
             os.write(2, f"ksim {verb}: interrupted\n".encode())
         os._exit(128 + number)
 
-    with _handled(stop, signal.default_int_handler, _stop):
+    with _handled(leave, signal.default_int_handler, stop):
         yield
 
 
@@ -298,7 +307,7 @@ def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -
     fill_streams()
     who = f"ksim {verb}".rstrip()
     try:
-        with _handled(_stop, signal.SIG_DFL):  # Python has one for Ctrl-C
+        with _handled(stop, signal.SIG_DFL, signal.default_int_handler):
             status = function(argv)
         sys.stdout.flush()  # here an answer that cannot be written is one line; at exit it is not
         return status

@@ -16,8 +16,16 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path to write beside `path`; renamed onto it on success, removed on any failure."""
+    """A path to write beside `path`; renamed onto it on success, removed on any failure. A link is followed.
+
+    Raises:
+        FileError: there is something else than a file, a device for example, which the rename would destroy.
+    """
     path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise FileError(f"{path}: is no regular file; expected a file or a new name; name another")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)

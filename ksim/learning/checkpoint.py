@@ -24,7 +24,7 @@ import numpy as np
 from ksim.actions import roles
 from ksim.config import Config
 from ksim.errors import CheckpointError
-from ksim.learning.description import check_description, described, read_config, read_robot
+from ksim.learning.description import FIRST_FORMAT, check_description, described, read_config, read_robot
 from ksim.learning.policy import INPUTS, Encoding, Model, Policy, make_model, make_policy
 from ksim.learning.symmetry import NetMirror
 from robots.command_names import COMMAND_ALIASES
@@ -77,17 +77,21 @@ def fill(template: Any, prefix: str, arrays: dict[str, np.ndarray]) -> Any:
 
 def write(path: str | Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write a checkpoint beside `path`, then rename it there."""
-    with atomic_path(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        members = {"meta.json": described(meta)}
-        for name in sorted(arrays):
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.asarray(arrays[name], order="C"), allow_pickle=False)
-            members[f"arrays/{name}.npy"] = buffer.getvalue()
+    members = {"meta.json": described({**meta, "weights": weights_digest(arrays)})}
+    for name in sorted(arrays):
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, np.asarray(arrays[name], order="C"), allow_pickle=False)
+        members[f"arrays/{name}.npy"] = buffer.getvalue()
+    # whole before there is a file: a signal within would leave zipfile half open
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, data in members.items():
             info = zipfile.ZipInfo(name, date_time=_DATE)
             info.compress_type = zipfile.ZIP_DEFLATED
             info.external_attr = 0o644 << 16
             archive.writestr(info, data)
+    with atomic_path(path) as part:
+        part.write_bytes(whole.getbuffer())
 
 
 def read(path: str | Path, wanted: tuple[str, ...] = ("",)) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -124,6 +128,11 @@ def read(path: str | Path, wanted: tuple[str, ...] = ("",)) -> tuple[dict[str, A
     if not isinstance(meta, dict):
         raise CheckpointError(f"{path}: its description is {type(meta).__name__}, expected an object")
     check_description(path, meta)
+    whole = any("model".startswith(prefix) for prefix in wanted)
+    if whole and meta["format"] != FIRST_FORMAT and meta.get("weights") != weights_digest(arrays):
+        raise CheckpointError(
+            f"{path}: its networks are not those that it was written with; it was altered; use another"
+        )
     return meta, arrays
 
 
@@ -208,7 +217,7 @@ def policy_spec(
         control_period_s=config.physics.control_period_s,
         action_low_rad=policy.targets.low,
         action_high_rad=policy.targets.high,
-        observation_latency_s=config.latency_s("joints", "imu"),
+        observation_latency_s=config.latency_s(*config.sensing_channels),
         action_latency_s=config.latency_s("action"),
         weights_digest=weights,
         # of the configuration as it was written: a key that is newer than the checkpoint changes nothing

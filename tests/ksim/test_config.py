@@ -22,6 +22,7 @@ from ksim.load import from_dict, load_config
 from ksim.noise import ChainedNoise, EpisodeBias, GaussianNoise
 from ksim.observation import DelayedGyroObservation, JointPositionObservation, TimeObservation
 from ksim.rewards import Reward
+from ksim.tasks import task_config
 from ksim.tasks.stand import stand
 from toolkit.errors import FileError
 from toolkit.files import shipped_config
@@ -485,3 +486,21 @@ def test_keys_of_absurd_length_or_depth_are_one_short_line():
         with pytest.raises(ConfigError) as caught:
             apply_overrides(stand(), [text])
         assert len(str(caught.value)) < 1000
+
+
+def test_the_latency_of_the_bundle_is_that_of_the_channels_that_the_policy_reads_through():
+    base = task_config("kbot_stand")
+    slow = Channel(latency_s=(0.5, 0.6))
+    read = dataclasses.replace(base.observations["joint_angles"], channel="slow")
+    config = dataclasses.replace(
+        base,
+        channels={**base.channels, "slow": slow},
+        observations={**base.observations, "joint_angles": read},
+    )
+    assert set(config.sensing_channels) == {"slow", "joints", "imu"}
+    assert config.latency_s(*config.sensing_channels)[1] == pytest.approx(0.6)
+    late = dataclasses.replace(base.observations["joint_angles"], channel="action")
+    with pytest.raises(
+        ConfigError, match=r"observations\.joint_angles\.channel: got 'action', expected the channel of a"
+    ):
+        dataclasses.replace(base, observations={**base.observations, "joint_angles": late})

@@ -541,7 +541,7 @@ def test_the_command_names_the_step_the_layer_and_what_was_told(log, played, cap
     text = capsys.readouterr().out
     # what they were told comes first
     told, parting, *_ = text.splitlines()
-    assert told == "told: rewards.alive.weight: 1.0 and 1.5"
+    assert told == "setting differs: rewards.alive.weight: 1.0 and 1.5"
     assert parting == "the runs part at step_0, t = 0.020 s; likely layer: reward"
     assert "terms.alive by 0.01" in text
     assert main(["diff", "--json", str(log.path), str(other.path)]) == 1

@@ -18,6 +18,7 @@ from ksim.errors import CheckpointError, ConfigError, TrainingError
 from ksim.learning import checkpoint
 from ksim.learning.trainer import Progress, Trainer
 from ksim.load import load_config
+from ksim.metrics import seconds_until
 from ksim.train import train
 from ksim.train_command import _program, _resumed
 from toolkit.errors import FileError
@@ -385,3 +386,27 @@ def test_a_start_that_does_not_fit_is_one_line_and_leaves_nothing(whole, ksim, c
         done = ksim("train", "--config", config_file, "--out", out, *flags)
         assert done.returncode == code and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
         assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "model.ckpt"])
+def test_a_file_that_training_would_replace_keeps_it_out_of_the_folder(config, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(TrainingError, match=f"holds {name}, which training would replace; name another --out"):
+        train(config, tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_damaged_rows_of_the_figures_are_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    odd = [
+        b"[1]",
+        b"3",
+        b"null",
+        b'{"a": 1}',
+        b'{"steps": "x", "seconds": 1}',
+        b'{"steps": 1, "seconds": null}',
+        b"\xff",
+    ]
+    path.write_bytes(b"\n".join([b'{"steps": 16, "seconds": 2.5}', *odd, b'{"steps": 32, "seconds": 5.0}', b""]))
+    assert seconds_until(path, 16) == (2.5, ['{"steps": 16, "seconds": 2.5}'])
+    assert seconds_until(path, 99)[0] == 5.0

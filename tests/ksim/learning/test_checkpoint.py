@@ -46,8 +46,10 @@ def path(tmp_path):
 def test_what_is_written_comes_back_to_the_bit(path):
     meta, arrays = checkpoint.read(path)
     # the digest is of the rest, as JSON without spaces
-    digest = hashlib.sha256(b'{"format":2,"name":"x","numbers":[0.1,2]}').hexdigest()
-    assert meta == {"format": 2, "name": "x", "numbers": [0.1, 2], "digest": digest}
+    weights = checkpoint.weights_digest(ARRAYS)
+    said = b'{"format":2,"name":"x","numbers":[0.1,2],"weights":"' + weights.encode() + b'"}'
+    digest = hashlib.sha256(said).hexdigest()
+    assert meta == {"format": 2, "name": "x", "numbers": [0.1, 2], "weights": weights, "digest": digest}
     assert set(arrays) == set(ARRAYS)
     for name, value in ARRAYS.items():
         assert arrays[name].dtype == value.dtype and arrays[name].shape == value.shape
@@ -457,3 +459,21 @@ def test_a_class_of_the_task_that_is_not_loaded_is_named_with_the_way_to_load_it
         text = str(caught.value)
         assert text.startswith(f"{bad}: the class EvenlyReward (rewards.even) is not loaded; load the file")
         assert "ksim --with FILE.py" in text and "\n" not in text
+
+
+def test_networks_that_are_not_those_of_the_description_are_refused(checkpoint_path, tmp_path):
+    """Another run's arrays of the same shape, or the same halved."""
+    target = tmp_path / "half.ckpt"
+    with zipfile.ZipFile(checkpoint_path) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.startswith("arrays/model") and "output_layer" in name:
+                value = np.lib.format.read_array(io.BytesIO(data))
+                buffer = io.BytesIO()
+                np.lib.format.write_array(buffer, 0.5 * value)
+                data = buffer.getvalue()
+            new.writestr(name, data)
+    with pytest.raises(CheckpointError, match=r"half\.ckpt: its networks are not those that it was written with"):
+        checkpoint.load_trained(target)
+    with pytest.raises(CheckpointError, match="are not those"):
+        checkpoint.Start.read(target)
