@@ -27,8 +27,6 @@ SHELL = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-# compiles in half the time
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 # the scripts of the docs, which are the ksim command with a task more
 SCRIPTS = ("even_standing", "my_observations", "crouch_tasks")
 # (configuration, overrides): the reward is put in by its class's name, on the robot of the docs
@@ -89,7 +87,7 @@ def commands() -> list[tuple[Path, list[str]]]:
 def python(folder: Path, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Python in the folder of what was saved, with this tree."""
     path = os.pathsep.join([str(ROOT), str(folder)])
-    environment = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", **QUICK} | variables
+    environment = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"} | variables
     return subprocess.run(
         [sys.executable, *argv], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
     )
