@@ -5,8 +5,8 @@ and `step`, both from the carry that the JAX form had, so that what one step add
 - action [rad]: 1e-5, carried and step, on whatever inputs;
 - carry: 1e-5, carried and step, on inputs that were recorded in simulation or drawn from the declared range. A policy
   with a long memory adds up the rounding of many steps. So where carried is beyond 1e-5 and no step is, the JAX form
-  is run once more with a carry that is moved in each step by the greatest step difference, up or down at random. As far as that takes
-  it, no order of sums can be told from another, and that is the limit;
+  is run once more with a carry that is moved in each step by the greatest step difference, up or down at random. As
+  far as that takes it, no order of sums can be told from another, and that is the limit;
 - carry on extreme inputs: step alone. A cell state that grows to 300 in two thousand steps of one input, and back,
   adds up the rounding of them all: 1e-3 then is what float32 does with any order of the sums. It is reported and has
   no limit; a graph that is wrong is wrong in one step.
