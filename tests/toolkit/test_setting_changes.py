@@ -7,12 +7,13 @@ from typing import Annotated, ClassVar
 
 import pytest
 
-from tests.toolkit.run_settings import Sums, (
+from tests.toolkit.run_settings import (
     RUN,
     AirTime,
     Ppo,
     Reward,
     Run,
+    Sums,
     refused,
 )
 from toolkit.errors import SettingsError

@@ -8,14 +8,14 @@ import json
 import math
 import pickle
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.toolkit.run_settings import Sums, (
+from tests.toolkit.run_settings import (
     RUN,
     AirTime,
     ChainedNoise,
@@ -24,6 +24,7 @@ from tests.toolkit.run_settings import Sums, (
     Ppo,
     Reward,
     Run,
+    Sums,
     UniformNoise,
     refused,
 )
