@@ -20,7 +20,7 @@ from deploy.reality import Reality, per_joint
 from robots import delay, motor, rotation
 from robots.load import load_robot
 from robots.model import BuiltModel, build_model
-from robots.motor import MotorParams
+from robots.motor import MotorParams, SoftJoints
 
 TRUTH_ROWS = 60_000
 TRUTH_PERIOD_S = 0.01
@@ -168,6 +168,7 @@ class Plant:
             armature=self._nominal.armature,
             **self._shaft,
         )
+        self._soft = SoftJoints.of(self.params)
 
     @property
     def time_s(self) -> float:
@@ -379,7 +380,7 @@ class Plant:
         position, velocity = data.qpos[self.built.qpos_ids], data.qvel[self.built.dof_ids]
         target = command[:n] - self.offset
         self._drive, net, self._motor = motor.step(
-            self.params, self._motor, position, velocity, target, self.dt, **more
+            self.params, self._motor, position, velocity, target, self.dt, soft=self._soft, **more
         )
         data.ctrl[:] = net
         if self.reality.pushes.force_max_n:

@@ -81,6 +81,31 @@ class MotorState(NamedTuple):
     twist_rate: Any
 
 
+class SoftJoints(NamedTuple):
+    """The joints that have play or a spring anywhere in a batch, numpy; None stands for all of them.
+
+    Attributes:
+        index: which they are.
+        params: the law's parameters of those alone.
+    """
+
+    index: Any
+    params: MotorParams
+
+    @classmethod
+    def of(cls, params: MotorParams) -> SoftJoints:
+        """Of the parameters of all joints, each (..., joints) or a number."""
+        loose = np.atleast_1d((np.asarray(params.play) != 0) | (np.asarray(params.compliance) != 0))
+        joints = max(np.shape(value)[-1] if np.ndim(value) else 1 for value in params)
+        loose = np.broadcast_to(loose.reshape(-1, loose.shape[-1]).any(axis=0), joints)
+        if loose.all():
+            return cls(None, params)
+        index = np.flatnonzero(loose)
+        wide = (np.ndim(value) and np.shape(value)[-1] == joints for value in params)
+        few = (value[..., index] if is_wide else value for value, is_wide in zip(params, wide, strict=True))
+        return cls(index, MotorParams(*few))
+
+
 def wound(params: MotorParams, torque: Any, xp: Any = np) -> Any:
     """Twist of a shaft that carries a `torque` (..., joints) [N m]: the gap closed and the spring bent [rad]."""
     return 0.5 * params.play * xp.sign(torque) + params.compliance * torque
@@ -110,7 +135,9 @@ def encoder(params: MotorParams, state: MotorState, position: Any, velocity: Any
 
 def _off(value: Any) -> bool:
     """Whether a parameter is known to be zero everywhere; what jax traces is not known."""
-    return isinstance(value, (int, float, np.ndarray, np.generic)) and not np.any(value)
+    if isinstance(value, np.ndarray):
+        return not value.any()
+    return isinstance(value, (int, float, np.generic)) and not value
 
 
 def _cut(value: Any, low: Any, high: Any, xp: Any) -> Any:
@@ -121,7 +148,7 @@ def _cut(value: Any, low: Any, high: Any, xp: Any) -> Any:
 def _torque_bounds(params: MotorParams, velocity: Any, xp: Any) -> tuple[Any, Any]:
     """(low, high): the least and the greatest torque at a speed [N m]."""
     left = (1.0 - xp.abs(velocity) / params.velocity_max) / (1.0 - KNEE)
-    drive = params.torque_limit * xp.clip(left, 0.0, 1.0)
+    drive = params.torque_limit * _cut(left, 0.0, 1.0, xp)
     high = xp.where(velocity > 0, drive, params.torque_limit)
     low = xp.where(velocity < 0, drive, params.torque_limit)
     return -low, high
@@ -172,6 +199,7 @@ def step(
     *,
     target_velocity: Any = 0.0,
     feedforward: Any = 0.0,
+    soft: SoftJoints | None = None,
 ) -> tuple[Any, Any, MotorState]:
     """One physics step of the law.
 
@@ -185,6 +213,7 @@ def step(
         xp: numpy or jax.numpy.
         target_velocity: velocity asked for [rad/s].
         feedforward: torque added to the controller's, inside its limit [N m].
+        soft: of these parameters, for who steps with the same ones many times in numpy; found anew if not given.
 
     Returns:
         (drive, net, next state): the torque before friction, which a torque sensor at the motor shows, and the
@@ -203,7 +232,10 @@ def step(
     twist, twist_rate = state.twist, state.twist_rate
     if not (_off(params.play) and _off(params.compliance)):
         lines = (state.twist, asked, *bounds, pull, level, bristle, viscous)
-        drive, net, twist = _balance_soft(params, lines, dt) if xp is np else _balance(params, lines, dt, xp)
+        if xp is np:
+            drive, net, twist = _balance_soft(params, lines, dt, soft or SoftJoints.of(params))
+        else:
+            drive, net, twist = _balance(params, lines, dt, xp)
         twist_rate = (twist - state.twist) * (1.0 / dt)
         position = position + twist
     else:
@@ -215,25 +247,23 @@ def step(
     return drive, net, MotorState(anchor=anchor, slip=slip, twist=twist, twist_rate=twist_rate)
 
 
-def _balance_soft(params: MotorParams, lines: tuple[Any, ...], dt: float) -> tuple[Any, Any, Any]:
+def _balance_soft(params: MotorParams, lines: tuple[Any, ...], dt: float, soft: SoftJoints) -> tuple[Any, Any, Any]:
     """As `_balance`, in numpy: only those joints that have play or a spring anywhere in the batch.
 
     `lines` are the arguments from `before` to `viscous`.
     """
     _, asked, low, high, pull, level, _, viscous = lines
-    loose = np.atleast_1d((np.asarray(params.play) != 0) | (np.asarray(params.compliance) != 0))
-    loose = np.broadcast_to(loose.reshape(-1, loose.shape[-1]).any(axis=0), np.shape(asked)[-1:])
-    if loose.all():
+    if soft.index is None:
         return _balance(params, lines, dt, np)
-
-    def pick(value: Any) -> Any:
-        return value[..., loose] if np.ndim(value) and np.shape(value)[-1] == len(loose) else value
-
     drive = _cut(asked, low, high, np)
     net, twist = drive - _cut(pull, -level, level, np) - viscous, np.zeros_like(asked)
-    some = _balance(MotorParams(*map(pick, params)), tuple(map(pick, lines)), dt, np)
+    # taken at once: one by one they take as long as what is done with them
+    rows = np.empty((len(lines), *asked.shape), asked.dtype)
+    for i, line in enumerate(lines):
+        rows[i] = line
+    some = _balance(soft.params, tuple(rows[..., soft.index]), dt, np)
     for whole, part in zip((drive, net, twist), some, strict=True):
-        whole[..., loose] = part
+        whole[..., soft.index] = part
     return drive, net, twist
 
 
@@ -286,13 +316,18 @@ def _balance(params: MotorParams, lines: tuple[Any, ...], dt: float, xp: Any) ->
         slope = xp.where(drive_cut, 0.0, drive_slope) + xp.where(hold_cut, 0.0, pull_slope) + viscous_slope
         return settle(torque, slope)
 
-    _, twist = settle(asked - pull + rest_of, drive_slope + pull_slope + viscous_slope)
+    net, twist = settle(asked - pull + rest_of, drive_slope + pull_slope + viscous_slope)
     drive, drive_over, hold, hold_over = parts_at(twist)
     # cutting both off moves the twist this way
     way = hold_over - drive_over
+    if xp is np and not (drive_over.any() or hold_over.any()):  # the same to the bit, sooner; jax cannot look
+        return drive, net, twist
     drive_cut, hold_cut = way * drive_over < 0, way * hold_over > 0
-    _, twist = solve(drive, drive_cut, hold, hold_cut)
+    net, twist = solve(drive, drive_cut, hold, hold_cut)
     drive, drive_over, hold, hold_over = parts_at(twist)
-    net, twist = solve(drive, drive_cut | (drive_over != 0), hold, hold_cut | (hold_over != 0))
+    drive_now, hold_now = drive_cut | (drive_over != 0), hold_cut | (hold_over != 0)
+    if xp is np and not ((drive_now ^ drive_cut).any() or (hold_now ^ hold_cut).any()):
+        return drive, net, twist
+    net, twist = solve(drive, drive_now, hold, hold_now)
     drive, _, _, _ = parts_at(twist)
     return drive, net, twist
