@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robots.load import load_robot
-from robots.motor import KNEE, MotorParams, MotorState, drive_torque, encoder, rest, step
+from robots.motor import KNEE, MotorParams, MotorState, SoftJoints, drive_torque, encoder, rest, step
 
 
 def params(**changes) -> MotorParams:
@@ -435,3 +435,29 @@ def test_the_held_joint_holds_in_mjx_as_in_mujoco():
     assert abs(float(position[-1] - position[-100])) < 1e-7
     assert float(position[-1]) == pytest.approx(math.pi / 6 - 0.4905 * dt**2 / 0.03, abs=1e-5)
     np.testing.assert_allclose(np.asarray(position), reference, atol=1e-5)
+
+
+def test_soft_joints_that_were_found_before_give_the_same_bits_as_those_found_anew():
+    rng, n = np.random.default_rng(2), 6
+    soft = np.arange(n) % 3 == 0
+    law = MotorParams(
+        *(
+            rng.uniform(low, high, n)
+            for low, high in ((10, 90), (1, 4), (5, 40), (5, 20), (0, 1), (0, 0.3), (0.01, 0.05))
+        ),
+        stiction=rng.uniform(0, 1, n),
+        play=np.where(soft, 0.02, 0.0),
+        compliance=np.where(soft, 0.02, 0.0),
+    )
+    found = SoftJoints.of(law)
+    assert found.index.tolist() == [0, 3] and np.array_equal(found.params.kp, law.kp[[0, 3]])
+    assert SoftJoints.of(law._replace(play=np.full(n, 0.01))).index is None, "all of them"
+    position, velocity = rng.uniform(-1, 1, n), rng.uniform(-2, 2, n)
+    first = second = rest(law, position)
+    for _ in range(50):
+        target = position + rng.uniform(-0.5, 0.5, n)
+        *one, first = step(law, first, position, velocity, target, 0.002)
+        *other, second = step(law, second, position, velocity, target, 0.002, soft=found)
+        assert all(np.array_equal(a, b) for a, b in zip((*one, *first), (*other, *second), strict=True))
+        velocity = velocity + 0.002 * one[1] / 0.05
+        position = position + 0.002 * velocity
