@@ -28,6 +28,7 @@ from deploy.kos import GyroCheck, KosRobot
 from deploy.policy import OnnxPolicy, observe
 from deploy.recorder import Recorder, Tick
 from deploy.safety import FALL, Limits, SafeTarget, check_state, damp, hold, limit, nominal
+from deploy.schedule import Schedule
 from deploy.state import RobotState
 from robots.spec import PolicySpec
 
@@ -118,7 +119,7 @@ class ControlLoop:
         robot: connected.
         spec: what the policy and the robot are.
         policy: loaded.
-        command: the command vector (commands,).
+        schedule: what is asked of the policy over time.
         limits: of the robot.
         recorder: open.
         stop: where signals arrive.
@@ -137,7 +138,7 @@ class ControlLoop:
         robot: KosRobot,
         spec: PolicySpec,
         policy: OnnxPolicy,
-        command: np.ndarray,
+        schedule: Schedule,
         limits: Limits,
         recorder: Recorder,
         stop: Stop,
@@ -149,7 +150,7 @@ class ControlLoop:
         damp_for_s: float = DAMP_FOR_S,
         on_second: Callable[[str], None] | None = None,
     ) -> None:
-        self._robot, self._spec, self._policy, self._command_vector = robot, spec, policy, command
+        self._robot, self._spec, self._policy, self._schedule = robot, spec, policy, schedule
         self._limits, self._recorder, self._stop = limits, recorder, stop
         self._ramp_s, self._duration_s, self._step_lock = ramp_s, duration_s, step_lock
         self._lost_max, self._tolerance, self._on_second = lost_ticks_max, home_tolerance_rad, on_second
@@ -353,7 +354,7 @@ class ControlLoop:
             self._policy.reset()
             self._heading = state.heading_rad
         time_s = (k - self._ramp_ticks) * self.period_s
-        inputs = observe(self._names, state, self._command_vector, time_s, self._heading)
+        inputs = observe(self._names, state, self._schedule.at(time_s), time_s, self._heading)
         if self.counts.run_ticks == 0:
             self._check_envelope(inputs)
         action = self._policy.step(inputs)

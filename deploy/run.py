@@ -25,6 +25,7 @@ from deploy.loop import DAMP_FOR_S, ControlLoop, Fall, Stop, Stopped
 from deploy.preflight import Prepared, parse_commands, prepare
 from deploy.recorder import Recorder
 from deploy.safety import Limits, check_start
+from deploy.schedule import Schedule, read_schedule
 from deploy.state import RobotState
 from toolkit.cli import Option, options, run_verb
 from toolkit.errors import SettingsError, ToolkitError
@@ -49,6 +50,7 @@ class RunOptions(Settings):
         port: its port.
         duration_s: how long the policy runs, after the ramp [s].
         command: command values by name; what is left out is 0, or the end of its range next to 0.
+        schedule: a YAML file of commands over time, in place of `command`.
         log: the log's file; None names one by the time of day in the current folder.
         force: replace a log that is there.
         ramp_s: time from the measured pose to home [s]; none where the pose is home already. 0 starts the policy
@@ -77,6 +79,7 @@ class RunOptions(Settings):
         dict[str, float],
         Option("a command, in SI (default 0); repeat it", metavar="NAME=VALUE", read=parse_commands),
     ] = field(default_factory=dict)
+    schedule: Annotated[Path | None, Option("commands over time, from a YAML file", metavar="FILE")] = None
     log: Annotated[Path | None, Option("log file, written as the run goes (default run_<time>.mcap here)")] = None
     force: Annotated[bool, Option("replace a log that is there")] = False
     ramp_s: Annotated[
@@ -107,6 +110,8 @@ class RunOptions(Settings):
     def check(self) -> None:
         self.require(self.duration_s > 0, "duration_s", self.duration_s, "more than 0")
         self.require(self.tilt_max_rad > 0, "tilt_max_rad", self.tilt_max_rad, "more than 0")
+        one = self.schedule is None or not self.command
+        self.require(one, "schedule", str(self.schedule), "either --schedule or --command, not both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +310,7 @@ async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
     return state
 
 
-def _settings(options: RunOptions, ready: Prepared, realtime: bool) -> dict[str, Any]:
+def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, realtime: bool) -> dict[str, Any]:
     names = ("ksim2real", "onnxruntime", "grpcio", "numpy")
     versions = {}
     for name in names:
@@ -316,7 +321,8 @@ def _settings(options: RunOptions, ready: Prepared, realtime: bool) -> dict[str,
         "bundle_digest": ready.bundle.digest,
         "host": options.host,
         "port": options.port,
-        "command": dict(zip(ready.spec.command_names, ready.command.tolist(), strict=True)),
+        "command": dict(zip(ready.spec.command_names, schedule.at(0.0).tolist(), strict=True)),
+        "schedule": schedule.to_list(ready.spec.command_names),
         "duration_s": options.duration_s,
         "ramp_s": options.ramp_s,
         "gyro_unit": options.gyro_unit,
@@ -330,7 +336,9 @@ def _settings(options: RunOptions, ready: Prepared, realtime: bool) -> dict[str,
     }
 
 
-async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop, realtime: bool) -> RunReport:
+async def _control(
+    options: RunOptions, ready: Prepared, schedule: Schedule, log: Path, stop: Stop, realtime: bool
+) -> RunReport:
     limits = Limits.from_spec(ready.spec, tilt_max_rad=options.tilt_max_rad)
     accelerometer = any(a.name == "accelerometer" for a in ready.spec.inputs)
     robot = KosRobot(
@@ -341,15 +349,14 @@ async def _control(options: RunOptions, ready: Prepared, log: Path, stop: Stop, 
         if options.reset:
             await _or_stop(stop, robot.reset_simulation())
         first = await _or_stop(stop, _first_reading(robot, limits))
-        recorder = Recorder(
-            log, spec=ready.spec, bundle=ready.data, settings=_settings(options, ready, realtime), force=options.force
-        )
+        settings = _settings(options, ready, schedule, realtime)
+        recorder = Recorder(log, spec=ready.spec, bundle=ready.data, settings=settings, force=options.force)
         with recorder:
             loop = ControlLoop(
                 robot=robot,
                 spec=ready.spec,
                 policy=ready.policy,
-                command=ready.command,
+                schedule=schedule,
                 limits=limits,
                 recorder=recorder,
                 stop=stop,
@@ -468,6 +475,9 @@ def run(options: RunOptions) -> RunReport:
     if log.exists() and options.bundle.exists() and log.samefile(options.bundle):
         raise LogError(f"log {log}: it is the bundle; expected another file")
     ready = prepare(options.bundle, options.robot, options.command, unvalidated=options.unvalidated)
+    schedule = Schedule.constant(ready.command)
+    if options.schedule is not None:
+        schedule = read_schedule(options.schedule, ready.spec)
     if options.on_warning is not None:
         for line in ready.warnings:
             options.on_warning(line)
@@ -475,7 +485,7 @@ def run(options: RunOptions) -> RunReport:
     async def session() -> RunReport:
         stop = Stop()
         with _signals(stop, asyncio.get_running_loop()):
-            return await _control(options, ready, log, stop, realtime)
+            return await _control(options, ready, schedule, log, stop, realtime)
 
     # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run.
     with _realtime(options.realtime) as realtime, asyncio.Runner() as runner:

@@ -59,10 +59,12 @@ class Actuators(Term, abc.ABC):
         shift: Any,
         dt: float,
         xp: Any = np,
+        soft: motor.SoftJoints | None = None,
     ) -> tuple[Any, Any, motor.MotorState]:
-        """(drive torque, net torque on the joint, memory) of one physics step, [N m]."""
-        params, told = self.told(params, command, shift)
-        return motor.step(params, memory, position, velocity, dt=dt, xp=xp, **told)
+        """(drive torque, net torque on the joint, memory) of one physics step, [N m]; `soft`: of these parameters."""
+        own, told = self.told(params, command, shift)
+        found = soft if own is params else None
+        return motor.step(own, memory, position, velocity, dt=dt, xp=xp, soft=found, **told)
 
     def drive(
         self,

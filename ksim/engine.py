@@ -13,7 +13,7 @@ import functools
 import io
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ class PhysicsEngine(abc.ABC):
 
     @abc.abstractmethod
     def reset(self, state: PhysicsState, mask: Any, params: PhysicsParams, qpos: Any, qvel: Any) -> PhysicsState:
-        """The state with the environments in `mask` (E,) started anew; the others untouched."""
+        """The state with the environments in `mask` (E,) started anew; the others untouched, their parameters too."""
 
     @abc.abstractmethod
     def step(self, state: PhysicsState, drive: Drive, params: PhysicsParams) -> PhysicsState:
@@ -141,16 +141,25 @@ class PhysicsEngine(abc.ABC):
         qvel: Any,
         step: Any,
         xp: Any,
+        soft: motor.SoftJoints | None = None,
     ) -> tuple[Any, Any, motor.MotorState]:
         """(drive torque, net torque on the joints, memory) of physics step `step` in a control step."""
         position, velocity = self._joints(qpos, qvel)
         # the motor regulates its encoder, whose zero is off
         shift = params.target_bias - params.joint_offset
         if self.hold == 1:
-            return self.actuators.torque(params.motor, memory, position, velocity, command, shift, self.dt, xp)
+            return self.actuators.torque(params.motor, memory, position, velocity, command, shift, self.dt, xp, soft)
         renewed = self.actuators.drive(params.motor, memory, position, velocity, command, shift, xp)
         held = xp.where(step % self.hold == 0, renewed, torque)
         return self.actuators.hold(params.motor, memory, position, velocity, held, self.dt, xp)
+
+
+class _Wide(NamedTuple):
+    """Parameters as they came, in numpy float64, and which joints of them are soft."""
+
+    params: PhysicsParams
+    wide: PhysicsParams
+    soft: motor.SoftJoints
 
 
 class MujocoEngine(PhysicsEngine):
@@ -169,7 +178,7 @@ class MujocoEngine(PhysicsEngine):
         self._sensordata = self._batch.bind("sensordata")
         self._fields = {name: self._batch.expand(name) for name in self.fields}
         self._stage = _VELOCITY_STAGE
-        self._cached: tuple[Any, PhysicsParams] | None = None
+        self._cached: _Wide | None = None
 
     def _model(self) -> Any:
         """The model of the batch. Where shapes differ, it looks for contacts without boxes about whole bodies.
@@ -182,11 +191,23 @@ class MujocoEngine(PhysicsEngine):
             model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE.value)  # pyright: ignore
         return model
 
-    def _numpy(self, params: PhysicsParams) -> PhysicsParams:
-        if self._cached is None or self._cached[0] is not params:
-            wide = jax.tree.map(lambda v: np.asarray(v, np.float64), params._replace(drawn={}))
-            self._cached = (params, wide)
-        return self._cached[1]
+    def _numpy(self, params: PhysicsParams, rows: np.ndarray | None = None) -> _Wide:
+        """The parameters in float64; `rows`: the environments whose parameters differ from those seen last."""
+        cached = self._cached
+        if cached is not None and cached.params is params:
+            return cached
+        slim = params._replace(drawn={})
+        if cached is None or rows is None:
+            wide = jax.tree.map(lambda v: np.array(v, np.float64), slim)
+        else:
+            wide = cached.wide
+
+            def renewed(old: np.ndarray, new: Any) -> None:
+                old[rows] = np.asarray(new)[rows]
+
+            jax.tree.map(renewed, wide, slim)
+        self._cached = _Wide(params, wide, motor.SoftJoints.of(wide.motor))
+        return self._cached
 
     def _write(self, mask: np.ndarray, wide: PhysicsParams) -> None:
         for name, values in self._fields.items():
@@ -205,7 +226,7 @@ class MujocoEngine(PhysicsEngine):
         return memory, {n: delay.fill(v.astype(np.float32), self.depths[n]) for n, v in signals.items()}
 
     def init(self, params: PhysicsParams, qpos: Any, qvel: Any) -> PhysicsState:
-        wide = self._numpy(params)
+        wide = self._numpy(params).wide
         everyone = np.arange(self.envs, dtype=np.int32)
         self._write(everyone, wide)
         self._start(everyone, qpos, qvel)
@@ -216,8 +237,8 @@ class MujocoEngine(PhysicsEngine):
         mask = np.asarray(mask)
         if not mask.any():
             return state
-        wide = self._numpy(params)
         ids = np.flatnonzero(mask).astype(np.int32)
+        wide = self._numpy(params, ids).wide
         self._write(ids, wide)
         self._start(ids, qpos, qvel)
         fresh = self._rest(wide)
@@ -231,13 +252,13 @@ class MujocoEngine(PhysicsEngine):
         return self._state(started(state.torque, np.zeros_like(state.torque)), memory, history)
 
     def step(self, state: PhysicsState, drive: Drive, params: PhysicsParams) -> PhysicsState:
-        wide = self._numpy(params)
+        _, wide, soft = self._numpy(params)
         command = np.asarray(drive.command, np.float64)
         self._force[:, self.scene.built.push_body] = np.asarray(drive.wrench_w)
         self._kick(np.asarray(drive.kick))
         memory, history, torque = state.motor, state.history, state.torque
         for i in range(self.substeps):
-            torque, net, memory = self._torque(wide, memory, torque, command[:, i], self._qpos, self._qvel, i, np)
+            torque, net, memory = self._torque(wide, memory, torque, command[:, i], self._qpos, self._qvel, i, np, soft)
             self._ctrl[:] = net
             self._batch.step(stage=self._stage)
             signals = self._signals(wide, memory, self._qpos, self._qvel, self._sensordata, np)
@@ -274,7 +295,7 @@ class MujocoEngine(PhysicsEngine):
         }
 
     def restore(self, saved: dict[str, np.ndarray], params: PhysicsParams) -> PhysicsState:
-        wide = self._numpy(params)
+        wide = self._numpy(params).wide
         self._write(np.arange(self.envs), wide)
         self._batch.state[:] = saved["rows"]
         # forward() would replace the warm start, on which the next step's bits depend

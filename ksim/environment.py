@@ -7,6 +7,7 @@ Training joins `look`, the policy and `drive` into one compiled function; on MJX
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -43,6 +44,9 @@ from ksim.types import (
 )
 from robots import delay
 from robots.model import build_model
+
+# Environments that are started anew by one call of a compiled function on the host; a step of training ends few.
+RENEWED_AT_ONCE = 8
 
 
 class EnvBatch(NamedTuple):
@@ -99,16 +103,18 @@ class Environment:
         scene: what is static.
         envs: number of environments.
         episode_steps: control steps of a full episode.
+        nominal: the robot as described, before anything is drawn; of one environment.
     """
 
     def __init__(self, config: Config, engine: PhysicsEngine):
         self.config, self.engine, self.scene, self.envs = config, engine, engine.scene, engine.envs
         self.episode_steps = round(self.scene.episode_length_s / self.scene.control_period_s)
         self._places = places(config.policy.clock, self.scene.command_names)
-        self._nominal = nominal(self.scene, engine.fields)
+        self.nominal = nominal(self.scene, engine.fields)
         self._blanks: dict[str, dict[str, Any]] = {"observations": {}, "critic": {}}
         self._blanks = self._measure()
         self._renew = jax.jit(self.renew)
+        self._renew_some = jax.jit(self._renew_at)
         self._look = jax.jit(self.look)
         self._drive = jax.jit(self.drive)
         self._judge = jax.jit(self._judge_all)
@@ -150,7 +156,7 @@ class Environment:
     def _fresh(self, key: Any, stagger: Any, level: Any) -> tuple[EnvState, PhysicsParams, Any, Any]:
         c, scene = self.config, self.scene
         key, episode_key, clock_key = jax.random.split(key, 3)
-        params, drawn = self._nominal, {}
+        params, drawn = self.nominal, {}
         for name, term in c.randomizations.items():
             drawn[name] = term.draw(fold(episode_key, f"randomizations/{name}"), scene, level)
             params = term.apply(params, drawn[name], scene)
@@ -336,10 +342,21 @@ class Environment:
             level=jnp.broadcast_to(jnp.asarray(level, jnp.float32), ended.done.shape),
         )
 
-    def reset(self, key: Any, *, stagger: bool = False, level: float = 1.0) -> tuple[EnvBatch, Observed]:
-        """Fresh environments; with `stagger` their clocks start at random times, as in a long run.
+    def reset(
+        self,
+        key: Any,
+        *,
+        stagger: bool = False,
+        level: float = 1.0,
+        alter: Callable[[EnvState, PhysicsParams], tuple[EnvState, PhysicsParams]] | None = None,
+    ) -> tuple[EnvBatch, Observed]:
+        """Fresh environments.
 
-        `level` in [0, 1] is the curriculum's, see ksim/curriculum.py.
+        Args:
+            key: of all that is random.
+            stagger: their clocks start at random times, as in a long run.
+            level: the curriculum's, 0 to 1, see ksim/curriculum.py.
+            alter: changes what was drawn for these episodes, before they begin; later ones are drawn as ever.
         """
         at = jnp.asarray(level, jnp.float32)
         # the same compiled function as for a renewal, with everything renewed
@@ -351,6 +368,8 @@ class Environment:
         env, params = blank[0]._replace(key=keys, episode_key=keys), blank[1]
         everyone = jnp.ones(self.envs, bool)
         env, params, qpos, qvel = self._renew(env, params, everyone, at, jnp.asarray(stagger))
+        if alter is not None:
+            env, params = alter(env, params)
         init = jax.jit(self.engine.init) if isinstance(self.engine, MjxEngine) else self.engine.init
         physics = init(params, qpos, qvel)
         env, seen = self._look(physics, params, env, at)
@@ -400,8 +419,25 @@ class Environment:
         mask = np.asarray(done)
         if not mask.any():
             return physics, params, env
-        env, params, qpos, qvel = self._renew(env, params, done, level, jnp.asarray(False))
+        ids, qpos, qvel = np.flatnonzero(mask), np.zeros(physics.qpos.shape), np.zeros(physics.qvel.shape)
+        for first in range(0, len(ids), RENEWED_AT_ONCE):
+            some = ids[first : first + RENEWED_AT_ONCE]
+            places = np.pad(some, (0, RENEWED_AT_ONCE - len(some)), mode="edge")
+            env, params, pose, speed = self._renew_some(env, params, places, level)
+            qpos[places], qvel[places] = np.asarray(pose), np.asarray(speed)
         return self.engine.reset(physics, mask, params, qpos, qvel), params, env
+
+    def _renew_at(
+        self, env: EnvState, params: PhysicsParams, places: Any, level: Any
+    ) -> tuple[EnvState, PhysicsParams, Any, Any]:
+        """As `renew`, of some environments by their places, (k,); qpos and qvel are theirs alone, (k, ...)."""
+        keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(env.key[places])
+        new_env, new_params, qpos, qvel = jax.vmap(self._fresh, in_axes=(0, None, None))(keys, False, level)
+        mask = jnp.zeros(self.envs, bool).at[places].set(True)
+        # gathered and picked: scattered into each array it takes three times as long
+        source = jnp.zeros(self.envs, jnp.int32).at[places].set(jnp.arange(len(places)))
+        new_env, new_params = jax.tree.map(lambda new: jnp.take(new, source, axis=0), (new_env, new_params))
+        return pick(mask, new_env, env), pick(mask, new_params, params), qpos, qvel
 
     def renewed(
         self, physics: PhysicsState, params: PhysicsParams, env: EnvState, done: Any, level: Any

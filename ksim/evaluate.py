@@ -19,13 +19,13 @@ import numpy as np
 
 from ksim.actions import roles
 from ksim.config import Config
-from ksim.environment import Environment, make_environment
+from ksim.environment import EnvBatch, Environment, make_environment
 from ksim.errors import KsimError
 from ksim.learning.checkpoint import load_trained
 from ksim.learning.policy import Policy
 from ksim.load import load_config
 from ksim.scene import Scene
-from ksim.types import PhysicsState
+from ksim.types import Drive, EnvState, PhysicsParams, PhysicsState
 from robots import Bundle, RobotLoadError, load_robot, read_bundle
 from robots.command_names import COMMAND_ALIASES
 from robots.load import robot_folder
@@ -224,6 +224,8 @@ def evaluate(
     record: bool = False,
     environment: Environment | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[EnvBatch, np.ndarray, Drive, np.ndarray], None] | None = None,
+    alter: Callable[[EnvState, PhysicsParams], tuple[EnvState, PhysicsParams]] | None = None,
 ) -> Evaluation:
     """Run a policy for one episode in each of `episodes` environments.
 
@@ -236,11 +238,13 @@ def evaluate(
         record: keep inputs and targets.
         environment: one to use again, with `episodes` environments.
         progress: called with (step, steps).
+        watch: called at each step with (what the policy saw, its targets, what acted, which episodes still ran).
+        alter: changes what was drawn for the episodes, before they begin.
     """
     env = environment or make_environment(config, episodes, engine)
     if env.envs != episodes:
         raise KsimError(f"evaluation: got an environment of {env.envs}, expected {episodes}")
-    batch, seen = env.reset(start_key(seed))
+    batch, seen = env.reset(start_key(seed), alter=alter)
     carry, zeros = policy.init(episodes), np.zeros((episodes, env.scene.actions), np.float32)
     moved = moved_joints(env.config, env.scene.built.spec)
     alive = np.ones(episodes, bool)
@@ -257,7 +261,9 @@ def evaluate(
         raw = raw_action(policy, carry, moved)
         act = (zeros if raw is None else raw, jnp.asarray(targets, jnp.float32))
         running = alive.copy()
-        batch, drive, seen, outcome = env.driven(batch, *act)
+        last, (batch, drive, seen, outcome) = batch, env.driven(batch, *act)
+        if watch is not None:
+            watch(last, np.asarray(targets), drive, running)
         if record:
             force = np.asarray(drive.wrench_w)[:, :3]
             kept.append((inputs, {"targets": np.asarray(targets), "alive": running, "qpos": before, "force_w": force}))

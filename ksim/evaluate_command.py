@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from ksim.options import SEED, KsimOptions
 from toolkit.cli import Option, importing, options
+from toolkit.files import atomic_path
 from toolkit.settings import Bound
+
+if TYPE_CHECKING:
+    from ksim.config import Config
+    from ksim.evaluate import BatchPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,11 @@ class EvaluateOptions(KsimOptions):
         str | None, Option("task to evaluate in (default: the checkpoint's; for a bundle its task's)")
     ] = None
     set: Annotated[tuple[str, ...], Option("override a key of the task, e.g. robot=FOLDER", metavar="KEY=VALUE")] = ()
+    suite: Annotated[
+        Literal["none", "walk"], Option("run a whole suite instead: its parts, what it asks for, plots")
+    ] = "none"
+    quick: Annotated[bool, Option("of a suite: an eighth of the episodes")] = False
+    out: Annotated[str, Option("of a suite: folder for suite.json and suite.html")] = "runs/suite"
     json: Annotated[bool, Option("print one JSON object on stdout")] = False
 
 
@@ -48,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     built = make_scene(config).built
     robot = built.spec.name
     print(understood(built), file=sys.stderr, flush=True)
+    if args.suite != "none":
+        return _suite(args, config, policy)
     result = evaluate(
         config,
         policy,
@@ -67,6 +80,30 @@ def main(argv: list[str] | None = None) -> int:
             f"drift {figures['drift_mean_m']:.2f} m, engine {result.engine}, seed {args.seed}"
         )
     return 0
+
+
+def _suite(args: EvaluateOptions, config: Config, policy: BatchPolicy) -> int:
+    """Run a suite, write its files, say what it found."""
+    from ksim.suite.page import lines, write_page
+    from ksim.suite.suite import SuiteSettings, quick, run_suite
+
+    settings = SuiteSettings(seed=args.seed)
+    settings = quick(settings) if args.quick else settings
+    result = run_suite(config, policy, settings, _part if sys.stderr.isatty() else None)
+    result = {"policy": args.policy, **result}
+    out = Path(args.out)
+    with atomic_path(out / "suite.json") as part:
+        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_page(out / "suite.html", result, Path(args.policy).name)
+    print(json.dumps(result) if args.json else "\n".join(lines(result)))
+    print(f"wrote {out / 'suite.json'} and {out / 'suite.html'}", file=sys.stderr)
+    return 0
+
+
+def _part(name: str, step: int, steps: int) -> None:
+    if step % 10 == 0 or step == steps:
+        end = "\n" if step == steps else ""
+        print(f"\r{name:16} {step}/{steps} steps", end=end, file=sys.stderr, flush=True)
 
 
 def _progress(step: int, steps: int) -> None:
