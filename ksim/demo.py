@@ -104,7 +104,7 @@ class Stages:
         return json.loads(lines[-1])
 
 
-def _fall_time(truth: Path, start_height_share: float = 0.6) -> float | None:
+def fall_time(truth: Path, start_height_share: float = 0.6) -> float | None:
     """When the twin's robot truly fell [s of the twin], or None."""
     if not truth.is_file():
         return None
@@ -117,7 +117,7 @@ def _fall_time(truth: Path, start_height_share: float = 0.6) -> float | None:
     return float(saved["time_s"][low[0]] - saved["time_s"][free[0]]) if len(low) else None
 
 
-def _video(stages: Stages, truth: Path, out: Path) -> str | None:
+def twin_video(stages: Stages, truth: Path, out: Path) -> str | None:
     """A video of the twin's motion, or None with one line that says why."""
     from ksim.video import REMEDY, render
 
@@ -230,7 +230,7 @@ def _demo(stages: Stages, *, fast: bool, seed: int) -> dict[str, Any]:
     parity = stages.call("parity", log, "--out", out)
 
     stages.say("\n[cyan]6/6 video[/cyan]")
-    video = _video(stages, truth, out / "run.mp4")
+    video = twin_video(stages, truth, out / "run.mp4")
 
     files = [
         checkpoint,
@@ -256,7 +256,7 @@ def _demo(stages: Stages, *, fast: bool, seed: int) -> dict[str, Any]:
         "training_steps": trained["steps"],
         "export_error_max": exported["error_max"],
         "twin_run_s": ran["survived_s"],
-        "twin_fell_after_s": _fall_time(truth),
+        "twin_fell_after_s": fall_time(truth),
         "run_ended": ran["ended"],
         "loop_period_error_p99_ms": loop["period_error_p99_ms"],
         "loop_overruns": loop["overruns"],
@@ -321,6 +321,7 @@ class DemoOptions(KsimOptions):
     """The options of `ksim demo`."""
 
     out: Annotated[str, Option("folder for everything it writes")] = "runs/demo"
+    walk: Annotated[bool, Option("drive the shipped walking policy through a course; nothing is trained")] = False
     fast: Annotated[bool, Option("every stage in under 90 s, with a policy that need not be good")] = False
     seed: Annotated[int, Option("of training, twin and pushes"), SEEDS] = 0
     json: Annotated[bool, Option("print the figures as one JSON object on stdout")] = False
@@ -340,11 +341,16 @@ def main(argv: list[str] | None = None) -> int:
         if importlib.util.find_spec(module) is None:
             raise KsimError(f"needs {module}; install it with: pip install 'ksim2real[all]'")
     console = Console(stderr=True)
-    result = demo(Path(args.out), fast=args.fast, seed=args.seed, console=console)
+    if args.walk:
+        from ksim.demo_walk import demo_walk, walk_table
+
+        result, shown = demo_walk(Path(args.out), seed=args.seed, console=console), walk_table
+    else:
+        result, shown = demo(Path(args.out), fast=args.fast, seed=args.seed, console=console), table
     if args.json:
         print(json.dumps(result))
     else:
-        Console().print(table(result))
+        Console().print(shown(result))
     return 0
 
 

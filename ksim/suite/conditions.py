@@ -23,37 +23,36 @@ from ksim.types import EnvState, PhysicsParams, pick
 EPISODE_S = 20.0
 # A new command comes after a time in this range [s].
 COMMAND_S = (4.0, 8.0)
+# Greatest force of the pushes of each part [N]; how long one lasts, and when the next comes [s].
+PUSHES_N = {"pushes_100": 100.0, "pushes_200": 200.0}
 PUSH_S, PUSH_EVERY_S = (0.1, 0.5), (4.0, 8.0)
-# No event comes so late [s].
+# The parts that run side by side: commands alone, with pushes, nothing asked, and nothing random but noise.
+PARTS = ("calm", *PUSHES_N, "standing", "noise")
+# No event and no new command comes so late [s].
 NEVER_S = 1e9
 
 Alter = Callable[[EnvState, PhysicsParams], tuple[EnvState, PhysicsParams]]
 
 
-def course(config: Config, *, pushes_n: float = 0.0, standing: bool = False, noise: bool = True) -> Config:
+def course(config: Config, *, pushes: bool = True, noise: bool = True) -> Config:
     """The task as a suite runs it: episodes of 20 s, commands that switch, everything random.
 
     Args:
         config: the task.
-        pushes_n: greatest force of the pushes [N]; 0 for none.
-        standing: ask for nothing, from start to end.
+        pushes: with the pushes of each part, of which `parts` leaves one.
         noise: sensors are noisy.
 
     Raises:
         KsimError: the task has no joystick.
     """
-    joystick = next((name for name, term in config.commands.items() if isinstance(term, JoystickCommand)), None)
-    if joystick is None:
-        raise KsimError(
-            f"--suite walk: task {config.task} has no JoystickCommand ({', '.join(config.command_names) or 'none'}); "
-            "expected a task that walks after a joystick, such as kbot_walk"
-        )
-    share = {"standing": 1.0} if standing else {"standing": 0.15, "straight": 0.35}
-    command = dataclasses.replace(config.commands[joystick], interval_s=COMMAND_S, scale=1.0, **share)
+    joystick = _joystick(config)
+    command = dataclasses.replace(
+        config.commands[joystick], interval_s=COMMAND_S, scale=1.0, standing=0.15, straight=0.35
+    )
     events = {name: term for name, term in config.events.items() if not isinstance(term, ForcePush)}
-    critic = {name: term for name, term in config.critic.items() if not _of_events(term)}
-    if pushes_n > 0:
-        events["pushes"] = ForcePush(force_n=pushes_n, duration_s=PUSH_S, interval_s=PUSH_EVERY_S)
+    if pushes:
+        push = {"duration_s": PUSH_S, "interval_s": PUSH_EVERY_S}
+        events |= {name: ForcePush(force_n=force, **push) for name, force in PUSHES_N.items()}
     observations = config.observations
     if not noise:
         observations = {name: dataclasses.replace(term, noise=None) for name, term in observations.items()}
@@ -63,14 +62,59 @@ def course(config: Config, *, pushes_n: float = 0.0, standing: bool = False, noi
         commands={**config.commands, joystick: command},
         events=events,
         observations=observations,
-        critic=critic,
+        critic={},
         # rewards are not read; these ask for the sensors of the feet
         rewards={"feet_phase": FeetPhaseReward(), "slip": FeetSlipPenalty()},
     )
 
 
-def _of_events(term: Any) -> bool:
-    return any(table == "events" for table, _ in term.refers.values())
+def _joystick(config: Config) -> str:
+    found = next((name for name, term in config.commands.items() if isinstance(term, JoystickCommand)), None)
+    if found is None:
+        raise KsimError(
+            f"--suite walk: task {config.task} has no JoystickCommand ({', '.join(config.command_names) or 'none'}); "
+            "expected a task that walks after a joystick, such as kbot_walk"
+        )
+    return found
+
+
+def parts(environment: Environment, groups: Sequence[str]) -> Alter:
+    """A change that makes each environment one of a part.
+
+    Args:
+        environment: of a `course`.
+        groups: for each environment, a name of PARTS.
+    """
+    where = np.asarray(groups)
+    nothing = alone(environment, ["nothing"] * environment.envs)
+
+    def alter(env: EnvState, params: PhysicsParams) -> tuple[EnvState, PhysicsParams]:
+        quiet = jnp.asarray(where == "noise")
+        still_env, still_params = nothing(env, params)
+        params = pick(quiet, still_params, params)
+        events = {
+            name: carry if name not in PUSHES_N else pick(jnp.asarray(where == name), carry, _never(carry))
+            for name, carry in env.carries["events"].items()
+        }
+        events = pick(quiet, still_env.carries["events"], events)
+        channels = pick(quiet, still_env.carries["channels"], env.carries["channels"])
+        commands = dict(env.carries["commands"])
+        name, mask = _joystick(environment.config), jnp.asarray(where == "standing")
+        rest = {
+            "value": jnp.zeros_like(commands[name]["value"]),
+            "left_s": jnp.full_like(commands[name]["left_s"], NEVER_S),
+        }
+        commands[name] = pick(mask, rest, commands[name])
+        carries = {**env.carries, "events": events, "channels": channels, "commands": commands}
+        asked = jnp.concatenate([carry["value"] for carry in commands.values()], axis=-1)
+        return env._replace(carries=carries, command=asked), params
+
+    return alter
+
+
+def _never(carry: dict[str, Any]) -> dict[str, Any]:
+    """The memory of an event that does not come."""
+    return {k: jnp.full_like(v, NEVER_S if k == "next_s" else 0.0) for k, v in carry.items()}
 
 
 def conditions_alone(config: Config) -> list[str]:
@@ -83,7 +127,7 @@ def alone(environment: Environment, groups: Sequence[str]) -> Alter:
     """A change that leaves each environment one thing that is random.
 
     Args:
-        environment: of a task without noise.
+        environment: of a `course`; noise stays where it has some.
         groups: for each environment, a name of `conditions_alone`.
     """
     config, scene, where = environment.config, environment.scene, np.asarray(groups)
@@ -112,8 +156,7 @@ def alone(environment: Environment, groups: Sequence[str]) -> Alter:
             channels[name] = {**channels[name], "sampling": pick(mask, sampling, ideal)}
         for name in events:
             mask = jnp.asarray(where == f"events.{name}")
-            still = {k: jnp.full_like(v, NEVER_S if k == "next_s" else 0.0) for k, v in events[name].items()}
-            events[name] = pick(mask, events[name], still)
+            events[name] = pick(mask, events[name], _never(events[name]))
         return env._replace(carries={**env.carries, "channels": channels, "events": events}), out
 
     return alter

@@ -17,7 +17,6 @@ from ksim.suite import conditions, figures
 from ksim.suite.walked import Walked, walk
 from toolkit.settings import Bound, Settings
 
-PUSH_EDGES_N = (0.0, 25.0, 50.0, 75.0, 100.0, 125.0, 150.0, 175.0, 200.0)
 # The policy stands its ground where at least this share of the episodes lasts to the end.
 STANDS = 0.9
 
@@ -94,35 +93,32 @@ def run_suite(config: Config, policy: BatchPolicy, settings: SuiteSettings, say:
         return walk(task, policy, environment, seed=settings.seed, alter=changed, progress=told)[0]
 
     out: dict[str, Any] = {"settings": settings.to_dict(), "task": config.task, "robot": config.robot}
-    n = settings.episodes
-    for part, pushes_n in (("calm", 0.0), ("pushes_100", 100.0), ("pushes_200", 200.0)):
-        out[part] = _walking(run(part, conditions.course(config, pushes_n=pushes_n), n), pushes_n)
-    stood = run("standing", conditions.course(config, standing=True), n)
+    sizes = dict.fromkeys(conditions.PARTS, settings.episodes) | {"noise": settings.alone}
+    groups = np.repeat(list(sizes), list(sizes.values()))
+    w = run("commands", conditions.course(config), len(groups), lambda env: conditions.parts(env, groups))
+    out["calm"] = _walking(w.only(groups == "calm"))
+    for part, force in conditions.PUSHES_N.items():
+        pushed = w.only(groups == part)
+        out[part] = {**_walking(pushed), "recovery": figures.recovery(pushed, tuple(np.arange(0.0, force + 1, 25.0)))}
+    stood = w.only(groups == "standing")
     out["standing"] = {**figures.survival(stood), **figures.standing(stood)}
     if settings.alone:
-        out["alone"] = _alone(config, settings, run)
+        out["alone"] = [*_alone(config, settings, run), {"what": "noise", **_short(w.only(groups == "noise"))}]
     if settings.cell and "imu" in config.channels:
         out["imu"] = _imu(config, settings, run)
     return out
 
 
-def _walking(w: Walked, pushes_n: float) -> dict[str, Any]:
-    out = {**figures.survival(w), **figures.tracking(w), **figures.feet(w), **figures.effort(w)}
-    if pushes_n:
-        out["recovery"] = figures.recovery(w, tuple(e for e in PUSH_EDGES_N if e <= pushes_n))
-    return out
+def _walking(w: Walked) -> dict[str, Any]:
+    return {**figures.survival(w), **figures.tracking(w), **figures.feet(w), **figures.effort(w)}
 
 
 def _alone(config: Config, settings: SuiteSettings, run: Callable[..., Walked]) -> list[dict[str, Any]]:
-    task = conditions.course(config, pushes_n=200.0, noise=False)
+    task = conditions.course(config, noise=False)
     names = conditions.conditions_alone(task)
     groups = np.repeat(names, settings.alone)
     w = run("each alone", task, len(groups), lambda env: conditions.alone(env, groups))
-    rows = [{"what": name, **_short(w.only(groups == name))} for name in names]
-    noisy = conditions.course(config)
-    some = np.repeat("nothing", settings.alone)
-    w = run("noise alone", noisy, len(some), lambda env: conditions.alone(env, some))
-    return [*rows, {"what": "noise", **_short(w)}]
+    return [{"what": name, **_short(w.only(groups == name))} for name in names]
 
 
 def _short(w: Walked) -> dict[str, Any]:
@@ -131,7 +127,7 @@ def _short(w: Walked) -> dict[str, Any]:
 
 def _imu(config: Config, settings: SuiteSettings, run: Callable[..., Walked]) -> dict[str, Any]:
     ages, rates, frictions = settings.imu_age_s, settings.imu_rate_hz, settings.imu_stiction_nm
-    task = conditions.imu_channel(conditions.course(config), ages, rates)
+    task = conditions.imu_channel(conditions.course(config, pushes=False), ages, rates)
     grid = np.asarray([(a, r, s) for r in rates for s in frictions for a in ages])
     every = np.repeat(grid, settings.cell, axis=0)
     w = run("IMU", task, len(every), lambda _: conditions.imu(*every.T))
