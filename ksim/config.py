@@ -24,6 +24,7 @@ from ksim.resets import Reset
 from ksim.rewards import Reward
 from ksim.terminations import BaseTooLowTermination, Termination
 from robots.command_names import COMMAND_ALIASES
+from robots.ground import Ground
 from robots.inputs import BY_NAME, OUR_INPUTS
 from robots.spec import CommandSpec
 from toolkit.setting_fields import SettingsBase
@@ -38,10 +39,11 @@ _STEP_SIZE = Bound(0, 1, "a step size")
 
 @dataclass(frozen=True, kw_only=True)
 class PhysicsConfig(Settings):
-    """Physics step [s] and how often the policy runs [s]."""
+    """Physics step [s], how often the policy runs [s], and what the robot stands on: flat where `ground` is null."""
 
     timestep_s: Annotated[float, Bound(1e-5, 0.1, "seconds")] = 0.005
     control_period_s: Annotated[float, Bound(1e-4, 1, "seconds")] = 0.02
+    ground: Ground | None = None
 
     def check(self) -> None:
         period, step = self.control_period_s, self.timestep_s

@@ -494,7 +494,8 @@ def make_scene(config: Config) -> Scene:
         ConfigError: the task does not fit the robot.
     """
     sensors, _ = term_needs(config)
-    built = build_model(config.robot, config.physics.timestep_s, shapes=False, sensors=sensors)
+    physics = config.physics
+    built = build_model(config.robot, physics.timestep_s, shapes=False, sensors=sensors, ground=physics.ground)
     if built.base_body < 0 and config.needs_free_base:
         raise ConfigError(
             f"task {config.task}: robot {built.spec.name} is fixed to the world; expected one that can fall"

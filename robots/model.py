@@ -23,8 +23,9 @@ import numpy as np
 
 from robots.description import read_xml
 from robots.errors import RobotLoadError
+from robots.ground import Ground
 from robots.load import EXTRA_KEY, Origins, model_file, read_robot, robot_folder
-from robots.scene import find_or_add_floor
+from robots.scene import find_or_add_floor, lay_ground
 from robots.spec import JointSpec, RobotSpec
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def build_model(
     *,
     shapes: bool = True,
     sensors: Sequence[str] = (),
+    ground: Ground | None = None,
     fresh: bool = False,
 ) -> BuiltModel:
     """Compile a built-in robot or a robot folder; the same files and arguments give the same object.
@@ -190,6 +192,7 @@ def build_model(
         sensors: more of them, in any order: foot_position, foot_velocity, foot_quat, foot_angular_velocity (of each
             foot, named <what>_<foot>), com_position, com_velocity, angular_momentum (of the whole robot), all in the
             world; or names of sensors that the model's own file has, which stay as they are.
+        ground: makes the floor uneven; None leaves it as it is.
         fresh: compile it anew, for one who will change the model.
 
     Raises:
@@ -202,10 +205,10 @@ def build_model(
     spec, origins = read_robot(folder)
     wanted = tuple(sorted(set(sensors)))
     if fresh:
-        return _build(folder, path, root, spec, origins, timestep_s, shapes, wanted)
-    key = (folder.resolve(), _fingerprint(path, root), spec.digest, timestep_s, shapes, wanted)
+        return _build(folder, path, root, spec, origins, timestep_s, shapes, wanted, ground)
+    key = (folder.resolve(), _fingerprint(path, root), spec.digest, timestep_s, shapes, wanted, ground)
     with _built_lock:
-        built = _built.pop(key, None) or _build(folder, path, root, spec, origins, timestep_s, shapes, wanted)
+        built = _built.pop(key, None) or _build(folder, path, root, spec, origins, timestep_s, shapes, wanted, ground)
         _built[key] = built  # last used, last to go
         while len(_built) > _BUILT_MAX:
             del _built[next(iter(_built))]
@@ -242,6 +245,7 @@ def _build(
     timestep_s: float,
     shapes: bool,
     sensors: tuple[str, ...],
+    ground: Ground | None,
 ) -> BuiltModel:
     import mujoco
 
@@ -270,6 +274,9 @@ def _build(
     _add_sensors(mjspec, imu.name, feet)
     _add_wanted(mjspec, root.name, [site.name for site in foot_sites], sensors)
     floor, floor_added = find_or_add_floor(mjspec, root)
+    floor_m = float(mjspec.geom(floor).pos[2])
+    if ground is not None:
+        lay_ground(mjspec, floor, ground)
     try:
         model = mjspec.compile()
     except ValueError as error:
@@ -287,7 +294,7 @@ def _build(
     torso = _torso(model, imu_body, bodies)
     base = model.joint(base_joint).id if base_joint else -1
     base_qpos = int(model.jnt_qposadr[base]) if base_joint else -1
-    home_qpos = _home_qpos(model, spec, qpos_ids, base_qpos, base_body, floor_geom)
+    home_qpos = _home_qpos(model, spec, qpos_ids, base_qpos, base_body, floor_m)
     geoms = _foot_geoms(model, feet)
     for array in (qpos_ids, dof_ids, home_qpos, bodies, *geoms):
         array.setflags(write=False)
@@ -523,7 +530,7 @@ def _add_wanted(mjspec: mujoco.MjSpec, root: str, feet: list[str], wanted: tuple
 
 
 def _home_qpos(
-    model: mujoco.MjModel, spec: RobotSpec, qpos_ids: np.ndarray, base_qpos: int, base_body: int, floor_geom: int
+    model: mujoco.MjModel, spec: RobotSpec, qpos_ids: np.ndarray, base_qpos: int, base_body: int, floor_m: float
 ) -> np.ndarray:
     """The home pose; a floating robot stands with its lowest point on the floor. All else is as in the file."""
     import mujoco
@@ -540,7 +547,7 @@ def _home_qpos(
     if not touching.size:
         raise RobotLoadError(f"robot {spec.name}: no geom of it collides; a robot with a free joint needs one")
     lowest = min(_lowest_point(model, data, int(geom)) for geom in touching)
-    qpos[base_qpos + 2] += float(model.geom_pos[floor_geom, 2]) - lowest
+    qpos[base_qpos + 2] += floor_m - lowest
     return qpos
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from robots.ground import SIDE_M, Ground
+
 if TYPE_CHECKING:
     import mujoco
 
@@ -81,3 +83,23 @@ def find_or_add_floor(mjspec: mujoco.MjSpec, root: mujoco.MjsBody) -> tuple[str,
         gap=0,
     )
     return "floor", True
+
+
+def lay_ground(mjspec: mujoco.MjSpec, name: str, ground: Ground) -> None:
+    """Make the floor of this name uneven; in the middle it is as high as before."""
+    import mujoco
+
+    heights = ground.heights()
+    low, high = float(heights.min()), float(heights.max())
+    span = max(high - low, 1e-6)
+    mjspec.add_hfield(
+        name="ground",
+        size=[0.5 * SIDE_M, 0.5 * SIDE_M, span, 0.1],
+        nrow=heights.shape[0],
+        ncol=heights.shape[1],
+        userdata=((heights - low) / span).ravel().tolist(),
+    )
+    floor = mjspec.geom(name)
+    floor.type, floor.hfieldname = mujoco.mjtGeom.mjGEOM_HFIELD, "ground"
+    floor.pos = [0.0, 0.0, float(floor.pos[2]) + low]
+    floor.quat = [1.0, 0.0, 0.0, 0.0]

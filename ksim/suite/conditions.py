@@ -19,6 +19,7 @@ from ksim.events import ForcePush
 from ksim.rewards import FeetPhaseReward, FeetSlipPenalty
 from ksim.term import fold
 from ksim.types import EnvState, PhysicsParams, pick
+from robots.ground import Ground
 
 EPISODE_S = 20.0
 # A new command comes after a time in this range [s].
@@ -66,6 +67,12 @@ def course(config: Config, *, pushes: bool = True, noise: bool = True) -> Config
         # rewards are not read; these ask for the sensors of the feet
         rewards={"feet_phase": FeetPhaseReward(), "slip": FeetSlipPenalty()},
     )
+
+
+def uneven(config: Config) -> Config:
+    """The course without pushes on bumps of 3 cm and slopes to 5 degrees."""
+    calm = course(config, pushes=False)
+    return dataclasses.replace(calm, physics=dataclasses.replace(calm.physics, ground=Ground()))
 
 
 def _joystick(config: Config) -> str:

@@ -36,7 +36,7 @@ SHOWN = (
     ("torque_p99", "torque, 99 %, of limit", ""),
     ("joint_margin_min", "least distance from a joint limit, of range", ""),
 )
-PARTS = {"calm": "no pushes", "pushes_100": "to 100 N", "pushes_200": "to 200 N"}
+PARTS = {"calm": "no pushes", "pushes_100": "pushes to 100 N", "pushes_200": "to 200 N", "uneven": "uneven ground"}
 
 
 def number(value: float | None, unit: str) -> str:
@@ -88,10 +88,11 @@ def _asked(result: dict[str, Any]) -> str:
 
 
 def _figures(result: dict[str, Any]) -> str:
+    parts = [part for part in PARTS if part in result]
     rows = [
-        [escape(what), *(escape(number(result[part].get(key), unit)) for part in PARTS)] for key, what, unit in SHOWN
+        [escape(what), *(escape(number(result[part].get(key), unit)) for part in parts)] for key, what, unit in SHOWN
     ]
-    return _table(["", *PARTS.values()], rows)
+    return _table(["", *(PARTS[part] for part in parts)], rows)
 
 
 def _recovery(result: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ class SuiteSettings(Settings):
 
     Attributes:
         episodes: of 20 s in each of the parts calm, pushes and standing.
+        uneven: episodes on uneven ground, without pushes.
         alone: episodes for each thing that is random alone.
         cell: episodes for each cell of the grid of the IMU.
         seed: of all episodes.
@@ -36,6 +37,7 @@ class SuiteSettings(Settings):
     """
 
     episodes: Annotated[int, Bound(1, 100_000, "episodes")] = 512
+    uneven: Annotated[int, Bound(0, 100_000, "episodes, 0 to leave it out")] = 128
     alone: Annotated[int, Bound(0, 100_000, "episodes, 0 to leave it out")] = 64
     cell: Annotated[int, Bound(0, 100_000, "episodes, 0 to leave it out")] = 32
     seed: Annotated[int, Bound(0, 2**32 - 1, "a seed")] = 2000
@@ -102,6 +104,8 @@ def run_suite(config: Config, policy: BatchPolicy, settings: SuiteSettings, say:
         out[part] = {**_walking(pushed), "recovery": figures.recovery(pushed, tuple(np.arange(0.0, force + 1, 25.0)))}
     stood = w.only(groups == "standing")
     out["standing"] = {**figures.survival(stood), **figures.standing(stood)}
+    if settings.uneven:
+        out["uneven"] = _short(run("uneven ground", conditions.uneven(config), settings.uneven))
     if settings.alone:
         out["alone"] = [*_alone(config, settings, run), {"what": "noise", **_short(w.only(groups == "noise"))}]
     if settings.cell and "imu" in config.channels:
@@ -167,6 +171,9 @@ def asked(result: dict[str, Any]) -> list[Asked]:
         Asked(what="standing: drift in 20 s, 95 %", value=still.get("drift_p95_m"), limit=0.05, least=False, unit="m"),
         Asked(what="standing: turn in 20 s, 95 %", value=still.get("turn_p95_deg"), limit=5.0, least=False, unit="deg"),
     ]
+    if "uneven" in result:
+        ground = result["uneven"]["survival"]
+        rows.append(Asked(what="survival on uneven ground", value=ground, limit=STANDS, least=True))
     if "imu" in result:
         least = min(result["imu"]["margin_s"].values())
         rows.append(Asked(what="IMU's age that it bears", value=least, limit=0.045, least=True, unit="s"))
@@ -175,4 +182,4 @@ def asked(result: dict[str, Any]) -> list[Asked]:
 
 def quick(settings: SuiteSettings) -> SuiteSettings:
     """A small part of it, for a look."""
-    return dataclasses.replace(settings, episodes=64, alone=8, cell=4)
+    return dataclasses.replace(settings, episodes=64, uneven=16, alone=8, cell=4)

@@ -128,11 +128,11 @@ def test_the_imu_has_the_age_the_rate_and_the_joints_the_stiction_that_are_told(
 def test_a_small_suite_runs_to_its_page(config, tmp_path):
     task = apply_overrides(config, ["randomizations.inertia=null", "events.moment=null"])
     some = SuiteSettings(
-        episodes=2, alone=1, cell=1, imu_age_s=(0.0, 0.06), imu_rate_hz=(50.0,), imu_stiction_nm=(0.0,)
+        episodes=2, uneven=1, alone=1, cell=1, imu_age_s=(0.0, 0.06), imu_rate_hz=(50.0,), imu_stiction_nm=(0.0,)
     )
     said = []
     result = run_suite(task, HoldHome(load_robot("kbot")), some, lambda part, step, steps: said.append(part))
-    assert {"commands", "each alone", "IMU"} == set(said)
+    assert {"commands", "uneven ground", "each alone", "IMU"} == set(said)
     # a robot that only holds its pose falls; it is not asked to be good, only to be told of
     assert result["calm"]["survival"] == 0.0 and not asked(result)[0].met
     assert result["alone"][0]["what"] == "nothing" and result["alone"][-1]["what"] == "noise"
