@@ -49,6 +49,9 @@ from ksim.tracking import (
     BaseOrientationTrackingReward,
     JointTrackingReward,
     LinearVelocityTrackingReward,
+    MeanAngularVelocityTrackingReward,
+    MeanLinearVelocityTrackingReward,
+    MeanTrackingReward,
     MotionlessAtRestReward,
 )
 from ksim.types import GRAVITY, Trajectory
@@ -83,6 +86,9 @@ __all__ = [
     "JointVelocityPenalty",
     "Landing",
     "LinearVelocityTrackingReward",
+    "MeanAngularVelocityTrackingReward",
+    "MeanLinearVelocityTrackingReward",
+    "MeanTrackingReward",
     "MotionlessAtRestReward",
     "PostureReward",
     "Reward",

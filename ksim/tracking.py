@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ksim.errors import ConfigError
-from ksim.reward import METRES, WIDTH, Reward, exp_kernel
+from ksim.reward import METRES, WIDTH, Reward, StatefulReward, exp_kernel, per_step
+from ksim.scene import Scene
 from ksim.types import Trajectory
 from robots import rotation
+from toolkit.settings import Bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,96 @@ class AngularVelocityTrackingReward(Reward):
     def get_reward(self, trajectory: Trajectory) -> Any:
         error = trajectory.physics.base_ang_vel_w[..., 2] - trajectory.command_of(self.command)
         return exp_kernel(error**2, self.width_rad_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanTrackingReward(StatefulReward, abc.ABC):
+    """exp of minus a velocity's squared mean error over a squared width: a base that sways with its steps is right.
+
+    Attributes:
+        time_s: time constant of the mean [s]; half a turn of the gait clock is a good one.
+    """
+
+    time_s: Annotated[float, Bound(1e-3, 3600, "seconds")] = 0.4
+
+    @abc.abstractmethod
+    def error(self, trajectory: Trajectory) -> Any:
+        """The errors of each step, (T, size)."""
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """How many they are."""
+
+    @property
+    @abc.abstractmethod
+    def width(self) -> float:
+        """The mean error at which the reward is 0.37."""
+
+    def initial_carry(self, scene: Scene) -> Any:
+        return jnp.zeros(self.size)
+
+    def get_reward_stateful(self, trajectory: Trajectory, carry: Any) -> tuple[Any, Any]:
+        share = min(trajectory.scene.control_period_s / self.time_s, 1.0)
+
+        def step(mean: Any, error: Any) -> tuple[Any, Any]:
+            mean = (1.0 - share) * mean + share * error
+            return mean, exp_kernel(jnp.sum(mean**2), self.width)
+
+        start = self.initial_carry(trajectory.scene)
+        carry, values = per_step(step, carry, self.error(trajectory), trajectory.first, start)
+        return values, carry
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanLinearVelocityTrackingReward(MeanTrackingReward):
+    """As LinearVelocityTrackingReward, of the mean error.
+
+    Attributes:
+        width_m_s: the mean error at which the reward is 0.37 [m/s].
+        forward: the command of the velocity ahead, in the frame of the base's heading.
+        left: the command of the velocity to the left.
+    """
+
+    width_m_s: Annotated[float, WIDTH] = 0.2
+    forward: str = "xvel"
+    left: str = "yvel"
+
+    @property
+    def size(self) -> int:
+        return 2
+
+    @property
+    def width(self) -> float:
+        return self.width_m_s
+
+    def error(self, trajectory: Trajectory) -> Any:
+        wanted = jnp.stack([trajectory.command_of(self.forward), trajectory.command_of(self.left)], axis=-1)
+        return trajectory.physics.base_lin_vel_h[..., :2] - wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanAngularVelocityTrackingReward(MeanTrackingReward):
+    """As AngularVelocityTrackingReward, of the mean error.
+
+    Attributes:
+        width_rad_s: the mean error at which the reward is 0.37 [rad/s].
+        command: the command of the yaw rate.
+    """
+
+    width_rad_s: Annotated[float, WIDTH] = 0.2
+    command: str = "yawrate"
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    @property
+    def width(self) -> float:
+        return self.width_rad_s
+
+    def error(self, trajectory: Trajectory) -> Any:
+        return (trajectory.physics.base_ang_vel_w[..., 2] - trajectory.command_of(self.command))[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ def walk() -> Config:
                 of=("friction", "payload", "com", "imu_tilt", "joint_offset")
             ),
         },
-        commands={"joystick": JoystickCommand(interval_s=(3.0, 8.0))},
+        commands={"joystick": JoystickCommand(interval_s=(3.0, 8.0), standing=0.25)},
         channels={
             "action": Channel(latency_s=(0.01, 0.026), jitter_s=0.004, loss=0.05, scale=NEARER),
             "joints": Channel(latency_s=(0.0, 0.018), jitter_s=0.002, scale=NEARER),
@@ -51,9 +51,9 @@ def walk() -> Config:
             "moment": events.LastingMoment(torque_nm=4.0, scale=NEARER),
             "stall": events.Stall(duration_s=(0.1, 0.1), interval_s=(6.0, 14.0)),
         },
-        curriculum=SurvivalCurriculum(rise_above=0.75, fall_below=0.55, step=0.001),
+        curriculum=SurvivalCurriculum(rise_above=0.85, fall_below=0.65, step=0.001),
         policy=PolicyConfig(hidden=128, hold=("shoulder", "elbow", "wrist"), clock=CLOCK, init_std=0.5, critic="mlp"),
-        ppo=PpoConfig(envs=256, rollout_steps=24, gamma=0.98, entropy=0.005, symmetry="augment"),
+        ppo=PpoConfig(envs=256, rollout_steps=24, gamma=0.98, entropy=0.001, symmetry="augment"),
         run=RunConfig(total_steps=24_000_000, max_minutes=60.0),
     )
 
@@ -99,6 +99,8 @@ def _rewarded() -> dict[str, rewards.Reward]:
     return {
         "linear_velocity": rewards.LinearVelocityTrackingReward(weight=2.0, width_m_s=0.5),
         "angular_velocity": rewards.AngularVelocityTrackingReward(weight=1.0, width_rad_s=0.5),
+        "mean_linear_velocity": rewards.MeanLinearVelocityTrackingReward(weight=2.0),
+        "mean_angular_velocity": rewards.MeanAngularVelocityTrackingReward(weight=1.0),
         "feet_phase": rewards.FeetPhaseReward(weight=4.0, height_m=0.09),
         "contact_phase": rewards.ContactPhaseReward(weight=1.5),
         "alive": rewards.AliveReward(weight=0.5),
@@ -106,7 +108,8 @@ def _rewarded() -> dict[str, rewards.Reward]:
         "base_height": rewards.BaseHeightReward(weight=0.2),
         "slip": rewards.FeetSlipPenalty(weight=-0.2),
         "feet_close": rewards.FeetTooClosePenalty(weight=-5.0, least_m=0.17),
-        "feet_at_rest": rewards.FeetAtRestPenalty(weight=-1.0),
+        "feet_at_rest": rewards.FeetAtRestPenalty(weight=-4.0),
+        "motionless": rewards.MotionlessAtRestReward(weight=2.0, width_m_s=0.15, width_rad_s=0.4),
         "vertical_velocity": rewards.VerticalVelocityPenalty(weight=-0.5),
         "roll_pitch_rate": rewards.RollPitchRatePenalty(weight=-0.05),
         "hips": rewards.JointDeviationPenalty(weight=-0.7, joints=("hip_roll", "hip_yaw")),
@@ -114,7 +117,7 @@ def _rewarded() -> dict[str, rewards.Reward]:
         "torque": rewards.TorquePenalty(weight=-0.1),
         "action_rate": rewards.ActionVelocityPenalty(weight=LinearScale(low=-0.01, high=-0.02)),
         # small until there is a gait: it also counts the exploration noise
-        "target_velocity": rewards.TargetVelocityPenalty(weight=LinearScale(low=-0.02, high=-0.3), share=0.4),
+        "target_velocity": rewards.TargetVelocityPenalty(weight=LinearScale(low=-0.05, high=-1.0), share=0.35),
         "joint_limits": rewards.JointLimitsPenalty(weight=-1.0),
         "fall": rewards.FallPenalty(weight=-2.0),
     }

@@ -23,7 +23,8 @@ SMALL = (
 
 def small(task: str, folder, *more: str):
     config = dataclasses.replace(task_config(task), robot=str(folder))
-    walking = ("rewards.hips=null",) if task == "kbot_walk" else ()
+    named = ("rewards.hips", "randomizations.play", "randomizations.compliance")  # of joints that it has not
+    walking = [f"{key}=null" for key in named] if task == "kbot_walk" else ()
     return apply_overrides(config, [*SMALL, *walking, *more])
 
 

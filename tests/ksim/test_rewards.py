@@ -180,6 +180,20 @@ def test_yaw_rate_is_tracked_about_the_worlds_vertical(make: Make):
     assert of(rewards.AngularVelocityTrackingReward(width_rad_s=0.5), trajectory) == pytest.approx([1.0, E1], rel=1e-5)
 
 
+def test_a_mean_velocity_forgets_what_sways_and_comes_near_with_its_time(make: Make):
+    # 0.02 s a step: with a time of 0.08 s the mean goes a quarter of the way each step
+    swaying = make(4, lin_vel_w=np.asarray([[0.4, 0, 0], [-0.4, 0, 0], [0.4, 0, 0], [-0.4, 0, 0]]))
+    term = rewards.MeanLinearVelocityTrackingReward(time_s=0.08, width_m_s=0.1)
+    means = [0.1, -0.025, 0.08125, -0.0390625]
+    assert of(term, swaying) == pytest.approx([math.exp(-((m / 0.1) ** 2)) for m in means], rel=1e-4)
+    # the error, not the velocity, is what is averaged: with the right command there is none
+    right = make(3, lin_vel_w=(0.5, 0.0, 0.0), command={"xvel": [0.5, 0.5, 0.5]})
+    assert of(term, right) == pytest.approx([1.0, 1.0, 1.0])
+    term = rewards.MeanAngularVelocityTrackingReward(time_s=0.04, width_rad_s=0.2)
+    turning = make(2, ang_vel_b=(0.0, 0.0, 0.3), command={"yawrate": [-0.1, -0.1]})
+    assert of(term, turning) == pytest.approx([E1, math.exp(-(1.5**2))], rel=1e-4)
+
+
 def test_roll_and_pitch_follow_their_commands_whatever_the_heading(make: Make):
     pitched = rotation.multiply(rotation.from_yaw(2.0), rotation.from_rotvec(np.asarray([0.0, 0.2, 0.0])))
     trajectory = make(3, quat=pitched, command={"basepitch": [0.2, 0.0, 0.2], "baseroll": [0.0, 0.0, 0.2]})
@@ -485,6 +499,8 @@ def wild(make: Make, scene: Scene) -> Trajectory:
         joint_vel={name: rng.normal(0, 2, 12) for name in names},
         raw=rng.normal(0, 1, (12, 20)),
         target=rng.normal(0, 1, (12, 20)),
+        lin_vel_w=rng.normal(0, 0.5, (12, 3)),
+        ang_vel_b=rng.normal(0, 0.5, (12, 3)),
     )
 
 
