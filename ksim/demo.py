@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ksim.recording import Recording
 
 GOOD_ENOUGH = 0.8
-TASK = "kbot_stand"
+TASK, SHIPPED = "kbot_stand", "stand"
 MARKER = ".ksim-demo"
 # evaluations take seeds some thousands on
 SEEDS = Bound(0, SEED_MAX - 10_000, "a seed")
@@ -205,7 +205,7 @@ def _demo(stages: Stages, *, fast: bool, seed: int) -> dict[str, Any]:
         quick = ("--episodes", plan.choose_episodes, "--seed", seed + 2000)
         survival_trained = stages.call("eval", checkpoint, *quick, label="eval")["survival"]
         if survival_trained < GOOD_ENOUGH:
-            checkpoint, source = shipped_policy(TASK, ".ckpt"), "shipped"
+            checkpoint, source = shipped_policy(SHIPPED, ".ckpt"), "shipped"
             stages.say(
                 f"survival {survival_trained:.0%} after {trained['seconds'] / 60:.1f} minutes is below "
                 f"{GOOD_ENOUGH:.0%}: going on with the shipped policy (a longer run of the same training)"

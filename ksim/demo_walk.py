@@ -19,7 +19,7 @@ from ksim.suite.twins import COURSE, COURSE_S
 from robots import rotation
 from toolkit.files import atomic_path, locked, shipped_config, shipped_policy
 
-TASK = "kbot_walk"
+SHIPPED = "walk"
 
 
 def demo_walk(out: Path, *, seed: int, console: Console) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def demo_walk(out: Path, *, seed: int, console: Console) -> dict[str, Any]:
 def _stages(stages: Stages, seed: int) -> dict[str, Any]:
     out = stages.out
     bundle, course, log, truth = (
-        shipped_policy(TASK, ".kinfer"),
+        shipped_policy(SHIPPED, ".kinfer"),
         out / "course.yaml",
         out / "run.mcap",
         out / "twin.npz",

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         argv,
         "ksim eval",
         "Survival and return of a checkpoint or a bundle over N episodes with pushes and randomisation.",
-        "ksim eval robots/kbot/policies/kbot_stand.kinfer --episodes 200 --seed 1000",
+        "ksim eval robots/kbot/policies/stand.kinfer --episodes 200 --seed 1000",
     )
     with importing("eval"):
         from ksim.engine import choose_engine

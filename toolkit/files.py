@@ -120,5 +120,5 @@ def shipped_config(name: str) -> Path:
 
 
 def shipped_policy(name: str, suffix: str) -> Path:
-    """A shipped policy's file, e.g. `shipped_policy("kbot_stand", ".ckpt")`."""
+    """A shipped policy's file, e.g. `shipped_policy("stand", ".ckpt")`."""
     return Path(__file__).parent.parent / "robots" / "kbot" / "policies" / f"{name}{suffix}"

@@ -15,7 +15,7 @@ from robots.bundle import read_bundle
 from robots.spec import CommandSpec, JointSpec, PolicySpec, RobotSpec, input_specs
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ROOT / "robots" / "kbot" / "policies" / "kbot_stand.kinfer"
+SHIPPED = ROOT / "robots" / "kbot" / "policies" / "stand.kinfer"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from deploy.policy import OnnxPolicy, known_inputs
 from robots.bundle import Bundle, read_bundle
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ROOT / "robots" / "kbot" / "policies" / "kbot_stand.kinfer"
+SHIPPED = ROOT / "robots" / "kbot" / "policies" / "stand.kinfer"
 SIZES = {"joint_angles": 3, "carry": 2}
 
 

@@ -18,7 +18,7 @@ from robots.bundle import Bundle, read_bundle, write_bundle
 from robots.spec import CarrySpec
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ROOT / "robots" / "kbot" / "policies" / "kbot_stand.kinfer"
+SHIPPED = ROOT / "robots" / "kbot" / "policies" / "stand.kinfer"
 EXTRA = {
     "training": {"seed": 7, "network": {"kind": "lstm", "hidden": [64, 32]}, "randomised": True},
     "proofs": {
@@ -273,4 +273,4 @@ def test_it_runs_where_only_the_base_install_is():
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("kbot_stand.kinfer\n") and done.stderr == ""
+    assert done.stdout.startswith("stand.kinfer\n") and done.stderr == ""

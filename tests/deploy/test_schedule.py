@@ -21,7 +21,7 @@ GOOD = """
 
 @pytest.fixture(scope="module")
 def spec():
-    spec = read_bundle(shipped_policy("kbot_stand", ".kinfer")).spec
+    spec = read_bundle(shipped_policy("stand", ".kinfer")).spec
     wide = [type(c)(name=c.name, low=-0.1, high=0.1, unit=c.unit) for c in spec.commands]
     return type(spec)(**{**spec.__dict__, "commands": tuple(wide)})
 

@@ -18,7 +18,7 @@ from robots import Bundle, read_bundle, write_bundle
 from robots.spec import ArraySpec
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ROOT / "robots" / "kbot" / "policies" / "kbot_stand.kinfer"
+SHIPPED = ROOT / "robots" / "kbot" / "policies" / "stand.kinfer"
 KINFER = "0.6.1"
 STEPS = 1000
 # what pip says where a package cannot be had, and not where something of ours is wrong

@@ -14,7 +14,7 @@ from ksim.load import load_config
 from robots import load_robot, read_bundle
 from toolkit.files import shipped_policy
 
-CHECKPOINT, BUNDLE = shipped_policy("kbot_stand", ".ckpt"), shipped_policy("kbot_stand", ".kinfer")
+CHECKPOINT, BUNDLE = shipped_policy("stand", ".ckpt"), shipped_policy("stand", ".kinfer")
 # what the first version of this toolkit shipped
 FIRST = Path(__file__).parents[1] / "first_version"
 

@@ -249,7 +249,7 @@ def test_a_failed_or_missing_proof_is_not_validated():
     assert not bare.replace(proofs={"error_max": 1.0, "failures": ["error"]}).validated
 
 
-@pytest.mark.parametrize("bundle", [shipped_policy("kbot_stand", ".kinfer"), FIRST / "kbot_stand.kinfer"])
+@pytest.mark.parametrize("bundle", [shipped_policy("stand", ".kinfer"), FIRST / "kbot_stand.kinfer"])
 def test_a_shipped_bundle_says_again_byte_for_byte_what_it_was_read_from(bundle):
     with tarfile.open(bundle) as archive:
         member = archive.extractfile("metadata.json")
@@ -261,7 +261,7 @@ def test_a_shipped_bundle_says_again_byte_for_byte_what_it_was_read_from(bundle)
     assert spec.digest == digest(stamped) and spec.robot.digest == digest(stamped["robot"])
 
 
-@pytest.mark.parametrize("path", [shipped_policy("kbot_stand", ".ckpt"), FIRST / "kbot_stand.ckpt"])
+@pytest.mark.parametrize("path", [shipped_policy("stand", ".ckpt"), FIRST / "kbot_stand.ckpt"])
 def test_the_robot_of_a_shipped_checkpoint_keeps_its_bytes_and_its_digest(path):
     with zipfile.ZipFile(path) as archive:
         meta = json.loads(archive.read("meta.json"))
