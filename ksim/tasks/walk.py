@@ -47,7 +47,7 @@ def walk() -> Config:
         rewards=_rewarded(),
         randomizations={**base.randomizations, **_worn()},
         events={
-            "pushes": events.ForcePush(force_n=200.0, interval_s=(4.0, 8.0), scale=LinearScale()),
+            "pushes": events.ForcePush(force_n=200.0, interval_s=(4.0, 8.0), scale=LinearScale(begin=0.5)),
             "moment": events.LastingMoment(torque_nm=4.0, scale=NEARER),
             "stall": events.Stall(duration_s=(0.1, 0.1), interval_s=(6.0, 14.0)),
         },
@@ -99,9 +99,9 @@ def _rewarded() -> dict[str, rewards.Reward]:
     return {
         "linear_velocity": rewards.LinearVelocityTrackingReward(weight=2.0, width_m_s=0.5),
         "angular_velocity": rewards.AngularVelocityTrackingReward(weight=1.0, width_rad_s=0.5),
-        "mean_linear_velocity": rewards.MeanLinearVelocityTrackingReward(weight=2.0),
-        "mean_angular_velocity": rewards.MeanAngularVelocityTrackingReward(weight=1.0),
-        "feet_phase": rewards.FeetPhaseReward(weight=4.0, height_m=0.09),
+        "mean_linear_velocity": rewards.MeanLinearVelocityTrackingReward(weight=4.0),
+        "mean_angular_velocity": rewards.MeanAngularVelocityTrackingReward(weight=2.0),
+        "feet_phase": rewards.FeetPhaseReward(weight=LinearScale(low=4.0, high=2.0, end=0.4), height_m=0.09),
         "contact_phase": rewards.ContactPhaseReward(weight=1.5),
         "alive": rewards.AliveReward(weight=0.5),
         "upright": rewards.UprightReward(weight=0.5),
