@@ -204,8 +204,8 @@ def _sequences(values: Mapping[str, Any], name: str = "") -> list[tuple[str, str
     """One row for each comparison over a sequence, wherever it is nested."""
     if {"steps", "action_error", "carry_error", "of_limit"} <= values.keys():
         limited = values.get("carry_limited", True)  # else the limit is that of one step
-        carry = values["carry_error"] if limited else values.get("step_carry_error")
-        errors = f"action {_leaf(values['action_error'])} rad, carry {_leaf(carry)}{'' if limited else ' in one step'}"
+        action, carry = (values.get(f"{'' if limited else 'step_'}{what}_error") for what in ("action", "carry"))
+        errors = f"action {_leaf(action)} rad, carry {_leaf(carry)}{'' if limited else ' in one step'}"
         share = values["of_limit"]
         used = f"; {100 * share:.0f} % of the limit used" if isinstance(share, (int, float)) else ""
         return [(name, f"{_leaf(values['steps'])} steps: {errors}{used}")]

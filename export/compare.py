@@ -2,14 +2,14 @@
 
 Differences are found twice: `carried`, each form with its own carry from the last reset on, as the robot runs it;
 and `step`, both from the carry that the JAX form had, so that what one step adds is seen alone. The limits:
-- action [rad]: 1e-5, carried and step, on whatever inputs;
-- carry: 1e-5, carried and step, on inputs that were recorded in simulation or drawn from the declared range. A policy
-  with a long memory adds up the rounding of many steps. So where carried is beyond 1e-5 and no step is, the JAX form
-  is run once more with a carry that is moved in each step by the greatest step difference, up or down at random. As
-  far as that takes it, no order of sums can be told from another, and that is the limit;
-- carry on extreme inputs: step alone. A cell state that grows to 300 in two thousand steps of one input, and back,
-  adds up the rounding of them all: 1e-3 then is what float32 does with any order of the sums. It is reported and has
-  no limit; a graph that is wrong is wrong in one step.
+- action [rad] and carry: 1e-5, carried and step, on inputs that were recorded in simulation or drawn from the declared
+  range. A policy with a long memory adds up the rounding of many steps. So where carried is beyond 1e-5 and no step
+  is, the JAX form is run once more with a carry that is moved in each step by the greatest step difference, up or down
+  at random. As far as that takes carry and action, no order of sums can be told from another: those are the limits;
+- both on extreme inputs: step alone. A cell state that grows to 300 in two thousand steps of one input, and back,
+  adds up the rounding of them all, and a policy that swings by itself when all inputs are zero never forgets it:
+  1e-3 then is what float32 does with any order of the sums. What is carried is reported and has no limit; a graph that
+  is wrong is wrong in one step.
 - elements of the carry beyond 10, counted apart as `large`: one millionth of the value, step alone. The simulation
   gives none; a raw action far out in the declared range is 20 to 40. Neighbouring float32 numbers are 4e-6 apart at
   40 and 6e-5 at 1000, so that 1e-5 cannot be held there; a millionth is 8 to 17 such neighbours.
@@ -220,8 +220,9 @@ class Difference:
         large_carry_error: greatest absolute difference of elements of the carry beyond 10, carried.
         large_step_share: greatest difference of those, step by step, as a share of the value.
         carry_max: greatest absolute value in the carry.
-        carry_limited: whether the carried carry has a limit.
+        carry_limited: whether what is carried has a limit: the carry, and with it the action.
         carry_limit: that limit.
+        action_limit: that of the carried action [rad].
         worst_step: the step that was nearest to its limit, or farthest beyond.
         of_limit: how near: the difference as a share of its limit; 1 and less is within.
         windows: greatest carried difference of action or carry (elements up to 10) in each of 20 equal parts: how
@@ -239,6 +240,7 @@ class Difference:
     carry_max: float
     carry_limited: bool
     carry_limit: float
+    action_limit: float
     worst_step: int
     of_limit: float
     windows: tuple[float, ...]
@@ -249,9 +251,10 @@ class Difference:
         return max(self.action_error, self.carry_error, self.step_action_error, self.step_carry_error)
 
     @property
-    def carry_told(self) -> str:
-        """The limit of the carry in words, where it is not that of all else."""
-        return f", carry {self.carry_limit:.1e}" if self.carry_limit > ERROR_LIMIT else ""
+    def limits_told(self) -> str:
+        """The limits of what is carried in words, where they are not that of a single step."""
+        wider = {"action": self.action_limit, "carry": self.carry_limit}
+        return "".join(f", carried {what} {limit:.1e}" for what, limit in wider.items() if limit > ERROR_LIMIT)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -273,7 +276,7 @@ def compare(
         reference: the JAX form.
         inputs: by name, each (T, k); more than the policy reads is fine.
         resets: (T,) bool: start both anew before this step.
-        carry_limited: whether the carried carry has a limit; false for extreme inputs.
+        carry_limited: whether what is carried has a limit; false for extreme inputs.
 
     Raises:
         ExportError: an input is missing, or a value is not finite.
@@ -298,14 +301,16 @@ def compare(
     if not np.isfinite(found).all():
         at = int(np.argmax(~np.isfinite(found).all(axis=0)))
         raise ExportError(f"step_fn against the JAX policy: got a value that is not finite at step {at}, expected none")
-    share = np.maximum(np.max([action, step_action, step_carry], axis=0) / ERROR_LIMIT, large_share / LARGE_LIMIT)
-    limit = ERROR_LIMIT
+    share = np.maximum(np.maximum(step_action, step_carry) / ERROR_LIMIT, large_share / LARGE_LIMIT)
+    limit = action_limit = ERROR_LIMIT
     if carry_limited:
-        if step_carry.max() <= ERROR_LIMIT < carry.max():  # no step is wrong: it is what they add up to
+        # no step is wrong: it is what they add up to
+        if max(step_action.max(), step_carry.max()) <= ERROR_LIMIT < max(action.max(), carry.max()):
             signs = np.random.default_rng(0).choice([-1.0, 1.0], apart.shape)
             other = reference.run(inputs, resets, signs * step_apart.max(axis=0))
             limit = max(limit, float(greatest(_apart(other.carries, truth.carries), small).max()))
-        share = np.maximum(share, carry / limit)
+            action_limit = max(action_limit, _greatest(other.actions, truth.actions))
+        share = np.maximum(share, np.maximum(carry / limit, action / action_limit))
     parts = np.array_split(np.maximum(action, carry), min(WINDOWS, len(resets)))
     return Difference(
         steps=len(resets),
@@ -319,6 +324,7 @@ def compare(
         carry_max=float(size.max(initial=0.0)),
         carry_limited=carry_limited,
         carry_limit=limit,
+        action_limit=action_limit,
         worst_step=int(share.argmax()),
         of_limit=float(share.max()),
         windows=tuple(float(part.max()) for part in parts),

@@ -277,7 +277,7 @@ class Stages:
             self.fail(
                 f"{name}, step {found.worst_step}: error of action or carry is {found.of_limit:.3g} times its limit "
                 f"(action {found.action_error:.3g} rad, carry {found.carry_error:.3g}); "
-                f"expected at most {ERROR_LIMIT:g}{found.carry_told}"
+                f"expected at most {ERROR_LIMIT:g}{found.limits_told}"
             )
 
 

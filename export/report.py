@@ -47,8 +47,9 @@ class Proof:
 
 
 def _errors(d: Difference) -> str:
-    carry = f"carry {d.carry_error:.1e}" if d.carry_limited else f"carry {d.step_carry_error:.1e} in one step"
-    return f"action {d.action_error:.1e} rad, {carry}"
+    if d.carry_limited:
+        return f"action {d.action_error:.1e} rad, carry {d.carry_error:.1e}"
+    return f"action {d.step_action_error:.1e} rad, carry {d.step_carry_error:.1e} in one step"
 
 
 def proofs(report: Report) -> list[Proof]:
@@ -79,7 +80,7 @@ def proofs(report: Report) -> list[Proof]:
                 Proof(
                     what=f"{name[0].upper()}{name[1:]}: {steps}",
                     found=_errors(d),
-                    limit=f"{ERROR_LIMIT:g}{d.carry_told}",
+                    limit=f"{ERROR_LIMIT:g}{d.limits_told}",
                     holds=d.of_limit <= 1.0,
                 )
             )
@@ -291,7 +292,7 @@ def _growth(report: Report) -> str:
     rows = (
         (
             escape(name),
-            _n(f"{d.action_error:.1e}"),
+            free(f"{d.action_error:.1e}", d.carry_limited),
             _n(f"{d.step_action_error:.1e}"),
             free(f"{d.carry_error:.1e}", d.carry_limited),
             _n(f"{d.step_carry_error:.1e}"),

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from ksim.errors import KsimError
 from ksim.options import SEED_MAX, KsimOptions
+from robots import rotation
 from toolkit.cli import Option, options
 from toolkit.files import LOCK, atomic_path, locked, shipped_config, shipped_policy
 from toolkit.settings import Bound
@@ -143,9 +144,10 @@ def _seen(qpos: np.ndarray, base: np.ndarray, push: np.ndarray, dt: float) -> Re
 
     rows = len(qpos)
     none = np.zeros((rows, 3))
+    velocity, heading = np.gradient(base, dt, axis=0) if rows > 1 else none, rotation.yaw_of(qpos[:, 3:7])
     return Recording(
         robot="kbot", task=TASK, seed=0, dt_s=dt, survived=True, weight_n=356.0, clearance_m=0.7,
-        joint_names=(), foot_names=(), qpos=qpos, base_position=base, base_velocity_w=none, heading=np.zeros(rows),
+        joint_names=(), foot_names=(), qpos=qpos, base_position=base, base_velocity_w=velocity, heading=heading,
         commands={}, push_w=push, kick_w=none, push_point=base, foot_position=np.zeros((rows, 0, 3)),
         foot_force=np.zeros((rows, 0)), torque_share=np.zeros((rows, 0)), rewards={},
     )  # fmt: skip

@@ -54,7 +54,30 @@ def test_a_carry_that_amplifies_rounding_is_held_to_what_rounding_does_to_it():
     assert found.step_carry_error < 1e-6 and found.action_error == 0.0
     assert found.carry_error > 0.1, "apart by much more than 1e-5"
     assert found.carry_limit > 0.1 and found.of_limit <= 1.2
-    assert found.carry_told.startswith(", carry ")
+    assert found.limits_told.startswith(", carried carry ")
+
+
+def test_an_action_that_shows_such_a_carry_is_held_to_the_same():
+    def shown(function):
+        return lambda inputs, carry: (0.1 * carry[:1], function(inputs, carry)[1])
+
+    found = compare(Other(shown(otherwise), START), Reference(shown(doubling), START), INPUTS, resets(STEPS))
+    assert found.step_action_error < 1e-6 and found.action_error > 0.01
+    assert found.action_limit > 0.01 and found.of_limit <= 1.2
+    assert ", carried action " in found.limits_told
+    found = compare(Other(shown(wrong), START), Reference(shown(doubling), START), INPUTS, resets(STEPS))
+    assert found.action_limit == ERROR_LIMIT and found.of_limit > 10.0
+
+
+def test_on_extreme_inputs_a_step_has_a_limit_and_what_is_carried_has_none():
+    def shown(function):
+        return lambda inputs, carry: (0.1 * carry[:1], function(inputs, carry)[1])
+
+    right, reference = Other(shown(otherwise), START), Reference(shown(doubling), START)
+    found = compare(right, reference, INPUTS, resets(STEPS), carry_limited=False)
+    assert found.action_error > 0.01 and found.of_limit < 0.1
+    found = compare(Other(shown(wrong), START), reference, INPUTS, resets(STEPS), carry_limited=False)
+    assert found.of_limit > 10.0
 
 
 def test_a_wrong_weight_is_found_in_one_step_whatever_the_carry_amplifies():
@@ -64,7 +87,7 @@ def test_a_wrong_weight_is_found_in_one_step_whatever_the_carry_amplifies():
 
 def test_a_carry_that_forgets_keeps_the_limit_of_all_else():
     found = compare(Other(forgetting, START), Reference(forgetting, START), INPUTS, resets(50))
-    assert found.carry_limit == ERROR_LIMIT and found.of_limit < 0.1 and found.carry_told == ""
+    assert found.carry_limit == ERROR_LIMIT and found.of_limit < 0.1 and found.limits_told == ""
 
 
 def test_what_is_added_to_the_carry_before_each_step_is_in_it():
