@@ -13,13 +13,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from ksim.demo import MARKER, Stages, check_folder, fall_time, twin_video
+from ksim.demo_stages import MARKER, Stages, check_folder, fall_time, twin_video
 from ksim.errors import KsimError
 from ksim.suite.twins import COURSE, COURSE_S
 from robots import rotation
 from toolkit.files import atomic_path, locked, shipped_config, shipped_policy
 
-SHIPPED = "walk"
+TASK, SHIPPED = "kbot_walk", "walk"
 
 
 def demo_walk(out: Path, *, seed: int, console: Console) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def _stages(stages: Stages, seed: int) -> dict[str, Any]:
     stages.say("\n[cyan]2/3 parity[/cyan] of the recorded run with the simulation")
     parity = stages.call("parity", log, "--out", out)
     stages.say("\n[cyan]3/3 video[/cyan]")
-    video = twin_video(stages, truth, out / "run.mp4")
+    video = twin_video(stages, truth, out / "run.mp4", TASK)
     files = [course, log, truth, out / "report.json", out / "report.html", *([Path(video)] if video else [])]
     missing = [str(f) for f in files if not f.is_file()]
     if missing:

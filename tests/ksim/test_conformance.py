@@ -47,6 +47,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "PosesReset": {"path": "poses.csv"},
     "JointTrackingReward": {"joints": {"dof_left_elbow_02": "basepitch"}},
 }
+DRAWN = sorted({name for task in TASKS for name in task_config(task).randomizations})
 COMMANDS = ("xvel", "yvel", "yawrate", "baseheight", "baseroll", "basepitch")
 
 
@@ -144,7 +145,9 @@ def state_of(stage, seed: int) -> State:
     reading = Reading(jnp.asarray(seed), jnp.asarray(0.004, jnp.float32), jnp.asarray(True))
     return State(
         physics=physics_of(stage, seed),
-        params=nominal(scene, fields)._replace(drawn={"kp": jnp.asarray(random.uniform(-1, 1, 3), jnp.float32)}),
+        params=nominal(scene, fields)._replace(
+            drawn={name: jnp.asarray(random.uniform(-1, 1, 3), jnp.float32) for name in DRAWN}
+        ),
         command=jnp.asarray(random.uniform(-1, 1, len(COMMANDS)), jnp.float32),
         action=jnp.asarray(random.uniform(-1, 1, scene.actions), jnp.float32),
         target=jnp.asarray(scene.home_rad),

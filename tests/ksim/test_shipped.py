@@ -15,6 +15,7 @@ from robots import load_robot, read_bundle
 from toolkit.files import shipped_policy
 
 CHECKPOINT, BUNDLE = shipped_policy("stand", ".ckpt"), shipped_policy("stand", ".kinfer")
+WALK = shipped_policy("walk", ".ckpt")
 # what the first version of this toolkit shipped
 FIRST = Path(__file__).parents[1] / "first_version"
 
@@ -28,10 +29,10 @@ def test_the_shipped_bundle_is_the_shipped_checkpoint_on_the_shipped_robot() -> 
     assert bundle.spec.proofs, "a shipped bundle is a proven one"
 
 
-@pytest.mark.parametrize("folder", [CHECKPOINT.parent, FIRST], ids=["today's", "the first version's"])
-def test_a_shipped_checkpoint_still_acts_as_the_bundle_that_was_made_of_it(folder: Path) -> None:
+@pytest.mark.parametrize("path", [CHECKPOINT, WALK, FIRST / "kbot_stand.ckpt"], ids=["stand", "walk", "first version"])
+def test_a_shipped_checkpoint_still_acts_as_the_bundle_that_was_made_of_it(path: Path) -> None:
     # the bundle holds the actions of the day of its export
-    trained, bundle = load_trained(folder / CHECKPOINT.name), OnnxPolicy(read_bundle(folder / BUNDLE.name))
+    trained, bundle = load_trained(path), OnnxPolicy(read_bundle(path.with_suffix(".kinfer")))
     rng, home = np.random.default_rng(0), np.float32(trained.spec.robot.column("home_rad"))
     step, carry = jax.jit(lambda inputs, carry: trained.policy.step(inputs, carry)), trained.policy.init_carry()
     for _ in range(100):
