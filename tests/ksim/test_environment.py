@@ -18,7 +18,7 @@ import pytest
 from ksim.actuators import TorqueActuators
 from ksim.commands import UniformCommand
 from ksim.config import Config, PolicyConfig
-from ksim.environment import Environment, make_environment
+from ksim.environment import RENEWED_AT_ONCE, Environment, make_environment
 from ksim.events import ForcePush, Stall
 from ksim.noise import GaussianNoise
 from ksim.observation import (
@@ -243,3 +243,21 @@ def test_a_crate_before_the_robot_changes_no_observation_reward_or_end(tmp_path)
     for t, (one, other) in enumerate(zip(*results, strict=True)):
         for name, value in one.items():
             assert np.allclose(value, other[name], rtol=1e-4, atol=1e-4), (t, name)
+
+
+def test_many_that_end_at_once_are_renewed_as_all_would_be(config):
+    env = make_environment(config, 20)
+    batch, _ = env.reset(jax.random.key(4))
+    mask = np.arange(20) % 3 != 0  # 13: more than one call of RENEWED_AT_ONCE
+    assert mask.sum() > RENEWED_AT_ONCE
+    level = jnp.ones(())
+    whole_env, whole_params, qpos, _ = env._renew(batch.env, batch.params, jnp.asarray(mask), level, jnp.asarray(False))
+    physics, params, renewed = env.renew_ended(batch.physics, batch.params, batch.env, mask, level)
+    for a, b in zip(jax.tree.leaves((whole_env, whole_params)), jax.tree.leaves((renewed, params)), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    np.testing.assert_array_equal(np.asarray(physics.qpos)[mask], np.asarray(qpos)[mask])
+    # and the engine's own parameters are the new ones
+    wide = env.engine._numpy(params).wide
+    np.testing.assert_array_equal(wide.motor.kp.astype(np.float32), np.asarray(params.motor.kp))
