@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -19,11 +18,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.console import Console
 from rich.table import Table
 
-from ksim.demo_stages import MARKER, Stages, check_folder, fall_time, twin_video
+from ksim.demo_stages import (
+    MARKER,
+    Stages,
+    TwinMotion,
+    check_folder,
+    close,
+    closing_table,
+    finish,
+    run_figures,
+    run_on_twin,
+    twin_video,
+)
 from ksim.errors import KsimError
 from ksim.options import SEED_MAX, KsimOptions
 from toolkit.cli import Option, options
-from toolkit.files import atomic_path, locked, shipped_config, shipped_policy
+from toolkit.files import locked, shipped_config, shipped_policy
 from toolkit.settings import Bound
 
 if TYPE_CHECKING:
@@ -112,29 +122,17 @@ def _demo(stages: Stages, *, fast: bool, seed: int) -> dict[str, Any]:
 
     stages.say(f"\n[cyan]4/6 run[/cyan] {plan.run_s:g} s over KOS, on a twin whose reality is not the training model")
     log, truth = out / "run.mcap", out / "twin.npz"
-    ran = _run_on_twin(stages, bundle, log, truth, seed, plan.run_s)
+    asked = ("--command", "xvel=0")
+    ran = run_on_twin(stages, bundle, log, truth, seed=seed, duration_s=plan.run_s, asked=asked)
+    motion = TwinMotion.read(truth)
 
     stages.say("\n[cyan]5/6 parity[/cyan] of the recorded run with the simulation")
     parity = stages.call("parity", log, "--out", out)
 
     stages.say("\n[cyan]6/6 video[/cyan]")
-    video = twin_video(stages, truth, out / "run.mp4", TASK)
-
-    files = [
-        checkpoint,
-        bundle,
-        out / "policy.onnx",
-        out / "policy.report.html",
-        log,
-        out / "report.json",
-        out / "report.html",
-        truth,
-    ]
-    files += [Path(video)] if video else []
-    missing = [str(f) for f in files if not Path(f).is_file()]
-    if missing:
-        raise KsimError(f"not written: {', '.join(missing)}")
-    loop = parity["loop"]
+    named = ("policy.onnx", "policy.report.html", "run.mcap", "report.json", "report.html", "twin.npz")
+    files = [checkpoint, bundle, *(out / name for name in named)]
+    files += twin_video(stages, motion, out / "run.mp4", TASK)
     result = {
         "survival_policy": policy["survival"],
         "survival_baseline": baseline["survival"],
@@ -143,44 +141,16 @@ def _demo(stages: Stages, *, fast: bool, seed: int) -> dict[str, Any]:
         "training_minutes": trained["seconds"] / 60.0,
         "training_steps": trained["steps"],
         "export_error_max": exported["error_max"],
-        "twin_run_s": ran["survived_s"],
-        "twin_fell_after_s": fall_time(truth),
-        "run_ended": ran["ended"],
-        "loop_period_error_p99_ms": loop["period_error_p99_ms"],
-        "loop_overruns": loop["overruns"],
-        "parity_joint_rmse_rad": parity["joint_position_rmse_rad"],
-        "parity_policy_replay_error_max": parity["policy_replay_error_max"],
-        "seconds": {k: round(v, 1) for k, v in stages.seconds.items()},
+        **run_figures(ran, parity, motion),
         "fast": fast,
         "seed": seed,
-        "files": [str(f) for f in [*files, out / "demo.json"]],
     }
-    with atomic_path(out / "demo.json") as part:
-        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return result
-
-
-def _run_on_twin(stages: Stages, bundle: Path, log: Path, truth: Path, seed: int, seconds: float) -> dict[str, Any]:
-    from deploy.twin import spawn_twin
-
-    reality = shipped_config("reality_demo.yaml")
-    with spawn_twin("kbot", reality=reality, seed=seed, truth=truth) as twin:
-        where = f"--port {twin.port} --reality {reality} --seed {seed} --truth {truth}"
-        stages.say(f"[bold]$ ksim twin --robot kbot {where} &[/bold]")
-        return stages.call(
-            "run",
-            bundle,
-            *("--host", "127.0.0.1", "--port", twin.port),
-            *("--duration", seconds, "--command", "xvel=0", "--log", log, "--force"),
-            may_fail=True,
-        )
+    return finish(stages, result, files)
 
 
 def table(result: dict[str, Any]) -> Table:
     """The closing table."""
-    t = Table(title="from training to parity, on this machine", show_header=False, title_style="bold")
-    t.add_column("what", style="cyan", no_wrap=True)
-    t.add_column("figure", overflow="fold")
+    t = closing_table("from training to parity, on this machine")
     if result["policy_source"] == "shipped":
         t.add_row(
             "policy",
@@ -195,13 +165,7 @@ def table(result: dict[str, Any]) -> Table:
     fell = result["twin_fell_after_s"]
     stood = f"stood {result['twin_run_s']:.1f} s under pushes" if fell is None else f"fell after {fell:.1f} s"
     t.add_row("run on the twin over KOS", f"{stood} ({result['run_ended']})")
-    t.add_row("loop period error, p99", f"{result['loop_period_error_p99_ms']:.2f} ms")
-    t.add_row("loop overruns", f"{result['loop_overruns']}")
-    t.add_row("parity: replayed actions differ by at most", f"{result['parity_policy_replay_error_max']:.1e} rad")
-    t.add_row("parity: joint error, twin against simulation", f"{result['parity_joint_rmse_rad']:.4f} rad RMS")
-    names = [Path(f).name for f in result["files"]]
-    t.add_row(f"files in {os.path.relpath(Path(result['files'][-1]).parent)}", ", ".join(names))
-    return t
+    return close(t, result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +177,9 @@ class DemoOptions(KsimOptions):
     fast: Annotated[bool, Option("every stage in under 90 s, with a policy that need not be good")] = False
     seed: Annotated[int, Option("of training, twin and pushes"), SEEDS] = 0
     json: Annotated[bool, Option("print the figures as one JSON object on stdout")] = False
+
+    def check(self) -> None:
+        self.require(not (self.walk and self.fast), "fast", True, "either --walk or --fast: --walk trains nothing")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 
 from ksim.errors import KsimError
 from robots import rotation
-from toolkit.files import LOCK
+from toolkit.files import LOCK, atomic_path, shipped_config
 
 if TYPE_CHECKING:
     from ksim.recording import Recording
 
-MARKER = ".ksim-demo"
+MARKER, ROBOT = ".ksim-demo", "kbot"
 
 
 @dataclass
@@ -63,50 +64,169 @@ class Stages:
         return json.loads(lines[-1])
 
 
-def fall_time(truth: Path, start_height_share: float = 0.6) -> float | None:
-    """When the twin's robot truly fell [s of the twin], or None."""
-    if not truth.is_file():
-        return None
-    saved = np.load(truth)
-    height, held = saved["base_position_m"][:, 2], saved["held"].astype(bool)
-    free = np.flatnonzero(~held)
-    if not len(free):
-        return None
-    low = free[height[free] < start_height_share * height[free[0]]]
-    return float(saved["time_s"][low[0]] - saved["time_s"][free[0]]) if len(low) else None
+@dataclass(frozen=True, kw_only=True)
+class TwinMotion:
+    """How the twin's robot truly moved once it was let go, as its truth file tells; T rows, world frame.
+
+    Attributes:
+        time_s: since it was let go [s], (T,).
+        dt_s: between two rows [s].
+        qpos: (T, nq).
+        position: of the body that carries the IMU [m], (T, 3).
+        velocity: of that body [m/s], (T, 3).
+        heading: yaw of the base [rad], without jumps, (T,).
+        push_n: force on it [N], (T, 3).
+    """
+
+    time_s: np.ndarray
+    dt_s: float
+    qpos: np.ndarray
+    position: np.ndarray
+    velocity: np.ndarray
+    heading: np.ndarray
+    push_n: np.ndarray
+
+    @classmethod
+    def read(cls, truth: Path) -> TwinMotion | None:
+        """From a twin's .npz; None where there is none, or it was never let go."""
+        from robots.model import build_model
+
+        if not truth.is_file():
+            return None
+        saved = np.load(truth)
+        free = ~saved["held"].astype(bool)
+        if np.count_nonzero(free) < 2:
+            return None
+        time_s, position, qpos = (saved[key][free] for key in ("time_s", "base_position_m", "qpos"))
+        return cls(
+            time_s=time_s - time_s[0],
+            dt_s=float(np.median(np.diff(time_s))),
+            qpos=qpos,
+            position=position,
+            velocity=np.gradient(position, time_s, axis=0),
+            heading=np.unwrap(rotation.yaw_of(qpos[:, build_model(ROBOT).base_quat])),
+            push_n=saved["push_n"][free],
+        )
+
+    def fell_after(self, height_share: float = 0.6) -> float | None:
+        """When the robot fell [s]: when it was below a share of its first height; None where it never was."""
+        height = self.position[:, 2]
+        low = np.flatnonzero(height < height_share * height[0])
+        return float(self.time_s[low[0]]) if len(low) else None
 
 
-def twin_video(stages: Stages, truth: Path, out: Path, task: str) -> str | None:
-    """A video of the twin's motion, or None with one line that says why."""
+def run_on_twin(
+    stages: Stages, bundle: Path, log: Path, truth: Path, *, seed: int, duration_s: float, asked: tuple[object, ...]
+) -> dict[str, Any]:
+    """Run a bundle on a twin whose reality is the demo's: what `ksim run` reports.
+
+    Args:
+        stages: runs it.
+        bundle: the policy.
+        log: file for the log.
+        truth: file for what really happened.
+        seed: of the twin.
+        duration_s: how long the policy runs [s].
+        asked: the options of `ksim run` that say what is asked of the policy.
+    """
+    from deploy.twin import spawn_twin
+
+    reality = shipped_config("reality_demo.yaml")
+    with spawn_twin(ROBOT, reality=reality, seed=seed, truth=truth) as twin:
+        where = f"--port {twin.port} --reality {reality} --seed {seed} --truth {truth}"
+        stages.say(f"[bold]$ ksim twin --robot {ROBOT} {where} &[/bold]")
+        return stages.call(
+            "run",
+            bundle,
+            *("--host", "127.0.0.1", "--port", twin.port, "--duration", duration_s),
+            *(*asked, "--log", log, "--force"),
+            may_fail=True,
+        )
+
+
+def run_figures(ran: dict[str, Any], parity: dict[str, Any], motion: TwinMotion | None) -> dict[str, Any]:
+    """What both demos tell of a run on the twin and of its parity."""
+    loop = parity["loop"]
+    return {
+        "twin_run_s": ran["survived_s"],
+        "twin_fell_after_s": None if motion is None else motion.fell_after(),
+        "run_ended": ran["ended"],
+        "loop_period_error_p99_ms": loop["period_error_p99_ms"],
+        "loop_overruns": loop["overruns"],
+        "state_round_trip_p50_ms": loop["state_round_trip_p50_ms"],
+        "parity_joint_rmse_rad": parity["joint_position_rmse_rad"],
+        "parity_policy_replay_error_max": parity["policy_replay_error_max"],
+    }
+
+
+def finish(stages: Stages, result: dict[str, Any], files: list[Path]) -> dict[str, Any]:
+    """Write demo.json and give what it holds.
+
+    Raises:
+        KsimError: a file that a stage should have written is not there.
+    """
+    missing = [str(f) for f in files if not f.is_file()]
+    if missing:
+        raise KsimError(f"not written: {', '.join(missing)}")
+    told = stages.out / "demo.json"
+    result = {
+        **result,
+        "seconds": {k: round(v, 1) for k, v in stages.seconds.items()},
+        "files": [str(f) for f in [*files, told]],
+    }
+    with atomic_path(told) as part:
+        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def closing_table(title: str) -> Table:
+    """An empty table of what was found."""
+    table = Table(title=title, show_header=False, title_style="bold")
+    table.add_column("what", style="cyan", no_wrap=True)
+    table.add_column("figure", overflow="fold")
+    return table
+
+
+def close(table: Table, result: dict[str, Any]) -> Table:
+    """The table with the rows that both demos end with."""
+    table.add_row("loop period error, p99", f"{result['loop_period_error_p99_ms']:.2f} ms")
+    table.add_row("loop overruns", f"{result['loop_overruns']}")
+    table.add_row("state round trip, p50", f"{result['state_round_trip_p50_ms']:.1f} ms")
+    table.add_row("parity: replayed actions differ by at most", f"{result['parity_policy_replay_error_max']:.1e} rad")
+    table.add_row("parity: joint error, twin against simulation", f"{result['parity_joint_rmse_rad']:.4f} rad RMS")
+    names = [Path(f).name for f in result["files"]]
+    table.add_row(f"files in {os.path.relpath(Path(result['files'][-1]).parent)}", ", ".join(names))
+    return table
+
+
+def twin_video(stages: Stages, motion: TwinMotion | None, out: Path, task: str) -> list[Path]:
+    """A video of the twin's motion: its file; none, with one line that says why, where it cannot be drawn."""
     from ksim.video import REMEDY, render
 
     began = time.monotonic()
     try:
-        saved = np.load(truth)
-        free = ~saved["held"].astype(bool)
-        dt = float(np.median(np.diff(saved["time_s"])))
-        done = render(out, _seen(saved["qpos"][free], saved["base_position_m"][free], saved["push_n"][free], dt, task))
-    except (KsimError, OSError, KeyError, subprocess.SubprocessError) as error:
+        if motion is None:
+            raise KsimError("the twin never let its robot go")
+        done = render(out, _seen(motion, task))
+    except (KsimError, OSError, subprocess.SubprocessError) as error:
         stages.say(f"no video: {error}")
-        return None
+        return []
     stages.seconds["video"] = time.monotonic() - began
     if not done:
         stages.say(f"no video: {REMEDY}")
-        return None
-    return str(out)
+    return [out] if done else []
 
 
-def _seen(qpos: np.ndarray, base: np.ndarray, push: np.ndarray, dt: float, task: str) -> Recording:
-    """What the twin's truth file tells, as a recording: its motion and the pushes."""
+def _seen(motion: TwinMotion, task: str) -> Recording:
+    """The twin's motion and its pushes as a recording."""
     from ksim.recording import Recording
 
-    rows = len(qpos)
-    none = np.zeros((rows, 3))
-    velocity, heading = np.gradient(base, dt, axis=0) if rows > 1 else none, rotation.yaw_of(qpos[:, 3:7])
+    rows = len(motion.time_s)
     return Recording(
-        robot="kbot", task=task, seed=0, dt_s=dt, survived=True, weight_n=356.0, clearance_m=0.7,
-        joint_names=(), foot_names=(), qpos=qpos, base_position=base, base_velocity_w=velocity, heading=heading,
-        commands={}, push_w=push, kick_w=none, push_point=base, foot_position=np.zeros((rows, 0, 3)),
+        robot=ROBOT, task=task, seed=0, dt_s=motion.dt_s, survived=True, weight_n=356.0, clearance_m=0.7,
+        joint_names=(), foot_names=(), qpos=motion.qpos, base_position=motion.position,
+        base_velocity_w=motion.velocity, heading=motion.heading, commands={}, push_w=motion.push_n,
+        kick_w=np.zeros((rows, 3)), push_point=motion.position, foot_position=np.zeros((rows, 0, 3)),
         foot_force=np.zeros((rows, 0)), torque_share=np.zeros((rows, 0)), rewards={},
     )  # fmt: skip
 

@@ -140,6 +140,16 @@ class HoldHome:
         return np.tile(self._home, (len(carry), 1)), carry
 
 
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson's score interval); all of it where there was nothing to count."""
+    if n == 0:
+        return (0.0, 1.0)
+    p, z = successes / n, 1.959963984540054
+    centre, width = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n)
+    width *= float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+    return (centre - width if successes else 0.0, centre + width if successes < n else 1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What a policy did in N episodes.
@@ -182,18 +192,14 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """The figures, as JSON."""
-        n, p = self.episodes, self.survival
-        # Wilson score interval, 95 %
-        z = 1.959963984540054
-        centre, width = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n)
-        width *= float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+        low, high = wilson(int(np.sum(self.survived)), self.episodes)
         return {
-            "episodes": n,
+            "episodes": self.episodes,
             "seed": self.seed,
             "engine": self.engine,
-            "survival": p,
-            "survival_low95": centre - width if p > 0.0 else 0.0,
-            "survival_high95": centre + width if p < 1.0 else 1.0,
+            "survival": self.survival,
+            "survival_low95": low,
+            "survival_high95": high,
             "return_mean": float(np.mean(self.returns)),
             "length_mean_s": float(np.mean(self.lengths_s)),
             "drift_mean_m": float(np.mean(self.drift_m)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from ksim.options import SEED, KsimOptions
 from toolkit.cli import Option, importing, options
-from toolkit.files import atomic_path
+from toolkit.files import atomic_path, locked
 from toolkit.settings import Bound
 
 if TYPE_CHECKING:
@@ -36,8 +36,22 @@ class EvaluateOptions(KsimOptions):
         Literal["none", "walk"], Option("run a whole suite instead: its parts, what it asks for, plots")
     ] = "none"
     quick: Annotated[bool, Option("of a suite: an eighth of the episodes")] = False
-    out: Annotated[str, Option("of a suite: folder for suite.json and suite.html")] = "runs/suite"
+    twins: Annotated[
+        int,
+        Option("of a suite: also walk a .kinfer through a course on this many twins over gRPC"),
+        Bound(0, 1000, "twins"),
+    ] = 0
+    out: Annotated[str | None, Option("of a suite: folder for its files (default runs/suite)")] = None
     json: Annotated[bool, Option("print one JSON object on stdout")] = False
+
+    def check(self) -> None:
+        if self.suite == "none":
+            for name, given in (("quick", self.quick), ("twins", self.twins), ("out", self.out is not None)):
+                self.require(not given, name, getattr(self, name), "--suite walk with it: it is a suite's")
+        bundle = not self.twins or self.policy.endswith(".kinfer")
+        self.require(bundle, "twins", self.twins, f"a .kinfer, which a robot runs; {self.policy} is none")
+        on_c = self.suite == "none" or self.engine != "mjx"
+        self.require(on_c, "engine", self.engine, "mujoco: a suite runs in MuJoCo C")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,15 +100,22 @@ def _suite(args: EvaluateOptions, config: Config, policy: BatchPolicy) -> int:
     """Run a suite, write its files, say what it found."""
     from ksim.suite.page import lines, write_page
     from ksim.suite.suite import SuiteSettings, quick, run_suite
+    from ksim.suite.twins import walk_twins
+    from robots import load_robot
 
     settings = SuiteSettings(seed=args.seed)
     settings = quick(settings) if args.quick else settings
-    result = run_suite(config, policy, settings, _part if sys.stderr.isatty() else None)
-    result = {"policy": args.policy, **result}
-    out = Path(args.out)
-    with atomic_path(out / "suite.json") as part:
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    write_page(out / "suite.html", result, Path(args.policy).name)
+    out, told = Path(args.out or "runs/suite"), _part if sys.stderr.isatty() else None
+    with locked(out, "suite"):  # before the work, which takes minutes
+        result = {"policy": args.policy, **run_suite(config, policy, settings, told)}
+        if args.twins:
+            twin = None if told is None else (lambda done, of: told("twins", done, of))
+            result["twins"] = walk_twins(
+                Path(args.policy), config, load_robot(config.robot), args.twins, args.seed, twin
+            )
+        with atomic_path(out / "suite.json") as part:
+            part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_page(out / "suite.html", result, Path(args.policy).name)
     print(json.dumps(result) if args.json else "\n".join(lines(result)))
     print(f"wrote {out / 'suite.json'} and {out / 'suite.html'}", file=sys.stderr)
     return 0

@@ -171,6 +171,7 @@ def record(
     Raises:
         KsimError: the environment is not of one.
     """
+    import jax
     import jax.numpy as jnp
 
     from ksim.environment import make_environment
@@ -194,16 +195,17 @@ def record(
         raw = raw_action(policy, carry, moved)
         act = (zeros if raw is None else raw, jnp.asarray(targets, jnp.float32))
         batch, drive, seen, outcome = env.advance(batch, *act)
-        physics = batch.physics
+        # of the one environment
+        physics, acted = jax.tree.map(lambda v: np.array(v[0]), (batch.physics.public(), drive))
         rows.append(
             {
-                "qpos": np.array(physics.qpos[0]),
-                "base_velocity_w": np.array(physics.base_lin_vel_w[0]),
-                "heading": np.array(physics.heading[0]),
-                "push_w": np.array(drive.wrench_w[0, :3]),
-                "kick_w": np.array(drive.kick[0, :3]),
-                "foot_force": np.array(physics.foot_force[0]),
-                "torque_share": np.array(physics.torque[0]) / scene.column("torque_limit_nm"),
+                "qpos": physics.qpos,
+                "base_velocity_w": np.array(physics.base_lin_vel_w),
+                "heading": np.array(physics.heading),
+                "push_w": acted.wrench_w[:3],
+                "kick_w": acted.kick[:3],
+                "foot_force": np.array(physics.foot_force),
+                "torque_share": physics.torque / scene.column("torque_limit_nm"),
                 "command": command,
             }
         )

@@ -7,25 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from ksim.evaluate import wilson
 from ksim.suite.walked import Walked
+from ksim.types import GRAVITY
 
-GRAVITY = 9.81
 # How long after a change of the command its velocity counts, and over what it is averaged: two steps [s].
 SETTLED_S, MEAN_S = 2.0, 0.8
 # A foot that is off the floor for less than this did not swing [s].
 SWING_S = 0.1
 # A fall within this after a push is the push's [s].
 RECOVERY_S = 3.0
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson's score interval)."""
-    if n == 0:
-        return (0.0, 1.0)
-    p, z = successes / n, 1.959963984540054
-    centre, width = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n)
-    width *= float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
-    return (centre - width if successes else 0.0, centre + width if successes < n else 1.0)
 
 
 def survival(w: Walked) -> dict[str, Any]:

@@ -125,6 +125,20 @@ def _imu(result: dict[str, Any]) -> str:
     return _table(["rate, stiction", *(f"{1e3 * age:.0f} ms" for age in ages)], rows)
 
 
+def _twins(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"seed {r['seed']}",
+            escape(str(r["ended"])),
+            number(r["survived_s"], "s"),
+            number(r["state_round_trip_p50_ms"], "ms"),
+            escape(str(r["overruns"])),
+        ]
+        for r in result["twins"]
+    ]
+    return _table(["reality", "ended", "walked for", "state round trip, p50", "late ticks"], rows)
+
+
 def write_page(path: str | Path, result: dict[str, Any], name: str) -> None:
     """Write the page."""
     sections = {
@@ -134,6 +148,8 @@ def write_page(path: str | Path, result: dict[str, Any], name: str) -> None:
     }
     if "alone" in result:
         sections["Each thing alone: which one hurts?"] = _alone(result)
+    if result.get("twins"):
+        sections["Twins with drawn realities, over gRPC"] = _twins(result)
     if "imu" in result:
         sections["Survival by the IMU's age, rate and the joints' stiction"] = _imu(result)
     body = "".join(f"<section><h2>{escape(k)}</h2>{v}</section>" for k, v in sections.items())

@@ -174,6 +174,11 @@ def asked(result: dict[str, Any]) -> list[Asked]:
     if "uneven" in result:
         ground = result["uneven"]["survival"]
         rows.append(Asked(what="survival on uneven ground", value=ground, limit=STANDS, least=True))
+    if result.get("twins"):
+        walked = [row["ended"] == "completed" for row in result["twins"]]
+        rows.append(
+            Asked(what="twins walked through the course", value=sum(walked) / len(walked), limit=0.9, least=True)
+        )
     if "imu" in result:
         least = min(result["imu"]["margin_s"].values())
         rows.append(Asked(what="IMU's age that it bears", value=least, limit=0.045, least=True, unit="s"))

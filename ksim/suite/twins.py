@@ -151,16 +151,29 @@ def walk_twin(
 
 
 def walk_twins(
-    bundle: Path, config: Config, robot: RobotSpec, n: int, seed: int, told: Callable[[int, int], None] | None = None
+    bundle: Path,
+    config: Config,
+    robot: RobotSpec,
+    n: int,
+    seed: int,
+    say: Callable[[str, int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """`n` realities, one after the other: what differs in each and how its run went."""
+    """`n` realities, one after the other: how each run went.
+
+    Args:
+        bundle: the policy.
+        config: its task.
+        robot: the nominal one.
+        n: how many.
+        seed: of the first; the next count on.
+        say: called with ("twins", done, n).
+    """
+    kept = ("ended", "message", "survived_s", "overruns", "state_round_trip_p50_ms", "state_round_trip_p99_ms")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(n):
-            reality = draw_reality(config, robot, seed + i)
-            report = walk_twin(bundle, config.robot, reality, seed + i, Path(folder))
-            kept = ("ended", "message", "survived_s", "overruns", "state_round_trip_p50_ms", "state_round_trip_p99_ms")
-            rows.append({"seed": seed + i, **{key: report.get(key) for key in kept}})
-            if told is not None:
-                told(i + 1, n)
+        for one in range(seed, seed + n):
+            report = walk_twin(bundle, config.robot, draw_reality(config, robot, one), one, Path(folder))
+            rows.append({"seed": one, **{key: report.get(key) for key in kept}})
+            if say is not None:
+                say("twins", len(rows), n)
     return rows

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ksim.environment import make_scene
+from ksim.evaluate import wilson
 from ksim.load import load_config
 from ksim.suite import figures
 from ksim.suite.suite import margin
@@ -49,7 +50,7 @@ def test_survival_has_its_interval(scene):
     # Wilson's interval of 90 of 100, from a table
     assert figure["survival_low95"] == pytest.approx(0.8256, abs=1e-4)
     assert figure["survival_high95"] == pytest.approx(0.9448, abs=1e-4)
-    assert figures.wilson(5, 5)[1] == 1.0 and figures.wilson(0, 5)[0] == 0.0
+    assert wilson(5, 5)[1] == 1.0 and wilson(0, 5)[0] == 0.0
 
 
 def test_errors_are_of_means_from_two_seconds_after_a_change(scene):
