@@ -23,6 +23,7 @@ from deploy.safety import Limits, damp
 from deploy.twin import spawn_twin
 from robots.bundle import write_bundle
 from robots.load import load_robot
+from toolkit.files import shipped_policy
 
 
 @pytest.fixture
@@ -174,3 +175,17 @@ def test_a_robot_whose_zero_is_off_by_a_quarter_turn_is_refused_and_damped(narro
         assert report.damped and differences_from_damped(twin.port) == []
     assert report.ended == "fault" and report.survived_s == 0.0
     assert "the policy was not started: joint_angles of dof_left_elbow_02: -0.7" in report.message
+
+
+def test_a_schedule_asks_for_one_command_after_the_other(tmp_path):
+    course = tmp_path / "course.yaml"
+    course.write_text("- {at_s: 0}\n- {at_s: 0.2, xvel: 0.3}\n- {at_s: 0.4, yawrate: -0.5}\n")
+    with spawn_twin("kbot", lockstep=True) as twin:
+        bundle, log = shipped_policy("walk", ".kinfer"), tmp_path / "a.mcap"
+        options = RunOptions(bundle=bundle, port=twin.port, duration_s=0.6, log=log, step_lock=True, schedule=course)
+        assert run(options).ended == "completed"
+    read = read_log(log)
+    asked = read.inputs["command"][[phase == "run" for phase in read.phase]]
+    assert len(asked) == 30 and not asked[:10].any()
+    assert np.allclose(asked[10:20], [0.3, 0.0, 0.0]) and np.allclose(asked[20:], [0.0, 0.0, -0.5])
+    assert [row["at_s"] for row in read.metadata["schedule"]] == [0.0, 0.2, 0.4]

@@ -6,11 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from ksim.demo import demo, main
+from ksim.demo_stages import TwinMotion
+from ksim.demo_walk import legs_of
 from ksim.errors import KsimError
+from ksim.suite.twins import COURSE, COURSE_S
+from robots import rotation
+from robots.model import build_model
 
 KEYS = {
     "survival_policy",
@@ -111,3 +117,50 @@ def test_a_new_or_empty_folder_and_an_earlier_demos_are_written_into(tmp_path: P
         run_in(out)
         assert (out / ".ksim-demo").is_file() and not (out / ".lock").exists()
     assert staged == [new, new, empty, old]
+
+
+def test_the_legs_of_a_course_tell_what_was_asked_and_done_from_a_second_on() -> None:
+    time_s = np.arange(0.0, COURSE_S, 0.01)
+    # it walks along the world's y, which is ahead, with 0.4 m/s, and turns in the third leg
+    turning = (time_s >= 6.0) & (time_s < 9.0)
+    heading = np.pi / 2 + np.cumsum(np.where(turning, 0.6, 0.0)) * 0.01
+    speed = np.where(time_s < 3.0, 9.0, 0.4)[:, None]  # the first second of a leg does not count
+    motion = TwinMotion(
+        time_s=time_s,
+        dt_s=0.01,
+        qpos=np.zeros((len(time_s), 0)),
+        position=np.zeros((len(time_s), 3)),
+        velocity=speed * np.stack([np.cos(heading), np.sin(heading), 0.0 * heading], axis=-1),
+        heading=heading,
+        push_n=np.zeros((len(time_s), 3)),
+    )
+    legs = legs_of(motion)
+    assert [leg["at_s"] for leg in legs] == [row["at_s"] for row in COURSE]
+    ahead, turn = legs[1], legs[2]
+    assert (ahead["xvel_asked"], ahead["yawrate_asked"]) == (0.5, 0.0)
+    assert ahead["xvel"] == pytest.approx(0.4) and ahead["yvel"] == pytest.approx(0.0, abs=1e-9)
+    assert turn["yawrate_asked"] == 0.6 and turn["yawrate"] == pytest.approx(0.6, abs=0.01)
+
+
+def test_the_twins_motion_begins_where_it_was_let_go_and_tells_a_fall(tmp_path: Path) -> None:
+    rows, built = 300, build_model("kbot")
+    qpos = np.tile(built.home_qpos, (rows, 1))
+    qpos[:, built.base_quat] = rotation.from_yaw(np.linspace(3.0, 3.4, rows))  # passes half a turn
+    position = np.tile([0.0, 0.0, 0.8], (rows, 1))
+    position[:, 0] = 0.01 * np.arange(rows)
+    position[200:, 2] = 0.3
+    saved = {"time_s": 5.0 + 0.01 * np.arange(rows), "held": np.arange(rows) < 100, "push_n": np.zeros((rows, 3))}
+    np.savez(tmp_path / "twin.npz", **saved, qpos=qpos, base_position_m=position)
+    motion = TwinMotion.read(tmp_path / "twin.npz")
+    assert motion is not None and len(motion.time_s) == 200 and motion.time_s[0] == 0.0
+    assert motion.dt_s == pytest.approx(0.01) and motion.fell_after() == pytest.approx(1.0)
+    assert motion.velocity[:50, 0] == pytest.approx(1.0) and np.abs(np.diff(motion.heading)).max() < 0.01
+    assert TwinMotion.read(tmp_path / "none.npz") is None
+    np.savez(tmp_path / "held.npz", **{**saved, "held": np.ones(rows, bool)}, qpos=qpos, base_position_m=position)
+    assert TwinMotion.read(tmp_path / "held.npz") is None
+
+
+def test_walk_and_fast_are_not_both_taken(staged: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="--fast: got True, expected either --walk or --fast"):
+        main(["--walk", "--fast", "--out", str(tmp_path / "new")])
+    assert staged == [] and list(tmp_path.iterdir()) == []
