@@ -494,7 +494,10 @@ def make_scene(config: Config) -> Scene:
     """
     sensors, _ = term_needs(config)
     physics = config.physics
-    built = build_model(config.robot, physics.timestep_s, shapes=False, sensors=sensors, ground=physics.ground)
+    flat = build_model(config.robot, physics.timestep_s, shapes=False, sensors=sensors)
+    built = flat
+    if physics.ground is not None:
+        built = build_model(config.robot, physics.timestep_s, shapes=False, sensors=sensors, ground=physics.ground)
     if built.base_body < 0 and config.needs_free_base:
         raise ConfigError(
             f"task {config.task}: robot {built.spec.name} is fixed to the world; expected one that can fall"
@@ -505,6 +508,7 @@ def make_scene(config: Config) -> Scene:
         episode_length_s=config.episode_length_s,
         command_names=tuple(config.command_names),
         actions=len(roles(built.spec, config.policy.hold, config.policy.passthrough).active),
+        flat=flat,
     )
 
 

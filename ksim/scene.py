@@ -25,6 +25,7 @@ class Scene:
         episode_length_s: length of an episode [s].
         command_names: the elements of the command vector, in order.
         actions: length of the policy's raw action.
+        flat: the same robot on a flat floor, where `built` stands on uneven ground.
     """
 
     built: BuiltModel
@@ -32,6 +33,7 @@ class Scene:
     episode_length_s: float = 10.0
     command_names: tuple[str, ...] = ()
     actions: int = 0
+    flat: BuiltModel | None = None
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -132,14 +134,14 @@ class Scene:
 
     @functools.cached_property
     def mirror(self) -> MirrorMap:
-        """The robot's mirror map.
+        """The robot's mirror map; the ground that it stands on has no part in it.
 
         Raises:
             MirrorError: the robot is not symmetric.
         """
         from robots.mirror import find_mirror
 
-        return find_mirror(self.built)
+        return find_mirror(self.flat or self.built)
 
     @functools.cached_property
     def home_gravity_b(self) -> np.ndarray:

@@ -22,7 +22,6 @@ from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint, ppo
 from ksim.learning.policy import Model, Policy, make_model, make_policy, mirror_of
 from ksim.types import Action, Drive, EnvState, PhysicsParams, PhysicsState, RewardState, Trajectory
-from robots.mirror import find_mirror
 
 
 class Learner(NamedTuple):
@@ -86,7 +85,7 @@ class Trainer:
         self.robot = self.env.scene.built.spec
         self.mirror = None
         if config.policy.symmetric or config.ppo.symmetry != "none":
-            self.mirror = mirror_of(self.robot, find_mirror(self.env.scene.built), config)
+            self.mirror = mirror_of(self.robot, self.env.scene.mirror, config)
         self._tick = eqx.filter_jit(self.tick)
         self._settle = jax.jit(self.env.settle)
         self._learn = eqx.filter_jit(self.learn)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ksim.environment import make_environment
+from ksim.environment import make_environment, make_scene
 from ksim.errors import KsimError
 from ksim.evaluate import HoldHome
 from ksim.load import load_config
@@ -43,6 +43,12 @@ def test_the_uneven_course_differs_from_the_calm_one_in_its_ground_alone(config)
     assert {k: v for k, v in uneven.to_dict().items() if k != "physics"} == {
         k: v for k, v in calm.to_dict().items() if k != "physics"
     }
+
+
+def test_a_robot_on_uneven_ground_has_the_mirror_of_one_on_a_flat_floor(slim):
+    uneven, calm = (make_scene(task) for task in (conditions.uneven(slim), conditions.course(slim)))
+    assert uneven.built.model.nhfield == 1 and calm.built.model.nhfield == 0
+    assert uneven.mirror == calm.mirror
 
 
 def test_each_environment_is_one_of_its_part(slim):
