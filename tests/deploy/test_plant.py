@@ -1,4 +1,4 @@
-"""The plant of the twin: latency, friction, play, jitter, loss, stalls, sampling, pushes, offsets, as the reality says."""
+"""The plant of the twin: latency, friction, play, jitter, loss, stalls, sampling, pushes, offsets."""
 
 from __future__ import annotations
 
