@@ -127,6 +127,8 @@ class PpoConfig(Settings):
         burn_in: first steps of each sequence that only bring the recurrent states up to date, and teach nothing.
         symmetry: none; augment: also learn from the mirror image of each step; loss: also be symmetric.
         symmetry_weight: weight of that loss.
+        predict: weight of the error with which the actor's last layer tells what the critic sees. It gives the actor's
+            memory something to learn beside the reward; what tells it is left out of the bundle. 0 leaves it out.
     """
 
     envs: Annotated[int, Bound(1, 131_072, "environments")] = 256
@@ -147,6 +149,7 @@ class PpoConfig(Settings):
     burn_in: Annotated[int, Bound(0, 10_000, "steps")] = 0
     symmetry: Literal["none", "augment", "loss"] = "none"
     symmetry_weight: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
+    predict: Annotated[float, Bound(0, 1000, "a weight")] = 0.0
 
     def check(self) -> None:
         self.require(self.envs % self.minibatches == 0, "envs", self.envs, "a multiple of ppo.minibatches")

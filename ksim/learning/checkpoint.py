@@ -315,9 +315,11 @@ class Start:
         if self.config.critic != config.critic:
             return model, scale
         try:
-            model = fill(model, "model", self.arrays)
+            model = eqx.tree_at(lambda m: m.critic, model, fill(model.critic, "model.critic", self.arrays))
             if any(name.startswith("learner.scale") for name in self.arrays):
                 scale = fill(scale, "learner.scale", self.arrays)
+            predictor = fill(model.predictor, "model.predictor", self.arrays)
+            model = Model(actor=model.actor, critic=model.critic, predictor=predictor)
         except CheckpointError:
             pass
         return model, scale

@@ -24,7 +24,8 @@ def split(flat: Float[Array, "*envs size"], sizes: list[int]) -> list[Array]:
     return jnp.split(flat, ends, axis=-1)
 
 
-def _linear(layer: eqx.nn.Linear, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+def linear(layer: eqx.nn.Linear, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+    """The layer on a batch."""
     assert layer.bias is not None
     return x @ layer.weight.T + layer.bias
 
@@ -48,11 +49,20 @@ class Net(eqx.Module):
     ) -> tuple[Float[Array, " outputs"], tuple[Array, ...]]:
         """One step: inputs and the flat parts of the state -> outputs and the next parts."""
 
+    output_layer: eqx.AbstractVar[eqx.nn.Linear]
+
     @abc.abstractmethod
+    def features(
+        self, xs: Float[Array, "T E inputs"], state: Float[Array, "E state"], resets: Float[Array, "T E"]
+    ) -> tuple[Float[Array, "T E features"], Float[Array, "E state"]]:
+        """What the last layer sees in T steps, with the state zero before each step that `resets` names."""
+
     def unroll(
         self, xs: Float[Array, "T E inputs"], state: Float[Array, "E state"], resets: Float[Array, "T E"]
     ) -> tuple[Float[Array, "T E outputs"], Float[Array, "E state"]]:
         """T steps, with the state zero before each step that `resets` names: what calling it step by step gives."""
+        seen, state = self.features(xs, state, resets)
+        return linear(self.output_layer, seen), state
 
     @property
     def sizes(self) -> list[int]:
@@ -122,7 +132,7 @@ class RecurrentNet(Net):
         features = jax.nn.elu(self.hidden_layer(jnp.concatenate([x, signal])))
         return self.output_layer(features), tuple(new)
 
-    def unroll(self, xs: Array, state: Array, resets: Array) -> tuple[Array, Array]:
+    def features(self, xs: Array, state: Array, resets: Array) -> tuple[Array, Array]:
         # The input's share of the gates and the head do not depend on the recurrence, so each is one product
         # over all steps.
         keep = 1.0 - resets.astype(xs.dtype)[..., None]
@@ -134,8 +144,8 @@ class RecurrentNet(Net):
             start = tuple(parts.pop(0) for _ in range(2 if isinstance(cell, eqx.nn.LSTMCell) else 1))
             last, signal = jax.lax.scan(lambda s, now, c=cell, f=scan: f(c, s, *now), start, (given, keep))
             finals += last
-        features = jax.nn.elu(_linear(self.hidden_layer, jnp.concatenate([xs, signal], axis=-1)))
-        return _linear(self.output_layer, features), jnp.concatenate(finals, axis=-1)
+        features = jax.nn.elu(linear(self.hidden_layer, jnp.concatenate([xs, signal], axis=-1)))
+        return features, jnp.concatenate(finals, axis=-1)
 
 
 def _lstm_step(cell: Any, state: tuple[Array, ...], given: Array, kept: Array) -> tuple[tuple, Array]:
@@ -181,7 +191,7 @@ class HistoryNet(Net):
             signal = jax.nn.elu(layer(signal))
         return self.output_layer(signal), (window[: self.inputs * self.history],) if self.history else ()
 
-    def unroll(self, xs: Array, state: Array, resets: Array) -> tuple[Array, Array]:
+    def features(self, xs: Array, state: Array, resets: Array) -> tuple[Array, Array]:
         steps, envs = xs.shape[:2]
         past = state.reshape(envs, self.history, self.inputs).swapaxes(0, 1)
         line = jnp.concatenate([past[::-1], xs])  # oldest first; step t is at history + t
@@ -196,5 +206,5 @@ class HistoryNet(Net):
         seen = [xs, *(p[:-1] for p in pasts)]
         signal = jnp.concatenate(seen, axis=-1)
         for layer in self.hidden_layers:
-            signal = jax.nn.elu(_linear(layer, signal))
-        return _linear(self.output_layer, signal), jnp.concatenate([state[:, :0], *(p[-1] for p in pasts)], axis=-1)
+            signal = jax.nn.elu(linear(layer, signal))
+        return signal, jnp.concatenate([state[:, :0], *(p[-1] for p in pasts)], axis=-1)

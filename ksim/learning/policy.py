@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from ksim.actions import JointTargets, roles
 from ksim.clock import GaitClock, places
 from ksim.config import Config, PolicyConfig
-from ksim.learning.nets import HistoryNet, RecurrentNet, split
+from ksim.learning.nets import HistoryNet, RecurrentNet, linear, split
 from ksim.learning.normaliser import Normaliser
 from ksim.learning.symmetry import NetMirror, net_mirror
 from robots.inputs import BY_NAME, OBSERVATION_CLIP, OUR_INPUTS
@@ -105,13 +105,19 @@ class Actor(eqx.Module):
 
     def unroll(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array]:
         """T steps, as `Net.unroll`."""
-        if self.mirror is None:
-            return self.net.unroll(self._normal(observations), state, resets)
+        return self.unrolled(observations, state, resets)[:2]
+
+    def unrolled(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array, Array]:
+        """T steps: as `unroll`, and what the last layer sees, of the observations and not of their images."""
         size = self.net.state_size
-        one, first = self.net.unroll(self._normal(observations), state[..., :size], resets)
+        features, first = self.net.features(self._normal(observations), state[..., :size], resets)
+        mean = linear(self.net.output_layer, features)
+        if self.mirror is None:
+            return mean, first, features
         image = self._normal(self.mirror.observation(observations))
         other, second = self.net.unroll(image, state[..., size:], resets)
-        return 0.5 * (one + self.mirror.action(other)), jnp.concatenate([first, second], axis=-1)
+        mean = 0.5 * (mean + self.mirror.action(other))
+        return mean, jnp.concatenate([first, second], axis=-1), features
 
 
 class Critic(eqx.Module):
@@ -132,10 +138,17 @@ class Critic(eqx.Module):
 
 
 class Model(eqx.Module):
-    """What training learns."""
+    """What training learns.
+
+    Attributes:
+        actor: what a bundle holds.
+        critic: the values.
+        predictor: from what the actor's last layer sees to what the critic sees; none without `ppo.predict`.
+    """
 
     actor: Actor
     critic: Critic
+    predictor: eqx.nn.Linear | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,10 +343,14 @@ def mirror_of(robot: RobotSpec, mirror: MirrorMap, config: Config) -> NetMirror:
 def make_model(robot: RobotSpec, critic: int, config: Config, mirror: NetMirror | None = None, *, key: Any) -> Model:
     """A freshly initialised model; the critic sees a vector of length `critic`; `mirror`: for `policy.symmetric`."""
     actor_key, critic_key = jax.random.split(key)
+    predictor_key = jax.random.fold_in(key, 2)  # a third of the split would change what the first two draw
     observation = Encoding.of(robot, config.command_specs, config.policy).size
     actions = len(roles(robot, config.policy.hold, config.policy.passthrough).active)
     mirror = mirror if config.policy.symmetric else None
+    actor = Actor(observation, actions, config.policy, mirror, key=actor_key)
+    seen = actor.net.output_layer.in_features
     return Model(
-        actor=Actor(observation, actions, config.policy, mirror, key=actor_key),
+        actor=actor,
         critic=Critic(critic, config.policy, key=critic_key),
+        predictor=eqx.nn.Linear(seen, critic, key=predictor_key) if config.ppo.predict > 0 else None,
     )

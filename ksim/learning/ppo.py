@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ksim.config import PpoConfig
+from ksim.learning.nets import linear
 from ksim.learning.policy import Model
 from ksim.learning.symmetry import NetMirror
 
@@ -138,10 +139,11 @@ def loss(
 ) -> tuple[Array, dict[str, Array]]:
     """Clipped surrogate, squared value error in normalised units, entropy bonus.
 
+    With `ppo.predict` the actor also learns to tell what only the critic sees (Ji et al., arXiv 2202.05481).
     With `ppo.symmetry` the mirror image of each step counts too: as one more sample of the same advantage (Mittal et
     al., arXiv 2403.04359), or by the squared distance of the actions.
     """
-    mean, _ = model.actor.unroll(batch.observation, batch.actor_state, batch.resets)
+    mean, _, features = model.actor.unrolled(batch.observation, batch.actor_state, batch.resets)
     value, _ = model.critic.net.unroll(batch.critic, batch.critic_state, batch.resets)
     log_std = model.actor.spread
     learned = jnp.arange(mean.shape[0])[:, None] >= config.burn_in
@@ -167,7 +169,12 @@ def loss(
     value_error = jnp.sum(weight * (value[..., 0] - batch.target) ** 2)
     entropy = jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
     total = total + config.value_coefficient * value_error - config.entropy * entropy
-    return total, {"surrogate": surrogate, "value_error": value_error, "entropy": entropy, "kl": kl}
+    figures = {"surrogate": surrogate, "value_error": value_error, "entropy": entropy, "kl": kl}
+    if model.predictor is not None:
+        apart = jnp.mean((linear(model.predictor, features) - batch.critic) ** 2, axis=-1)
+        figures["predict_error"] = jnp.sum(weight * apart)
+        total = total + config.predict * figures["predict_error"]
+    return total, figures
 
 
 def optimizer(config: PpoConfig) -> optax.GradientTransformation:

@@ -24,6 +24,11 @@ from ksim.learning.policy import Model, Policy, make_model, make_policy, mirror_
 from ksim.types import Action, Drive, EnvState, PhysicsParams, PhysicsState, RewardState, Trajectory
 
 
+# The level stays until the averages are of about half as many episodes as there are environments: those that end first
+# had a clock that started late.
+_ENOUGH = 0.2
+
+
 class Learner(NamedTuple):
     """All that training carries from one update to the next, but the physics and the environments.
 
@@ -53,7 +58,11 @@ class Learner(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where a run is; plain numbers that a checkpoint keeps."""
+    """Where a run is; plain numbers that a checkpoint keeps.
+
+    Length share to distance are averages over the episodes that ended last. `told` is how much of an average's weight
+    such episodes have: 0 before the first ended.
+    """
 
     updates: int = 0
     steps: int = 0
@@ -62,6 +71,7 @@ class Progress(NamedTuple):
     survival: float = 0.0
     episode_return: float = 0.0
     distance_m: float = 0.0
+    told: float = 1.0
 
 
 class Tick(NamedTuple):
@@ -116,7 +126,7 @@ class Trainer:
             returns=jnp.zeros(envs),
             mirror_state=jnp.zeros((envs, model.actor.state_size)) if config.ppo.symmetry != "none" else (),
         )
-        return learner, batch, Progress(level=level)
+        return learner, batch, Progress(level=level, told=0.0)
 
     def start_from(self, found: checkpoint.Start) -> tuple[Learner, EnvBatch, Progress]:
         """A fresh run with the networks of a checkpoint, at the curriculum's level that it had reached.
@@ -300,14 +310,17 @@ class Trainer:
         # about the last 2 E episodes
         count = figures["ended"]
         weight = 1.0 - (1.0 - 0.5 / self.env.envs) ** count
+        told = old.told + weight * (1.0 - old.told)
         averages = {}
         for name in ("length_share", "survival", "episode_return", "distance_m"):
             mean = figures[f"ended/{name}"] / max(count, 1.0)
-            averages[name] = getattr(old, name) + weight * (mean - getattr(old, name))
+            averages[name] = getattr(old, name) + weight / max(told, 1e-9) * (mean - getattr(old, name))
         c = self.config.ppo
         steps = old.steps + c.envs * c.rollout_steps
-        level = self.config.curriculum.next_level(old.level, Success(**averages, steps=steps))
-        return Progress(updates=old.updates + 1, steps=steps, level=level, **averages)
+        level = old.level
+        if told >= _ENOUGH:
+            level = self.config.curriculum.next_level(level, Success(**averages, steps=steps))
+        return Progress(updates=old.updates + 1, steps=steps, level=level, told=told, **averages)
 
     def meta(self, learner: Learner, progress: Progress) -> dict[str, Any]:
         """What a checkpoint says about itself."""

@@ -53,7 +53,7 @@ def walk() -> Config:
         },
         curriculum=SurvivalCurriculum(rise_above=0.85, fall_below=0.65, step=0.001),
         policy=PolicyConfig(hidden=128, hold=("shoulder", "elbow", "wrist"), clock=CLOCK, init_std=0.5, critic="mlp"),
-        ppo=PpoConfig(envs=256, rollout_steps=24, gamma=0.98, entropy=0.001, symmetry="augment"),
+        ppo=PpoConfig(envs=256, rollout_steps=24, gamma=0.98, entropy=0.001, symmetry="augment", predict=1.0),
         run=RunConfig(total_steps=24_000_000, max_minutes=60.0),
     )
 

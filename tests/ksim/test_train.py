@@ -138,6 +138,11 @@ def test_progress_counts_survival_over_ended_episodes(config, environment):
         "ended/episode_return": 3.0,
         "ended/distance_m": 3.0,
     }
+    # the first average is of these two alone, and too few to move the level
+    first = trainer._progress(Progress(told=0.0, level=0.3), {**sums, "ended/survival": 2.0})
+    assert first.survival == pytest.approx(1.0) and first.length_share == pytest.approx(0.75)
+    few = trainer._progress(Progress(told=0.0, level=0.3), {**sums, "ended": 1.0, "ended/survival": 1.0})
+    assert few.told == pytest.approx(0.125) and few.level == 0.3 and first.level > 0.3
     after = trainer._progress(Progress(), sums)
     weight = 1 - (1 - 0.125) ** 2
     assert after.survival == pytest.approx(0.5 * weight) and after.length_share == pytest.approx(0.75 * weight)
