@@ -127,8 +127,9 @@ class PpoConfig(Settings):
         burn_in: first steps of each sequence that only bring the recurrent states up to date, and teach nothing.
         symmetry: none; augment: also learn from the mirror image of each step; loss: also be symmetric.
         symmetry_weight: weight of that loss.
-        predict: weight of the error with which the actor's last layer tells what the critic sees. It gives the actor's
-            memory something to learn beside the reward; what tells it is left out of the bundle. 0 leaves it out.
+        predict: weight of the error with which the actor's last layer tells what the critic sees, as a share of its
+            variance. It gives the actor's memory something to learn beside the reward; what tells it is left out of the
+            bundle. 0 leaves it out.
     """
 
     envs: Annotated[int, Bound(1, 131_072, "environments")] = 256

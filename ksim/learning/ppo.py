@@ -171,7 +171,10 @@ def loss(
     total = total + config.value_coefficient * value_error - config.entropy * entropy
     figures = {"surrogate": surrogate, "value_error": value_error, "entropy": entropy, "kl": kl}
     if model.predictor is not None:
-        apart = jnp.mean((linear(model.predictor, features) - batch.critic) ** 2, axis=-1)
+        # each in its own spread, so that 1 is what a guess of the mean would leave
+        spread = jnp.maximum(jnp.std(batch.critic, axis=(0, 1)), 1e-3)
+        seen = (batch.critic - jnp.mean(batch.critic, axis=(0, 1))) / spread
+        apart = jnp.mean((linear(model.predictor, features) - seen) ** 2, axis=-1)
         figures["predict_error"] = jnp.sum(weight * apart)
         total = total + config.predict * figures["predict_error"]
     return total, figures

@@ -23,7 +23,6 @@ from ksim.learning import checkpoint, ppo
 from ksim.learning.policy import Model, Policy, make_model, make_policy, mirror_of
 from ksim.types import Action, Drive, EnvState, PhysicsParams, PhysicsState, RewardState, Trajectory
 
-
 # The level stays until the averages are of about half as many episodes as there are environments: those that end first
 # had a clock that started late.
 _ENOUGH = 0.2

@@ -70,6 +70,8 @@ def draw_reality(config: Config, robot: RobotSpec, seed: int) -> dict[str, Any]:
     play, spring, tilt = (
         term(cls) for cls in (drawn.PlayRandomization, drawn.ComplianceRandomization, drawn.ImuTiltRandomization)
     )
+    if spring is not None and rng.uniform() < spring.rigid:
+        spring = None
     joints: dict[str, Any] = {
         "kp_scale": factors(drawn.KpRandomization),
         "kd_scale": factors(drawn.KdRandomization),

@@ -89,7 +89,7 @@ def _worn() -> dict[str, randomization.Randomization]:
         "stiction": randomization.StictionRandomization(stiction_nm=(0.0, 1.2), scale=NEARER),
         "play": randomization.PlayRandomization(play_rad=(0.0, math.radians(3.0)), joints=ankles, scale=NEARER),
         "compliance": randomization.ComplianceRandomization(
-            stiffness_nm_rad=(20.0, 120.0), joints=ankles, scale=NEARER
+            stiffness_nm_rad=(20.0, 120.0), joints=ankles, rigid=0.3, scale=NEARER
         ),
     }
 
@@ -119,5 +119,5 @@ def _rewarded() -> dict[str, rewards.Reward]:
         # small until there is a gait: it also counts the exploration noise
         "target_velocity": rewards.TargetVelocityPenalty(weight=LinearScale(low=-0.05, high=-1.0), share=0.35),
         "joint_limits": rewards.JointLimitsPenalty(weight=-1.0),
-        "fall": rewards.FallPenalty(weight=-2.0),
+        "fall": rewards.FallPenalty(weight=-5.0),
     }

@@ -139,6 +139,12 @@ def test_a_scale_brings_the_draw_nearer_to_the_nominal_robot(scene):
     np.testing.assert_allclose(half, 0.5 * np.asarray(full), rtol=1e-6)
 
 
+def test_a_share_of_the_robots_has_no_springs_at_all_and_the_others_have_one_in_every_joint(drawn):
+    soft = drawn(R.ComplianceRandomization(rigid=0.25)) > 0
+    assert (soft.all(axis=1) | ~soft.any(axis=1)).all()
+    assert 0.6 < soft.all(axis=1).mean() < 0.9
+
+
 @pytest.mark.parametrize(
     ("kind", "neutral"),
     [
