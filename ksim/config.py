@@ -39,11 +39,15 @@ _STEP_SIZE = Bound(0, 1, "a step size")
 
 @dataclass(frozen=True, kw_only=True)
 class PhysicsConfig(Settings):
-    """Physics step [s], how often the policy runs [s], and what the robot stands on: flat where `ground` is null."""
+    """Physics step [s], how often the policy runs [s], what the robot stands on, and what solves its contacts.
+
+    The ground is flat where `ground` is null. MJX has no pgs.
+    """
 
     timestep_s: Annotated[float, Bound(1e-5, 0.1, "seconds")] = 0.005
     control_period_s: Annotated[float, Bound(1e-4, 1, "seconds")] = 0.02
     ground: Ground | None = None
+    solver: Literal["newton", "cg", "pgs"] = "newton"
 
     def check(self) -> None:
         period, step = self.control_period_s, self.timestep_s

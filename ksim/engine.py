@@ -324,7 +324,12 @@ class MjxEngine(PhysicsEngine):
         model = copy.copy(self.scene.built.model)
         # the whole batch waits for its slowest, and in single precision none gains by more
         model.opt.iterations, model.opt.ls_iterations = min(model.opt.iterations, 16), min(model.opt.ls_iterations, 16)
-        self._mjx = self._lib.put_model(model)
+        try:
+            self._mjx = self._lib.put_model(model)
+        except NotImplementedError as error:
+            raise KsimError(
+                f"engine mjx: it has no {error}; use engine=mujoco, or change the model or physics.solver"
+            ) from error
         self._blank = self._lib.make_data(self._mjx)
 
     def _model(self, fields: dict[str, Any]) -> Any:

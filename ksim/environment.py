@@ -7,6 +7,7 @@ Training joins `look`, the policy and `drive` into one compiled function; on MJX
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -494,10 +495,11 @@ def make_scene(config: Config) -> Scene:
     """
     sensors, _ = term_needs(config)
     physics = config.physics
-    flat = build_model(config.robot, physics.timestep_s, shapes=False, sensors=sensors)
-    built = flat
-    if physics.ground is not None:
-        built = build_model(config.robot, physics.timestep_s, shapes=False, sensors=sensors, ground=physics.ground)
+    built_as = functools.partial(
+        build_model, config.robot, physics.timestep_s, shapes=False, sensors=sensors, solver=physics.solver
+    )
+    flat = built_as()
+    built = flat if physics.ground is None else built_as(ground=physics.ground)
     if built.base_body < 0 and config.needs_free_base:
         raise ConfigError(
             f"task {config.task}: robot {built.spec.name} is fixed to the world; expected one that can fall"

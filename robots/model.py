@@ -176,6 +176,7 @@ def build_model(
     shapes: bool = True,
     sensors: Sequence[str] = (),
     ground: Ground | None = None,
+    solver: str = "newton",
     fresh: bool = False,
 ) -> BuiltModel:
     """Compile a built-in robot or a robot folder; the same files and arguments give the same object.
@@ -193,6 +194,7 @@ def build_model(
             foot, named <what>_<foot>), com_position, com_velocity, angular_momentum (of the whole robot), all in the
             world; or names of sensors that the model's own file has, which stay as they are.
         ground: makes the floor uneven; None leaves it as it is.
+        solver: MuJoCo's, of contacts and limits: newton, cg or pgs.
         fresh: compile it anew, for one who will change the model.
 
     Raises:
@@ -205,10 +207,12 @@ def build_model(
     spec, origins = read_robot(folder)
     wanted = tuple(sorted(set(sensors)))
     if fresh:
-        return _build(folder, path, root, spec, origins, timestep_s, shapes, wanted, ground)
-    key = (folder.resolve(), _fingerprint(path, root), spec.digest, timestep_s, shapes, wanted, ground)
+        return _build(folder, path, root, spec, origins, timestep_s, shapes, wanted, ground, solver)
+    key = (folder.resolve(), _fingerprint(path, root), spec.digest, timestep_s, shapes, wanted, ground, solver)
     with _built_lock:
-        built = _built.pop(key, None) or _build(folder, path, root, spec, origins, timestep_s, shapes, wanted, ground)
+        built = _built.pop(key, None) or _build(
+            folder, path, root, spec, origins, timestep_s, shapes, wanted, ground, solver
+        )
         _built[key] = built  # last used, last to go
         while len(_built) > _BUILT_MAX:
             del _built[next(iter(_built))]
@@ -246,6 +250,7 @@ def _build(
     shapes: bool,
     sensors: tuple[str, ...],
     ground: Ground | None,
+    solver: str,
 ) -> BuiltModel:
     import mujoco
 
@@ -263,7 +268,7 @@ def _build(
         mjspec.delete(element)
     # URDF models would lose the links that the IMU and the feet are named after
     mjspec.compiler.fusestatic = False
-    _set_options(mjspec, timestep_s)
+    _set_options(mjspec, timestep_s, solver)
     for joint in spec.joints:
         _set_joint(mjspec, joint)
     root = _root(mjspec, spec)
@@ -393,14 +398,15 @@ def _load_meshes(
     return assets, tuple(sorted(missing.values()))
 
 
-def _set_options(mjspec: mujoco.MjSpec, timestep_s: float) -> None:
-    """MuJoCo's defaults for all but the world's gravity and medium."""
+def _set_options(mjspec: mujoco.MjSpec, timestep_s: float, solver: str) -> None:
+    """MuJoCo's defaults for all but the world's gravity and medium, and what is given."""
     import mujoco
 
     defaults = mujoco.MjSpec().option
     for name in _SOLVER_OPTIONS:
         setattr(mjspec.option, name, getattr(defaults, name))
     mjspec.option.timestep = timestep_s
+    mjspec.option.solver = getattr(mujoco.mjtSolver, f"mjSOL_{solver.upper()}")
 
 
 def _set_joint(mjspec: mujoco.MjSpec, joint: JointSpec) -> None:
