@@ -124,6 +124,7 @@ class PpoConfig(Settings):
         learning_rate_max: its greatest.
         target_kl: KL that an update should have [nats].
         entropy: weight of the entropy.
+        std_max: the raw action's spread is no greater. A policy that has its gait learns to be still with less.
         value_coefficient: weight of the value's error.
         max_grad_norm: gradients are clipped to this norm.
         critic_first: first updates of a run that teach the critic alone. For a run that starts from another's actor: a
@@ -148,6 +149,7 @@ class PpoConfig(Settings):
     learning_rate_max: Annotated[float, _STEP_SIZE] = 2e-3
     target_kl: Annotated[float, Bound(1e-9, 1000, "nats")] = 0.025
     entropy: Annotated[float, Bound(0, 1000, "a weight")] = 0.002
+    std_max: Annotated[float, Bound(1e-4, 1000, "a spread")] = 1000.0
     value_coefficient: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
     max_grad_norm: Annotated[float, Bound(1e-9, 1e9, "a norm")] = 1.0
     critic_first: Annotated[int, Bound(0, 1_000_000, "updates")] = 0

@@ -247,6 +247,8 @@ def update(
         steps, opt_state = transform.update(gradient, opt_state, arrays)
         steps = eqx.tree_at(lambda m: m.actor, steps, replace_fn=lambda part: jax.tree.map(lambda s: acts * s, part))
         arrays = jax.tree.map(lambda p, s: p - rate * s, arrays, steps)
+        most = jnp.log(config.std_max)
+        arrays = eqx.tree_at(lambda m: m.actor.log_std, arrays, jnp.minimum(arrays.actor.log_std, most))
         return (arrays, opt_state), {**figures, "loss": total, "gradient": optax.global_norm(gradient)}
 
     (arrays, opt_state), figures = jax.lax.scan(one, (arrays, opt_state), groups)

@@ -47,7 +47,7 @@ def walk() -> Config:
         rewards=_rewarded(),
         randomizations={**base.randomizations, **_worn()},
         events={
-            "pushes": events.ForcePush(force_n=200.0, interval_s=(4.0, 8.0), scale=LinearScale(begin=0.5)),
+            "pushes": events.ForcePush(force_n=200.0, interval_s=(2.0, 5.0), scale=LinearScale(begin=0.5)),
             "moment": events.LastingMoment(torque_nm=4.0, scale=NEARER),
             "stall": events.Stall(duration_s=(0.1, 0.1), interval_s=(6.0, 14.0)),
         },

@@ -244,3 +244,12 @@ def test_the_actor_learns_to_tell_what_the_critic_sees_and_nothing_of_it_reaches
     mean, state = model.actor.unroll(rollout.observation, rollout.actor_state, rollout.resets[:-1])
     plain, other = small.actor.unroll(rollout.observation, rollout.actor_state, rollout.resets[:-1])
     assert eqx.tree_equal((mean, state), (plain, other))
+
+
+def test_the_spread_of_the_actions_has_a_greatest_value(small, update):
+    rollout, config = rollout_of(small), PpoConfig(epochs=1, minibatches=2, std_max=0.3)
+    state = ppo.optimizer(config).init(eqx.filter(small, eqx.is_inexact_array))
+    rate, scale = jnp.asarray(1e-4), ppo.ValueScale.start()
+    taught, *_ = update(small, state, rate, scale, rollout, jax.random.key(0), config)
+    assert np.exp(small.actor.log_std).max() == pytest.approx(0.5)
+    assert np.exp(taught.actor.log_std).max() == pytest.approx(0.3)

@@ -9,7 +9,7 @@ import pytest
 from ksim.environment import make_environment, make_scene
 from ksim.errors import KsimError
 from ksim.evaluate import HoldHome
-from ksim.load import load_config
+from ksim.load import apply_overrides, load_config
 from ksim.suite import conditions
 from ksim.suite.page import lines, write_page
 from ksim.suite.suite import SuiteSettings, asked, run_suite
@@ -77,7 +77,7 @@ def test_a_task_without_a_joystick_is_refused_in_one_line():
 @pytest.fixture(scope="module")
 def alone(config):
     """One environment for each thing that is random alone, as altered and as drawn."""
-    task = conditions.course(config, noise=False)
+    task = apply_overrides(conditions.course(config, noise=False), ["randomizations.compliance.rigid=0"])
     names = conditions.conditions_alone(task)
     env = make_environment(task, len(names), "mujoco")
     alter, seen = conditions.alone(env, names), {}
