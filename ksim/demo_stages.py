@@ -129,7 +129,7 @@ def run_on_twin(
         duration_s: how long the policy runs [s].
         asked: the options of `ksim run` that say what is asked of the policy.
     """
-    from deploy.twin import spawn_twin
+    from deploy.twin.server import spawn_twin
 
     reality = shipped_config("reality_demo.yaml")
     with spawn_twin(ROBOT, reality=reality, seed=seed, truth=truth) as twin:

@@ -137,7 +137,7 @@ def walk_twin(
     bundle: Path, robot: str, reality: dict[str, Any], seed: int, folder: Path, *, course: tuple[dict, ...] = COURSE
 ) -> dict[str, Any]:
     """Run a bundle on a twin through a course, in processes of their own: what `ksim run --json` reports."""
-    from deploy.twin import spawn_twin
+    from deploy.twin.server import spawn_twin
 
     told, asked, log = folder / f"reality-{seed}.yaml", folder / "course.yaml", folder / f"twin-{seed}.mcap"
     told.write_text(yaml.safe_dump(reality, sort_keys=False), encoding="utf-8")

@@ -21,9 +21,9 @@ pytest.importorskip("mujoco")
 
 import mujoco
 
-from deploy.policy import OnnxPolicy
-from deploy.recorder import read_log
-from deploy.run import NO_ACCELEROMETER, RunOptions, run
+from deploy.bundle.session import OnnxPolicy
+from deploy.control.run import NO_ACCELEROMETER, RunOptions, run
+from deploy.log.recorder import read_log
 from robots.load import load_robot
 
 ROOT = Path(__file__).parents[2]

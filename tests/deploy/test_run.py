@@ -15,12 +15,12 @@ import time
 import numpy as np
 import pytest
 
+from deploy.bundle.preflight import command_vector, differences, in_bundle_order, parse_commands, prepare
+from deploy.bundle.session import OnnxPolicy
+from deploy.control.loop import smooth
+from deploy.control.run import RunOptions, main, run
 from deploy.errors import CheckError, ConnectionLost, FaultError, LogError, SafetyError
-from deploy.loop import smooth
-from deploy.policy import OnnxPolicy
-from deploy.preflight import command_vector, differences, in_bundle_order, parse_commands, prepare
-from deploy.recorder import read_log
-from deploy.run import RunOptions, main, run
+from deploy.log.recorder import read_log
 from robots.bundle import write_bundle
 from robots.errors import BundleError, RobotLoadError
 
@@ -419,7 +419,12 @@ def test_help_has_an_example(capsys):
 def start(kinfer, server, tmp_path, *more, **popen):
     """The command in a process of its own, running its policy."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "deploy.run", *command_line(kinfer, server, tmp_path, "--duration", "30", *more)],
+        [
+            sys.executable,
+            "-m",
+            "deploy.control.run",
+            *command_line(kinfer, server, tmp_path, "--duration", "30", *more),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -474,7 +479,7 @@ def test_a_full_disk_ends_the_run_damped(kinfer, server, tmp_path):
 
 def test_a_signal_while_connecting_ends_at_once(kinfer, tmp_path, dead_port):
     child = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "deploy.run", str(kinfer), "--port", str(dead_port)],
+        [sys.executable, "-X", "importtime", "-m", "deploy.control.run", str(kinfer), "--port", str(dead_port)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -492,7 +497,16 @@ def test_a_signal_while_connecting_ends_at_once(kinfer, tmp_path, dead_port):
 
 def test_errors_are_one_line_on_stderr(kinfer, tmp_path, dead_port):
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.run", str(kinfer), "--port", str(dead_port), "--log", str(tmp_path / "x.mcap")],
+        [
+            sys.executable,
+            "-m",
+            "deploy.control.run",
+            str(kinfer),
+            "--port",
+            str(dead_port),
+            "--log",
+            str(tmp_path / "x.mcap"),
+        ],
         capture_output=True,
         text=True,
     )
@@ -509,7 +523,7 @@ def test_real_time_scheduling_is_put_back_and_its_refusal_is_no_error(options):
 
 def test_importing_the_command_loads_no_simulator_and_no_training():
     code = (
-        "import sys, deploy.run; "
+        "import sys, deploy.control.run; "
         "print([m for m in ('jax', 'mujoco', 'equinox', 'optax', 'ksim', 'export') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))

@@ -15,12 +15,12 @@ import pytest
 
 pytest.importorskip("mujoco")
 
+from deploy.control.run import RunOptions, run
 from deploy.errors import LogError, SafetyError
-from deploy.kos import KosRobot
-from deploy.recorder import read_log
-from deploy.run import RunOptions, run
-from deploy.safety import Limits, damp
-from deploy.twin import spawn_twin
+from deploy.log.recorder import read_log
+from deploy.robot.kos import KosRobot
+from deploy.robot.safety import Limits, damp
+from deploy.twin.server import spawn_twin
 from robots.bundle import write_bundle
 from robots.load import load_robot
 from toolkit.files import shipped_policy
@@ -50,7 +50,7 @@ def differences_from_damped(port):
 
 def start(kbot_kinfer, port, log):
     """The command, once its log shows that the policy runs."""
-    command = [sys.executable, "-m", "deploy.run", str(kbot_kinfer), "--robot", "kbot", "--port", str(port)]
+    command = [sys.executable, "-m", "deploy.control.run", str(kbot_kinfer), "--robot", "kbot", "--port", str(port)]
     child = subprocess.Popen(
         [*command, "--duration", "30", "--max-tilt", "3.1", "--log", str(log), "--json"],
         stdout=subprocess.PIPE,

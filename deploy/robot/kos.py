@@ -39,8 +39,8 @@ from pykos.services.imu import IMUServiceClient
 from pykos.services.sim import SimServiceClient
 
 from deploy.errors import ConnectionLost, DeployError, FaultError, SafetyError
-from deploy.safety import Gains, SafeTarget
-from deploy.state import RobotState
+from deploy.robot.safety import Gains, SafeTarget
+from deploy.robot.state import RobotState
 from robots.rotation import rotvec_between
 from robots.spec import RobotSpec
 
@@ -245,7 +245,7 @@ class KosRobot:
             SafetyError: the target did not come from the safety layer.
         """
         if not isinstance(target, SafeTarget):
-            raise SafetyError(f"command: got {type(target).__name__}, expected a SafeTarget of deploy.safety")
+            raise SafetyError(f"command: got {type(target).__name__}, expected a SafeTarget of deploy.robot.safety")
         self._check_open()
         degrees = np.degrees(target.rad)
         if degrees.shape != (len(self._ids),) or not np.isfinite(degrees).all():
@@ -278,7 +278,7 @@ class KosRobot:
             SafetyError: the gains did not come from the safety layer.
         """
         if not isinstance(gains, Gains):
-            raise SafetyError(f"configure: got {type(gains).__name__}, expected Gains of deploy.safety")
+            raise SafetyError(f"configure: got {type(gains).__name__}, expected Gains of deploy.robot.safety")
         self._check_open()
         requests = [
             actuator_pb2.ConfigureActuatorRequest(

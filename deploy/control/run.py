@@ -19,14 +19,14 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
+from deploy.bundle.preflight import Prepared, parse_commands, prepare
+from deploy.control.commands import Schedule, read_schedule
+from deploy.control.loop import DAMP_FOR_S, ControlLoop, Fall, Stop, Stopped
 from deploy.errors import ConnectionLost, DeployError, FaultError, LogError, OptionError, SafetyError
-from deploy.kos import KosRobot
-from deploy.loop import DAMP_FOR_S, ControlLoop, Fall, Stop, Stopped
-from deploy.preflight import Prepared, parse_commands, prepare
-from deploy.recorder import Recorder
-from deploy.safety import Limits, check_start
-from deploy.schedule import Schedule, read_schedule
-from deploy.state import RobotState
+from deploy.log.recorder import Recorder
+from deploy.robot.kos import KosRobot
+from deploy.robot.safety import Limits, check_start
+from deploy.robot.state import RobotState
 from toolkit.cli import Option, options, run_verb
 from toolkit.errors import SettingsError, ToolkitError
 from toolkit.settings import Bound, Settings

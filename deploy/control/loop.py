@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from deploy.envelope import Envelope
+from deploy.bundle.envelope import Envelope
+from deploy.bundle.session import OnnxPolicy, observe
+from deploy.control.commands import Schedule
 from deploy.errors import ConnectionLost, DeployError, FaultError
-from deploy.kos import GyroCheck, KosRobot
-from deploy.policy import OnnxPolicy, observe
-from deploy.recorder import Recorder, Tick
-from deploy.safety import FALL, Limits, SafeTarget, check_state, damp, hold, limit, nominal
-from deploy.schedule import Schedule
-from deploy.state import RobotState
+from deploy.log.recorder import Recorder, Tick
+from deploy.robot.kos import GyroCheck, KosRobot
+from deploy.robot.safety import FALL, Limits, SafeTarget, check_state, damp, hold, limit, nominal
+from deploy.robot.state import RobotState
 from robots.spec import PolicySpec
 
 # Shares of the period that a state may take to come, and a command to be acknowledged.
