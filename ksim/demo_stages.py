@@ -139,7 +139,8 @@ def run_on_twin(
             "run",
             bundle,
             *("--host", "127.0.0.1", "--port", twin.port, "--duration", duration_s),
-            *(*asked, "--log", log, "--force"),
+            # the twin has its share of this machine: a loop that waits for it is no loop that hangs
+            *(*asked, "--watchdog", 2, "--log", log, "--force"),
             may_fail=True,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -385,3 +386,11 @@ def server(robot):
     server = KBotServer(robot)
     yield server
     server.kill()
+
+
+@pytest.fixture
+def dead_port():
+    """A port that is taken and that nothing listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]

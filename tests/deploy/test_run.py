@@ -6,7 +6,6 @@ import math
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,17 +25,10 @@ from robots.errors import BundleError, RobotLoadError
 
 
 @pytest.fixture
-def dead_port():
-    """A port that is taken and that nothing listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
-
-
-@pytest.fixture
 def options(tmp_path, kinfer, server):
     def make(**changes):
         values = {"bundle": kinfer, "port": server.port, "duration_s": 0.5, "log": tmp_path / "run.mcap"}
+        values["watchdog_s"] = 0.0  # tests/deploy/test_watchdog.py has it
         return RunOptions(**(values | changes))
 
     return make
@@ -395,7 +387,7 @@ def test_no_server_is_refused_and_leaves_no_log(options, tmp_path, dead_port):
 
 
 def command_line(kinfer, server, tmp_path, *more):
-    return [str(kinfer), "--port", str(server.port), "--log", str(tmp_path / "run.mcap"), *more]
+    return [str(kinfer), "--port", str(server.port), "--log", str(tmp_path / "run.mcap"), "--watchdog", "2", *more]
 
 
 def test_json_is_one_object_on_stdout(kinfer, server, tmp_path, capsys):
