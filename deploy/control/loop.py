@@ -29,6 +29,7 @@ from deploy.control.watchdog import Watchdog
 from deploy.errors import ConnectionLost, DeployError, FaultError
 from deploy.log.recorder import Recorder, Tick
 from deploy.robot.damping import damp_joints
+from deploy.robot.frozen import FrozenChannels, FrozenLimits
 from deploy.robot.kos import GyroCheck, KosRobot
 from deploy.robot.safety import FALL, Limits, SafeTarget, check_state, damp, hold, limit, nominal
 from deploy.robot.state import RobotState
@@ -133,6 +134,7 @@ class ControlLoop:
         damp_for_s: how long to try to damp a robot that does not answer [s].
         on_second: called about once a second with a line to show.
         watchdog: told of every tick; None runs without one.
+        base_fixed: the base cannot move: an IMU that always says the same is none that hangs.
 
     Attributes:
         left_stiff: names of the joints that did not acknowledge to be damped at the end.
@@ -156,6 +158,7 @@ class ControlLoop:
         damp_for_s: float = DAMP_FOR_S,
         on_second: Callable[[str], None] | None = None,
         watchdog: Watchdog | None = None,
+        base_fixed: bool = False,
     ) -> None:
         self._watchdog = watchdog
         self.left_stiff: tuple[str, ...] = ()
@@ -173,6 +176,7 @@ class ControlLoop:
         self._envelope = Envelope.from_spec(spec)
         self._home = np.asarray(spec.robot.column("home_rad"))
         self._gyro = GyroCheck(robot.gyro_unit)
+        self._frozen = FrozenChannels(limits.names, FrozenLimits(base_fixed=base_fixed))
         self._gyro_done = False
         self._lost_in_row = self._stale_in_row = 0
         self._heading = 0.0
@@ -313,6 +317,8 @@ class ControlLoop:
         self.counts.stale += stale
         state_s = start + state_round_trip if self._step_lock else state.time_s - self._epoch
         faults = check_state(state, self._limits, self._stale_in_row)
+        if not faults and not math.isnan(state_round_trip):
+            faults = self._frozen.add(state, self._sent)
         if faults:
             kind = Fall if faults[0].startswith(FALL) else FaultError
             raise kind("; ".join(faults).removeprefix(FALL))

@@ -60,6 +60,8 @@ class RunOptions(Settings):
             at once from any pose.
         robot: name or folder to check the bundle against; None trusts the bundle.
         gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s".
+        base_fixed: the base cannot move, as in a simulator that holds it. An IMU that gives the same values for more
+            than ten ticks is otherwise a fault.
         reset: ask a simulator to put the robot at home first; a robot refuses.
         step_lock: drive a simulator that is in lock step; time is then the simulator's.
         tilt_max_rad: more tilt than this is a fall [rad].
@@ -101,6 +103,9 @@ class RunOptions(Settings):
     tilt_max_rad: Annotated[
         float, Option("more tilt is a fall [rad]", flag="--max-tilt", metavar="RAD"), Bound(0, math.pi, "radians")
     ] = 1.0
+    base_fixed: Annotated[
+        bool, Option("the base cannot move (kos-sim --suspended): its IMU may say the same for ever")
+    ] = False
     reset: Annotated[bool, Option("have a simulator pick the robot up first (a robot has no such service)")] = False
     step_lock: Annotated[bool, Option("advance a twin in lock step (ksim twin --lockstep)")] = False
     lost_ticks_max: Annotated[int, Bound(0, 10**6, "ticks")] = 10
@@ -393,6 +398,7 @@ async def _control(
                 damp_for_s=options.damp_for_s,
                 on_second=options.on_second,
                 watchdog=watchdog,
+                base_fixed=options.base_fixed,
             )
             loop.counts.warnings += ready.warnings
             if not first.accel_b.any():
