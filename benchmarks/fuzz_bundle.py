@@ -31,8 +31,8 @@ from typing import Any
 from fuzz import seeds
 from fuzz.mutate import LAYERS, mutate
 
+from deploy.bundle.session import OnnxPolicy
 from deploy.errors import PolicyError
-from deploy.policy import OnnxPolicy
 from robots.bundle import read_bundle
 from robots.errors import BundleError
 

@@ -7,8 +7,8 @@ each is compared with the JAX function over 50 carried steps.
 
 Without a checkpoint it measures freshly initialised K-Bot policies of three sizes: speed does not depend on weights.
 `ordinary code` is the graph that jax2onnx gives of the policy as one would write it at first, and what the others are
-divided by. `bound` has buffers bound once in place of arrays handed to `session.run`, as deploy.policy has; `as ksim
-run` is deploy.policy itself, with all its checks.
+divided by. `bound` has buffers bound once in place of arrays handed to `session.run`, as deploy.bundle.session has;
+`as ksim run` is deploy.bundle.session itself, with all its checks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from deploy.policy import OnnxPolicy
+from deploy.bundle.session import OnnxPolicy
 from export import convert, graph
 from export.compare import session
 from export.tracing import trace
@@ -88,7 +88,7 @@ def run(model: bytes) -> Call:
 
 
 def deployed(bundle: Bundle) -> Call:
-    """As `ksim run` calls it: deploy.policy, with buffers bound once and all its checks."""
+    """As `ksim run` calls it: deploy.bundle.session, with buffers bound once and all its checks."""
     policy = OnnxPolicy(bundle)
 
     def call(feed: dict[str, np.ndarray]) -> list[np.ndarray]:

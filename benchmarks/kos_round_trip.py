@@ -19,7 +19,7 @@ from google.protobuf.empty_pb2 import Empty
 from kos_protos import actuator_pb2
 from pykos import KOS
 
-from deploy.twin import spawn_twin
+from deploy.twin.server import spawn_twin
 from robots.load import load_robot
 
 

@@ -19,10 +19,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from deploy.envelope import SLACK, SPAN_SHARE, Envelope
-from deploy.policy import OnnxPolicy, self_test
-from deploy.safety import FALL, Limits, check_start
-from deploy.state import RobotState
+from deploy.bundle.envelope import SLACK, SPAN_SHARE, Envelope
+from deploy.bundle.session import OnnxPolicy, self_test
+from deploy.robot.safety import FALL, Limits, check_start
+from deploy.robot.state import RobotState
 from export import graph
 from export.compare import Onnx
 from robots.bundle import Bundle

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.envelope import SLACK, Envelope
-from deploy.policy import OnnxPolicy, self_test
+from deploy.bundle.envelope import SLACK, Envelope
+from deploy.bundle.session import OnnxPolicy, self_test
 from export import graph
 from export.compare import (
     ERROR_LIMIT,

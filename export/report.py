@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.report import STYLE
+from deploy.parity.page import STYLE
 from export.closed_loop import DEVIATION_LIMIT_RAD, ENGINES, ClosedLoop, Paired
 from export.compare import ERROR_LIMIT, LARGE_LIMIT, LARGE_VALUE, Difference
 from export.probes import Probe

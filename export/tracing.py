@@ -224,8 +224,8 @@ def _look(bundle: Bundle, flat: FlatPolicy) -> None:
     Raises:
         ExportError: it does not, or they differ.
     """
+    from deploy.bundle.session import OnnxPolicy
     from deploy.errors import PolicyError
-    from deploy.policy import OnnxPolicy
     from export.compare import difference, drawn
 
     assert bundle.spec is not None

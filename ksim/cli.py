@@ -25,10 +25,11 @@ VERBS = {
     "diff": ("ksim.diff_command:main", "the first step at which two logged episodes part, and the likely layer"),
     "export": ("export.command:main", "checkpoint -> policy.kinfer and policy.onnx, proven"),
     "validate": ("export.validate:main", "prove that a bundle is its checkpoint"),
-    "inspect": ("deploy.inspect:main", "what a bundle is, or how two differ"),
-    "twin": ("deploy.twin:main", "a KOS server over a simulated robot"),
-    "run": ("deploy.run:main", "run a bundle on a robot over KOS"),
-    "parity": ("deploy.parity:main", "compare a recorded run with the simulation"),
+    "inspect": ("deploy.bundle.inspect:main", "what a bundle is, or how two differ"),
+    "twin": ("deploy.twin.server:main", "a KOS server over a simulated robot"),
+    "run": ("deploy.control.run:main", "run a bundle on a robot over KOS"),
+    "damp": ("deploy.control.damp:main", "take the stiffness out of a robot now, whatever state it is in"),
+    "parity": ("deploy.parity.layers:main", "compare a recorded run with the simulation"),
 }
 
 

@@ -129,7 +129,7 @@ def run_on_twin(
         duration_s: how long the policy runs [s].
         asked: the options of `ksim run` that say what is asked of the policy.
     """
-    from deploy.twin import spawn_twin
+    from deploy.twin.server import spawn_twin
 
     reality = shipped_config("reality_demo.yaml")
     with spawn_twin(ROBOT, reality=reality, seed=seed, truth=truth) as twin:
@@ -139,7 +139,8 @@ def run_on_twin(
             "run",
             bundle,
             *("--host", "127.0.0.1", "--port", twin.port, "--duration", duration_s),
-            *(*asked, "--log", log, "--force"),
+            # the twin has its share of this machine: a loop that waits for it is no loop that hangs
+            *(*asked, "--watchdog", 2, "--log", log, "--force"),
             may_fail=True,
         )
 

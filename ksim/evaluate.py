@@ -71,7 +71,7 @@ class OnnxBatchPolicy:
     """A bundle in onnxruntime, one environment at a time, as the robot runs it."""
 
     def __init__(self, bundle: Bundle):
-        from deploy.policy import OnnxPolicy
+        from deploy.bundle.session import OnnxPolicy
 
         self._policy = OnnxPolicy(bundle)
         self._raw = None if bundle.spec is None else _raw_places(bundle.spec)
@@ -362,7 +362,7 @@ def _fitted(
     if spec is not None:
         found = []
         if spec.robot.digest != robot.digest:
-            from deploy.preflight import differences
+            from deploy.bundle.preflight import differences
 
             found = differences(spec.robot, robot)
         if found:

@@ -104,7 +104,7 @@ def _tell(result: TrainResult, out: Path, as_json: bool) -> None:
 
 def _resumed(config: Config, last: Path) -> Config:
     """The configuration to resume with: what was saved, but for `run`, which may be extended."""
-    from deploy.card import flatten
+    from deploy.bundle.card import flatten
     from ksim.learning import checkpoint
 
     meta, _ = checkpoint.read(last, wanted=("nothing",))

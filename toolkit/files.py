@@ -96,6 +96,32 @@ def locked(folder: Path, what: str) -> Iterator[None]:
                 path.rmdir()
 
 
+@contextlib.contextmanager
+def only_one(name: str, refusal: str) -> Iterator[None]:
+    """Keep another process of this machine from doing the same while this is open.
+
+    Args:
+        name: of what is done.
+        refusal: the message where another does it.
+
+    Raises:
+        FileError: another does.
+    """
+    plain = "".join(c if c.isalnum() else "-" for c in name)
+    path = Path(tempfile.gettempdir()) / f"ksim-{plain}.lock"
+    try:
+        handle = _lock(path)
+    except PermissionError:  # another user's: it may be stale, and it is not ours to remove
+        raise FileError(f"{refusal} ({path} belongs to another user)") from None
+    if handle is None:
+        raise FileError(refusal)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
 def remove_parts(folder: Path, *names: str) -> None:
     """Remove what a killed process left of files that it was writing (`atomic_path`)."""
     for name in names:

@@ -78,8 +78,8 @@ def operator(case: tuple) -> Seed | None:
     nodes.append(helper.make_node("Cast", ["out0"], ["as_float"], to=TensorProto.FLOAT))
     nodes.append(helper.make_node("Reshape", ["as_float", "all"], ["action"]))
     nodes.append(helper.make_node("Identity", ["carry"], ["carry_out"]))
+    from deploy.bundle.graph.check import check_graph
     from deploy.errors import PolicyError
-    from deploy.graphs import check_graph
 
     # the size of the action is that of the operator's output, which the check knows
     open_ended = [helper.make_tensor_value_info("action", TensorProto.FLOAT, None), _floats("carry_out", flat.size)]

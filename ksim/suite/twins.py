@@ -137,7 +137,7 @@ def walk_twin(
     bundle: Path, robot: str, reality: dict[str, Any], seed: int, folder: Path, *, course: tuple[dict, ...] = COURSE
 ) -> dict[str, Any]:
     """Run a bundle on a twin through a course, in processes of their own: what `ksim run --json` reports."""
-    from deploy.twin import spawn_twin
+    from deploy.twin.server import spawn_twin
 
     told, asked, log = folder / f"reality-{seed}.yaml", folder / "course.yaml", folder / f"twin-{seed}.mcap"
     told.write_text(yaml.safe_dump(reality, sort_keys=False), encoding="utf-8")
@@ -145,6 +145,8 @@ def walk_twin(
     with spawn_twin(robot, reality=told, seed=seed) as twin:
         words = ["--host", twin.host, "--port", str(twin.port), "--schedule", str(asked), "--duration", str(COURSE_S)]
         command = [sys.executable, "-m", "ksim.cli", "run", str(bundle), *words, "--log", str(log), "--json"]
+        # the twin has its share of this machine: a loop that waits for it is no loop that hangs
+        command += ["--watchdog", "2"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
     if not lines:

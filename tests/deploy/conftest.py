@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -242,6 +243,7 @@ class KBotServer:
         self.gyro = [0.0, 0.0, 0.0]
         self.accel = [0.0, 0.0, 9.81]
         self.frozen = False
+        self.frozen_channels: set[str] = set()
         self.delay_s: dict[str, float] = {}
         self.refuse: set[int] = set()
         self.refuse_configure: set[int] = set()
@@ -348,11 +350,17 @@ class KBotServer:
         }
         return common_pb2.ActionResponse(success=True)
 
+    def _noise(self, channel: str, size: float) -> float:
+        if self.frozen or channel in self.frozen_channels:
+            return 0.0
+        return size * math.sin(len(self.requests))
+
     def imu(self):
         from kos_protos import imu_pb2
 
         self._enter("imu", None)
         (gx, gy, gz), (ax, ay, az) = self.gyro, self.accel
+        gz += self._noise("gyro", 1e-9)
         return imu_pb2.IMUValuesResponse(gyro_x=gx, gyro_y=gy, gyro_z=gz, accel_x=ax, accel_y=ay, accel_z=az)
 
     def quaternion(self):
@@ -360,6 +368,8 @@ class KBotServer:
 
         self._enter("quaternion", None)
         w, x, y, z = self.quat_wxyz
+        if w:  # all zero means no data
+            z += self._noise("orientation", 1e-9)
         return imu_pb2.QuaternionResponse(w=w, x=x, y=y, z=z)
 
     def step(self, request):
@@ -385,3 +395,11 @@ def server(robot):
     server = KBotServer(robot)
     yield server
     server.kill()
+
+
+@pytest.fixture
+def dead_port():
+    """A port that is taken and that nothing listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]

@@ -15,10 +15,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from deploy import graphs, onnx_wire
+from deploy.bundle.graph import check as graphs
+from deploy.bundle.graph import wire as onnx_wire
+from deploy.bundle.graph.check import check_graph, check_graphs
+from deploy.bundle.session import OnnxPolicy, known_inputs
 from deploy.errors import PolicyError
-from deploy.graphs import check_graph, check_graphs
-from deploy.policy import OnnxPolicy, known_inputs
 from robots.bundle import Bundle, read_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -382,7 +383,7 @@ def test_a_bundle_of_k_scales_making_runs_and_carries_on(key, inputs, names):
 
 def test_checking_loads_neither_onnx_nor_onnx_runtime():
     code = (
-        "import sys; from deploy.graphs import check_graph; from robots.bundle import read_bundle; "
+        "import sys; from deploy.bundle.graph.check import check_graph; from robots.bundle import read_bundle; "
         f"b = read_bundle({str(SHIPPED)!r}); print(check_graph(b.init_fn, 'init_fn.onnx', {{}}).nodes); "
         "print([m for m in ('onnx', 'onnxruntime', 'google.protobuf', 'jax') if m in sys.modules])"
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.card import compare, flatten, graph_relation, make_card
-from deploy.inspect import main
+from deploy.bundle.card import compare, flatten, graph_relation, make_card
+from deploy.bundle.inspect import main
 from ksim.cli import run_verb
 from robots.bundle import Bundle, read_bundle, write_bundle
 from robots.spec import CarrySpec

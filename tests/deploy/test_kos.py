@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from deploy.errors import ConnectionLost, DeployError, FaultError, SafetyError
-from deploy.kos import GyroCheck, KosRobot
-from deploy.safety import Limits, damp, hold, limit, nominal
-from deploy.state import RobotState
+from deploy.robot.kos import GyroCheck, KosRobot
+from deploy.robot.safety import Limits, damp, hold, limit, nominal
+from deploy.robot.state import RobotState
 
 
 def on(server, work, **options):
@@ -202,7 +202,7 @@ def test_lock_step_is_asked_for_in_periods_and_its_refusal_says_what_to_do(serve
 def test_asyncio_is_not_patched_by_connecting(server):
     code = f"""
 import asyncio
-from deploy.kos import KosRobot
+from deploy.robot.kos import KosRobot
 from robots.spec import RobotSpec
 import json
 spec = RobotSpec.from_json(json.loads({__import__("json").dumps(server.robot.to_json())!r}))

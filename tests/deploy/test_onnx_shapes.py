@@ -7,10 +7,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.graphs import _Walk
-from deploy.onnx_shapes import RULES, Call, Value
-from deploy.onnx_size_up import size_up
-from deploy.onnx_wire import parse
+from deploy.bundle.graph.check import _Walk
+from deploy.bundle.graph.shapes import RULES, Call, Value
+from deploy.bundle.graph.size_up import size_up
+from deploy.bundle.graph.wire import parse
 
 RNG = np.random.default_rng(0)
 

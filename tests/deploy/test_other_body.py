@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.plant import Plant
-from deploy.reality import parse_reality
+from deploy.twin.plant import Plant
+from deploy.twin.reality import parse_reality
 from robots.model import build_model
 
 mujoco = pytest.importorskip("mujoco")

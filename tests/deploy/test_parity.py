@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.parity import ParityError, compare, lag_s, loop_timing, parity, replay_policy, write_reports
-from deploy.reality import parse_reality
-from deploy.recorder import RunLog, read_log
-from deploy.run import RunOptions, run
-from deploy.twin import Twin, spawn_twin
-from deploy.windows import Replay, WindowedSimulation
+from deploy.control.run import RunOptions, run
+from deploy.log.recorder import RunLog, read_log
+from deploy.parity.layers import ParityError, compare, lag_s, loop_timing, parity, replay_policy, write_reports
+from deploy.parity.motion import Replay, WindowedSimulation
+from deploy.twin.reality import parse_reality
+from deploy.twin.server import Twin, spawn_twin
 from robots.bundle import Bundle, write_bundle
 from robots.load import load_robot
 from robots.rotation import multiply, up_in_frame
@@ -214,7 +214,7 @@ def test_the_command_prints_one_json_object_and_works_with_a_truncated_log(
     command = [
         sys.executable,
         "-m",
-        "deploy.parity",
+        "deploy.parity.layers",
         str(broken),
         "--json",
         "--hang",
@@ -256,7 +256,10 @@ def test_logs_that_cannot_be_compared_are_refused_in_one_line(hung: dict[str, Ru
     with pytest.raises(ParityError, match="no such built-in robot"):
         parity(log, "no_such_robot")
     missing = subprocess.run(
-        [sys.executable, "-m", "deploy.parity", str(tmp_path / "none.mcap")], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "deploy.parity.layers", str(tmp_path / "none.mcap")],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert missing.returncode == 1 and missing.stdout == ""
     assert missing.stderr.count("\n") == 1 and "no such file" in missing.stderr

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.plant import Plant, Sample
-from deploy.reality import Reality, parse_reality
+from deploy.twin.plant import Plant, Sample
+from deploy.twin.reality import Reality, parse_reality
 from robots.load import load_robot
 
 ROBOT = load_robot("kbot")
@@ -269,7 +269,7 @@ def test_pushes_move_the_base_within_their_limits() -> None:
 
 
 def test_the_truth_is_bounded_and_stays_evenly_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.plant.TRUTH_ROWS", 64)
+    monkeypatch.setattr("deploy.twin.plant.TRUTH_ROWS", 64)
     plant = Plant("kbot")
     plant.advance(1000)
     time_s = plant.truth()["time_s"]

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from deploy.bundle.session import OnnxPolicy, observe, self_test, spec_without_exporter
 from deploy.errors import PolicyError
-from deploy.policy import OnnxPolicy, observe, self_test, spec_without_exporter
-from deploy.state import RobotState
+from deploy.robot.state import RobotState
 
 STATE = RobotState(
     joint_position=np.array([0.1, 0.2, 0.3]),

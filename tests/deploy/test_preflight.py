@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from deploy.envelope import Envelope
+from deploy.bundle.envelope import Envelope
+from deploy.bundle.preflight import prepare
+from deploy.control.run import RunOptions, main, run
 from deploy.errors import CheckError, PolicyError
-from deploy.preflight import prepare
-from deploy.recorder import read_log
-from deploy.run import RunOptions, main, run
+from deploy.log.recorder import read_log
 from robots.bundle import write_bundle
 from robots.load import load_robot
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.plant import Plant
-from deploy.reality import Reality, RealityError, load_reality, parse_reality
+from deploy.twin.plant import Plant
+from deploy.twin.reality import Reality, RealityError, load_reality, parse_reality
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

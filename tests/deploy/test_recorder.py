@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deploy.errors import LogError
-from deploy.recorder import Recorder, Tick, read_log
+from deploy.log.recorder import Recorder, Tick, read_log
 from robots.bundle import read_bundle
 
 
@@ -184,7 +184,7 @@ def test_a_tick_that_makes_no_sense_is_one_line(tmp_path, kinfer, change, monkey
             change(value)
         return dumps(value, **options)
 
-    monkeypatch.setattr("deploy.recorder.json.dumps", changed)
+    monkeypatch.setattr("deploy.log.recorder.json.dumps", changed)
     record(tmp_path / "a.mcap", kinfer, [tick(0)])
     monkeypatch.undo()
     with pytest.raises(LogError, match="its ticks are not those of ksim run") as caught:

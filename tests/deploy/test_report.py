@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.report import summary_lines, verdicts
+from deploy.parity.page import summary_lines, verdicts
 from toolkit.charts import Chart, bars_by_name, histogram, nice_ticks
 
 

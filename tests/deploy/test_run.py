@@ -6,7 +6,6 @@ import math
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,28 +14,21 @@ import time
 import numpy as np
 import pytest
 
+from deploy.bundle.preflight import command_vector, differences, in_bundle_order, parse_commands, prepare
+from deploy.bundle.session import OnnxPolicy
+from deploy.control.loop import smooth
+from deploy.control.run import RunOptions, main, run
 from deploy.errors import CheckError, ConnectionLost, FaultError, LogError, SafetyError
-from deploy.loop import smooth
-from deploy.policy import OnnxPolicy
-from deploy.preflight import command_vector, differences, in_bundle_order, parse_commands, prepare
-from deploy.recorder import read_log
-from deploy.run import RunOptions, main, run
+from deploy.log.recorder import read_log
 from robots.bundle import write_bundle
 from robots.errors import BundleError, RobotLoadError
-
-
-@pytest.fixture
-def dead_port():
-    """A port that is taken and that nothing listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 @pytest.fixture
 def options(tmp_path, kinfer, server):
     def make(**changes):
         values = {"bundle": kinfer, "port": server.port, "duration_s": 0.5, "log": tmp_path / "run.mcap"}
+        values["watchdog_s"] = 0.0  # tests/deploy/test_watchdog.py has it
         return RunOptions(**(values | changes))
 
     return make
@@ -395,7 +387,7 @@ def test_no_server_is_refused_and_leaves_no_log(options, tmp_path, dead_port):
 
 
 def command_line(kinfer, server, tmp_path, *more):
-    return [str(kinfer), "--port", str(server.port), "--log", str(tmp_path / "run.mcap"), *more]
+    return [str(kinfer), "--port", str(server.port), "--log", str(tmp_path / "run.mcap"), "--watchdog", "2", *more]
 
 
 def test_json_is_one_object_on_stdout(kinfer, server, tmp_path, capsys):
@@ -419,7 +411,12 @@ def test_help_has_an_example(capsys):
 def start(kinfer, server, tmp_path, *more, **popen):
     """The command in a process of its own, running its policy."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "deploy.run", *command_line(kinfer, server, tmp_path, "--duration", "30", *more)],
+        [
+            sys.executable,
+            "-m",
+            "deploy.control.run",
+            *command_line(kinfer, server, tmp_path, "--duration", "30", *more),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -474,7 +471,7 @@ def test_a_full_disk_ends_the_run_damped(kinfer, server, tmp_path):
 
 def test_a_signal_while_connecting_ends_at_once(kinfer, tmp_path, dead_port):
     child = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "deploy.run", str(kinfer), "--port", str(dead_port)],
+        [sys.executable, "-X", "importtime", "-m", "deploy.control.run", str(kinfer), "--port", str(dead_port)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -492,7 +489,16 @@ def test_a_signal_while_connecting_ends_at_once(kinfer, tmp_path, dead_port):
 
 def test_errors_are_one_line_on_stderr(kinfer, tmp_path, dead_port):
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.run", str(kinfer), "--port", str(dead_port), "--log", str(tmp_path / "x.mcap")],
+        [
+            sys.executable,
+            "-m",
+            "deploy.control.run",
+            str(kinfer),
+            "--port",
+            str(dead_port),
+            "--log",
+            str(tmp_path / "x.mcap"),
+        ],
         capture_output=True,
         text=True,
     )
@@ -509,7 +515,7 @@ def test_real_time_scheduling_is_put_back_and_its_refusal_is_no_error(options):
 
 def test_importing_the_command_loads_no_simulator_and_no_training():
     code = (
-        "import sys, deploy.run; "
+        "import sys, deploy.control.run; "
         "print([m for m in ('jax', 'mujoco', 'equinox', 'optax', 'ksim', 'export') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))

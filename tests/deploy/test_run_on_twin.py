@@ -15,12 +15,12 @@ import pytest
 
 pytest.importorskip("mujoco")
 
+from deploy.control.run import RunOptions, run
 from deploy.errors import LogError, SafetyError
-from deploy.kos import KosRobot
-from deploy.recorder import read_log
-from deploy.run import RunOptions, run
-from deploy.safety import Limits, damp
-from deploy.twin import spawn_twin
+from deploy.log.recorder import read_log
+from deploy.robot.kos import KosRobot
+from deploy.robot.safety import Limits, damp
+from deploy.twin.server import spawn_twin
 from robots.bundle import write_bundle
 from robots.load import load_robot
 from toolkit.files import shipped_policy
@@ -50,9 +50,9 @@ def differences_from_damped(port):
 
 def start(kbot_kinfer, port, log):
     """The command, once its log shows that the policy runs."""
-    command = [sys.executable, "-m", "deploy.run", str(kbot_kinfer), "--robot", "kbot", "--port", str(port)]
+    command = [sys.executable, "-m", "deploy.control.run", str(kbot_kinfer), "--robot", "kbot", "--port", str(port)]
     child = subprocess.Popen(
-        [*command, "--duration", "30", "--max-tilt", "3.1", "--log", str(log), "--json"],
+        [*command, "--duration", "30", "--max-tilt", "3.1", "--watchdog", "2", "--log", str(log), "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -99,7 +99,9 @@ def test_a_killed_twin_ends_the_run_with_its_log_whole_to_the_last_tick(kbot_kin
 
 def test_holding_the_home_pose_falls_and_says_when(kbot_kinfer, tmp_path):
     with spawn_twin("kbot") as twin:
-        options = RunOptions(bundle=kbot_kinfer, port=twin.port, duration_s=10.0, log=tmp_path / "run.mcap")
+        options = RunOptions(
+            bundle=kbot_kinfer, port=twin.port, watchdog_s=0.0, duration_s=10.0, log=tmp_path / "run.mcap"
+        )
         report = run(options)
         assert report.ended == "fall" and 0.5 < report.survived_s < 4.0 and report.exit_code == 1
         assert report.damped and differences_from_damped(twin.port) == []
@@ -118,7 +120,14 @@ def test_holding_the_home_pose_falls_and_says_when(kbot_kinfer, tmp_path):
 def test_the_wrong_gyro_unit_is_found_on_the_twin(kbot_kinfer, tmp_path):
     with spawn_twin("kbot") as twin:
         report = run(
-            RunOptions(bundle=kbot_kinfer, port=twin.port, duration_s=10.0, log=tmp_path / "a.mcap", gyro_unit="rad/s")
+            RunOptions(
+                bundle=kbot_kinfer,
+                port=twin.port,
+                watchdog_s=0.0,
+                duration_s=10.0,
+                log=tmp_path / "a.mcap",
+                gyro_unit="rad/s",
+            )
         )
     assert report.ended == "fault" and "try --gyro-unit deg/s" in report.message
 
@@ -128,7 +137,9 @@ def test_in_lock_step_the_same_seed_gives_the_same_log(kbot_kinfer, tmp_path):
     for name in ("a", "b"):
         with spawn_twin("kbot", lockstep=True, seed=3) as twin:
             path = tmp_path / f"{name}.mcap"
-            report = run(RunOptions(bundle=kbot_kinfer, port=twin.port, duration_s=1.0, log=path, step_lock=True))
+            report = run(
+                RunOptions(bundle=kbot_kinfer, port=twin.port, watchdog_s=0.0, duration_s=1.0, log=path, step_lock=True)
+            )
             assert report.ended == "completed" and report.ticks == 50
             logs.append(read_log(path))
     for field in ("sent", "joint_position", "joint_velocity", "joint_torque", "quat_wxyz", "gyro_b", "accel_b"):
@@ -160,7 +171,9 @@ def narrow_kinfer(tmp_path, bundle_factory):
 def test_another_reality_on_its_feet_or_on_a_gantry_is_within_the_envelope(narrow_kinfer, tmp_path, start):
     # other gains, zero offsets, gyro bias, a tilted IMU, noise; on the gantry the legs hang
     with spawn_twin("kbot", reality=REALITY, start=start) as twin:
-        report = run(RunOptions(bundle=narrow_kinfer, port=twin.port, duration_s=0.3, log=tmp_path / "a.mcap"))
+        report = run(
+            RunOptions(bundle=narrow_kinfer, port=twin.port, watchdog_s=0.0, duration_s=0.3, log=tmp_path / "a.mcap")
+        )
     assert report.ended == "completed" and report.warnings == (), report.summary()
     assert read_log(tmp_path / "a.mcap").run.any()
 
@@ -171,7 +184,7 @@ def test_a_robot_whose_zero_is_off_by_a_quarter_turn_is_refused_and_damped(narro
     with spawn_twin("kbot", reality=reality, start="hang") as twin:
         # at once: a ramp would bring the reading home, and the arm away from it
         options = {"bundle": narrow_kinfer, "port": twin.port, "duration_s": 1.0, "log": tmp_path / "a.mcap"}
-        report = run(RunOptions(**options, ramp_s=0.0))
+        report = run(RunOptions(**options, ramp_s=0.0, watchdog_s=0.0))
         assert report.damped and differences_from_damped(twin.port) == []
     assert report.ended == "fault" and report.survived_s == 0.0
     assert "the policy was not started: joint_angles of dof_left_elbow_02: -0.7" in report.message

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from deploy.errors import SafetyError
-from deploy.safety import Gains, Limits, SafeTarget, check_start, check_state, damp, hold, limit, nominal
-from deploy.state import RobotState
+from deploy.robot.safety import Gains, Limits, SafeTarget, check_start, check_state, damp, hold, limit, nominal
+from deploy.robot.state import RobotState
 
 
 @pytest.fixture

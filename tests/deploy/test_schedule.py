@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy.control.commands import Schedule, read_schedule
+from deploy.control.run import RunOptions
 from deploy.errors import CheckError
-from deploy.run import RunOptions
-from deploy.schedule import Schedule, read_schedule
 from robots import read_bundle
 from toolkit.errors import SettingsError
 from toolkit.files import shipped_policy

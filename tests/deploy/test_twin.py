@@ -16,8 +16,8 @@ from google.protobuf.empty_pb2 import Empty
 from kos_protos import actuator_pb2
 from pykos import KOS
 
-from deploy.reality import parse_reality
-from deploy.twin import Twin, spawn_twin
+from deploy.twin.reality import parse_reality
+from deploy.twin.server import Twin, spawn_twin
 from robots.load import load_robot
 
 ROBOT = load_robot("kbot")

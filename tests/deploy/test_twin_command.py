@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.twin import Twin, TwinError, spawn_twin
+from deploy.twin.server import Twin, TwinError, spawn_twin
 from robots.load import load_robot
 
 ROBOT = load_robot("kbot")
@@ -22,7 +22,10 @@ HOME = np.asarray(ROBOT.column("home_rad"))
 
 def command_line(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "deploy.twin", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "deploy.twin.server", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

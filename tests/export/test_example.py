@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.policy import OnnxPolicy
-from deploy.preflight import prepare
+from deploy.bundle.preflight import prepare
+from deploy.bundle.session import OnnxPolicy
 from robots import read_bundle
 
 ROOT = Path(__file__).parents[2]

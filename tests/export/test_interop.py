@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.policy import OnnxPolicy
+from deploy.bundle.session import OnnxPolicy
 from robots import Bundle, read_bundle, write_bundle
 from robots.spec import ArraySpec
 

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from deploy.bundle.preflight import prepare
+from deploy.bundle.session import OnnxPolicy
 from deploy.errors import PolicyError
-from deploy.policy import OnnxPolicy
-from deploy.preflight import prepare
 from export import probes
 from export.compare import Onnx, drawn
 from robots import write_bundle

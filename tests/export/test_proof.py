@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deploy.bundle.session import OnnxPolicy, self_test
 from deploy.errors import PolicyError
-from deploy.policy import OnnxPolicy, self_test
 from export import ExportError, convert, probes, prove
 from export.proof import Recording
 from robots import CommandSpec, JointSpec, PolicySpec, RobotSpec

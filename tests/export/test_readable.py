@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from deploy.bundle.graph.check import check_graph
 from deploy.errors import PolicyError
-from deploy.graphs import check_graph
 
 SIZES = {"joint_angles": 3, "carry": 8}
 

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from deploy.bundle.preflight import prepare
+from deploy.bundle.session import OnnxPolicy, self_test
 from deploy.errors import CheckError, PolicyError
-from deploy.policy import OnnxPolicy, self_test
-from deploy.preflight import prepare
 from export import ExportError, proof, validate
 from export.command import export_checkpoint, write_proven
 from export.command import main as export_main

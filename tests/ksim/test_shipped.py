@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from deploy.policy import OnnxPolicy
+from deploy.bundle.session import OnnxPolicy
 from ksim.evaluate import HoldHome, evaluate, load_policy
 from ksim.events import ForcePush
 from ksim.learning.checkpoint import load_trained

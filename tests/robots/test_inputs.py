@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from deploy.envelope import SLACK
-from deploy.policy import known_inputs, observe
-from deploy.state import RobotState
+from deploy.bundle.envelope import SLACK
+from deploy.bundle.session import known_inputs, observe
+from deploy.robot.state import RobotState
 from robots import inputs
 from robots.load import load_robot
 from robots.spec import ArraySpec, CommandSpec, digest, input_specs

@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from deploy.reality import Reality, RealityError, load_reality, parse_reality
+from deploy.twin.reality import Reality, RealityError, load_reality, parse_reality
 from toolkit.yaml_file import MAX_BYTES, YamlError, parse_yaml, quote, read_yaml
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deploy.safety import Limits, limit
-from deploy.state import RobotState
+from deploy.robot.safety import Limits, limit
+from deploy.robot.state import RobotState
 from ksim.actions import JointTargets
 from ksim.commands import UniformCommand
 from ksim.errors import ConfigError

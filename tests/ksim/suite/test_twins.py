@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from deploy.reality import parse_reality
+from deploy.twin.reality import parse_reality
 from ksim.load import load_config
 from ksim.suite.twins import COURSE, COURSE_S, draw_reality
 from robots import load_robot

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from deploy.bundle.graph.shapes import FLOAT, Call, Value, constant
+from deploy.bundle.graph.size_up import size_up
+from deploy.bundle.graph.wire import Message, element_type, parse, tensor_array
 from deploy.errors import PolicyError
-from deploy.onnx_shapes import FLOAT, Call, Value, constant
-from deploy.onnx_size_up import size_up
-from deploy.onnx_wire import Message, element_type, parse, tensor_array
 from robots.bundle import Bundle
 
 # What ONNX Runtime 1.20 and later reads.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from deploy.onnx_shapes import (
+from deploy.bundle.graph.shapes import (
     INT64,
     MAX_ELEMENTS,
     Call,

@@ -13,7 +13,7 @@ from robots.rotation import gravity_in_frame
 from toolkit.charts import Chart, bars_by_name, histogram
 
 if TYPE_CHECKING:
-    from deploy.parity import Parity
+    from deploy.parity.layers import Parity
 
 WORST_JOINTS = 4
 

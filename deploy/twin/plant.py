@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy.channel import SensorChannel
-from deploy.reality import Reality, per_joint
+from deploy.twin.channel import SensorChannel
+from deploy.twin.reality import Reality, per_joint
 from robots import delay, motor, rotation
 from robots.load import load_robot
 from robots.model import BuiltModel, build_model

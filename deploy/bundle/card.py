@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from deploy.bundle.graph.check import GraphFacts, check_graphs
+from deploy.bundle.graph.wire import parse
+from deploy.bundle.session import OnnxPolicy, known_inputs
 from deploy.errors import PolicyError
-from deploy.graphs import GraphFacts, check_graphs
-from deploy.onnx_wire import parse
-from deploy.policy import OnnxPolicy, known_inputs
 from robots.bundle import EXTRA_KEY, Bundle, read_bundle
 from robots.errors import SpecError
 from robots.spec import PolicySpec

@@ -22,14 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from deploy.envelope import Envelope
+from deploy.bundle.envelope import Envelope
+from deploy.bundle.session import OnnxPolicy, observe
+from deploy.control.commands import Schedule
+from deploy.control.watchdog import Watchdog
 from deploy.errors import ConnectionLost, DeployError, FaultError
-from deploy.kos import GyroCheck, KosRobot
-from deploy.policy import OnnxPolicy, observe
-from deploy.recorder import Recorder, Tick
-from deploy.safety import FALL, Limits, SafeTarget, check_state, damp, hold, limit, nominal
-from deploy.schedule import Schedule
-from deploy.state import RobotState
+from deploy.log.recorder import Recorder, Tick
+from deploy.robot.damping import damp_joints
+from deploy.robot.frozen import FrozenChannels, FrozenLimits
+from deploy.robot.kos import GyroCheck, KosRobot
+from deploy.robot.safety import FALL, Limits, SafeTarget, check_state, damp, hold, limit, nominal
+from deploy.robot.state import RobotState
 from robots.spec import PolicySpec
 
 # Shares of the period that a state may take to come, and a command to be acknowledged.
@@ -130,6 +133,11 @@ class ControlLoop:
         home_tolerance_rad: a pose that is this near to home needs no ramp [rad].
         damp_for_s: how long to try to damp a robot that does not answer [s].
         on_second: called about once a second with a line to show.
+        watchdog: told of every tick; None runs without one.
+        base_fixed: the base cannot move: an IMU that always says the same is none that hangs.
+
+    Attributes:
+        left_stiff: names of the joints that did not acknowledge to be damped at the end.
     """
 
     def __init__(
@@ -149,7 +157,11 @@ class ControlLoop:
         home_tolerance_rad: float = 0.1,
         damp_for_s: float = DAMP_FOR_S,
         on_second: Callable[[str], None] | None = None,
+        watchdog: Watchdog | None = None,
+        base_fixed: bool = False,
     ) -> None:
+        self._watchdog = watchdog
+        self.left_stiff: tuple[str, ...] = ()
         self._robot, self._spec, self._policy, self._schedule = robot, spec, policy, schedule
         self._limits, self._recorder, self._stop = limits, recorder, stop
         self._ramp_s, self._duration_s, self._step_lock = ramp_s, duration_s, step_lock
@@ -164,6 +176,7 @@ class ControlLoop:
         self._envelope = Envelope.from_spec(spec)
         self._home = np.asarray(spec.robot.column("home_rad"))
         self._gyro = GyroCheck(robot.gyro_unit)
+        self._frozen = FrozenChannels(limits.names, FrozenLimits(base_fixed=base_fixed))
         self._gyro_done = False
         self._lost_in_row = self._stale_in_row = 0
         self._heading = 0.0
@@ -199,6 +212,8 @@ class ControlLoop:
         ramp_ticks = 0 if far <= self._tolerance else round(self._ramp_s / self.period_s)
         run_ticks = max(1, round(self._duration_s / self.period_s))
         self._touched = True
+        if self._watchdog is not None:
+            self._watchdog.touched()
         # The target first: gains on an old target would jump there.
         await self._robot.command(hold(first))
         await self._robot.configure(nominal(self._limits))
@@ -292,6 +307,8 @@ class ControlLoop:
             )
 
     async def _tick(self, k: int, scheduled: float) -> None:
+        if self._watchdog is not None:
+            self._watchdog.beat()
         start = scheduled if self._step_lock else self._now()
         lost_before = self._lost_in_row
         state, stale, state_round_trip = await self._read()
@@ -300,6 +317,8 @@ class ControlLoop:
         self.counts.stale += stale
         state_s = start + state_round_trip if self._step_lock else state.time_s - self._epoch
         faults = check_state(state, self._limits, self._stale_in_row)
+        if not faults and not math.isnan(state_round_trip):
+            faults = self._frozen.add(state, self._sent)
         if faults:
             kind = Fall if faults[0].startswith(FALL) else FaultError
             raise kind("; ".join(faults).removeprefix(FALL))
@@ -394,28 +413,18 @@ class ControlLoop:
         """
         if not self._touched:
             return True
-        gains, failure, damped, held = damp(self._limits), "", False, False
-        give_up = time.monotonic() + self._damp_for_s
-        while not held:
+        leaving = None if self._watchdog is None else self._watchdog.leaving
+        result = await damp_joints(self._robot, damp(self._limits), self._damp_for_s, on_round=leaving)
+        self.left_stiff = tuple(result.left)
+        message = result.message
+        if result.done:
             try:
-                if not damped:
-                    await self._robot.configure(gains, DAMP_TIMEOUT_S)
-                    damped = True
                 await self._hold()
-                held = True
-            except DeployError as error:
-                failure = str(error)
-                # a target has no force without stiffness: it is not waited for
-                if damped or time.monotonic() > give_up:
-                    break
-                await asyncio.sleep(0.2)
-        if not damped:
-            self.event("damp", f"NOT damped, the robot keeps its last gains and target: {failure}")
-        elif not held:
-            self.event("damp", f"damped; the target could not be set to the measured position: {failure}")
-        else:
-            self.event("damp", "damped: kp 0, kd nominal, target at the measured position")
-        return damped
+                message += ", target at the measured position"
+            except DeployError as error:  # a target has no force without stiffness
+                message += f"; the target could not be set to the measured position: {error}"
+        self.event("damp", message)
+        return result.done
 
     async def _hold(self) -> None:
         start = self._now()

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-import deploy.onnx_shapes_sums  # noqa: F401  (adds its rules)
-from deploy.onnx_shapes import LOOSE, MAX_FOLDED, RULES, Call, Value, check_size, slice_end
+import deploy.bundle.graph.sums  # noqa: F401  (adds its rules)
+from deploy.bundle.graph.shapes import LOOSE, MAX_FOLDED, RULES, Call, Value, check_size, slice_end
 
 # What happens to constants: elsewhere the rules give sizes, only these compute, to follow sizes that a graph makes
 # from integers that it knows.

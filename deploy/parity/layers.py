@@ -15,13 +15,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from deploy.bundle.preflight import differences
+from deploy.bundle.session import OnnxPolicy
 from deploy.errors import DeployError, PolicyError
-from deploy.policy import OnnxPolicy
-from deploy.preflight import differences
-from deploy.reality import Commands, Reality, Sensors, load_reality
-from deploy.recorder import RunLog, read_log
-from deploy.report import write_html
-from deploy.windows import Replay, WindowedSimulation, arrived_at_s, measured_at_s
+from deploy.log.recorder import RunLog, read_log
+from deploy.parity.motion import Replay, WindowedSimulation, arrived_at_s, measured_at_s
+from deploy.parity.page import write_html
+from deploy.twin.reality import Commands, Reality, Sensors, load_reality
 from robots.errors import RobotLoadError
 from robots.load import load_robot
 from robots.rotation import up_in_frame
@@ -506,7 +506,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         print(json.dumps(report, allow_nan=False))
     else:
-        from deploy.report import summary_lines
+        from deploy.parity.page import summary_lines
 
         print("\n".join(summary_lines(report)))
     print(f"wrote {files['json']} and {files['html']}", file=sys.stderr)

@@ -7,7 +7,7 @@ from collections import deque
 
 import numpy as np
 
-from deploy.reality import Channel
+from deploy.twin.reality import Channel
 from robots import delay
 
 

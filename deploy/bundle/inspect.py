@@ -1,4 +1,4 @@
-"""`ksim inspect`: the card of a bundle, or how two bundles differ. Knows how to print; deploy/card.py knows what."""
+"""`ksim inspect`: the card of a bundle, or how two bundles differ. Knows how to print; card.py knows what."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from rich.console import Console
 from rich.table import Table
 
-from deploy.card import Card, Difference, compare, flatten, graph_relation, make_card
-from deploy.graphs import GraphFacts
+from deploy.bundle.card import Card, Difference, compare, flatten, graph_relation, make_card
+from deploy.bundle.graph.check import GraphFacts
 from robots.spec import ArraySpec
 from toolkit.cli import Option, options
 from toolkit.settings import Settings

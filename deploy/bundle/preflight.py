@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.envelope import Envelope
+from deploy.bundle.envelope import Envelope
+from deploy.bundle.session import OnnxPolicy, self_test, spec_without_exporter
 from deploy.errors import CheckError
-from deploy.policy import OnnxPolicy, self_test, spec_without_exporter
 from robots.bundle import Bundle, read_bundle
 from robots.command_names import known_as
 from robots.load import built_in_robots, load_robot

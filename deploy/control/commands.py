@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from deploy.bundle.preflight import command_vector
 from deploy.errors import CheckError
-from deploy.preflight import command_vector
 from robots.spec import PolicySpec
 from toolkit.yaml_file import YamlError, read_yaml
 

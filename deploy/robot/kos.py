@@ -21,7 +21,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,8 +39,8 @@ from pykos.services.imu import IMUServiceClient
 from pykos.services.sim import SimServiceClient
 
 from deploy.errors import ConnectionLost, DeployError, FaultError, SafetyError
-from deploy.safety import Gains, SafeTarget
-from deploy.state import RobotState
+from deploy.robot.safety import Gains, SafeTarget
+from deploy.robot.state import RobotState
 from robots.rotation import rotvec_between
 from robots.spec import RobotSpec
 
@@ -245,7 +245,7 @@ class KosRobot:
             SafetyError: the target did not come from the safety layer.
         """
         if not isinstance(target, SafeTarget):
-            raise SafetyError(f"command: got {type(target).__name__}, expected a SafeTarget of deploy.safety")
+            raise SafetyError(f"command: got {type(target).__name__}, expected a SafeTarget of deploy.robot.safety")
         self._check_open()
         degrees = np.degrees(target.rad)
         if degrees.shape != (len(self._ids),) or not np.isfinite(degrees).all():
@@ -267,8 +267,25 @@ class KosRobot:
             raise FaultError(f"command refused: {'; '.join(refused)}")
         return took
 
+    def _configured(self, gains: Gains, rows: Sequence[int], timeout_s: float) -> list[Awaitable[Any]]:
+        """Calls that set kp, kd, max_torque and torque_enabled of joints, always all four."""
+        if not isinstance(gains, Gains):
+            raise SafetyError(f"configure: got {type(gains).__name__}, expected Gains of deploy.robot.safety")
+        self._check_open()
+        requests = [
+            actuator_pb2.ConfigureActuatorRequest(
+                actuator_id=self._ids[row],
+                kp=float(gains.kp[row]),
+                kd=float(gains.kd[row]),
+                max_torque=float(gains.max_torque[row]),
+                torque_enabled=gains.torque_enabled,
+            )
+            for row in rows
+        ]
+        return [self._actuator.ConfigureActuator(request, timeout=timeout_s) for request in requests]
+
     async def configure(self, gains: Gains, timeout_s: float = 0.5) -> None:
-        """Set kp, kd, max_torque and torque_enabled of every joint, always all four.
+        """Set kp, kd, max_torque and torque_enabled of every joint.
 
         Every joint is tried, also after one has failed.
 
@@ -277,22 +294,7 @@ class KosRobot:
             FaultError: an actuator refused.
             SafetyError: the gains did not come from the safety layer.
         """
-        if not isinstance(gains, Gains):
-            raise SafetyError(f"configure: got {type(gains).__name__}, expected Gains of deploy.safety")
-        self._check_open()
-        requests = [
-            actuator_pb2.ConfigureActuatorRequest(
-                actuator_id=id_,
-                kp=float(gains.kp[row]),
-                kd=float(gains.kd[row]),
-                max_torque=float(gains.max_torque[row]),
-                torque_enabled=gains.torque_enabled,
-            )
-            for row, id_ in enumerate(self._ids)
-        ]
-        answers = await self._call(
-            "configure", *(self._actuator.ConfigureActuator(r, timeout=timeout_s) for r in requests)
-        )
+        answers = await self._call("configure", *self._configured(gains, range(len(self._ids)), timeout_s))
         refused = [
             f"{self._name[id_]} (id {id_}): {_one_line(answer.error.message)}"
             for id_, answer in zip(self._ids, answers, strict=True)
@@ -300,6 +302,30 @@ class KosRobot:
         ]
         if refused:
             raise FaultError(f"configure refused: {'; '.join(refused)}")
+
+    async def configure_each(self, gains: Gains, joints: Sequence[str], timeout_s: float = 0.5) -> dict[str, str]:
+        """Set the gains of some joints; what one of them says changes nothing for the others.
+
+        Returns:
+            Joints that did not acknowledge within the time, and why; empty when all did.
+
+        Raises:
+            ConnectionLost: not connected.
+            SafetyError: the gains did not come from the safety layer.
+        """
+        rows = [self.spec.joint_names.index(name) for name in joints]
+        calls = self._configured(gains, rows, timeout_s)
+        failed: dict[str, str] = {}
+        for name, answer in zip(joints, await asyncio.gather(*calls, return_exceptions=True), strict=True):
+            if isinstance(answer, grpc.aio.AioRpcError):
+                failed[name] = f"{answer.code().name.lower().replace('_', ' ')} ({_one_line(answer.details() or '')})"
+            elif isinstance(answer, (grpc.aio.UsageError, asyncio.CancelledError)) and self._channel is None:
+                failed[name] = "the connection is closed"
+            elif isinstance(answer, BaseException):
+                raise answer
+            elif not answer.success:
+                failed[name] = _one_line(answer.error.message) or "refused"
+        return failed
 
     async def gain_differences(self, gains: Gains, timeout_s: float = 0.5) -> list[str]:
         """Where the server reports other gains than `gains`; servers that report none give an empty list."""

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import math
 import os
+import queue
 import signal
 import sys
 import threading
@@ -19,16 +20,18 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
+from deploy.bundle.preflight import Prepared, parse_commands, prepare
+from deploy.control.commands import Schedule, read_schedule
+from deploy.control.loop import DAMP_FOR_S, ControlLoop, Fall, Stop, Stopped
+from deploy.control.watchdog import Watchdog
 from deploy.errors import ConnectionLost, DeployError, FaultError, LogError, OptionError, SafetyError
-from deploy.kos import KosRobot
-from deploy.loop import DAMP_FOR_S, ControlLoop, Fall, Stop, Stopped
-from deploy.preflight import Prepared, parse_commands, prepare
-from deploy.recorder import Recorder
-from deploy.safety import Limits, check_start
-from deploy.schedule import Schedule, read_schedule
-from deploy.state import RobotState
+from deploy.log.recorder import Recorder
+from deploy.robot.kos import KosRobot
+from deploy.robot.safety import Limits, check_start
+from deploy.robot.state import RobotState
 from toolkit.cli import Option, options, run_verb
 from toolkit.errors import SettingsError, ToolkitError
+from toolkit.files import only_one
 from toolkit.settings import Bound, Settings
 
 T = TypeVar("T")
@@ -57,6 +60,8 @@ class RunOptions(Settings):
             at once from any pose.
         robot: name or folder to check the bundle against; None trusts the bundle.
         gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s".
+        base_fixed: the base cannot move, as in a simulator that holds it. An IMU that gives the same values for more
+            than ten ticks is otherwise a fault.
         reset: ask a simulator to put the robot at home first; a robot refuses.
         step_lock: drive a simulator that is in lock step; time is then the simulator's.
         tilt_max_rad: more tilt than this is a fall [rad].
@@ -64,6 +69,8 @@ class RunOptions(Settings):
         connect_timeout_s: how long to wait for the server [s].
         realtime: ask the system for real-time scheduling; goes on without where that is not allowed.
         damp_for_s: how long to try to damp a robot that does not answer [s].
+        watchdog_s: a process of its own damps the robot when the loop has missed its beat for so long [s], or has
+            died; at least three control periods. 0 runs without it, as lock step always does.
         on_second: called about once a second with a line to show.
         unvalidated: run a bundle of ours that was not proven to be its checkpoint.
         on_warning: called with each line of warning before the robot is reached.
@@ -96,12 +103,20 @@ class RunOptions(Settings):
     tilt_max_rad: Annotated[
         float, Option("more tilt is a fall [rad]", flag="--max-tilt", metavar="RAD"), Bound(0, math.pi, "radians")
     ] = 1.0
+    base_fixed: Annotated[
+        bool, Option("the base cannot move (kos-sim --suspended): its IMU may say the same for ever")
+    ] = False
     reset: Annotated[bool, Option("have a simulator pick the robot up first (a robot has no such service)")] = False
     step_lock: Annotated[bool, Option("advance a twin in lock step (ksim twin --lockstep)")] = False
     lost_ticks_max: Annotated[int, Bound(0, 10**6, "ticks")] = 10
     connect_timeout_s: Annotated[float, Bound(0, 600, "seconds")] = 3.0
     realtime: bool = False
     damp_for_s: Annotated[float, Bound(0, 600, "seconds")] = DAMP_FOR_S
+    watchdog_s: Annotated[
+        float,
+        Option("damp the robot when the loop hangs for so long; 0: never", flag="--watchdog", metavar="S"),
+        Bound(0, 60, "seconds"),
+    ] = 0.15
     on_second: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
     on_warning: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
     error: ClassVar[type[SettingsError]] = OptionError
@@ -130,6 +145,7 @@ class RunReport:
         ended: "completed", "fall", "fault", "lost", "interrupted", "terminated" or "error".
         message: one line about the end.
         damped: every joint acknowledged the gains of a safe stop.
+        left_stiff: the joints that did not.
         log: the log's file; None when the robot was not reached.
         duration_s: asked for [s].
         signum: the signal that ended it, 0 for none.
@@ -159,6 +175,7 @@ class RunReport:
     log: Path | None
     duration_s: float
     signum: int = 0
+    left_stiff: tuple[str, ...] = ()
     compared: str = ""
     warnings: tuple[str, ...] = ()
     survived_s: float = 0.0
@@ -196,8 +213,14 @@ class RunReport:
             "log": None if self.log is None else str(self.log),
             "clamps": dict(self.clamps),
             "warnings": list(self.warnings),
+            "left_stiff": list(self.left_stiff),
             "exit_code": self.exit_code,
         }
+
+    @property
+    def _not_damped(self) -> str:
+        named = ", ".join(self.left_stiff[:6]) + (" and more" if len(self.left_stiff) > 6 else "")
+        return f"NOT DAMPED: {named or 'it'} keeps the last gains and target; try ksim damp"
 
     def summary(self) -> str:
         """Lines for a person."""
@@ -208,7 +231,7 @@ class RunReport:
         clamps = ", ".join(f"{k} {v}" for k, v in sorted(self.clamps.items())) or "none"
         lines = [
             f"ended      {self.ended}: {self.message}",
-            f"robot      {'damped' if self.damped else 'NOT DAMPED: it keeps its last gains and target'}",
+            f"robot      {'damped' if self.damped else self._not_damped}",
             f"compared   {self.compared or 'with no robot: name yours with --robot FOLDER'}",
             f"policy     {self.survived_s:.2f} of {self.duration_s:g} s; "
             f"{self.ticks} ticks, {self.ramp_ticks} of them in the ramp",
@@ -263,6 +286,7 @@ def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, end
         log=log,
         duration_s=options.duration_s,
         signum=end.signum,
+        left_stiff=loop.left_stiff,
         compared="",
         warnings=tuple(counts.warnings),
         survived_s=round(loop.survived_s, 6),
@@ -344,11 +368,18 @@ async def _control(
     robot = KosRobot(
         ready.spec.robot, options.host, options.port, gyro_unit=options.gyro_unit, accelerometer=accelerometer
     )
+    watchdog: Watchdog | None = None
+    damped = True
+    limit_s = 0.0 if options.step_lock else options.watchdog_s
     try:
         await _or_stop(stop, robot.connect(options.connect_timeout_s))
         if options.reset:
             await _or_stop(stop, robot.reset_simulation())
         first = await _or_stop(stop, _first_reading(robot, limits))
+        if limit_s > 0:
+            limit_s = max(limit_s, 3.0 * ready.spec.control_period_s)
+            starting = Watchdog.start(ready.spec.robot, options.host, options.port, log, limit_s)
+            watchdog = await _or_stop(stop, starting)
         settings = _settings(options, ready, schedule, realtime)
         recorder = Recorder(log, spec=ready.spec, bundle=ready.data, settings=settings, force=options.force)
         with recorder:
@@ -366,11 +397,15 @@ async def _control(
                 lost_ticks_max=options.lost_ticks_max,
                 damp_for_s=options.damp_for_s,
                 on_second=options.on_second,
+                watchdog=watchdog,
+                base_fixed=options.base_fixed,
             )
             loop.counts.warnings += ready.warnings
             if not first.accel_b.any():
                 loop.counts.warnings.append(NO_ACCELEROMETER)
-            return await _guarded(loop, first, recorder, options, ready.compared)
+            report = await _guarded(loop, first, recorder, options, ready.compared)
+            damped = report.damped
+            return report
     except Stopped as stopped:
         end = _End.by_signal(stopped.signum)
         return RunReport(
@@ -382,6 +417,8 @@ async def _control(
             signum=end.signum,
         )
     finally:
+        if watchdog is not None:
+            watchdog.close(damped)
         await robot.close()
 
 
@@ -487,8 +524,10 @@ def run(options: RunOptions) -> RunReport:
         with _signals(stop, asyncio.get_running_loop()):
             return await _control(options, ready, schedule, log, stop, realtime)
 
+    place = f"{options.host}:{options.port}"
+    alone = only_one(f"run-{place}", f"another run on {place} is under way on this machine; end it first")
     # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run.
-    with _realtime(options.realtime) as realtime, asyncio.Runner() as runner:
+    with alone, _realtime(options.realtime) as realtime, asyncio.Runner() as runner:
         return runner.run(session())
 
 
@@ -506,6 +545,27 @@ anything else.
 """
 
 
+class _StatusLine:
+    """The line that tells of a run while it goes on, written by a thread of its own.
+
+    A terminal that takes nothing, after Ctrl-S for example, holds that thread and not the loop.
+    """
+
+    def __init__(self) -> None:
+        self._lines: queue.Queue[str] = queue.Queue(maxsize=1)
+        threading.Thread(target=self._write, daemon=True, name="status line").start()
+
+    def __call__(self, line: str) -> None:
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(line)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            with contextlib.suppress(OSError):  # the terminal may be gone; the run is not
+                print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command `ksim run`."""
     args = options(
@@ -516,15 +576,11 @@ def main(argv: list[str] | None = None) -> int:
         "ksim run policy.kinfer --host 127.0.0.1 --duration 20 --command xvel=0 --log run.mcap",
     )
 
-    def show(line: str) -> None:
-        with contextlib.suppress(OSError):  # the terminal may be gone; the run is not
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-
     def warn(line: str) -> None:
         print(f"ksim run: warning: {line}", file=sys.stderr, flush=True)
 
     live = sys.stderr.isatty()
-    report = run(replace(args, on_second=show if live else None, on_warning=warn))
+    report = run(replace(args, on_second=_StatusLine() if live else None, on_warning=warn))
     with contextlib.suppress(OSError):
         if live:
             print("\r\x1b[K", end="", file=sys.stderr)

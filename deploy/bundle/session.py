@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from deploy.bundle.graph.check import check_graphs
 from deploy.errors import PolicyError
-from deploy.graphs import check_graphs
-from deploy.state import RobotState
+from deploy.robot.state import RobotState
 from robots.bundle import Bundle
 from robots.inputs import BY_NAME, POLICY_INPUTS
 from robots.spec import CommandSpec, PolicySpec, RobotSpec, input_specs

@@ -1,6 +1,6 @@
 """What a twin answers to KOS calls: the K-Bot server's semantics over a Plant.
 
-Degrees and the order x, y, z, w are this module's, as they are deploy/kos.py's: it is the other end of the wire.
+Degrees and the order x, y, z, w are this module's, as they are deploy/robot/kos.py's: it is the other end of the wire.
 What a K-Bot's server does is in the comments "K-Bot:"; source: kos-kbot and pykos 0.7.10.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf.empty_pb2 import Empty
 from kos_protos import actuator_pb2, common_pb2, imu_pb2, sim_pb2
 
-from deploy.plant import Plant
+from deploy.twin.plant import Plant
 from robots import rotation
 
 # Behind by more than this (a stopped process), simulated time slips instead of racing.

@@ -1,6 +1,6 @@
 """The safety layer: pure functions between whatever wants to move the robot and the robot.
 
-deploy/kos.py accepts only a `SafeTarget` and `Gains`, and only this module makes them: a target that
+deploy/robot/kos.py accepts only a `SafeTarget` and `Gains`, and only this module makes them: a target that
 did not pass through here cannot be sent.
 """
 
@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 
 from deploy.errors import SafetyError
-from deploy.state import RobotState
+from deploy.robot.state import RobotState
 from robots.inputs import LIMIT_SLACK_RAD
 from robots.spec import PolicySpec, RobotSpec
 
@@ -86,7 +86,7 @@ class SafeTarget:
 
     def __post_init__(self) -> None:
         if self._key is not _KEY:
-            raise SafetyError("target: made by hand; expected one from deploy.safety.limit or hold")
+            raise SafetyError("target: made by hand; expected one from deploy.robot.safety.limit or hold")
         self.rad.setflags(write=False)
 
     def __iter__(self):
@@ -113,7 +113,7 @@ class Gains:
 
     def __post_init__(self) -> None:
         if self._key is not _KEY:
-            raise SafetyError("gains: made by hand; expected them from deploy.safety.nominal or damp")
+            raise SafetyError("gains: made by hand; expected them from deploy.robot.safety.nominal or damp")
 
     @classmethod
     def _of(cls, kp: np.ndarray, limits: Limits) -> Self:

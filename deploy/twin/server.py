@@ -22,9 +22,9 @@ import grpc.aio
 import numpy as np
 
 from deploy.errors import DeployError
-from deploy.plant import Plant
-from deploy.reality import Reality, load_reality
-from deploy.twin_services import CALLS, Services
+from deploy.twin.plant import Plant
+from deploy.twin.reality import Reality, load_reality
+from deploy.twin.services import CALLS, Services
 from robots.understood import understood
 from toolkit.cli import Option, describe, options, run_verb
 from toolkit.files import atomic_path
@@ -275,7 +275,17 @@ def spawn_twin(
     Raises:
         TwinError: it did not become ready; the message is its own.
     """
-    command = [sys.executable, "-m", "deploy.twin", "--robot", str(robot), "--port", str(port), "--seed", str(seed)]
+    command = [
+        sys.executable,
+        "-m",
+        "deploy.twin.server",
+        "--robot",
+        str(robot),
+        "--port",
+        str(port),
+        "--seed",
+        str(seed),
+    ]
     command += ["--start", start]
     command += ["--reality", str(reality)] if reality is not None else []
     command += ["--truth", str(truth)] if truth is not None else []

@@ -208,7 +208,7 @@ def _unary_bool(call: Call) -> list[Value]:
 
 @rule("Cast", loose=True)
 def _cast(call: Call) -> list[Value]:
-    from deploy.onnx_wire import element_type
+    from deploy.bundle.graph.wire import element_type
 
     return same_kind(call, element_type(call.integer("to", 0)))
 
@@ -337,7 +337,7 @@ def _range(call: Call) -> list[Value]:
 
 @rule("EyeLike")
 def _eye_like(call: Call) -> list[Value]:
-    from deploy.onnx_wire import element_type
+    from deploy.bundle.graph.wire import element_type
 
     kind = call.integer("dtype", 0)
     return same_kind(call, element_type(kind) if kind else None)

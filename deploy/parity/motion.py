@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.plant import Plant
-from deploy.reality import Commands, Network, Pushes, Reality, Sensors
-from deploy.recorder import RunLog
+from deploy.log.recorder import RunLog
+from deploy.twin.plant import Plant
+from deploy.twin.reality import Commands, Network, Pushes, Reality, Sensors
 from robots import rotation
 from robots.motor import wound
 

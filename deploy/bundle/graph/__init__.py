@@ -1,0 +1,1 @@
+"""Reading the graphs of a bundle that nobody trusts yet, before ONNX Runtime sees them."""

@@ -1,0 +1,1 @@
+"""The control loop, its commands, and `ksim run`."""

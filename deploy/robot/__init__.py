@@ -1,0 +1,1 @@
+"""What the loop needs of a robot: its state, the safety layer, and the KOS boundary."""

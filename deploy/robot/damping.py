@@ -1,0 +1,80 @@
+"""Take the stiffness out of a robot, joint by joint, until each has acknowledged it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from deploy.errors import DeployError
+from deploy.robot.kos import KosRobot
+from deploy.robot.safety import Gains
+
+# How long the joints of the first round may take to acknowledge, and how long to wait before the next round [s].
+TIMEOUT_S, AGAIN_S = 0.5, 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damping:
+    """How it went.
+
+    Attributes:
+        joints: number of joints that acknowledged.
+        left: joints that did not, and what was said of each last.
+        took_s: from the first request to the last acknowledgement, or until it was given up [s].
+    """
+
+    joints: int
+    left: dict[str, str] = field(default_factory=dict)
+    took_s: float = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether every joint acknowledged."""
+        return not self.left
+
+    @property
+    def message(self) -> str:
+        """One line."""
+        if self.done:
+            return f"damped: kp 0, kd nominal on {self.joints} joints, {1e3 * self.took_s:.0f} ms"
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(self.left.items())[:4])
+        more = f"; and {len(self.left) - 4} more" if len(self.left) > 4 else ""
+        return (
+            f"NOT damped: {len(self.left)} of {self.joints + len(self.left)} joints keep their last gains and "
+            f"target: {why}{more}"
+        )
+
+
+async def damp_joints(
+    robot: KosRobot, gains: Gains, for_s: float, *, on_round: Callable[[], None] | None = None
+) -> Damping:
+    """Send gains to every joint, then again to those that did not acknowledge, for `for_s` at most.
+
+    A joint that refuses, or a server that is slow with each joint, keeps no other joint stiff. Each round waits twice
+    as long as the one before: a server that works through what it was asked, one joint after the other, would only be
+    asked for more.
+
+    Args:
+        robot: whether connected or not; without a connection it is sought in each round.
+        gains: of `deploy.robot.safety.damp`.
+        for_s: how long to try [s]. There is one round at least.
+        on_round: called before each round.
+    """
+    began = time.monotonic()
+    left = dict.fromkeys(robot.spec.joint_names, "not asked yet")
+    patience = TIMEOUT_S
+    while True:
+        if on_round is not None:
+            on_round()
+        try:
+            within = max(TIMEOUT_S, min(patience, for_s - (time.monotonic() - began)))
+            left = await robot.configure_each(gains, tuple(left), within)
+        except DeployError as error:
+            left = dict.fromkeys(left, str(error))
+        patience *= 2.0
+        took = time.monotonic() - began
+        if not left or took > for_s:
+            return Damping(joints=len(robot.spec.joints) - len(left), left=left, took_s=took)
+        await asyncio.sleep(AGAIN_S)

@@ -1,0 +1,99 @@
+"""Channels whose values no longer change, tick by tick and in a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deploy.control.run import RunOptions, run
+from deploy.robot.frozen import FrozenChannels, FrozenLimits
+from deploy.robot.state import RobotState
+
+NAMES = ("hip", "knee")
+
+
+def reading(k: int, **same: np.ndarray) -> RobotState:
+    """The k-th reading, in which everything is new but what is given."""
+    values = {
+        "joint_position": np.array([0.1, 0.2]) + 1e-6 * k,
+        "joint_velocity": np.zeros(2) + 1e-6 * k,
+        "joint_torque": np.zeros(2),
+        "quat_wxyz": np.array([1.0, 1e-9 * k, 0.0, 0.0]),
+        "gyro_b": np.full(3, 1e-5 * k),
+        "accel_b": np.array([0.0, 0.0, 9.81]),
+    }
+    return RobotState(**(values | same), time_s=0.02 * k, round_trip_s=0.001)
+
+
+def ticks_until(limits: FrozenLimits, same: dict, target=lambda k: np.zeros(2), n: int = 200) -> tuple[int, list[str]]:
+    frozen = FrozenChannels(NAMES, limits)
+    for k in range(n):
+        found = frozen.add(reading(k, **same), target(k))
+        if found:
+            return k, found
+    return -1, []
+
+
+@pytest.mark.parametrize(
+    ("channel", "same"),
+    [
+        ("orientation", {"quat_wxyz": np.array([1.0, 0.0, 0.0, 0.0])}),
+        ("gyro", {"gyro_b": np.zeros(3)}),
+        ("joints", {"joint_position": np.zeros(2), "joint_velocity": np.zeros(2)}),
+    ],
+)
+def test_a_channel_that_repeats_its_bits_is_named_after_ten_ticks(channel, same):
+    assert ticks_until(FrozenLimits(), same) == (11, [f"frozen: {channel} gave the same values for 11 ticks"])
+
+
+def test_a_robot_that_moves_and_an_imu_of_17_hz_are_no_fault():
+    assert ticks_until(FrozenLimits(), {})[0] == -1
+    frozen = FrozenChannels(NAMES, FrozenLimits())
+    for k in range(200):  # the same three times, and one of ten packets lost
+        held = reading(k // 3 - (k // 30) % 2)
+        found = frozen.add(reading(k, quat_wxyz=held.quat_wxyz, gyro_b=held.gyro_b), np.zeros(2))
+        assert found == []
+
+
+def test_nothing_new_at_all_is_left_to_the_count_of_stale_ticks():
+    first = reading(0)
+    frozen = FrozenChannels(NAMES, FrozenLimits())
+    assert all(frozen.add(first, np.zeros(2)) == [] for _ in range(100))
+
+
+def test_a_fixed_base_excuses_the_imu_alone():
+    fixed = FrozenLimits(base_fixed=True)
+    still = {"quat_wxyz": np.array([1.0, 0.0, 0.0, 0.0]), "gyro_b": np.zeros(3)}
+    assert ticks_until(fixed, still)[0] == -1
+    assert ticks_until(fixed, {"joint_position": np.zeros(2), "joint_velocity": np.zeros(2)})[0] == 11
+
+
+def test_one_joint_is_frozen_only_where_its_target_moved():
+    def stuck(moving: bool) -> tuple[int, list[str]]:
+        frozen = FrozenChannels(NAMES, FrozenLimits())
+        for k in range(100):
+            position = reading(k).joint_position
+            position[1] = 0.2
+            target = np.array([0.0, 0.01 * k if moving else 0.0])
+            found = frozen.add(reading(k, joint_position=position), target)
+            if found:
+                return k, found
+        return -1, []
+
+    assert stuck(moving=False)[0] == -1
+    k, found = stuck(moving=True)
+    assert k == 26
+    assert found == ["frozen: knee gave the same position for 26 ticks, while its target moved by 0.26 rad"]
+
+
+@pytest.mark.parametrize("channel", ["gyro", "orientation"])
+def test_a_run_with_a_frozen_imu_ends_damped(kinfer, server, tmp_path, channel):
+    options = RunOptions(bundle=kinfer, port=server.port, duration_s=5.0, log=tmp_path / "run.mcap", watchdog_s=0.0)
+    server.frozen_channels = {channel}
+    report = run(options)
+    assert (report.ended, report.damped) == ("fault", True) and server.damped()
+    assert report.message == f"frozen: {channel} gave the same values for 11 ticks"
+    other = RunOptions(
+        bundle=kinfer, port=server.port, duration_s=0.5, log=tmp_path / "b.mcap", watchdog_s=0.0, base_fixed=True
+    )
+    assert run(other).ended == "completed"
