@@ -113,8 +113,10 @@ def frames(recording: Recording) -> Iterator[np.ndarray]:
             scene.flags[flag] = 0
         camera = mujoco.MjvCamera()
         camera.distance, camera.azimuth, camera.elevation = 2.7, 225.0, -10.0
-        view, side = WIDTH - PLOTS, HEIGHT // 2
-        shown, plots = arrows(recording), Figures(mujoco, recording)
+        # what a twin recorded has neither rewards nor torques: no panels then
+        plotted = bool(recording.rewards) or recording.torque_share.size > 0
+        view, side = WIDTH - PLOTS * plotted, HEIGHT // 2
+        shown, plots = arrows(recording), Figures(mujoco, recording) if plotted else None
         picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         at = np.round(np.arange(0, recording.length_s, 1.0 / FPS) / recording.dt_s).astype(int)
         for i in at[at < len(recording)]:
@@ -127,7 +129,7 @@ def frames(recording: Recording) -> Iterator[np.ndarray]:
             mujoco.mjr_render(rect, scene, context)
             place = mujoco.mjtGridPos.mjGRID_TOPLEFT
             mujoco.mjr_overlay(mujoco.mjtFont.mjFONT_NORMAL, place, rect, *caption(recording, i), context)
-            for k, figure in enumerate(plots.at(i)):
+            for k, figure in enumerate(() if plots is None else plots.at(i)):
                 mujoco.mjr_figure(mujoco.MjrRect(view, HEIGHT - (k + 1) * side, PLOTS, side), figure, context)
             mujoco.mjr_readPixels(picture, None, mujoco.MjrRect(0, 0, WIDTH, HEIGHT), context)
             yield np.ascontiguousarray(picture[::-1])

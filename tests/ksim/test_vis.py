@@ -227,6 +227,19 @@ def test_a_video_shows_the_robot_and_the_commands_arrow_in_its_colour(by_hand, t
     assert shown[0, :, video.WIDTH - video.PLOTS :].max() > 180
 
 
+def test_a_video_of_what_has_nothing_to_plot_is_the_robot_alone(by_hand, tmp_path):
+    if video.headless_backend() is None:
+        pytest.skip(video.REMEDY)
+    whole = by_hand()
+    plain = dataclasses.replace(whole, rewards={}, torque_share=np.zeros((len(whole), 0)))
+    right = {}
+    for name, recording in (("plotted", whole), ("plain", plain)):
+        assert video.render(tmp_path / f"{name}.mp4", recording)
+        right[name] = pictures(tmp_path / f"{name}.mp4")[-1][:, -200:].astype(float)
+    # panels are dark; the robot's sky and floor are not
+    assert right["plotted"].mean() < 60 < 100 < right["plain"].mean()
+
+
 def test_without_opengl_no_video_is_written(by_hand, tmp_path, monkeypatch):
     monkeypatch.setattr(video, "headless_backend", lambda: None)
     assert video.render(tmp_path / "x.mp4", by_hand()) is False
