@@ -123,7 +123,7 @@ class PpoConfig(Settings):
         learning_rate_min: its least.
         learning_rate_max: its greatest.
         target_kl: KL that an update should have [nats].
-        entropy: weight of the entropy.
+        entropy: weight of the entropy; it may follow the curriculum's level: much to find a gait, little to refine it.
         std_max: the raw action's spread is no greater. A policy that has its gait learns to be still with less.
         value_coefficient: weight of the value's error.
         max_grad_norm: gradients are clipped to this norm.
@@ -148,7 +148,7 @@ class PpoConfig(Settings):
     learning_rate_min: Annotated[float, _STEP_SIZE] = 3e-5
     learning_rate_max: Annotated[float, _STEP_SIZE] = 2e-3
     target_kl: Annotated[float, Bound(1e-9, 1000, "nats")] = 0.025
-    entropy: Annotated[float, Bound(0, 1000, "a weight")] = 0.002
+    entropy: Annotated[float | Scale, Bound(0, 1000, "a weight")] = 0.002
     std_max: Annotated[float, Bound(1e-4, 1000, "a spread")] = 1000.0
     value_coefficient: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
     max_grad_norm: Annotated[float, Bound(1e-9, 1e9, "a norm")] = 1.0

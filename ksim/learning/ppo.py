@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ksim.config import PpoConfig
+from ksim.curriculum import factor
 from ksim.learning.nets import linear
 from ksim.learning.policy import Model
 from ksim.learning.symmetry import NetMirror
@@ -135,9 +136,9 @@ class Batch(NamedTuple):
 
 
 def loss(
-    model: Model, batch: Batch, config: PpoConfig, mirror: NetMirror | None = None
+    model: Model, batch: Batch, config: PpoConfig, mirror: NetMirror | None = None, level: Any = 1.0
 ) -> tuple[Array, dict[str, Array]]:
-    """Clipped surrogate, squared value error in normalised units, entropy bonus.
+    """Clipped surrogate, squared value error in normalised units, entropy bonus as at a level of the curriculum.
 
     With `ppo.predict` the actor also learns to tell what only the critic sees (Ji et al., arXiv 2202.05481).
     With `ppo.symmetry` the mirror image of each step counts too: as one more sample of the same advantage (Mittal et
@@ -168,7 +169,7 @@ def loss(
             total = total + config.symmetry_weight * jnp.sum(weight * apart)
     value_error = jnp.sum(weight * (value[..., 0] - batch.target) ** 2)
     entropy = jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
-    total = total + config.value_coefficient * value_error - config.entropy * entropy
+    total = total + config.value_coefficient * value_error - factor(config.entropy, level) * entropy
     figures = {"surrogate": surrogate, "value_error": value_error, "entropy": entropy, "kl": kl}
     if model.predictor is not None:
         # each in its own spread, so that 1 is what a guess of the mean would leave
@@ -194,6 +195,7 @@ def update(
     key: Array,
     config: PpoConfig,
     mirror: NetMirror | None = None,
+    level: Any = 1.0,
 ) -> tuple[Model, Any, Array, ValueScale, tuple[Array, Any], dict[str, Array]]:
     """All epochs of one rollout.
 
@@ -241,7 +243,7 @@ def update(
         arrays, opt_state = carry
 
         def of_arrays(a: Any) -> Any:
-            return loss(eqx.combine(a, static), pick(ids), config, mirror)
+            return loss(eqx.combine(a, static), pick(ids), config, mirror, level)
 
         (total, figures), gradient = jax.value_and_grad(of_arrays, has_aux=True)(arrays)
         steps, opt_state = transform.update(gradient, opt_state, arrays)

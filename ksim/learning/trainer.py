@@ -217,7 +217,7 @@ class Trainer:
         )
         key, update_key = jax.random.split(learner.key)
         model, opt_state, rate, scale, states, figures = ppo.update(
-            learner.model, learner.opt_state, learner.rate, learner.scale, rollout, update_key, c, self.mirror
+            learner.model, learner.opt_state, learner.rate, learner.scale, rollout, update_key, c, self.mirror, level
         )
         figures |= self._ended(trajectory, sums)
         period = self.config.physics.control_period_s

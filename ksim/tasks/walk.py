@@ -53,7 +53,15 @@ def walk() -> Config:
         },
         curriculum=SurvivalCurriculum(rise_above=0.85, fall_below=0.65, step=0.001),
         policy=PolicyConfig(hidden=128, hold=("shoulder", "elbow", "wrist"), clock=CLOCK, init_std=0.5, critic="mlp"),
-        ppo=PpoConfig(envs=256, rollout_steps=24, gamma=0.98, entropy=0.001, symmetry="augment", predict=1.0),
+        ppo=PpoConfig(
+            envs=256,
+            rollout_steps=24,
+            gamma=0.98,
+            # with little of it from the start the robot stands, and never finds its gait
+            entropy=LinearScale(low=0.005, high=0.001, end=0.3),
+            symmetry="augment",
+            predict=1.0,
+        ),
         run=RunConfig(total_steps=24_000_000, max_minutes=60.0),
     )
 
@@ -99,8 +107,12 @@ def _rewarded() -> dict[str, rewards.Reward]:
     return {
         "linear_velocity": rewards.LinearVelocityTrackingReward(weight=2.0, width_m_s=0.5),
         "angular_velocity": rewards.AngularVelocityTrackingReward(weight=1.0, width_rad_s=0.5),
-        "mean_linear_velocity": rewards.MeanLinearVelocityTrackingReward(weight=4.0),
-        "mean_angular_velocity": rewards.MeanAngularVelocityTrackingReward(weight=2.0),
+        "mean_linear_velocity": rewards.MeanLinearVelocityTrackingReward(
+            weight=LinearScale(low=1.0, high=4.0, end=0.3)
+        ),
+        "mean_angular_velocity": rewards.MeanAngularVelocityTrackingReward(
+            weight=LinearScale(low=0.5, high=2.0, end=0.3)
+        ),
         "feet_phase": rewards.FeetPhaseReward(weight=LinearScale(low=4.0, high=2.0, end=0.4), height_m=0.09),
         "contact_phase": rewards.ContactPhaseReward(weight=1.5),
         "alive": rewards.AliveReward(weight=0.5),

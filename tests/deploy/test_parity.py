@@ -126,6 +126,8 @@ def record(
                 ramp_s=0.5,
                 robot="kbot" if step_lock else None,
                 unvalidated=True,
+                base_fixed=hang,
+                watchdog_s=0.0,
             )
         )
     assert report.ended == "completed", report.message

@@ -138,7 +138,8 @@ def test_an_envelope_that_does_not_fit_the_input_is_refused(bundle, span):
 def run_with(bundle, tmp_path, server, **spans):
     path = tmp_path / "narrow.kinfer"
     write_bundle(path, dataclasses.replace(bundle, spec=narrow(bundle, **spans)))
-    return run(RunOptions(bundle=path, port=server.port, log=tmp_path / "run.mcap", duration_s=0.2, ramp_s=0.2))
+    log = tmp_path / "run.mcap"
+    return run(RunOptions(bundle=path, port=server.port, log=log, duration_s=0.2, ramp_s=0.2, watchdog_s=0.0))
 
 
 def test_a_robot_outside_the_envelope_is_ramped_home_and_damped_and_the_policy_never_runs(bundle, tmp_path, server):
