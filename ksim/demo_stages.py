@@ -140,7 +140,7 @@ def run_on_twin(
             bundle,
             *("--host", "127.0.0.1", "--port", twin.port, "--duration", duration_s),
             # the twin has its share of this machine: a loop that waits for it is no loop that hangs
-            *(*asked, "--watchdog", 2, "--log", log, "--force"),
+            *(*asked, "--watchdog", 2, "--max-late", 2, "--log", log, "--force"),
             may_fail=True,
         )
 

@@ -1,6 +1,7 @@
 """The control loop: one grid of absolute deadlines from the first tick of the ramp to the last of the policy.
 
 Named behaviour when time or the network misbehave:
+- slow: fewer ticks in a second than training had, by more than a share, end the run;
 - late: a tick that ends after the next deadline is an overrun; the next tick starts at once if that is
   less than half a period late, else it is skipped, so that ticks never come in a burst;
 - lost: an answer that does not come within the tick counts as lost; the policy goes on with the state
@@ -15,7 +16,7 @@ import contextlib
 import gc
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,6 +135,7 @@ class ControlLoop:
         damp_for_s: how long to try to damp a robot that does not answer [s].
         on_second: called about once a second with a line to show.
         watchdog: told of every tick; None runs without one.
+        late_max: the loop may be slower than in training by this share, over a second.
         base_fixed: the base cannot move: an IMU that always says the same is none that hangs.
 
     Attributes:
@@ -159,7 +161,10 @@ class ControlLoop:
         on_second: Callable[[str], None] | None = None,
         watchdog: Watchdog | None = None,
         base_fixed: bool = False,
+        late_max: float = 0.25,
     ) -> None:
+        self._late_max = late_max
+        self._recent: deque[float] = deque(maxlen=1 + max(2, round(1.0 / spec.control_period_s)))
         self._watchdog = watchdog
         self.left_stiff: tuple[str, ...] = ()
         self._robot, self._spec, self._policy, self._schedule = robot, spec, policy, schedule
@@ -240,6 +245,7 @@ class ControlLoop:
             if not self._step_lock:
                 await self._wait_until(scheduled)
             await self._tick(k, scheduled)
+            self._check_rate(k)
             following = k + 1
             if self._step_lock:
                 await self._robot.step_simulation(period)
@@ -280,6 +286,20 @@ class ControlLoop:
             return self._state, True, _NAN
         self.counts.state_round_trips.append(state.round_trip_s)
         return state, state.same_reading(self._state), state.round_trip_s
+
+    def _check_rate(self, k: int) -> None:
+        """Over the last second the loop was about as fast as in training."""
+        if self._step_lock:
+            return
+        self._recent.append(self._now())
+        took = self._recent[-1] - self._recent[0]
+        nominal = (len(self._recent) - 1) * self.period_s
+        if len(self._recent) == self._recent.maxlen and took > (1.0 + self._late_max) * nominal:
+            rate = (len(self._recent) - 1) / took
+            raise FaultError(
+                f"too slow: {rate:.1f} ticks a second over the last {took:.1f} s, {1.0 / self.period_s:g} were trained "
+                f"(state round trip {1e3 * self._state.round_trip_s:.0f} ms); look at the link and what else runs here"
+            )
 
     def _lost(self, error: ConnectionLost) -> None:
         self._lost_in_row += 1

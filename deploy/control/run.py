@@ -71,6 +71,7 @@ class RunOptions(Settings):
         damp_for_s: how long to try to damp a robot that does not answer [s].
         watchdog_s: a process of its own damps the robot when the loop has missed its beat for so long [s], or has
             died; at least three control periods. 0 runs without it, as lock step always does.
+        late_max: the loop may be slower than in training by this share, over a second; more ends the run.
         on_second: called about once a second with a line to show.
         unvalidated: run a bundle of ours that was not proven to be its checkpoint.
         on_warning: called with each line of warning before the robot is reached.
@@ -110,6 +111,11 @@ class RunOptions(Settings):
     step_lock: Annotated[bool, Option("advance a twin in lock step (ksim twin --lockstep)")] = False
     lost_ticks_max: Annotated[int, Bound(0, 10**6, "ticks")] = 10
     connect_timeout_s: Annotated[float, Bound(0, 600, "seconds")] = 3.0
+    late_max: Annotated[
+        float,
+        Option("the loop may be slower by this share, over a second", flag="--max-late", metavar="SHARE"),
+        Bound(0, 1000, "a share"),
+    ] = 0.25
     realtime: bool = False
     damp_for_s: Annotated[float, Bound(0, 600, "seconds")] = DAMP_FOR_S
     watchdog_s: Annotated[
@@ -399,6 +405,7 @@ async def _control(
                 on_second=options.on_second,
                 watchdog=watchdog,
                 base_fixed=options.base_fixed,
+                late_max=options.late_max,
             )
             loop.counts.warnings += ready.warnings
             if not first.accel_b.any():

@@ -146,7 +146,7 @@ def walk_twin(
         words = ["--host", twin.host, "--port", str(twin.port), "--schedule", str(asked), "--duration", str(COURSE_S)]
         command = [sys.executable, "-m", "ksim.cli", "run", str(bundle), *words, "--log", str(log), "--json"]
         # the twin has its share of this machine: a loop that waits for it is no loop that hangs
-        command += ["--watchdog", "2"]
+        command += ["--watchdog", "2", "--max-late", "2"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
     if not lines:

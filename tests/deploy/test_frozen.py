@@ -88,12 +88,20 @@ def test_one_joint_is_frozen_only_where_its_target_moved():
 
 @pytest.mark.parametrize("channel", ["gyro", "orientation"])
 def test_a_run_with_a_frozen_imu_ends_damped(kinfer, server, tmp_path, channel):
-    options = RunOptions(bundle=kinfer, port=server.port, duration_s=5.0, log=tmp_path / "run.mcap", watchdog_s=0.0)
+    options = RunOptions(
+        bundle=kinfer, port=server.port, duration_s=5.0, log=tmp_path / "run.mcap", watchdog_s=0.0, late_max=10.0
+    )
     server.frozen_channels = {channel}
     report = run(options)
     assert (report.ended, report.damped) == ("fault", True) and server.damped()
     assert report.message == f"frozen: {channel} gave the same values for 11 ticks"
     other = RunOptions(
-        bundle=kinfer, port=server.port, duration_s=0.5, log=tmp_path / "b.mcap", watchdog_s=0.0, base_fixed=True
+        bundle=kinfer,
+        port=server.port,
+        duration_s=0.5,
+        log=tmp_path / "b.mcap",
+        watchdog_s=0.0,
+        late_max=10.0,
+        base_fixed=True,
     )
     assert run(other).ended == "completed"

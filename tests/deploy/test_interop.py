@@ -108,7 +108,7 @@ def test_the_shipped_policy_runs_on_k_scales_simulator_and_leaves_it_damped(port
     # a busy machine may answer late, which is not what is asked here
     options = RunOptions(
         bundle=KBOT / "policies" / "stand.kinfer", port=port, duration_s=3.0, log=log, gyro_unit="rad/s",
-        lost_ticks_max=200, connect_timeout_s=30.0, watchdog_s=0.0, base_fixed=True,
+        lost_ticks_max=200, connect_timeout_s=30.0, watchdog_s=0.0, late_max=10.0, base_fixed=True,
     )  # fmt: skip
     report = run(options)
     assert (report.ended, report.damped, report.exit_code) == ("completed", True, 0), report
@@ -135,7 +135,7 @@ def test_lock_step_that_it_does_not_have_ends_the_run_in_one_line(port, tmp_path
     bundle = KBOT / "policies" / "stand.kinfer"
     options = RunOptions(
         bundle=bundle, port=port, duration_s=0.1, gyro_unit="rad/s", step_lock=True, log=tmp_path / "run.mcap",
-        connect_timeout_s=30.0, watchdog_s=0.0,
+        connect_timeout_s=30.0, watchdog_s=0.0, late_max=10.0,
     )  # fmt: skip
     report = run(options)
     assert report.ended != "completed" and report.exit_code == 1 and report.damped

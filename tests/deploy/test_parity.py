@@ -128,6 +128,7 @@ def record(
                 unvalidated=True,
                 base_fixed=hang,
                 watchdog_s=0.0,
+                late_max=10.0,
             )
         )
     assert report.ended == "completed", report.message

@@ -139,7 +139,9 @@ def run_with(bundle, tmp_path, server, **spans):
     path = tmp_path / "narrow.kinfer"
     write_bundle(path, dataclasses.replace(bundle, spec=narrow(bundle, **spans)))
     log = tmp_path / "run.mcap"
-    return run(RunOptions(bundle=path, port=server.port, log=log, duration_s=0.2, ramp_s=0.2, watchdog_s=0.0))
+    return run(
+        RunOptions(bundle=path, port=server.port, log=log, duration_s=0.2, ramp_s=0.2, watchdog_s=0.0, late_max=10.0)
+    )
 
 
 def test_a_robot_outside_the_envelope_is_ramped_home_and_damped_and_the_policy_never_runs(bundle, tmp_path, server):

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -28,7 +29,8 @@ from robots.errors import BundleError, RobotLoadError
 def options(tmp_path, kinfer, server):
     def make(**changes):
         values = {"bundle": kinfer, "port": server.port, "duration_s": 0.5, "log": tmp_path / "run.mcap"}
-        values["watchdog_s"] = 0.0  # tests/deploy/test_watchdog.py has it
+        # tests/deploy/test_watchdog.py has the one; a busy test machine may be slow
+        values |= {"watchdog_s": 0.0, "late_max": 10.0}
         return RunOptions(**(values | changes))
 
     return make
@@ -386,8 +388,12 @@ def test_no_server_is_refused_and_leaves_no_log(options, tmp_path, dead_port):
 # the command
 
 
+# a busy test machine is no fault
+PATIENT = ("--watchdog", "2", "--max-late", "10")
+
+
 def command_line(kinfer, server, tmp_path, *more):
-    return [str(kinfer), "--port", str(server.port), "--log", str(tmp_path / "run.mcap"), "--watchdog", "2", *more]
+    return [str(kinfer), "--port", str(server.port), "--log", str(tmp_path / "run.mcap"), *PATIENT, *more]
 
 
 def test_json_is_one_object_on_stdout(kinfer, server, tmp_path, capsys):
@@ -520,3 +526,12 @@ def test_importing_the_command_loads_no_simulator_and_no_training():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_loop_that_is_much_slower_than_trained_ends_damped(options, server):
+    server.delay_s = {"command": 0.012, "state": 0.014}  # within their deadlines, and 26 ms of a period of 20
+    report = run(options(duration_s=5.0, late_max=0.1))
+    assert (report.ended, report.damped) == ("fault", True) and server.damped()
+    assert re.match(r"too slow: [23]\d\.\d ticks a second over the last [12]\.\d s, 50 were trained ", report.message)
+    # and with more room it goes on
+    assert run(options(duration_s=1.5, log=report.log.with_name("b.mcap"), late_max=3.0)).ended == "completed"

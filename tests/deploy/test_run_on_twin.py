@@ -52,7 +52,20 @@ def start(kbot_kinfer, port, log):
     """The command, once its log shows that the policy runs."""
     command = [sys.executable, "-m", "deploy.control.run", str(kbot_kinfer), "--robot", "kbot", "--port", str(port)]
     child = subprocess.Popen(
-        [*command, "--duration", "30", "--max-tilt", "3.1", "--watchdog", "2", "--log", str(log), "--json"],
+        [
+            *command,
+            "--duration",
+            "30",
+            "--max-tilt",
+            "3.1",
+            "--watchdog",
+            "2",
+            "--max-late",
+            "10",
+            "--log",
+            str(log),
+            "--json",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,7 +113,12 @@ def test_a_killed_twin_ends_the_run_with_its_log_whole_to_the_last_tick(kbot_kin
 def test_holding_the_home_pose_falls_and_says_when(kbot_kinfer, tmp_path):
     with spawn_twin("kbot") as twin:
         options = RunOptions(
-            bundle=kbot_kinfer, port=twin.port, watchdog_s=0.0, duration_s=10.0, log=tmp_path / "run.mcap"
+            bundle=kbot_kinfer,
+            port=twin.port,
+            watchdog_s=0.0,
+            late_max=10.0,
+            duration_s=10.0,
+            log=tmp_path / "run.mcap",
         )
         report = run(options)
         assert report.ended == "fall" and 0.5 < report.survived_s < 4.0 and report.exit_code == 1
@@ -124,6 +142,7 @@ def test_the_wrong_gyro_unit_is_found_on_the_twin(kbot_kinfer, tmp_path):
                 bundle=kbot_kinfer,
                 port=twin.port,
                 watchdog_s=0.0,
+                late_max=10.0,
                 duration_s=10.0,
                 log=tmp_path / "a.mcap",
                 gyro_unit="rad/s",
@@ -138,7 +157,15 @@ def test_in_lock_step_the_same_seed_gives_the_same_log(kbot_kinfer, tmp_path):
         with spawn_twin("kbot", lockstep=True, seed=3) as twin:
             path = tmp_path / f"{name}.mcap"
             report = run(
-                RunOptions(bundle=kbot_kinfer, port=twin.port, watchdog_s=0.0, duration_s=1.0, log=path, step_lock=True)
+                RunOptions(
+                    bundle=kbot_kinfer,
+                    port=twin.port,
+                    watchdog_s=0.0,
+                    late_max=10.0,
+                    duration_s=1.0,
+                    log=path,
+                    step_lock=True,
+                )
             )
             assert report.ended == "completed" and report.ticks == 50
             logs.append(read_log(path))
@@ -172,7 +199,14 @@ def test_another_reality_on_its_feet_or_on_a_gantry_is_within_the_envelope(narro
     # other gains, zero offsets, gyro bias, a tilted IMU, noise; on the gantry the legs hang
     with spawn_twin("kbot", reality=REALITY, start=start) as twin:
         report = run(
-            RunOptions(bundle=narrow_kinfer, port=twin.port, watchdog_s=0.0, duration_s=0.3, log=tmp_path / "a.mcap")
+            RunOptions(
+                bundle=narrow_kinfer,
+                port=twin.port,
+                watchdog_s=0.0,
+                late_max=10.0,
+                duration_s=0.3,
+                log=tmp_path / "a.mcap",
+            )
         )
     assert report.ended == "completed" and report.warnings == (), report.summary()
     assert read_log(tmp_path / "a.mcap").run.any()
@@ -184,7 +218,7 @@ def test_a_robot_whose_zero_is_off_by_a_quarter_turn_is_refused_and_damped(narro
     with spawn_twin("kbot", reality=reality, start="hang") as twin:
         # at once: a ramp would bring the reading home, and the arm away from it
         options = {"bundle": narrow_kinfer, "port": twin.port, "duration_s": 1.0, "log": tmp_path / "a.mcap"}
-        report = run(RunOptions(**options, ramp_s=0.0, watchdog_s=0.0))
+        report = run(RunOptions(**options, ramp_s=0.0, watchdog_s=0.0, late_max=10.0))
         assert report.damped and differences_from_damped(twin.port) == []
     assert report.ended == "fault" and report.survived_s == 0.0
     assert "the policy was not started: joint_angles of dof_left_elbow_02: -0.7" in report.message

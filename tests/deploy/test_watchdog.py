@@ -28,7 +28,20 @@ def begin(kinfer, server, tmp_path, *more):
     """`ksim run` in a process of its own, its policy running."""
     log = tmp_path / "run.mcap"
     child = subprocess.Popen(
-        [*RUN, str(kinfer), "--port", str(server.port), "--log", str(log), "--duration", "60", "--json", *more],
+        [
+            *RUN,
+            str(kinfer),
+            "--port",
+            str(server.port),
+            "--log",
+            str(log),
+            "--duration",
+            "60",
+            "--json",
+            "--max-late",
+            "10",
+            *more,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -220,7 +233,18 @@ def test_a_terminal_that_takes_nothing_holds_no_loop(kinfer, server, tmp_path):
 
     ours, theirs = pty.openpty()
     child = subprocess.Popen(
-        [*RUN, str(kinfer), "--port", str(server.port), "--log", str(tmp_path / "run.mcap"), "--duration", "60"],
+        [
+            *RUN,
+            str(kinfer),
+            "--port",
+            str(server.port),
+            "--log",
+            str(tmp_path / "run.mcap"),
+            "--duration",
+            "60",
+            "--max-late",
+            "10",
+        ],
         stdin=theirs,
         stdout=subprocess.DEVNULL,
         stderr=theirs,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ksim.config import PolicyConfig, PpoConfig
+from ksim.curriculum import LinearScale
 from ksim.learning import ppo
 from ksim.learning.policy import Actor, Critic, Model
 
@@ -253,3 +254,9 @@ def test_the_spread_of_the_actions_has_a_greatest_value(small, update):
     taught, *_ = update(small, state, rate, scale, rollout, jax.random.key(0), config)
     assert np.exp(small.actor.log_std).max() == pytest.approx(0.5)
     assert np.exp(taught.actor.log_std).max() == pytest.approx(0.3)
+
+
+def test_the_weight_of_the_entropy_may_follow_the_level(small):
+    batch, config = batch_of(small, 1.0, 1.0), PpoConfig(entropy=LinearScale(low=0.5, high=0.0))
+    (first, figures), (last, _) = (ppo.loss(small, batch, config, level=level) for level in (0.0, 1.0))
+    assert float(last - first) == pytest.approx(0.5 * float(figures["entropy"]), rel=1e-5)
