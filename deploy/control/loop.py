@@ -32,7 +32,7 @@ from deploy.log.recorder import Recorder, Tick
 from deploy.robot.damping import damp_joints
 from deploy.robot.frozen import FrozenChannels, FrozenLimits
 from deploy.robot.kos import GyroCheck, KosRobot
-from deploy.robot.safety import FALL, Limits, SafeTarget, check_state, damp, hold, limit, nominal
+from deploy.robot.safety import FALL, Limits, SafeTarget, check_motion, check_state, damp, hold, limit, nominal
 from deploy.robot.state import RobotState
 from robots.spec import PolicySpec
 
@@ -43,6 +43,8 @@ COARSE_S, FINE_S = 0.0016, 0.0002
 # A server that restarts is back within seconds, its motors still stiff.
 DAMP_FOR_S = 8.0
 DAMP_TIMEOUT_S = 0.5
+# The policy may have more than this share of its targets changed by safety for so long, without a pause.
+CLAMPED_SHARE, CLAMPED_S = 0.5, 1.0
 _NAN = float("nan")
 
 
@@ -183,7 +185,7 @@ class ControlLoop:
         self._gyro = GyroCheck(robot.gyro_unit)
         self._frozen = FrozenChannels(limits.names, FrozenLimits(base_fixed=base_fixed))
         self._gyro_done = False
-        self._lost_in_row = self._stale_in_row = 0
+        self._lost_in_row = self._stale_in_row = self._clamped_in_row = 0
         self._heading = 0.0
         self._epoch = time.monotonic()
         self._touched = False
@@ -331,6 +333,7 @@ class ControlLoop:
             self._watchdog.beat()
         start = scheduled if self._step_lock else self._now()
         lost_before = self._lost_in_row
+        before = self._state
         state, stale, state_round_trip = await self._read()
         self._state = state
         self._stale_in_row = self._stale_in_row + 1 if stale else 0
@@ -338,7 +341,8 @@ class ControlLoop:
         state_s = start + state_round_trip if self._step_lock else state.time_s - self._epoch
         faults = check_state(state, self._limits, self._stale_in_row)
         if not faults and not math.isnan(state_round_trip):
-            faults = self._frozen.add(state, self._sent)
+            dt = self.period_s if self._step_lock else state.time_s - before.time_s
+            faults = check_motion(state, before, dt, self._limits) or self._frozen.add(state, self._sent)
         if faults:
             kind = Fall if faults[0].startswith(FALL) else FaultError
             raise kind("; ".join(faults).removeprefix(FALL))
@@ -386,6 +390,11 @@ class ControlLoop:
 
     def _decide(self, k: int, state: RobotState) -> tuple[str, dict[str, np.ndarray], np.ndarray | None, np.ndarray]:
         """(phase, inputs, action, target) of a tick."""
+        if self._clamped_in_row * self.period_s > CLAMPED_S:
+            raise FaultError(
+                f"safety changed the targets of more than half of the joints for {CLAMPED_S:g} s without a pause: the "
+                "policy asks for what this robot may not do; look at its robot, its units and its inputs"
+            )
         if k < self._ramp_ticks:
             share = smooth((k + 1) / self._ramp_ticks)
             return "ramp", {}, None, self._from + share * (self._home - self._from)
@@ -411,6 +420,9 @@ class ControlLoop:
 
     def _count(self, k: int, phase: str, scheduled: float, start: float, safe: SafeTarget) -> None:
         counts = self.counts
+        joints = {reason.partition(": ")[0] for reason in safe.reasons}
+        many = phase == "run" and len(joints) > CLAMPED_SHARE * len(self._home)
+        self._clamped_in_row = self._clamped_in_row + 1 if many else 0
         self._tick_done = k
         counts.starts.append((k, scheduled, start))
         counts.ramp_ticks += phase == "ramp"

@@ -184,6 +184,7 @@ class KosRobot:
             accel_b=self._vector("accelerometer", imu, "accel", zero_is_fault=self._accelerometer),
             time_s=answered,
             round_trip_s=answered - asked,
+            joint_temperature=self._temperatures(joints),
         )
 
     def _joints(self, answer: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -212,6 +213,14 @@ class KosRobot:
             names = ", ".join(self.spec.joint_names[i] for i in bad)
             raise FaultError(f"actuators: {names}: got a value that is not finite")
         return table[0], table[1], table[2]
+
+    def _temperatures(self, answer: Any) -> np.ndarray | None:
+        table = np.full(len(self._ids), np.nan)
+        for state in answer.states:
+            row = self._row.get(state.actuator_id)
+            if row is not None and state.HasField("temperature"):
+                table[row] = state.temperature
+        return None if np.isnan(table).all() else table
 
     @staticmethod
     def _error_of(what: str, answer: Any) -> None:

@@ -22,6 +22,8 @@ _KEY = object()
 # robot at a stop may read that much beyond its limit.
 START_SLACK_RAD = 0.06
 FALL = "fall: "
+# Readings farther apart than this say nothing of how a joint moved between them [s].
+MOTION_GAP_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,9 @@ class Limits:
         range_slack_rad: how far beyond its limits a joint may be measured [rad]; as in a policy's inputs.
         over_speed: a joint faster than this many times its no-load speed is a fault.
         stale_ticks_max: more ticks than this without anything new measured is a fault.
+        temperature_max_c: a motor hotter than this is a fault [Celsius].
+        jump_max_rad: a joint that is farther than this from where its speed takes it, from one reading to the next,
+            is a fault: two joints changed places, an encoder slipped, an answer is another's [rad].
     """
 
     names: tuple[str, ...]
@@ -53,6 +58,8 @@ class Limits:
     range_slack_rad: float = LIMIT_SLACK_RAD
     over_speed: float = 1.5
     stale_ticks_max: int = 10
+    temperature_max_c: float = 100.0
+    jump_max_rad: float = 0.15
 
     @classmethod
     def from_spec(cls, spec: PolicySpec | RobotSpec, *, tilt_max_rad: float = 1.0, stale_ticks_max: int = 10) -> Limits:
@@ -220,9 +227,29 @@ def check_state(state: RobotState, limits: Limits, stale_ticks: int = 0) -> list
             f"over-speed: {limits.names[i]} at {state.joint_velocity[i]:.1f} rad/s, "
             f"limit {limits.over_speed * limits.velocity_max[i]:.1f} rad/s"
         )
+    if state.joint_temperature is not None:
+        for i in np.flatnonzero(state.joint_temperature > limits.temperature_max_c):
+            faults.append(
+                f"too hot: {limits.names[i]} at {state.joint_temperature[i]:.0f} C, "
+                f"limit {limits.temperature_max_c:g} C"
+            )
     if stale_ticks > limits.stale_ticks_max:
         faults.append(f"stale: nothing new measured for {stale_ticks} ticks, limit {limits.stale_ticks_max}")
     return faults
+
+
+def check_motion(state: RobotState, before: RobotState, dt: float, limits: Limits) -> list[str]:
+    """What forbids going on between two readings that are `dt` apart [s], one string each."""
+    if not 0.0 < dt < MOTION_GAP_S:
+        return []
+    v0, v1 = before.joint_velocity, state.joint_velocity
+    # a joint that speeds up is anywhere between what both speeds say
+    slack = limits.jump_max_rad + 0.5 * np.abs(v1 - v0) * dt
+    moved = state.joint_position - before.joint_position
+    return [
+        f"jumped: {limits.names[i]} by {moved[i]:+.2f} rad within {1e3 * dt:.0f} ms, at {v1[i]:+.1f} rad/s"
+        for i in np.flatnonzero(np.abs(moved - 0.5 * (v0 + v1) * dt) > slack)
+    ]
 
 
 def check_start(state: RobotState, limits: Limits) -> list[str]:

@@ -22,6 +22,7 @@ class RobotState:
         accel_b: specific force in the IMU's frame, (3,) [m/s^2].
         time_s: monotonic clock when the answer was complete [s].
         round_trip_s: from the question to the complete answer [s].
+        joint_temperature: of the motors, NaN where one tells none (joints,) [Celsius]; None where none does.
     """
 
     joint_position: np.ndarray
@@ -32,6 +33,7 @@ class RobotState:
     accel_b: np.ndarray
     time_s: float
     round_trip_s: float
+    joint_temperature: np.ndarray | None = None
 
     @property
     def projected_gravity(self) -> np.ndarray:

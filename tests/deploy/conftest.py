@@ -244,6 +244,10 @@ class KBotServer:
         self.accel = [0.0, 0.0, 9.81]
         self.frozen = False
         self.frozen_channels: set[str] = set()
+        self.temperature_c: dict[int, float] = {}
+        self.slip_deg: dict[int, float] = {}  # an encoder's zero that has moved
+        self.swap: dict[int, int] = {}  # whose position a joint tells
+        self.follows_rad = math.inf  # how far a joint moves at a command
         self.delay_s: dict[str, float] = {}
         self.refuse: set[int] = set()
         self.refuse_configure: set[int] = set()
@@ -309,9 +313,10 @@ class KBotServer:
                 actuator_pb2.ActuatorStateResponse(
                     actuator_id=id_,
                     online=id_ not in self.offline,
-                    position=self.position_deg[id_] + noise,
+                    position=self.position_deg[self.swap.get(id_, id_)] + self.slip_deg.get(id_, 0.0) + noise,
                     velocity=float(id_),
                     torque=0.1 * id_,
+                    **({"temperature": self.temperature_c[id_]} if id_ in self.temperature_c else {}),
                     faults=self.faults.get(id_, []),
                     **gains,
                 )
@@ -332,7 +337,9 @@ class KBotServer:
             self.target_deg[id_] = command.position  # left out reads as 0
             gains = self.gains.get(id_, {})
             if gains.get("torque_enabled") and gains["kp"] > 0:
-                self.position_deg[id_] = command.position
+                move = command.position - self.position_deg[id_]
+                most = math.degrees(self.follows_rad)
+                self.position_deg[id_] += max(-most, min(move, most))
             results.append(common_pb2.ActionResult(actuator_id=id_, success=True))
         return actuator_pb2.CommandActuatorsResponse(results=results)
 

@@ -88,8 +88,9 @@ def test_minimum_jerk_by_hand():
     assert smooth(0.25) == pytest.approx(10 / 64 - 15 / 256 + 6 / 1024)
 
 
-def test_every_target_is_clamped_and_says_why(tmp_path, robot, bundle_factory, options):
+def test_every_target_is_clamped_and_says_why(tmp_path, robot, bundle_factory, options, server):
     write_bundle(tmp_path / "wild.kinfer", bundle_factory(robot, constant=5.0))
+    server.follows_rad = 0.1
     report = run(options(bundle=tmp_path / "wild.kinfer", ramp_s=0.0))
     log = read_log(report.log)
     assert report.clamped_ticks == report.ticks and report.clamps["position limit"] > 0
@@ -166,6 +167,9 @@ def test_readings_that_never_change_are_a_fault(options, server):
         (lambda s: s.missing.add(12), "fault", "knee (id 12) is missing"),
         (lambda s: s.faults.update({31: ["over temperature"]}), "fault", "hip (id 31) reports over temperature"),
         (lambda s: setattr(s, "quat_wxyz", [0.0] * 4), "fault", "the IMU has no data"),
+        (lambda s: s.temperature_c.update({12: 140.0, 31: 40.0}), "fault", "too hot: knee at 140 C, limit 100 C"),
+        (lambda s: s.slip_deg.update({25: 12.0}), "fault", "jumped: ankle by +0.2"),
+        (lambda s: s.swap.update({31: 12, 12: 31}), "fault", "jumped: hip by -0.8"),
     ],
 )
 def test_a_fall_or_a_fault_ends_the_run_damped(options, server, break_it, ended, words):
@@ -173,7 +177,9 @@ def test_a_fall_or_a_fault_ends_the_run_damped(options, server, break_it, ended,
     report = run(options(duration_s=5.0))
     assert report.ended == ended and words in report.message and report.exit_code == 1
     assert 0.1 < report.survived_s < 1.0
-    assert report.damped and server.damped()
+    assert report.damped and all(gains["kp"] == 0.0 for gains in server.gains.values())
+    # its target is where it says that it is, and some of them do not say the truth
+    assert server.damped() or server.slip_deg or server.swap
     log = read_log(report.log)
     assert log.complete and log.events[-1]["kind"] == "damp"
     assert any(e["kind"] == "end" and words in e["message"] for e in log.events)
@@ -181,6 +187,7 @@ def test_a_fall_or_a_fault_ends_the_run_damped(options, server, break_it, ended,
 
 def test_an_action_that_is_not_finite_ends_the_run_damped(tmp_path, robot, bundle_factory, options, server):
     write_bundle(tmp_path / "nan.kinfer", bundle_factory(robot, divide_by_carry=True))
+    server.follows_rad = 0.1
     report = run(options(bundle=tmp_path / "nan.kinfer"))
     assert report.ended == "error" and "not finite" in report.message and report.exit_code == 1
     assert server.damped() and read_log(report.log).complete
@@ -535,3 +542,11 @@ def test_a_loop_that_is_much_slower_than_trained_ends_damped(options, server):
     assert re.match(r"too slow: [23]\d\.\d ticks a second over the last [12]\.\d s, 50 were trained ", report.message)
     # and with more room it goes on
     assert run(options(duration_s=1.5, log=report.log.with_name("b.mcap"), late_max=3.0)).ended == "completed"
+
+
+def test_a_policy_whose_every_target_is_clamped_for_a_second_is_ended(tmp_path, robot, bundle_factory, options, server):
+    write_bundle(tmp_path / "wild.kinfer", bundle_factory(robot, constant=5.0))
+    server.follows_rad = 0.1
+    report = run(options(bundle=tmp_path / "wild.kinfer", duration_s=5.0))
+    assert (report.ended, report.damped) == ("fault", True) and 1.0 <= report.survived_s < 2.0
+    assert report.message.startswith("safety changed the targets of more than half of the joints for 1 s")

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from deploy.errors import SafetyError
-from deploy.robot.safety import Gains, Limits, SafeTarget, check_start, check_state, damp, hold, limit, nominal
+from deploy.robot.safety import (
+    Gains,
+    Limits,
+    SafeTarget,
+    check_motion,
+    check_start,
+    check_state,
+    damp,
+    hold,
+    limit,
+    nominal,
+)
 from deploy.robot.state import RobotState
 
 
@@ -165,3 +176,24 @@ def test_gravity_and_heading_of_a_state_by_hand():
     pitched = make_state(quat_wxyz=[half, 0, half, 0])
     assert np.allclose(pitched.projected_gravity, [9.81, 0, 0]) and pitched.tilt_rad == pytest.approx(math.pi / 2)
     assert make_state(quat_wxyz=[half, 0, 0, half]).heading_rad == pytest.approx(math.pi / 2)
+
+
+def test_a_joint_that_is_where_its_speed_cannot_have_taken_it_has_jumped(limits):
+    def moved(by, speeds=(0.0, 0.0), dt=0.02):
+        before = make_state(joint_velocity=[speeds[0], 0, 0])
+        after = make_state(joint_position=[by, 0, 0], joint_velocity=[speeds[1], 0, 0])
+        return check_motion(after, before, dt, limits)
+
+    assert moved(0.14) == [] and moved(-0.14) == []
+    assert moved(0.2) == ["jumped: hip by +0.20 rad within 20 ms, at +0.0 rad/s"]
+    # 10 rad/s for 20 ms is 0.2 rad; one that speeds up from 0 to 20 rad/s moves by 0 to 0.4
+    assert moved(0.2, (10.0, 10.0)) == [] and moved(0.4, (10.0, 10.0)) != []
+    assert moved(0.5, (0.0, 20.0)) == [] and moved(0.6, (0.0, 20.0)) != []
+    # after a gap nothing can be said
+    assert moved(2.0, dt=0.3) == [] and moved(2.0, dt=0.0) == []
+
+
+def test_a_hot_motor_is_named_and_one_that_tells_no_temperature_is_not(limits):
+    state = dataclasses.replace(make_state(), joint_temperature=np.array([99.0, 101.0, np.nan]))
+    assert check_state(state, limits) == ["too hot: knee at 101 C, limit 100 C"]
+    assert check_state(make_state(), limits) == []
