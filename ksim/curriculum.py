@@ -132,14 +132,19 @@ class FixedCurriculum(Curriculum):
 
 @dataclass(frozen=True, kw_only=True)
 class SurvivalCurriculum(Curriculum):
-    """Up while most episodes last to the end, down while few do."""
+    """Up while most episodes last to the end, down while few do.
+
+    Whoever only stands survives too: `return_above` keeps the level until the task is done as well.
+    """
 
     rise_above: Annotated[float, Bound(0, 1, "a share")] = 0.45
     fall_below: Annotated[float, Bound(0, 1, "a share")] = 0.15
+    return_above: Annotated[float, Bound(-1e9, 1e9, "a sum of rewards of an episode")] = -1e9
     step: Annotated[float, Bound(0, 1, "a change of level at one update")] = 0.005
 
     def next_level(self, level: float, success: Success) -> float:
-        return _moved(level, self.step, success.survival > self.rise_above, success.survival < self.fall_below)
+        up = success.survival > self.rise_above and success.episode_return > self.return_above
+        return _moved(level, self.step, up, success.survival < self.fall_below)
 
 
 @dataclass(frozen=True, kw_only=True)
