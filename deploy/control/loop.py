@@ -305,6 +305,7 @@ class ControlLoop:
 
     def _lost(self, error: ConnectionLost) -> None:
         self._lost_in_row += 1
+        self._recent.clear()  # a tick that waits for an answer is long, and told of as lost
         self.event("lost", str(error))
         if self._lost_in_row > self._lost_max:
             raise ConnectionLost(f"{self._lost_in_row} ticks in a row without an answer: {error}") from error
