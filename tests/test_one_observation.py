@@ -76,8 +76,8 @@ def test_raw_actions_become_targets_in_one_class():
 
 
 def test_the_robot_side_only_names_raw_inputs():
-    source = (ROOT / "deploy" / "policy.py").read_text(encoding="utf-8")
-    observe = next(n for name, n in functions(ROOT / "deploy" / "policy.py") if name == "observe")
+    source = (ROOT / "deploy" / "bundle" / "session.py").read_text(encoding="utf-8")
+    observe = next(n for name, n in functions(ROOT / "deploy" / "bundle" / "session.py") if name == "observe")
     # values are taken from the state as they are: no arithmetic in it
     assert not [n for n in ast.walk(observe) if isinstance(n, (ast.BinOp, ast.UnaryOp)) and not _annotation(n)]
     assert source.count("def observe(") == 1

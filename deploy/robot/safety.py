@@ -23,7 +23,7 @@ _KEY = object()
 START_SLACK_RAD = 0.06
 FALL = "fall: "
 # Readings farther apart than this say nothing of how a joint moved between them [s].
-MOTION_GAP_S = 0.2
+MOTION_GAP_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
