@@ -64,6 +64,8 @@ class Watchdog:
         Raises:
             DeployError: it does not come up.
         """
+        if os.name == "nt":
+            raise DeployError("the watchdog needs a Unix; on Windows: --watchdog 0, and somebody at the power switch")
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "deploy.control.watchdog", str(theirs.fileno())]
         with theirs:

@@ -13,6 +13,8 @@ from deploy.robot.safety import Gains
 
 # How long the joints of the first round may take to acknowledge, and how long to wait before the next round [s].
 TIMEOUT_S, AGAIN_S = 0.5, 0.05
+# No round waits longer: the watchdog hears of each, and takes over where it hears nothing for 2 s.
+PATIENCE_S = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ async def damp_joints(
             left = await robot.configure_each(gains, tuple(left), within)
         except DeployError as error:
             left = dict.fromkeys(left, str(error))
-        patience *= 2.0
+        patience = min(2.0 * patience, PATIENCE_S)
         took = time.monotonic() - began
         if not left or took > for_s:
             return Damping(joints=len(robot.spec.joints) - len(left), left=left, took_s=took)
