@@ -66,14 +66,14 @@ def seconds_until_limp(server, within_s: float = 20.0) -> float:
     return time.monotonic() - began
 
 
-def watchdogs(server) -> list[int]:
-    """Processes of watchdogs that run."""
-    found = []
+def watchdog_of(child) -> int:
+    """The process of a run's watchdog: other tests have theirs."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it may have ended
-            if b"deploy.control.watchdog" in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-    return found
+            mine = f"PPid:\t{child.pid}\n" in (process / "status").read_text()
+            if mine and b"deploy.control.watchdog" in (process / "cmdline").read_bytes():
+                return int(process.name)
+    raise AssertionError("no watchdog runs")
 
 
 def note(log, within_s: float = 10.0) -> dict:
@@ -112,9 +112,8 @@ def test_a_loop_that_hangs_is_damped_and_ends_when_it_comes_back(kinfer, server,
 
 
 def test_the_loop_damps_the_robot_where_its_watchdog_dies(kinfer, server, tmp_path):
-    before = set(watchdogs(server))
     child, _ = begin(kinfer, server, tmp_path)
-    (own,) = set(watchdogs(server)) - before
+    own = watchdog_of(child)
     os.kill(own, signal.SIGTERM)  # it does not listen to that
     time.sleep(0.3)
     assert child.poll() is None and not limp(server)
@@ -126,9 +125,8 @@ def test_the_loop_damps_the_robot_where_its_watchdog_dies(kinfer, server, tmp_pa
 
 
 def test_the_loop_damps_the_robot_where_its_watchdog_hangs(kinfer, server, tmp_path):
-    before = set(watchdogs(server))
     child, _ = begin(kinfer, server, tmp_path)
-    (own,) = set(watchdogs(server)) - before
+    own = watchdog_of(child)
     os.kill(own, signal.SIGSTOP)
     try:
         out, _ = child.communicate(timeout=30)
@@ -139,12 +137,12 @@ def test_the_loop_damps_the_robot_where_its_watchdog_hangs(kinfer, server, tmp_p
 
 
 def test_a_run_that_ends_by_itself_leaves_no_watchdog_and_no_note(kinfer, server, tmp_path):
-    before = set(watchdogs(server))
     child, log = begin(kinfer, server, tmp_path)
+    own = watchdog_of(child)
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=20)
     assert child.returncode == 130 and server.damped()
-    assert set(watchdogs(server)) <= before and not note_of(log).exists()
+    assert not Path(f"/proc/{own}").exists() and not note_of(log).exists()
 
 
 def test_a_second_run_on_the_same_robot_is_refused(kinfer, server, tmp_path):
