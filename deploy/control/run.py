@@ -381,11 +381,12 @@ async def _control(
         await _or_stop(stop, robot.connect(options.connect_timeout_s))
         if options.reset:
             await _or_stop(stop, robot.reset_simulation())
-        first = await _or_stop(stop, _first_reading(robot, limits))
         if limit_s > 0:
             limit_s = max(limit_s, 3.0 * ready.spec.control_period_s)
             starting = Watchdog.start(ready.spec.robot, options.host, options.port, log, limit_s)
             watchdog = await _or_stop(stop, starting)
+        # after all that takes time: the first target is where the robot is now
+        first = await _or_stop(stop, _first_reading(robot, limits))
         settings = _settings(options, ready, schedule, realtime)
         recorder = Recorder(log, spec=ready.spec, bundle=ready.data, settings=settings, force=options.force)
         with recorder:
@@ -410,6 +411,7 @@ async def _control(
             loop.counts.warnings += ready.warnings
             if not first.accel_b.any():
                 loop.counts.warnings.append(NO_ACCELEROMETER)
+            damped = False  # until it is known to be
             report = await _guarded(loop, first, recorder, options, ready.compared)
             damped = report.damped
             return report

@@ -193,6 +193,10 @@ async def _watch(link: socket.socket) -> None:
             beats += len(got)
             coming = asyncio.ensure_future(loop.sock_recv(link, 4096))
         elif limit and now - last > limit:
+            # it may be this process that was held up: what came meanwhile counts
+            await asyncio.wait({coming}, timeout=LOOK_S)
+            if coming.done():
+                continue
             why = f"no beat of the control loop for {now - last:.2f} s (limit {limit:g} s)"
     coming.cancel()
     result = await damp_joints(robot, gains, DAMP_FOR_S)

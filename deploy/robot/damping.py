@@ -72,6 +72,8 @@ async def damp_joints(
             on_round()
         try:
             within = max(TIMEOUT_S, min(patience, for_s - (time.monotonic() - began)))
+            if not robot.connected:
+                await robot.connect(within)
             left = await robot.configure_each(gains, tuple(left), within)
         except DeployError as error:
             left = dict.fromkeys(left, str(error))

@@ -74,13 +74,16 @@ class FrozenChannels:
 
     def _faults(self) -> list[str]:
         limits, found = self._limits, []
+        moved = self._high - self._low
         judged = ("joints",) if limits.base_fixed else tuple(CHANNELS)
         frozen = [c for c in judged if self.ticks[c] > limits.channel_ticks]
         if min(self.ticks.values()) > limits.channel_ticks // 2:
             return []  # nothing at all is new: that is a stale robot, and told as such
         for channel in frozen:
+            # quantised encoders of a robot at rest repeat their bits too
+            if channel == "joints" and moved.max() <= limits.joint_moved_rad / 2:
+                continue
             found.append(f"frozen: {channel} gave the same values for {self.ticks[channel]} ticks")
-        moved = self._high - self._low
         if "joints" not in frozen:
             for i in np.flatnonzero((self._joint > limits.joint_ticks) & (moved > limits.joint_moved_rad)):
                 found.append(

@@ -123,6 +123,11 @@ class KosRobot:
                 "check --host and --port, or start one: ksim twin --robot kbot"
             ) from None
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a channel; the server behind it may be gone."""
+        return self._channel is not None
+
     async def close(self) -> None:
         """Close the channel; the robot keeps the last gains and target that it was given."""
         if self._channel is not None:

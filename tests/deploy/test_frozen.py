@@ -43,7 +43,8 @@ def ticks_until(limits: FrozenLimits, same: dict, target=lambda k: np.zeros(2), 
     ],
 )
 def test_a_channel_that_repeats_its_bits_is_named_after_ten_ticks(channel, same):
-    assert ticks_until(FrozenLimits(), same) == (11, [f"frozen: {channel} gave the same values for 11 ticks"])
+    moving = lambda k: np.full(2, 0.01 * k)  # noqa: E731
+    assert ticks_until(FrozenLimits(), same, moving) == (11, [f"frozen: {channel} gave the same values for 11 ticks"])
 
 
 def test_a_robot_that_moves_and_an_imu_of_17_hz_are_no_fault():
@@ -65,7 +66,10 @@ def test_a_fixed_base_excuses_the_imu_alone():
     fixed = FrozenLimits(base_fixed=True)
     still = {"quat_wxyz": np.array([1.0, 0.0, 0.0, 0.0]), "gyro_b": np.zeros(3)}
     assert ticks_until(fixed, still)[0] == -1
-    assert ticks_until(fixed, {"joint_position": np.zeros(2), "joint_velocity": np.zeros(2)})[0] == 11
+    held = {"joint_position": np.zeros(2), "joint_velocity": np.zeros(2)}
+    assert ticks_until(fixed, held, lambda k: np.full(2, 0.01 * k))[0] == 11
+    # a robot at rest with quantised encoders
+    assert ticks_until(fixed, held)[0] == ticks_until(FrozenLimits(), held)[0] == -1
 
 
 def test_one_joint_is_frozen_only_where_its_target_moved():
