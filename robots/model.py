@@ -1,7 +1,7 @@
 """Compiles a robot for MuJoCo, the same way for training, the twin, parity and identification.
 
-With robots/scene.py the only module of the package that needs MuJoCo; it is imported inside the functions, so that
-the robot's own computer can load the rest.
+With robots/scene.py and robots/standing.py all of the package that needs MuJoCo; it is imported inside the functions,
+so that the robot's own computer can load the rest.
 """
 
 # MuJoCo's bindings carry no type stubs.
@@ -27,6 +27,7 @@ from robots.ground import Ground
 from robots.load import EXTRA_KEY, Origins, model_file, read_robot, robot_folder
 from robots.scene import find_or_add_floor, lay_ground
 from robots.spec import JointSpec, RobotSpec
+from robots.standing import colliding_geoms, height_of, stand_at_home
 
 if TYPE_CHECKING:
     import mujoco
@@ -299,7 +300,7 @@ def _build(
     torso = _torso(model, imu_body, bodies)
     base = model.joint(base_joint).id if base_joint else -1
     base_qpos = int(model.jnt_qposadr[base]) if base_joint else -1
-    home_qpos = _home_qpos(model, spec, qpos_ids, base_qpos, base_body, floor_m)
+    home_qpos = stand_at_home(model, spec, qpos_ids, base_qpos, base_body, floor_m)
     geoms = _foot_geoms(model, feet)
     for array in (qpos_ids, dof_ids, home_qpos, bodies, *geoms):
         array.setflags(write=False)
@@ -326,7 +327,7 @@ def _build(
         foot_names=spec.foot_sites,
         foot_geoms=np.unique(np.concatenate([np.zeros(0, int), *geoms])),
         geoms_by_foot=dict(zip(spec.foot_sites, geoms, strict=True)),
-        standing_height_m=_height(model, home_qpos, root_body),
+        standing_height_m=height_of(model, home_qpos, root_body),
         origins=origins,
         missing_meshes=missing,
         names_meshes=names_meshes,
@@ -344,13 +345,6 @@ def _colliding(mjspec: mujoco.MjSpec) -> Callable[[mujoco.MjsGeom], bool]:
     """Whether a geom can touch anything: by its bits, or in a contact pair."""
     paired = {name for pair in mjspec.pairs for name in (pair.geomname1, pair.geomname2)}
     return lambda geom: bool(geom.contype or geom.conaffinity or geom.name in paired)
-
-
-def _touching(model: mujoco.MjModel) -> np.ndarray:
-    """The same of a compiled model: a mask, (geoms,)."""
-    mask = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
-    mask[model.pair_geom1] = mask[model.pair_geom2] = True
-    return mask
 
 
 def _drop_shapes(mjspec: mujoco.MjSpec, colliding: Callable[[mujoco.MjsGeom], bool]) -> None:
@@ -535,67 +529,9 @@ def _add_wanted(mjspec: mujoco.MjSpec, root: str, feet: list[str], wanted: tuple
             mjspec.add_sensor(name=what, type=getattr(kinds, kind), objtype=body, objname=root)
 
 
-def _home_qpos(
-    model: mujoco.MjModel, spec: RobotSpec, qpos_ids: np.ndarray, base_qpos: int, base_body: int, floor_m: float
-) -> np.ndarray:
-    """The home pose; a floating robot stands with its lowest point on the floor. All else is as in the file."""
-    import mujoco
-
-    qpos = model.qpos0.copy()
-    qpos[qpos_ids] = spec.column("home_rad")
-    if base_body < 0:
-        return qpos
-    data = mujoco.MjData(model)
-    data.qpos[:] = qpos
-    mujoco.mj_kinematics(model, data)
-    own = model.body_rootid[model.geom_bodyid] == base_body
-    touching = np.flatnonzero(own & _touching(model))
-    if not touching.size:
-        raise RobotLoadError(f"robot {spec.name}: no geom of it collides; a robot with a free joint needs one")
-    lowest = min(_lowest_point(model, data, int(geom)) for geom in touching)
-    qpos[base_qpos + 2] += floor_m - lowest
-    return qpos
-
-
-def _height(model: mujoco.MjModel, qpos: np.ndarray, body: int) -> float:
-    """Height of a body in the world [m]."""
-    import mujoco
-
-    data = mujoco.MjData(model)
-    data.qpos[:] = qpos
-    mujoco.mj_kinematics(model, data)
-    return float(data.xpos[body, 2])
-
-
-def _lowest_point(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> float:
-    """Height of a geom's lowest point [m]."""
-    import mujoco
-
-    kinds = mujoco.mjtGeom
-    kind, size, height = model.geom_type[geom], model.geom_size[geom], data.geom_xpos[geom, 2]
-    up = data.geom_xmat[geom].reshape(3, 3)[2]  # the world's z axis in the geom's frame
-    if kind == kinds.mjGEOM_SPHERE:
-        below = size[0]
-    elif kind == kinds.mjGEOM_CAPSULE:
-        below = size[0] + size[1] * abs(up[2])
-    elif kind == kinds.mjGEOM_CYLINDER:
-        below = size[0] * math.hypot(up[0], up[1]) + size[1] * abs(up[2])
-    elif kind == kinds.mjGEOM_BOX:
-        below = float(np.abs(up) @ size)
-    elif kind == kinds.mjGEOM_ELLIPSOID:
-        below = float(np.linalg.norm(up * size))
-    elif kind == kinds.mjGEOM_MESH:
-        mesh = model.geom_dataid[geom]
-        first = model.mesh_vertadr[mesh]
-        below = -float((model.mesh_vert[first : first + model.mesh_vertnum[mesh]] @ up).min())
-    else:
-        below = model.geom_rbound[geom]
-    return float(height - below)
-
-
 def _foot_geoms(model: mujoco.MjModel, feet: list[tuple[str, str]]) -> list[np.ndarray]:
     """The geoms of each foot that can touch."""
-    touching = _touching(model)
+    touching = colliding_geoms(model)
     return [np.flatnonzero((model.geom_bodyid == model.body(body).id) & touching) for _, body in feet]
 
 
