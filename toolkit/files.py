@@ -40,6 +40,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)  # not on Windows
+
+
 def _lock(path: Path) -> int | None:
     """An open file that holds the lock; None where another process has it. The system frees it when we end, however."""
     try:
@@ -47,7 +50,10 @@ def _lock(path: Path) -> int | None:
     except ImportError:  # Windows: go without
         fcntl = None
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | _CLOEXEC, 0o666)
+        except PermissionError:  # another user's, which can be locked all the same
+            handle = os.open(path, os.O_RDONLY | _CLOEXEC)
         try:
             if fcntl is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,8 +103,10 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only_one(name: str, refusal: str) -> Iterator[None]:
-    """Keep another process of this machine from doing the same while this is open.
+def only_one(name: str, refusal: str) -> Iterator[int]:
+    """Keep another process of this machine from doing the same while this is open; an open file that holds the lock.
+
+    A child that is given the file holds the lock as long as it lives. The file itself stays: it says nothing.
 
     Args:
         name: of what is done.
@@ -108,17 +116,14 @@ def only_one(name: str, refusal: str) -> Iterator[None]:
         FileError: another does.
     """
     plain = "".join(c if c.isalnum() else "-" for c in name)
-    path = Path(tempfile.gettempdir()) / f"ksim-{plain}.lock"
-    try:
-        handle = _lock(path)
-    except PermissionError:  # another user's: it may be stale, and it is not ours to remove
-        raise FileError(f"{refusal} ({path} belongs to another user)") from None
+    shared = Path("/tmp")  # whatever TMPDIR says: others look there too
+    path = (shared if shared.is_dir() else Path(tempfile.gettempdir())) / f"ksim-{plain}.lock"
+    handle = _lock(path)
     if handle is None:
         raise FileError(refusal)
     try:
-        yield
+        yield handle
     finally:
-        path.unlink(missing_ok=True)
         os.close(handle)
 
 

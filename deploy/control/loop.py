@@ -43,6 +43,7 @@ COARSE_S, FINE_S = 0.0016, 0.0002
 # A server that restarts is back within seconds, its motors still stiff.
 DAMP_FOR_S = 8.0
 DAMP_TIMEOUT_S = 0.5
+SETTLE_S = 1.0
 # The policy may have more than this share of its targets changed by safety for so long, without a pause.
 CLAMPED_SHARE, CLAMPED_S = 0.5, 1.0
 _NAN = float("nan")
@@ -188,7 +189,7 @@ class ControlLoop:
         self._lost_in_row = self._stale_in_row = self._clamped_in_row = 0
         self._heading = 0.0
         self._epoch = time.monotonic()
-        self._touched = False
+        self._touched = self._configuring = False
         self._tick_done = -1
         self._ramp_ticks = 0
 
@@ -223,7 +224,13 @@ class ControlLoop:
             self._watchdog.touched()
         # The target first: gains on an old target would jump there.
         await self._robot.command(hold(first))
+        self._configuring = True
+        if self._watchdog is not None:
+            self._watchdog.check()
         await self._robot.configure(nominal(self._limits))
+        self._configuring = False
+        if self._watchdog is not None:
+            self._watchdog.check()  # it may have damped the robot while this process hung
         different = await self._robot.gain_differences(nominal(self._limits))
         self._gains_at_first = different
         if different:
@@ -447,7 +454,10 @@ class ControlLoop:
         if not self._touched:
             return True
         leaving = None if self._watchdog is None else self._watchdog.leaving
-        result = await damp_joints(self._robot, damp(self._limits), self._damp_for_s, on_round=leaving)
+        # gains that were not acknowledged may still be on their way
+        settle_s = SETTLE_S if self._configuring else 0.0
+        gains = damp(self._limits)
+        result = await damp_joints(self._robot, gains, self._damp_for_s, on_round=leaving, settle_s=settle_s)
         self.left_stiff = tuple(result.left)
         message = result.message
         if result.done:

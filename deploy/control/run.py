@@ -11,6 +11,7 @@ import math
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -257,7 +258,7 @@ def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, realtime
 
 
 async def _control(
-    options: RunOptions, ready: Prepared, schedule: Schedule, log: Path, stop: Stop, realtime: bool
+    options: RunOptions, ready: Prepared, schedule: Schedule, log: Path, stop: Stop, realtime: bool, lock: int
 ) -> RunReport:
     limits = Limits.from_spec(ready.spec, tilt_max_rad=options.tilt_max_rad)
     accelerometer = any(a.name == "accelerometer" for a in ready.spec.inputs)
@@ -273,7 +274,7 @@ async def _control(
             await _or_stop(stop, robot.reset_simulation())
         if limit_s > 0:
             limit_s = max(limit_s, 3.0 * ready.spec.control_period_s)
-            starting = Watchdog.start(ready.spec.robot, options.host, options.port, log, limit_s)
+            starting = Watchdog.start(ready.spec.robot, options.host, options.port, log, limit_s, lock=lock)
             watchdog = await _or_stop(stop, starting)
         # after all that takes time: the first target is where the robot is now
         first = await _or_stop(stop, _first_reading(robot, limits))
@@ -396,6 +397,14 @@ def _realtime(wanted: bool) -> Iterator[bool]:
         os.sched_setscheduler(0, *before)
 
 
+def _address(host: str) -> str:
+    """The host's numeric address, so that its names are one place; the name where nobody knows it."""
+    try:
+        return str(socket.getaddrinfo(host, None, family=socket.AF_INET)[0][4][0])
+    except OSError:
+        return host
+
+
 def run(options: RunOptions) -> RunReport:
     """Run a policy and report how it went; a run that began is always reported, and the robot left damped.
 
@@ -421,12 +430,12 @@ def run(options: RunOptions) -> RunReport:
     async def session() -> RunReport:
         stop = Stop()
         with _signals(stop, asyncio.get_running_loop()):
-            return await _control(options, ready, schedule, log, stop, realtime)
+            return await _control(options, ready, schedule, log, stop, realtime, lock)
 
-    place = f"{options.host}:{options.port}"
-    alone = only_one(f"run-{place}", f"another run on {place} is under way on this machine; end it first")
+    refusal = f"another run on {options.host}:{options.port} is under way on this machine; end it first"
+    alone = only_one(f"run-{_address(options.host)}:{options.port}", refusal)
     # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run.
-    with alone, _realtime(options.realtime) as realtime, asyncio.Runner() as runner:
+    with alone as lock, _realtime(options.realtime) as realtime, asyncio.Runner() as runner:
         return runner.run(session())
 
 

@@ -30,12 +30,15 @@ from deploy.robot.kos import KosRobot
 from deploy.robot.safety import Limits, damp
 from robots.spec import RobotSpec
 
-# What the loop writes: the robot may be stiff from now on; a tick; it damps the robot itself; nothing is left to do.
-TOUCHED, BEAT, LEAVING, DONE = b"\x01", b"\x02", b"\x03", b"\x04"
+# What the loop writes: the robot may be stiff from now on; a tick; it damps the robot itself; nothing is left to do;
+# it could not damp the robot.
+TOUCHED, BEAT, LEAVING, DONE, GIVEN_UP = b"\x01", b"\x02", b"\x03", b"\x04", b"\x05"
 # Without a beat: while the loop sets gains before its first tick, and while it damps the robot itself [s].
 STARTING_S, LEAVING_S = 2.0, 2.0
-# It looks at the time this often; it answers every so many beats, and is dead to the loop after this long [s].
-LOOK_S, ANSWER_EVERY, SILENT_S = 0.01, 10, 2.0
+# It looks at the time this often; it answers at most this often, and is dead to the loop after this long [s].
+LOOK_S, ANSWER_S, SILENT_S = 0.01, 0.1, 2.0
+# Gains that the loop had sent before it died may reach the motors this much later [s].
+SETTLE_S = 1.0
 DAMP_FOR_S = 8.0
 
 
@@ -57,44 +60,63 @@ class Watchdog:
 
     @classmethod
     async def start(
-        cls, spec: RobotSpec, host: str, port: int, log: Path, limit_s: float, ready_within_s: float = 20.0
+        cls,
+        spec: RobotSpec,
+        host: str,
+        port: int,
+        log: Path,
+        limit_s: float,
+        *,
+        lock: int | None = None,
+        ready_within_s: float = 20.0,
     ) -> Self:
         """Start it and wait until it is ready.
+
+        Args:
+            spec: the robot.
+            host: where its server is.
+            port: the server's port.
+            log: of the run; what an earlier watchdog said beside it goes.
+            limit_s: time without a beat after which it damps the robot [s].
+            lock: a file that keeps others from this robot, for the watchdog to hold as long as it lives.
+            ready_within_s: how long it may take [s].
 
         Raises:
             DeployError: it does not come up.
         """
-        if os.name == "nt":
-            raise DeployError("the watchdog needs a Unix; on Windows: --watchdog 0, and somebody at the power switch")
+        note = note_of(log.absolute())
+        with contextlib.suppress(OSError):
+            note.unlink(missing_ok=True)
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "deploy.control.watchdog", str(theirs.fileno())]
+        # -P: nothing that lies in the current folder is taken for ours
+        command = [sys.executable, "-P", "-m", "deploy.control.watchdog", str(theirs.fileno())]
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         with theirs:
             process = subprocess.Popen(
                 command,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *([] if lock is None else [lock])],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": path},
                 start_new_session=True,
             )
         ours.setblocking(False)
-        told = {
-            "robot": spec.to_json(),
-            "host": host,
-            "port": port,
-            "note": str(note_of(log.absolute())),
-            "limit_s": limit_s,
-        }
+        told = {"robot": spec.to_json(), "host": host, "port": port, "note": str(note), "limit_s": limit_s}
         loop = asyncio.get_running_loop()
         try:
             await loop.sock_sendall(ours, json.dumps(told).encode() + b"\n")
             answer = await asyncio.wait_for(loop.sock_recv(ours, 64), ready_within_s)
-        except (OSError, TimeoutError):
-            answer = b""
-        if not answer:
+            if not answer:
+                raise ConnectionResetError
+        except BaseException as error:
             process.kill()
             process.wait()
             ours.close()
-            raise DeployError("the watchdog did not come up; the robot was not touched; --watchdog 0 runs without one")
+            if isinstance(error, (OSError, TimeoutError)):
+                raise DeployError(
+                    "the watchdog did not come up; the robot was not touched; --watchdog 0 runs without one"
+                ) from None
+            raise
         return cls(process, ours, limit_s)
 
     def _send(self, what: bytes) -> None:
@@ -116,6 +138,7 @@ class Watchdog:
     def touched(self) -> None:
         """From now on the robot may be stiff."""
         self._send(TOUCHED)
+        self._heard = time.monotonic()
 
     def beat(self) -> None:
         """The loop lives. Called once a tick.
@@ -124,6 +147,14 @@ class Watchdog:
             FaultError: the watchdog has damped the robot, or does not live itself.
         """
         self._send(BEAT)
+        self.check()
+
+    def check(self) -> None:
+        """Whether the watchdog lives, and has not damped the robot.
+
+        Raises:
+            FaultError: it has, or does not.
+        """
         now = time.monotonic()
         try:
             heard = self._link.recv(4096)
@@ -147,13 +178,14 @@ class Watchdog:
             self._send(LEAVING)
 
     def close(self, damped: bool) -> None:
-        """The run is over; where the robot is not damped, the watchdog goes on trying."""
-        if damped:
-            with contextlib.suppress(FaultError):
-                self._send(DONE)
+        """The run is over; where the robot is not damped, the watchdog goes on trying by itself."""
+        with contextlib.suppress(FaultError):
+            self._send(DONE if damped else GIVEN_UP)
         self._link.close()
+        if not damped:
+            return
         try:
-            self._process.wait(1.0 if damped else DAMP_FOR_S + 2.0)
+            self._process.wait(1.0)
         except subprocess.TimeoutExpired:  # it hangs
             self._process.kill()
             self._process.wait()
@@ -167,8 +199,11 @@ async def _watch(link: socket.socket) -> None:
     robot, gains = KosRobot(spec, told["host"], told["port"], accelerometer=False), damp(Limits.from_spec(spec))
     with contextlib.suppress(DeployError):  # sought again when it is needed
         await robot.connect()
-    await loop.sock_sendall(link, BEAT)
-    limit, beats, why = 0.0, 0, ""
+    try:
+        await loop.sock_sendall(link, BEAT)
+    except OSError:
+        return  # nobody wants it any more
+    limit, answered, why, setting = 0.0, 0.0, "", False
     coming = asyncio.ensure_future(loop.sock_recv(link, 4096))
     last = time.monotonic()
     while not why:
@@ -182,15 +217,15 @@ async def _watch(link: socket.socket) -> None:
             rest = b""
             if DONE in got or (not got and not limit):
                 return
-            if not got:
-                why = "the control loop died"
+            if not got or GIVEN_UP in got:
+                why = "the control loop could not damp the robot" if got else "the control loop died"
                 break
-            last = now
+            last, setting = now, got[-1:] == TOUCHED
             limit = _limit(got, limit, told["limit_s"])
-            if beats // ANSWER_EVERY != (beats + len(got)) // ANSWER_EVERY:
+            if now - answered > ANSWER_S:
+                answered = now
                 with contextlib.suppress(OSError):
                     link.send(BEAT)
-            beats += len(got)
             coming = asyncio.ensure_future(loop.sock_recv(link, 4096))
         elif limit and now - last > limit:
             # it may be this process that was held up: what came meanwhile counts
@@ -199,7 +234,9 @@ async def _watch(link: socket.socket) -> None:
                 continue
             why = f"no beat of the control loop for {now - last:.2f} s (limit {limit:g} s)"
     coming.cancel()
-    result = await damp_joints(robot, gains, DAMP_FOR_S)
+    with contextlib.suppress(OSError):
+        link.send(why.encode())  # before all else: a loop that comes back goes no further
+    result = await damp_joints(robot, gains, DAMP_FOR_S, settle_s=SETTLE_S if setting else 0.0)
     silent_s = time.monotonic() - last
     note = {
         "why": why,
@@ -212,8 +249,6 @@ async def _watch(link: socket.socket) -> None:
     said = f"{why}; {result.message}"
     with contextlib.suppress(OSError):
         Path(told["note"]).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-    with contextlib.suppress(OSError):
-        link.send(said.encode())
     with contextlib.suppress(OSError):
         print(f"\nksim run: watchdog: {said}", file=sys.stderr, flush=True)
     await robot.close()

@@ -49,20 +49,28 @@ class Damping:
         )
 
 
+async def _still_stiff(robot: KosRobot) -> dict[str, str]:
+    try:
+        return await robot.stiff(TIMEOUT_S)
+    except DeployError:  # it acknowledged, and cannot be asked
+        return {}
+
+
 async def damp_joints(
-    robot: KosRobot, gains: Gains, for_s: float, *, on_round: Callable[[], None] | None = None
+    robot: KosRobot, gains: Gains, for_s: float, *, on_round: Callable[[], None] | None = None, settle_s: float = 0.0
 ) -> Damping:
     """Send gains to every joint, then again to those that did not acknowledge, for `for_s` at most.
 
     A joint that refuses, or a server that is slow with each joint, keeps no other joint stiff. Each round waits twice
     as long as the one before: a server that works through what it was asked, one joint after the other, would only be
-    asked for more.
+    asked for more. What acknowledged is read back, where the server tells gains.
 
     Args:
         robot: whether connected or not; without a connection it is sought in each round.
         gains: of `deploy.robot.safety.damp`.
         for_s: how long to try [s]. There is one round at least.
         on_round: called before each round.
+        settle_s: other gains may have been on their way before: what is read back counts only after this time [s].
     """
     began = time.monotonic()
     left = dict.fromkeys(robot.spec.joint_names, "not asked yet")
@@ -78,6 +86,11 @@ async def damp_joints(
         except DeployError as error:
             left = dict.fromkeys(left, str(error))
         patience = min(2.0 * patience, PATIENCE_S)
+        if not left:
+            wait = settle_s - (time.monotonic() - began)
+            if wait > 0:
+                await asyncio.sleep(wait)
+            left = await _still_stiff(robot)
         took = time.monotonic() - began
         if not left or took > for_s:
             return Damping(joints=len(robot.spec.joints) - len(left), left=left, took_s=took)

@@ -27,14 +27,16 @@ class FrozenLimits:
 
     Attributes:
         channel_ticks: a whole channel gave the same bits for more ticks than this.
-        joint_ticks: one joint gave the same position for more ticks than this, while
-        joint_moved_rad: its target moved by more than this within them [rad].
+        joint_ticks: one joint kept its position for more ticks than this since
+        joint_moved_rad: its target had moved by more than this [rad].
+        rest_rad: joints whose targets moved by less than this may all repeat their bits: quantised encoders at rest do.
         base_fixed: the base cannot move, as on a simulator that holds it: the IMU is not judged.
     """
 
     channel_ticks: int = 10
     joint_ticks: int = 25
     joint_moved_rad: float = 0.1
+    rest_rad: float = 0.05
     base_fixed: bool = False
 
 
@@ -50,8 +52,9 @@ class FrozenChannels:
         self._names, self._limits = names, limits
         self._last: RobotState | None = None
         self.ticks = dict.fromkeys(CHANNELS, 0)
+        self._same = 0  # readings in a row in which nothing at all was new
         self._joint = np.zeros(len(names), int)
-        self._low = self._high = np.zeros(len(names))
+        self._anchor = self._reach = np.zeros(len(names))
 
     def add(self, state: RobotState, target: np.ndarray) -> list[str]:
         """One more reading, and the targets that were in force before it (joints,) [rad].
@@ -61,33 +64,33 @@ class FrozenChannels:
         """
         last, self._last = self._last, state
         if last is None:
-            self._low, self._high = target.copy(), target.copy()
+            self._anchor = target.copy()
             return []
+        self._same = self._same + 1 if state.same_reading(last) else 0
         for channel, fields in CHANNELS.items():
             same = all(np.array_equal(getattr(state, f), getattr(last, f)) for f in fields)
             self.ticks[channel] = self.ticks[channel] + 1 if same else 0
+        # of each joint: the target when it came to rest, how far it went since, and for how long it has been far
         still = state.joint_position == last.joint_position
-        self._joint = np.where(still, self._joint + 1, 0)
-        self._low = np.where(still, np.minimum(self._low, target), target)
-        self._high = np.where(still, np.maximum(self._high, target), target)
+        self._anchor = np.where(still, self._anchor, target)
+        self._reach = np.where(still, np.maximum(self._reach, np.abs(target - self._anchor)), 0.0)
+        self._joint = np.where(self._reach > self._limits.joint_moved_rad, self._joint + 1, 0)
         return self._faults()
 
     def _faults(self) -> list[str]:
         limits, found = self._limits, []
-        moved = self._high - self._low
+        if self._same > limits.channel_ticks // 2:
+            return []  # a stale robot, and told as such
         judged = ("joints",) if limits.base_fixed else tuple(CHANNELS)
         frozen = [c for c in judged if self.ticks[c] > limits.channel_ticks]
-        if min(self.ticks.values()) > limits.channel_ticks // 2:
-            return []  # nothing at all is new: that is a stale robot, and told as such
+        if self._reach.max() <= limits.rest_rad:
+            frozen = [c for c in frozen if c != "joints"]
         for channel in frozen:
-            # quantised encoders of a robot at rest repeat their bits too
-            if channel == "joints" and moved.max() <= limits.joint_moved_rad / 2:
-                continue
             found.append(f"frozen: {channel} gave the same values for {self.ticks[channel]} ticks")
         if "joints" not in frozen:
-            for i in np.flatnonzero((self._joint > limits.joint_ticks) & (moved > limits.joint_moved_rad)):
+            for i in np.flatnonzero(self._joint > limits.joint_ticks):
                 found.append(
-                    f"frozen: {self._names[i]} gave the same position for {self._joint[i]} ticks, "
-                    f"while its target moved by {moved[i]:.2f} rad"
+                    f"frozen: {self._names[i]} gave the same position for {self._joint[i]} ticks "
+                    f"after its target had moved by {limits.joint_moved_rad:g} rad"
                 )
         return found

@@ -347,6 +347,13 @@ class KosRobot:
         (answer,) = await self._call("state", self._actuator.GetActuatorsState(self._ask, timeout=timeout_s))
         return self._gain_differences(answer, gains)
 
+    async def stiff(self, timeout_s: float = 0.5) -> dict[str, str]:
+        """Joints that the server reports with a stiffness, and what it says; those that report none are not there."""
+        self._check_open()
+        (answer,) = await self._call("state", self._actuator.GetActuatorsState(self._ask, timeout=timeout_s))
+        known = [s for s in answer.states if s.actuator_id in self._row and s.HasField("kp")]
+        return {self._name[s.actuator_id]: f"acknowledged, and has kp {s.kp:g}" for s in known if s.kp > 1e-3}
+
     def gains_seen(self, gains: Gains) -> list[str]:
         """Where the last state read reports other gains than `gains`; asks the server nothing."""
         return [] if self._last is None else self._gain_differences(self._last, gains)

@@ -243,13 +243,13 @@ def check_motion(state: RobotState, before: RobotState, dt: float, limits: Limit
     if not 0.0 < dt < MOTION_GAP_S:
         return []
     v0, v1 = before.joint_velocity, state.joint_velocity
-    # a joint that speeds up is anywhere between what both speeds say
-    slack = limits.jump_max_rad + 0.5 * np.abs(v1 - v0) * dt
+    # a joint that speeds up is anywhere between what both speeds say, and a server may tell the feedback of the period
+    # before, once or twice
+    slack = limits.jump_max_rad + (0.5 * np.abs(v1 - v0) + np.maximum(np.abs(v0), np.abs(v1))) * dt
     moved = state.joint_position - before.joint_position
-    repeated = (moved == 0.0) & (v1 == v0)  # the server told its last feedback again
     return [
         f"jumped: {limits.names[i]} by {moved[i]:+.2f} rad within {1e3 * dt:.0f} ms, at {v1[i]:+.1f} rad/s"
-        for i in np.flatnonzero(~repeated & (np.abs(moved - 0.5 * (v0 + v1) * dt) > slack))
+        for i in np.flatnonzero(np.abs(moved - 0.5 * (v0 + v1) * dt) > slack)
     ]
 
 

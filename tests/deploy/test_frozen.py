@@ -86,8 +86,26 @@ def test_one_joint_is_frozen_only_where_its_target_moved():
 
     assert stuck(moving=False)[0] == -1
     k, found = stuck(moving=True)
-    assert k == 26
-    assert found == ["frozen: knee gave the same position for 26 ticks, while its target moved by 0.26 rad"]
+    # its target is more than 0.1 rad away from tick 11 on
+    assert k == 36
+    assert found == ["frozen: knee gave the same position for 26 ticks after its target had moved by 0.1 rad"]
+
+
+def test_a_joint_that_has_long_been_at_rest_has_time_to_follow_its_target():
+    frozen = FrozenChannels(NAMES, FrozenLimits())
+    for k in range(100):
+        position = reading(k).joint_position
+        position[1] = 0.2 if k < 63 else 0.2 + 0.001 * k  # it follows 60 ms after the step
+        assert frozen.add(reading(k, joint_position=position), np.array([0.0, 0.3 * (k >= 60)])) == []
+
+
+def test_joints_and_imu_that_freeze_together_are_told_while_the_torque_still_changes():
+    same = {"quat_wxyz": np.array([1.0, 0.0, 0.0, 0.0]), "gyro_b": np.zeros(3)}
+    frozen = FrozenChannels(NAMES, FrozenLimits())
+    for k in range(12):
+        still = {"joint_position": np.zeros(2), "joint_velocity": np.zeros(2), "joint_torque": np.full(2, 0.1 * k)}
+        found = frozen.add(reading(k, **same, **still), np.full(2, 0.01 * k))
+    assert [line.split()[1] for line in found] == ["joints", "orientation", "gyro"]
 
 
 @pytest.mark.parametrize("channel", ["gyro", "orientation"])

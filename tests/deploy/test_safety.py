@@ -187,8 +187,10 @@ def test_a_joint_that_is_where_its_speed_cannot_have_taken_it_has_jumped(limits)
     assert moved(0.14) == [] and moved(-0.14) == []
     assert moved(0.2) == ["jumped: hip by +0.20 rad within 20 ms, at +0.0 rad/s"]
     # 10 rad/s for 20 ms is 0.2 rad; one that speeds up from 0 to 20 rad/s moves by 0 to 0.4
-    assert moved(0.2, (10.0, 10.0)) == [] and moved(0.4, (10.0, 10.0)) != []
-    assert moved(0.5, (0.0, 20.0)) == [] and moved(0.6, (0.0, 20.0)) != []
+    assert moved(0.2, (10.0, 10.0)) == [] and moved(0.6, (10.0, 10.0)) != []
+    assert moved(0.5, (0.0, 20.0)) == [] and moved(1.0, (0.0, 20.0)) != []
+    # a feedback that is told twice, and the one after it
+    assert moved(0.0, (15.0, 15.0)) == [] and moved(0.6, (15.0, 15.0)) == []
     # after a gap nothing can be said
     assert moved(2.0, dt=0.1) == [] and moved(2.0, dt=0.0) == []
 

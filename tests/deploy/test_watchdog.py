@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,7 +16,12 @@ from pathlib import Path
 import pytest
 
 from deploy.control import damp as damp_command
+from deploy.control.run import RunOptions, run
 from deploy.control.watchdog import note_of
+from deploy.robot.damping import damp_joints
+from deploy.robot.kos import KosRobot
+from deploy.robot.safety import Limits
+from deploy.robot.safety import damp as safe
 from robots.bundle import write_bundle
 
 # What the issue of a robot that falls asks for: from the last beat to kp 0 on all joints [s]. A busy test machine gets
@@ -264,3 +270,73 @@ def test_a_terminal_that_takes_nothing_holds_no_loop(kinfer, server, tmp_path):
         child.kill()
         os.close(theirs)
         os.close(ours)
+
+
+# what a review of it found
+
+
+def test_gains_that_come_late_do_not_leave_a_damped_robot_stiff(kinfer, server, tmp_path):
+    # the first gains of a run hang in the server for longer than the run waits for them, and are set then
+    configure, held = server.configure, []
+
+    def late(request):
+        if request.kp > 0:
+            held.append(request.actuator_id)
+            time.sleep(0.8)
+        return configure(request)
+
+    server.configure = late
+    options = RunOptions(bundle=kinfer, port=server.port, log=tmp_path / "run.mcap", duration_s=1.0, watchdog_s=0.0)
+    report = run(options)
+    assert (report.ended, report.damped) == ("lost", True) and len(held) == 3
+    time.sleep(1.0)
+    assert limp(server)
+
+
+def test_a_robot_that_is_not_connected_yet_is_sought(server):
+    async def take() -> bool:
+        robot = KosRobot(server.robot, "127.0.0.1", server.port)
+        try:
+            return (await damp_joints(robot, safe(Limits.from_spec(server.robot)), 5.0)).done
+        finally:
+            await robot.close()
+
+    stiffen(server)
+    with asyncio.Runner() as runner:
+        assert runner.run(take()) and limp(server)
+
+
+def test_a_second_run_by_another_name_of_the_host_is_refused(kinfer, server, tmp_path):
+    child, _ = begin(kinfer, server, tmp_path)
+    words = ["--host", "localhost", "--port", str(server.port), "--log", str(tmp_path / "b.mcap")]
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    second = subprocess.run([*RUN, str(kinfer), *words], capture_output=True, text=True, timeout=60, env=env)
+    assert second.returncode == 1 and "another run on localhost" in second.stderr
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=20)
+
+
+def test_the_robot_is_taken_as_long_as_its_watchdog_damps_it(kinfer, server, tmp_path):
+    child, log = begin(kinfer, server, tmp_path)
+    server.refuse_configure = {12}
+    child.send_signal(signal.SIGKILL)
+    child.wait(10)
+    words = ["--port", str(server.port), "--log", str(tmp_path / "b.mcap")]
+    second = subprocess.run([*RUN, str(kinfer), *words], capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1 and "another run on" in second.stderr
+    server.refuse_configure = set()
+    assert note(log)["damped"]
+    child.communicate(timeout=20)
+
+
+def test_what_lies_in_the_current_folder_is_not_taken_for_ours(kinfer, server, tmp_path):
+    for name in ("deploy.py", "queue.py", "signal.py"):
+        (tmp_path / name).write_text("raise SystemExit('taken')")
+    words = [str(kinfer), "--port", str(server.port), "--log", str(tmp_path / "run.mcap"), "--duration", "0.3"]
+    # what an earlier watchdog said goes with the log that it said it of
+    note_of(tmp_path / "run.mcap").write_text("{}")
+    command = [sys.executable, "-P", "-m", "deploy.control.run", *words, "--max-late", "10", "--watchdog", "1"]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=env)
+    assert done.returncode == 0, done.stderr
+    assert not note_of(tmp_path / "run.mcap").exists()
