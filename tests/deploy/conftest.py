@@ -289,6 +289,13 @@ class KBotServer:
     def kill(self) -> None:
         self._server.stop(None).wait()
 
+    def wait_for_policy(self, child) -> None:
+        """Until a run in a process of its own, `child`, has sent a number of commands."""
+        deadline = time.monotonic() + 40
+        while sum(1 for kind, _ in list(self.requests) if kind == "command") < 20:
+            assert child.poll() is None and time.monotonic() < deadline, child.communicate()
+            time.sleep(0.01)
+
     def _enter(self, what: str, request: object) -> None:
         with self._lock:
             self.requests.append((what, request))

@@ -435,10 +435,7 @@ def start(kinfer, server, tmp_path, *more, **popen):
         text=True,
         **popen,
     )
-    deadline = time.monotonic() + 30
-    while sum(1 for kind, _ in list(server.requests) if kind == "command") < 20:
-        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
-        time.sleep(0.01)
+    server.wait_for_policy(child)
     return child
 
 

@@ -52,10 +52,7 @@ def begin(kinfer, server, tmp_path, *more):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 40
-    while sum(1 for kind, _ in list(server.requests) if kind == "command") < 20:
-        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
-        time.sleep(0.01)
+    server.wait_for_policy(child)
     return child, log
 
 
@@ -254,10 +251,7 @@ def test_a_terminal_that_takes_nothing_holds_no_loop(kinfer, server, tmp_path):
         stderr=theirs,
     )
     try:
-        deadline = time.monotonic() + 40
-        while sum(1 for kind, _ in list(server.requests) if kind == "command") < 20:
-            assert child.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
+        server.wait_for_policy(child)
         termios.tcflow(theirs, termios.TCOOFF)
         ticks = len(server.requests)
         time.sleep(2.5)  # more than one of its lines
