@@ -70,8 +70,6 @@ def running(*more: str) -> Iterator[Run]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            # a shell that starts this script in the background has its children ignore some of them
-            preexec_fn=lambda: [signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGQUIT)],
         )
         with grpc.insecure_channel(f"{twin.host}:{twin.port}") as channel:
             run = Run(twin, process, actuator_pb2_grpc.ActuatorServiceStub(channel), ids)
@@ -166,6 +164,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--markdown", type=Path, help="write the table into this file, between its two marks")
     args = parser.parse_args()
+    # a shell that starts this script in the background has it, and what it starts, ignore these
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     lines = [
         "| fault | ms until kp is 0 on every joint: median (greatest) | exit code | the run said |",
         "|---|---|---|---|",

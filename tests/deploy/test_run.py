@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -421,10 +420,11 @@ def test_help_has_an_example(capsys):
     assert caught.value.code == 0 and "ksim run policy.kinfer --host" in capsys.readouterr().out
 
 
-def start(kinfer, server, tmp_path, *more, **popen):
-    """The command in a process of its own, running its policy."""
+def start(kinfer, server, tmp_path, *more, through=()):
+    """The command in a process of its own, running its policy; `through` are words of a command that executes it."""
     child = subprocess.Popen(
         [
+            *through,
             sys.executable,
             "-m",
             "deploy.control.run",
@@ -433,7 +433,6 @@ def start(kinfer, server, tmp_path, *more, **popen):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **popen,
     )
     server.wait_for_policy(child)
     return child
@@ -469,10 +468,9 @@ def test_a_killed_run_leaves_a_log_up_to_its_last_tick(kinfer, server, tmp_path)
 
 
 def test_a_full_disk_ends_the_run_damped(kinfer, server, tmp_path):
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
-    child = start(kinfer, server, tmp_path, "--json", preexec_fn=small_files)
+    # a shell sets the limit: a function between fork and exec meets the threads of this process's gRPC server
+    small_files = ("sh", "-c", 'ulimit -f 117 && exec "$@"', "sh")  # blocks of 512 bytes
+    child = start(kinfer, server, tmp_path, "--json", through=small_files)
     out, err = child.communicate(timeout=20)
     assert child.returncode == 1 and "File too large" in json.loads(out)["message"] and "Traceback" not in err
     assert server.damped()
