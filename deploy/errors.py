@@ -1,6 +1,15 @@
 """The exception root of the deploy package."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from toolkit.errors import SettingsError, ToolkitError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deploy.robot.faults import Fault
 
 
 class DeployError(ToolkitError):
@@ -12,7 +21,15 @@ class ConnectionLost(DeployError):
 
 
 class FaultError(DeployError):
-    """The robot answered, and what it said forbids going on."""
+    """The robot answered, and what it said forbids going on.
+
+    Attributes:
+        faults: what was seen, as values; empty where there is only the text.
+    """
+
+    def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
 
 
 class SafetyError(DeployError):

@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 
 from deploy.bundle.envelope import SLACK, SPAN_SHARE, Envelope
 from deploy.bundle.session import OnnxPolicy, self_test
-from deploy.robot.safety import FALL, Limits, check_start
+from deploy.robot.safety import Limits, check_start
 from deploy.robot.state import RobotState
 from export import graph
 from export.compare import Onnx
@@ -299,7 +299,7 @@ def refusals(row: Inputs, spec: PolicySpec) -> dict[str, str]:
         ENVELOPE: Envelope.from_spec(spec).outside(row),
         STATE: check_start(_state(row, spec), Limits.from_spec(spec)),
     }
-    return {check: lines[0].removeprefix(FALL) for check, lines in said.items() if lines}
+    return {check: str(found[0]) for check, found in said.items() if found}
 
 
 def _turned(order: Sequence[int]) -> Callable[[Inputs], Inputs]:

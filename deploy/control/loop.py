@@ -1,6 +1,7 @@
-"""The control loop: one grid of absolute deadlines from the first tick of the ramp to the last of the policy.
+"""The control loop: one grid of absolute deadlines from the first tick to the last.
 
-Named behaviour when time or the network misbehave:
+What is done in a tick is said by deploy/control/machine.py; this module looks, does it and keeps time. Named behaviour
+when time or the network misbehave:
 - slow: fewer ticks in a second than training had, by more than a share, end the run;
 - late: a tick that ends after the next deadline is an overrun; the next tick starts at once if that is
   less than half a period late, else it is skipped, so that ticks never come in a burst;
@@ -16,23 +17,27 @@ import contextlib
 import gc
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from deploy.bundle.envelope import Envelope
+from deploy.bundle.preflight import command_vector
 from deploy.bundle.session import OnnxPolicy, observe
 from deploy.control.commands import Schedule
+from deploy.control.machine import Ended, Machine, Order, Plan, Reading, step
+from deploy.control.monitor import Monitor
 from deploy.control.watchdog import Watchdog
 from deploy.errors import ConnectionLost, DeployError, FaultError
 from deploy.log.recorder import Recorder, Tick
+from deploy.log.timing import STAGES
 from deploy.robot.damping import damp_joints
-from deploy.robot.frozen import FrozenChannels, FrozenLimits
+from deploy.robot.faults import Fault, FaultKind
 from deploy.robot.kos import GyroCheck, KosRobot
-from deploy.robot.safety import FALL, Limits, SafeTarget, check_motion, check_state, damp, hold, limit, nominal
+from deploy.robot.safety import Limits, SafeTarget, damp, hold, limit, nominal, off
 from deploy.robot.state import RobotState
 from robots.spec import PolicySpec
 
@@ -44,57 +49,74 @@ COARSE_S, FINE_S = 0.0016, 0.0002
 DAMP_FOR_S = 8.0
 DAMP_TIMEOUT_S = 0.5
 SETTLE_S = 1.0
-# The policy may have more than this share of its targets changed by safety for so long, without a pause.
-CLAMPED_SHARE, CLAMPED_S = 0.5, 1.0
 _NAN = float("nan")
-
-
-class Fall(FaultError):
-    """The robot tilted beyond the limit."""
+_PHASES = {
+    Order.RAMP: "ramp",
+    Order.COMPARE: "ready",
+    Order.POLICY: "run",
+    Order.REST: "stop",
+    Order.SOFTEN: "stop",
+}
 
 
 class Stopped(Exception):
-    """A signal asked for the end; carries its number."""
+    """The end was asked for before there was anything to end; carries how and why."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
+    def __init__(self, ended: Ended, why: str) -> None:
+        super().__init__(why)
+        self.ended, self.why = ended, why
 
 
 @dataclass
 class Stop:
-    """Set by a signal handler, looked at once a tick."""
+    """Set by whoever wants the end, looked at once a tick; the first word counts, but that a stop be at once.
 
+    Attributes:
+        ended: how the run is then said to have ended; None while nobody wants it.
+        why: in words.
+        now: without a gentle stop.
+        signum: of the signal, 0 for none.
+        event: set with it.
+    """
+
+    ended: Ended | None = None
+    why: str = ""
+    now: bool = False
     signum: int = 0
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def set(self, signum: int) -> None:
-        """Ask for the end; the first signal counts."""
-        self.signum = self.signum or signum
+    def set(self, ended: Ended, why: str, *, now: bool = True, signum: int = 0) -> None:
+        """Ask for the end."""
+        if self.ended is None:
+            self.ended, self.why, self.signum = ended, why, signum
+        self.now = self.now or now
         self.event.set()
 
     def check(self) -> None:
         """Raise Stopped when the end was asked for."""
-        if self.signum:
-            raise Stopped(self.signum)
+        if self.ended is not None:
+            raise Stopped(self.ended, self.why)
 
 
 @dataclass
 class Counts:
-    """What happened in a run, counted."""
+    """What happened in a run, counted; the lists have one entry a tick."""
 
     ramp_ticks: int = 0
     run_ticks: int = 0
+    stop_ticks: int = 0
     overruns: int = 0
-    skipped: int = 0
     lost_states: int = 0
     lost_commands: int = 0
     stale: int = 0
     clamped_ticks: int = 0
     clamps: Counter[str] = field(default_factory=Counter)
-    starts: list[tuple[int, float, float]] = field(default_factory=list)
-    state_round_trips: list[float] = field(default_factory=list)
-    command_round_trips: list[float] = field(default_factory=list)
+    tick: list[int] = field(default_factory=list)
+    scheduled_s: list[float] = field(default_factory=list)
+    start_s: list[float] = field(default_factory=list)
+    state_round_trip_s: list[float] = field(default_factory=list)
+    command_round_trip_s: list[float] = field(default_factory=list)
+    stages_s: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
     warnings: list[str] = field(default_factory=list)
 
 
@@ -119,6 +141,19 @@ def smooth(share: float) -> float:
     return s * s * s * (10.0 + s * (6.0 * s - 15.0))
 
 
+def faults_of(error: Exception) -> tuple[Fault, ...]:
+    """What an exception says, as values."""
+    if isinstance(error, FaultError):
+        return error.faults or (Fault(kind=FaultKind.ROBOT, detail=str(error)),)
+    if isinstance(error, ConnectionLost):
+        return (Fault(kind=FaultKind.LOST, detail=str(error)),)
+    if isinstance(error, DeployError):
+        return (Fault(kind=FaultKind.ERROR, detail=str(error)),)
+    # a full disk, a bug: the robot comes first, and the user gets one line
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return (Fault(kind=FaultKind.ERROR, detail=text),)
+
+
 class ControlLoop:
     """One run on one robot.
 
@@ -129,9 +164,8 @@ class ControlLoop:
         schedule: what is asked of the policy over time.
         limits: of the robot.
         recorder: open.
-        stop: where signals arrive.
-        ramp_s: time to go to the home pose [s].
-        duration_s: time to run the policy [s].
+        stop: where the wish for the end arrives.
+        plan: how long each phase takes.
         step_lock: advance a simulator by a period after each tick, in place of waiting.
         lost_ticks_max: more lost ticks in a row than this end the run.
         home_tolerance_rad: a pose that is this near to home needs no ramp [rad].
@@ -142,7 +176,10 @@ class ControlLoop:
         base_fixed: the base cannot move: an IMU that always says the same is none that hangs.
 
     Attributes:
-        left_stiff: names of the joints that did not acknowledge to be damped at the end.
+        machine: where the run is.
+        counts: what happened.
+        left_stiff: names of the joints that did not acknowledge the safe stop.
+        off: the motors have no torque.
     """
 
     def __init__(
@@ -155,8 +192,7 @@ class ControlLoop:
         limits: Limits,
         recorder: Recorder,
         stop: Stop,
-        ramp_s: float,
-        duration_s: float,
+        plan: Plan,
         step_lock: bool = False,
         lost_ticks_max: int = 10,
         home_tolerance_rad: float = 0.1,
@@ -166,32 +202,40 @@ class ControlLoop:
         base_fixed: bool = False,
         late_max: float = 0.25,
     ) -> None:
-        self._late_max = late_max
-        self._recent: deque[float] = deque(maxlen=1 + max(2, round(1.0 / spec.control_period_s)))
-        self._watchdog = watchdog
-        self.left_stiff: tuple[str, ...] = ()
         self._robot, self._spec, self._policy, self._schedule = robot, spec, policy, schedule
-        self._limits, self._recorder, self._stop = limits, recorder, stop
-        self._ramp_s, self._duration_s, self._step_lock = ramp_s, duration_s, step_lock
-        self._lost_max, self._tolerance, self._on_second = lost_ticks_max, home_tolerance_rad, on_second
-        self._damp_for_s = damp_for_s
+        self._limits, self._recorder, self._stop, self._plan = limits, recorder, stop, plan
+        self._step_lock, self._tolerance, self._on_second = step_lock, home_tolerance_rad, on_second
+        self._damp_for_s, self._watchdog = damp_for_s, watchdog
         self.period_s = spec.control_period_s
-        self._gains_due = self._ticks_per_s = max(1, round(1.0 / self.period_s))
+        self._ticks_per_s = max(1, round(1.0 / self.period_s))
+        self._gains_due = self._ticks_per_s
         # a simulator in lock step waits for us, so we can wait for it
         self._patience = 500.0 if step_lock else 1.0
+        self._monitor = Monitor(
+            limits,
+            GyroCheck(robot.gyro_unit),
+            period_s=self.period_s,
+            base_fixed=base_fixed,
+            late_max=late_max,
+            lost_max=lost_ticks_max,
+            simulated=step_lock,
+        )
+        self.machine = Machine()
         self.counts = Counts()
+        self.left_stiff: tuple[str, ...] = ()
+        self.off = False
         self._names = tuple(a.name for a in spec.inputs)
         self._envelope = Envelope.from_spec(spec)
         self._home = np.asarray(spec.robot.column("home_rad"))
-        self._gyro = GyroCheck(robot.gyro_unit)
-        self._frozen = FrozenChannels(limits.names, FrozenLimits(base_fixed=base_fixed))
-        self._gyro_done = False
-        self._lost_in_row = self._stale_in_row = self._clamped_in_row = 0
         self._heading = 0.0
         self._epoch = time.monotonic()
         self._touched = self._configuring = False
         self._tick_done = -1
-        self._ramp_ticks = 0
+        self._run_from = 0
+        # seen after the step of a tick, for the next one
+        self._pending: tuple[Fault, ...] = ()
+        self._compared = self._gyro_told = False
+        self._rest = self._command = command_vector(spec, {})
 
     @property
     def survived_s(self) -> float:
@@ -206,19 +250,42 @@ class ControlLoop:
         with contextlib.suppress(OSError):
             self._recorder.event(self._now(), kind, message)
 
-    async def run(self, first: RobotState) -> None:
-        """Configure, ramp, run the policy to the end of its time.
+    def _step(self, reading: Reading, now: float) -> Order:
+        """The machine's next state, told to the log where it is another phase."""
+        # a policy that is at rest has nothing to come to rest from
+        resting = np.array_equal(self._command, self._rest)
+        plan = replace(self._plan, rest_s=0.0) if resting else self._plan
+        before, self.machine = self.machine, step(self.machine, reading, now, plan)
+        if self.machine.phase is not before.phase:
+            why = f": {self.machine.ended}: {self.machine.message}" if self.machine.ended != before.ended else ""
+            self.event("phase", f"{before.phase} to {self.machine.phase}{why}")
+        return self.machine.order
 
-        Raises:
-            DeployError: what ended the run early.
-            Stopped: a signal did.
-        """
+    def _reading(self, faults: tuple[Fault, ...] = (), **values: Any) -> Reading:
+        return Reading(faults=faults, stop=self._stop.ended, why=self._stop.why, now=self._stop.now, **values)
+
+    def fail(self, error: Exception) -> None:
+        """Something that is no reading ended the run."""
+        self._step(Reading(faults=faults_of(error)), self.machine.since_s)
+
+    async def run(self, first: RobotState) -> None:
+        """Stiffen, ramp, run the policy to the end of its time, stop; what ended it is in `machine`."""
+        try:
+            await self._start(first)
+            with _no_garbage_collection():
+                await self._grid()
+        except Exception as error:
+            self.fail(error)
+
+    async def _start(self, first: RobotState) -> None:
         self._state = first
         self._from = first.joint_position
         self._sent, self._sent_tick = first.joint_position, -1
         far = float(np.max(np.abs(first.joint_position - self._home)))
-        ramp_ticks = 0 if far <= self._tolerance else round(self._ramp_s / self.period_s)
-        run_ticks = max(1, round(self._duration_s / self.period_s))
+        ramp_ticks = 0 if far <= self._tolerance else round(self._plan.ramp_s / self.period_s)
+        run_ticks = max(1, round(self._plan.run_s / self.period_s))
+        self._plan = replace(self._plan, ramp_s=ramp_ticks * self.period_s, run_s=run_ticks * self.period_s)
+        self._step(self._reading(done=True), 0.0)
         self._touched = True
         if self._watchdog is not None:
             self._watchdog.touched()
@@ -239,22 +306,19 @@ class ControlLoop:
             self.counts.warnings.append(
                 f"the server reports other gains than it was sent: {'; '.join(different[:3])}{more}"
             )
-        self._ramp_ticks = ramp_ticks
-        self.event("phase", f"ramp: {ramp_ticks} ticks, {far:.3f} rad from home; then {run_ticks} ticks of the policy")
-        with _no_garbage_collection():
-            await self._grid(ramp_ticks + run_ticks)
+        self.event("plan", f"ramp: {ramp_ticks} ticks, {far:.3f} rad from home; then {run_ticks} ticks of the policy")
+        self._step(self._reading(done=True), 0.0)
 
-    async def _grid(self, ticks: int) -> None:
+    async def _grid(self) -> None:
         period, k = self.period_s, 0
         t0 = self._now() + 0.5 * period
         shown = t0
-        while k < ticks:
-            self._stop.check()
+        while True:
             scheduled = k * period if self._step_lock else t0 + k * period
             if not self._step_lock:
                 await self._wait_until(scheduled)
-            await self._tick(k, scheduled)
-            self._check_rate(k)
+            if not await self._tick(k, scheduled):
+                break
             following = k + 1
             if self._step_lock:
                 await self._robot.step_simulation(period)
@@ -264,15 +328,12 @@ class ControlLoop:
                 self.counts.overruns += late > 0
                 if late > 0.5 * period:
                     following = math.floor((now - t0) / period) + 1
-                    self.counts.skipped += following - (k + 1)
                 if self._on_second is not None and now - shown >= 1.0:
                     shown = now
                     self._on_second(f"{now - t0:.0f} s: tick {k}, tilt {self._state.tilt_rad:.2f} rad")
             k = following
-        if not self._step_lock:
-            await self._wait_until(t0 + ticks * period)
-        if not self._gyro_done:
-            self.event("gyro", self._gyro.message)
+        if not self._monitor.gyro_done and not self._step_lock:
+            self.event("gyro", self._monitor.gyro.message)
 
     async def _wait_until(self, deadline: float) -> None:
         """Sleep, then nap, then spin to a deadline of this run's clock."""
@@ -285,178 +346,194 @@ class ControlLoop:
         while self._now() < deadline:
             pass
 
-    async def _read(self) -> tuple[RobotState, bool, float]:
-        """(state, stale, round trip); the state before where none came in time."""
+    async def _read(self) -> tuple[RobotState, bool, float, tuple[Fault, ...]]:
+        """(state, stale, round trip, faults); the state before where none came in time."""
         try:
             state = await self._robot.read(READ_SHARE * self.period_s * self._patience)
         except ConnectionLost as error:
             self.counts.lost_states += 1
-            self._lost(error)
-            return self._state, True, _NAN
-        self.counts.state_round_trips.append(state.round_trip_s)
-        return state, state.same_reading(self._state), state.round_trip_s
+            return self._state, True, _NAN, self._lost(error)
+        except FaultError as error:
+            return self._state, True, _NAN, faults_of(error)
+        return state, state.same_reading(self._state), state.round_trip_s, ()
 
-    def _check_rate(self, k: int) -> None:
-        """Over the last second the loop was about as fast as in training."""
-        if self._step_lock:
-            return
-        self._recent.append(self._now())
-        took = self._recent[-1] - self._recent[0]
-        nominal = (len(self._recent) - 1) * self.period_s
-        if len(self._recent) == self._recent.maxlen and took > (1.0 + self._late_max) * nominal:
-            rate = (len(self._recent) - 1) / took
-            raise FaultError(
-                f"too slow: {rate:.1f} ticks a second over the last {took:.1f} s, {1.0 / self.period_s:g} were trained "
-                f"(state round trip {1e3 * self._state.round_trip_s:.0f} ms); look at the link and what else runs here"
-            )
-
-    def _lost(self, error: ConnectionLost) -> None:
-        self._lost_in_row += 1
-        self._recent.clear()  # a tick that waits for an answer is long, and told of as lost
+    def _lost(self, error: ConnectionLost) -> tuple[Fault, ...]:
         self.event("lost", str(error))
-        if self._lost_in_row > self._lost_max:
-            raise ConnectionLost(f"{self._lost_in_row} ticks in a row without an answer: {error}") from error
+        return self._monitor.lost(error)
 
-    def _check_gyro(self, state: RobotState) -> None:
-        self._gyro.add(state)
-        if self._gyro.verdict == "not enough motion":
-            return
-        self._gyro_done = True
-        self.event("gyro", self._gyro.message)
-        if self._gyro.verdict == "wrong":
-            raise FaultError(self._gyro.message)
-
-    def _check_gains(self) -> None:
-        """The gains that the server reports are still those it reported when they were set."""
+    def _gains_changed(self, k: int, stale: bool) -> tuple[Fault, ...]:
+        """Once a second: the gains that the server reports are still those it reported when they were set."""
+        if k < self._gains_due or stale:
+            return ()
+        self._gains_due = k + self._ticks_per_s
         different = self._robot.gains_seen(nominal(self._limits))
         known = {line.partition(" is ")[0] for line in self._gains_at_first}
         changed = [line for line in different if line.partition(" is ")[0] not in known]
-        if changed:
-            raise FaultError(
-                f"gains changed during the run: {'; '.join(changed[:3])}; another program commands this robot: stop it"
-            )
+        if not changed:
+            return ()
+        detail = f"gains changed during the run: {'; '.join(changed[:3])}; another program commands this robot: stop it"
+        return (Fault(kind=FaultKind.GAINS, value=len(changed), high=0.0, detail=detail),)
 
-    async def _tick(self, k: int, scheduled: float) -> None:
-        if self._watchdog is not None:
-            self._watchdog.beat()
+    async def _tick(self, k: int, scheduled: float) -> bool:
+        """One tick; whether there is another one."""
         start = scheduled if self._step_lock else self._now()
-        lost_before = self._lost_in_row
-        before = self._state
-        state, stale, state_round_trip = await self._read()
-        self._state = state
-        self._stale_in_row = self._stale_in_row + 1 if stale else 0
-        self.counts.stale += stale
-        state_s = start + state_round_trip if self._step_lock else state.time_s - self._epoch
-        faults = check_state(state, self._limits, self._stale_in_row)
-        if not faults and not math.isnan(state_round_trip):
-            dt = self.period_s if self._step_lock else state.time_s - before.time_s
-            faults = check_motion(state, before, dt, self._limits) or self._frozen.add(state, self._sent)
-        if faults:
-            kind = Fall if faults[0].startswith(FALL) else FaultError
-            raise kind("; ".join(faults).removeprefix(FALL))
-        if not self._gyro_done and not stale and not self._step_lock:
-            self._check_gyro(state)
-        if k >= self._gains_due and not stale:
-            self._gains_due = k + self._ticks_per_s
-            self._check_gains()
+        mark = time.monotonic()
+        stages = dict.fromkeys(STAGES, 0.0)
 
-        phase, inputs, action, target = self._decide(k, state)
+        def took(stage: str) -> None:
+            nonlocal mark
+            now = time.monotonic()
+            stages[stage] += now - mark
+            mark = now
+
+        alone: tuple[Fault, ...] = ()
+        if self._watchdog is not None:
+            try:
+                self._watchdog.beat()
+            except FaultError as error:
+                alone = error.faults
+        before = self._state
+        state, stale, state_round_trip, unread = await self._read()
+        took("read")
+        answered = not math.isnan(state_round_trip)
+        self._state = state
+        faults = alone or unread or self._pending
+        faults = faults or self._monitor.look(state, before, self._sent, answered=answered, stale=stale)
+        faults = faults or self._gains_changed(k, stale)
+        if self._monitor.gyro_done and not self._gyro_told:
+            self._gyro_told = True
+            self.event("gyro", self._monitor.gyro.message)
+        now = k * self.period_s
+        ran = self.counts.run_ticks
+        order = self._step(self._reading(faults, done=self._compared), now)
+        if order not in _PHASES:
+            return False
+        self.counts.stale += stale
+        took("guard")
+        inputs, action, target = self._decide(order, k, now, state)
+        took("infer")
         # how far the target may move counts from the last one that the robot acknowledged
         safe = limit(target, self._sent, state, self._limits, (k - self._sent_tick) * self.period_s)
+        took("guard")
         command_s = command_round_trip = _NAN
+        lost: tuple[Fault, ...] = ()
         try:
             command_round_trip = await self._robot.command(safe, COMMAND_SHARE * self.period_s * self._patience)
             command_s = start + command_round_trip if self._step_lock else self._now()
             self._sent, self._sent_tick = safe.rad, k
-            self.counts.command_round_trips.append(command_round_trip)
-            if self._lost_in_row == lost_before:
-                self._lost_in_row = 0
+            if answered:
+                self._monitor.heard()
         except ConnectionLost as error:
             self.counts.lost_commands += 1
-            if self._lost_in_row == lost_before:  # a tick that lost both counts once
-                self._lost(error)
+            if answered:  # a tick that lost both counts once
+                lost = self._lost(error)
         finally:
+            took("write")
             self._recorder.tick(
                 self._record(
                     state,
                     tick=k,
-                    phase=phase,
+                    phase=_PHASES[order],
                     scheduled_s=scheduled,
                     start_s=start,
-                    state_s=state_s,
+                    state_s=start + state_round_trip if self._step_lock else state.time_s - self._epoch,
                     command_s=command_s,
                     state_round_trip_s=state_round_trip,
                     command_round_trip_s=command_round_trip,
                     inputs=inputs,
                     action=action,
                     sent=safe.rad,
-                    safety=safe.reasons,
+                    safety=tuple(str(clamp) for clamp in safe.clamps),
                     stale=stale,
                 )
             )
-            self._count(k, phase, scheduled, start, safe)
+            self._count(k, order, scheduled, start, safe)
+            self.counts.state_round_trip_s.append(state_round_trip)
+            self.counts.command_round_trip_s.append(command_round_trip)
+            for name, seconds in stages.items():
+                self.counts.stages_s[name].append(seconds)
+        sent = self._monitor.sent(safe.clamps, by_policy=self.counts.run_ticks > ran)
+        self._pending = self._pending or lost or sent or self._monitor.ended(self._now(), state.round_trip_s)
+        return True
 
-    def _decide(self, k: int, state: RobotState) -> tuple[str, dict[str, np.ndarray], np.ndarray | None, np.ndarray]:
-        """(phase, inputs, action, target) of a tick."""
-        if self._clamped_in_row * self.period_s > CLAMPED_S:
-            raise FaultError(
-                f"safety changed the targets of more than half of the joints for {CLAMPED_S:g} s without a pause: the "
-                "policy asks for what this robot may not do; look at its robot, its units and its inputs"
-            )
-        if k < self._ramp_ticks:
-            share = smooth((k + 1) / self._ramp_ticks)
-            return "ramp", {}, None, self._from + share * (self._home - self._from)
+    def _decide(
+        self, order: Order, k: int, now: float, state: RobotState
+    ) -> tuple[dict[str, np.ndarray], np.ndarray | None, np.ndarray]:
+        """(inputs, action, target) of a tick."""
+        if order is Order.RAMP:
+            share = smooth((now + self.period_s) / self._plan.ramp_s)
+            return {}, None, self._from + share * (self._home - self._from)
+        if order is Order.COMPARE:
+            self._heading, self._run_from = state.heading_rad, k + 1
+            self._pending = self._outside(observe(self._names, state, self._schedule.at(0.0), 0.0, self._heading))
+            self._compared = True
+            return {}, None, self._sent
+        self._compared = False
+        if order is Order.SOFTEN:
+            # the target goes to the measured position: the motors' torque fades with the distance
+            since = self.machine.since_s + self.machine.rest_s
+            share = smooth((now - since + self.period_s) / self.machine.soften_s)
+            return {}, None, self._sent + share * (state.joint_position - self._sent)
         if self.counts.run_ticks == 0:
             self._policy.reset()
             self._heading = state.heading_rad
-        time_s = (k - self._ramp_ticks) * self.period_s
-        inputs = observe(self._names, state, self._schedule.at(time_s), time_s, self._heading)
-        if self.counts.run_ticks == 0:
-            self._check_envelope(inputs)
+        time_s = (k - self._run_from) * self.period_s
+        self._command = self._rest if order is Order.REST else self._schedule.at(time_s)
+        inputs = observe(self._names, state, self._command, time_s, self._heading)
         action = self._policy.step(inputs)
-        return "run", inputs, action, action
+        return inputs, action, action
 
-    def _check_envelope(self, inputs: dict[str, np.ndarray]) -> None:
+    def _outside(self, inputs: dict[str, np.ndarray]) -> tuple[Fault, ...]:
         """What is measured before the policy's first step is what it met in training."""
         outside = self._envelope.outside(inputs)
-        if outside:
-            more = f"; and {len(outside) - 3} more" if len(outside) > 3 else ""
-            raise FaultError(
-                f"the policy was not started: {'; '.join(outside[:3])}{more}; "
-                "check joint order, zero offsets, units and how the robot hangs"
-            )
+        if not outside:
+            return ()
+        more = f"; and {len(outside) - 3} more" if len(outside) > 3 else ""
+        detail = (
+            f"the policy was not started: {'; '.join(outside[:3])}{more}; "
+            "check joint order, zero offsets, units and how the robot hangs"
+        )
+        return (Fault(kind=FaultKind.ENVELOPE, detail=detail),)
 
-    def _count(self, k: int, phase: str, scheduled: float, start: float, safe: SafeTarget) -> None:
+    def _count(self, k: int, order: Order, scheduled: float, start: float, safe: SafeTarget) -> None:
         counts = self.counts
-        joints = {reason.partition(": ")[0] for reason in safe.reasons}
-        many = phase == "run" and len(joints) > CLAMPED_SHARE * len(self._home)
-        self._clamped_in_row = self._clamped_in_row + 1 if many else 0
         self._tick_done = k
-        counts.starts.append((k, scheduled, start))
-        counts.ramp_ticks += phase == "ramp"
-        counts.run_ticks += phase == "run"
-        counts.clamped_ticks += bool(safe.reasons)
-        counts.clamps.update(reason.rpartition(": ")[2] for reason in safe.reasons)
+        counts.tick.append(k)
+        counts.scheduled_s.append(scheduled)
+        counts.start_s.append(start)
+        counts.ramp_ticks += order in (Order.RAMP, Order.COMPARE)
+        counts.run_ticks += order is Order.POLICY
+        counts.stop_ticks += order in (Order.REST, Order.SOFTEN)
+        counts.clamped_ticks += bool(safe.clamps)
+        counts.clamps.update(clamp.kind.value for clamp in safe.clamps)
 
     @staticmethod
     def _record(state: RobotState, **values: Any) -> Tick:
         names = ("joint_position", "joint_velocity", "joint_torque", "quat_wxyz", "gyro_b", "accel_b")
         return Tick(**values, **{name: getattr(state, name) for name in names})
 
-    async def damp(self) -> bool:
-        """Leave the robot damped: no stiffness, nominal damping, the measured position as target.
+    async def finish(self) -> bool:
+        """Leave the robot as the machine says: damped (no stiffness, nominal damping), off, or held.
 
         Tries again and again for `damp_for_s`. Does nothing to a robot that was not touched.
 
         Returns:
-            Whether every joint acknowledged its gains; without stiffness a target has no force.
+            Whether every joint acknowledged to be without stiffness; then a target has no force.
         """
         if not self._touched:
             return True
+        if self.machine.order not in (Order.DAMP, Order.OFF, Order.HOLD):
+            self.fail(DeployError("the run was cancelled"))
+        if self.machine.order is Order.HOLD:
+            if self._watchdog is not None:
+                self._watchdog.leaving()
+            self.event("hold", "the last gains and the last target stay in force")
+            return False
         leaving = None if self._watchdog is None else self._watchdog.leaving
         # gains that were not acknowledged may still be on their way
         settle_s = SETTLE_S if self._configuring else 0.0
-        gains = damp(self._limits)
+        self.off = self.machine.order is Order.OFF
+        gains = off(self._limits) if self.off else damp(self._limits)
         result = await damp_joints(self._robot, gains, self._damp_for_s, on_round=leaving, settle_s=settle_s)
         self.left_stiff = tuple(result.left)
         message = result.message
@@ -467,6 +544,7 @@ class ControlLoop:
             except DeployError as error:  # a target has no force without stiffness
                 message += f"; the target could not be set to the measured position: {error}"
         self.event("damp", message)
+        self._step(Reading(done=result.done, given_up=not result.done), self.machine.since_s)
         return result.done
 
     async def _hold(self) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deploy.control.machine import Ended
+from deploy.log.timing import LoopTiming
+from deploy.robot.faults import Fault
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """How a run went. Times of the loop are over all its ticks; None in lock step, where time is simulated.
+    """How a run went.
 
     Attributes:
-        ended: "completed", "fall", "fault", "lost", "interrupted", "terminated" or "error".
+        ended: why it is over.
         message: one line about the end.
-        damped: every joint acknowledged the gains of a safe stop.
+        damped: every joint acknowledged to be without stiffness.
         left_stiff: the joints that did not.
         log: the log's file; None when the robot was not reached.
         duration_s: asked for [s].
@@ -23,24 +28,22 @@ class RunReport:
         compared: name of the robot that the bundle was compared with before; empty for none.
         warnings: what a person should look at, one line each.
         survived_s: how long the policy ran [s].
-        ticks: ticks of ramp and policy.
-        ramp_ticks: of the ramp.
+        ticks: of all phases.
+        ramp_ticks: of the way home and the look before the policy's first step.
         overruns: ticks that ended after the next one was due.
-        skipped: deadlines left out because a tick was late by more than half a period.
         lost_states: ticks without a state in time.
         lost_commands: commands without an acknowledgement in time.
         stale_ticks: ticks without anything newly measured, the lost ones among them.
         clamped_ticks: ticks in which safety changed a target.
         clamps: how often, by reason.
-        period_ms: nominal control period [ms].
-        period_p50_ms, period_p99_ms, period_max_ms: from start to start of successive ticks [ms].
-        loop_period_error_p99_ms: 99th percentile of |period - nominal| [ms].
-        lateness_p99_ms: 99th percentile of start - deadline [ms].
-        state_round_trip_p50_ms, state_round_trip_p99_ms: question to complete answer [ms].
-        command_round_trip_p50_ms, command_round_trip_p99_ms: command to acknowledgement [ms].
+        stop_ticks: of the stop.
+        faults: what ended it, as values.
+        left: what the robot was left in: "damped", "off", "held" (the last gains and target), "untouched" or "unknown".
+        realtime: real-time scheduling was granted.
+        timing: of the loop over all its ticks.
     """
 
-    ended: str
+    ended: Ended
     message: str
     damped: bool
     log: Path | None
@@ -53,27 +56,23 @@ class RunReport:
     ticks: int = 0
     ramp_ticks: int = 0
     overruns: int = 0
-    skipped: int = 0
     lost_states: int = 0
     lost_commands: int = 0
     stale_ticks: int = 0
     clamped_ticks: int = 0
     clamps: Mapping[str, int] = field(default_factory=dict)
-    period_ms: float = 0.0
-    period_p50_ms: float | None = None
-    period_p99_ms: float | None = None
-    period_max_ms: float | None = None
-    loop_period_error_p99_ms: float | None = None
-    lateness_p99_ms: float | None = None
-    state_round_trip_p50_ms: float | None = None
-    state_round_trip_p99_ms: float | None = None
-    command_round_trip_p50_ms: float | None = None
-    command_round_trip_p99_ms: float | None = None
+    stop_ticks: int = 0
+    faults: tuple[Fault, ...] = ()
+    left: str = "untouched"
+    realtime: bool = False
+    timing: LoopTiming = LoopTiming(ticks=0, period_ms=math.nan)
 
     @property
     def exit_code(self) -> int:
-        """0 only when the time was completed and the robot was left damped; 128 and its number after a signal."""
-        if self.ended == "completed":
+        """0 only when the time was completed, or the operator ended it, and the robot was left damped; 128 and its
+        number after a signal.
+        """
+        if self.ended in (Ended.COMPLETED, Ended.STOPPED):
             return 0 if self.damped else 1
         return 128 + self.signum if self.signum else 1
 
@@ -81,6 +80,8 @@ class RunReport:
         """Plain JSON values, with `exit_code`."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return values | {
+            "timing": self.timing.to_json(),
+            "faults": [fault.to_json() for fault in self.faults],
             "log": None if self.log is None else str(self.log),
             "clamps": dict(self.clamps),
             "warnings": list(self.warnings),
@@ -89,29 +90,37 @@ class RunReport:
         }
 
     @property
-    def _not_damped(self) -> str:
+    def _robot(self) -> str:
         named = ", ".join(self.left_stiff[:6]) + (" and more" if len(self.left_stiff) > 6 else "")
-        return f"NOT DAMPED: {named or 'it'} keeps the last gains and target; try ksim damp"
+        return {
+            "damped": "damped",
+            "off": "off: no torque",
+            "held": "HELD: it keeps the last gains and target; end that with ksim damp",
+            "untouched": "untouched",
+        }.get(self.left, f"NOT DAMPED: {named or 'it'} keeps the last gains and target; try ksim damp")
 
     def summary(self) -> str:
         """Lines for a person."""
 
-        def ms(value: float | None) -> str:
-            return "-" if value is None else f"{value:.2f}"
+        def ms(value: float) -> str:
+            return "-" if math.isnan(value) else f"{value:.2f}"
 
+        timing = self.timing
         clamps = ", ".join(f"{k} {v}" for k, v in sorted(self.clamps.items())) or "none"
+        stages = ", ".join(f"{name} {ms(p50)} ({ms(p99)})" for name, (p50, p99) in timing.stages.items())
         lines = [
             f"ended      {self.ended}: {self.message}",
-            f"robot      {'damped' if self.damped else self._not_damped}",
+            f"robot      {self._robot}",
             f"compared   {self.compared or 'with no robot: name yours with --robot FOLDER'}",
             f"policy     {self.survived_s:.2f} of {self.duration_s:g} s; "
-            f"{self.ticks} ticks, {self.ramp_ticks} of them in the ramp",
-            f"period     {self.period_ms:g} ms nominal; p50 {ms(self.period_p50_ms)}, p99 {ms(self.period_p99_ms)}, "
-            f"max {ms(self.period_max_ms)}; error p99 {ms(self.loop_period_error_p99_ms)}; "
-            f"{self.overruns} overruns, {self.skipped} skipped",
-            f"round trip state p50 {ms(self.state_round_trip_p50_ms)}, p99 {ms(self.state_round_trip_p99_ms)} ms; "
-            f"command p50 {ms(self.command_round_trip_p50_ms)}, p99 {ms(self.command_round_trip_p99_ms)} ms; "
+            f"{self.ticks} ticks, {self.ramp_ticks} of them before it, {self.stop_ticks} of them in the stop",
+            f"period     {ms(timing.period_ms)} ms nominal; p50 {ms(timing.period_p50_ms)}, "
+            f"p99 {ms(timing.period_p99_ms)}, max {ms(timing.period_max_ms)}; "
+            f"error p99 {ms(timing.period_error_p99_ms)}; {self.overruns} overruns, {timing.skipped} skipped",
+            f"round trip state p50 {ms(timing.state_round_trip_p50_ms)}, p99 {ms(timing.state_round_trip_p99_ms)} ms; "
+            f"command p50 {ms(timing.command_round_trip_p50_ms)}, p99 {ms(timing.command_round_trip_p99_ms)} ms; "
             f"lost {self.lost_states} and {self.lost_commands}, stale {self.stale_ticks}",
+            *([f"tick       p50 (p99) in ms: {stages}"] if stages else []),
             f"clamped    {self.clamped_ticks} ticks ({clamps})",
             f"log        {self.log if self.log is not None else 'none'}",
             *(f"warning    {line}" for line in self.warnings),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import json
 import math
@@ -15,6 +16,7 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -23,16 +25,19 @@ import numpy as np
 
 from deploy.bundle.preflight import Prepared, parse_commands, prepare
 from deploy.control.commands import Schedule, read_schedule
-from deploy.control.loop import DAMP_FOR_S, ControlLoop, Fall, Stop, Stopped
+from deploy.control.loop import DAMP_FOR_S, ControlLoop, Stop, Stopped
+from deploy.control.machine import Ended, OnFault, Order, Phase, Plan
 from deploy.control.report import RunReport
 from deploy.control.watchdog import Watchdog
-from deploy.errors import ConnectionLost, DeployError, FaultError, LogError, OptionError, SafetyError
+from deploy.errors import DeployError, LogError, OptionError, SafetyError
 from deploy.log.recorder import Recorder
+from deploy.log.timing import LoopTiming
+from deploy.robot.faults import text_of
 from deploy.robot.kos import KosRobot
 from deploy.robot.safety import Limits, check_start
 from deploy.robot.state import RobotState
 from toolkit.cli import Option, options, run_verb
-from toolkit.errors import SettingsError, ToolkitError
+from toolkit.errors import SettingsError
 from toolkit.files import only_one
 from toolkit.settings import Bound, Settings
 
@@ -73,6 +78,10 @@ class RunOptions(Settings):
         damp_for_s: how long to try to damp a robot that does not answer [s].
         watchdog_s: a process of its own damps the robot when the loop has missed its beat for so long [s], or has
             died; at least three control periods. 0 runs without it, as lock step always does.
+        rest_s: how long the policy is at zero command when the time is up, if it was asked to move [s].
+        soften_s: over which the stiffness goes after that [s].
+        on_fault: what a fault leaves the robot in: "damp" (no stiffness, nominal damping), "hold" (the last gains and
+            target) or "off" (no torque). After a fall, an over-speed or with a hot motor it is damped in any case.
         late_max: the loop may be slower than in training by this share, over a second; more ends the run.
         on_second: called about once a second with a line to show.
         unvalidated: run a bundle of ours that was not proven to be its checkpoint.
@@ -118,6 +127,20 @@ class RunOptions(Settings):
         Option("the loop may be slower by this share, over a second", flag="--max-late", metavar="SHARE"),
         Bound(0, 1000, "a share"),
     ] = 0.25
+    rest_s: Annotated[
+        float,
+        Option("zero command before the end, where it moved [s]", flag="--rest", metavar="S"),
+        Bound(0, 60, "seconds"),
+    ] = 1.0
+    soften_s: Annotated[
+        float,
+        Option("let the stiffness go over this time at the end [s]", flag="--soften", metavar="S"),
+        Bound(0, 60, "seconds"),
+    ] = 0.3
+    on_fault: Annotated[
+        Literal["damp", "hold", "off"],
+        Option("what a fault leaves the robot in: limp, its last gains and target, or without torque"),
+    ] = "damp"
     realtime: bool = False
     damp_for_s: Annotated[float, Bound(0, 600, "seconds")] = DAMP_FOR_S
     watchdog_s: Annotated[
@@ -145,63 +168,44 @@ class RunCommand(RunOptions):
     json: Annotated[bool, Option("print the report as one JSON object")] = False
 
 
-@dataclass(frozen=True)
-class _End:
-    """How a run ended."""
-
-    ended: str
-    message: str
-    signum: int = 0
-
-    @classmethod
-    def by_signal(cls, signum: int) -> _End:
-        ended = "interrupted" if signum == signal.SIGINT else "terminated"
-        return cls(ended, f"{signal.Signals(signum).name} received", signum)
-
-
-def _percentile(values: list[float], share: float) -> float | None:
-    return None if not values else round(float(np.percentile(values, share)) * 1e3, 4)
-
-
-def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, end: _End) -> RunReport:
-    counts = loop.counts
-    timing: dict[str, float | None] = {}
-    if not options.step_lock and len(counts.starts) > 1:
-        k, scheduled, start = (np.array(column) for column in zip(*counts.starts, strict=True))
-        periods = np.diff(start)
-        timing = {
-            "period_p50_ms": _percentile(periods.tolist(), 50),
-            "period_p99_ms": _percentile(periods.tolist(), 99),
-            "period_max_ms": _percentile(periods.tolist(), 100),
-            "loop_period_error_p99_ms": _percentile(np.abs(periods - np.diff(k) * loop.period_s).tolist(), 99),
-            "lateness_p99_ms": _percentile((start - scheduled).tolist(), 99),
-        }
+def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, realtime: bool) -> RunReport:
+    counts, machine = loop.counts, loop.machine
+    left = "damped" if damped else "unknown"
+    if machine.order is Order.HOLD:
+        left = "held"
+    elif damped and machine.phase is Phase.DAMPED and loop.off:
+        left = "off"
     return RunReport(
-        ended=end.ended,
-        message=end.message,
+        ended=machine.ended or Ended.ERROR,
+        message=machine.message,
         damped=damped,
         log=log,
         duration_s=options.duration_s,
-        signum=end.signum,
         left_stiff=loop.left_stiff,
-        compared="",
         warnings=tuple(counts.warnings),
         survived_s=round(loop.survived_s, 6),
-        ticks=counts.ramp_ticks + counts.run_ticks,
+        ticks=counts.ramp_ticks + counts.run_ticks + counts.stop_ticks,
         ramp_ticks=counts.ramp_ticks,
+        stop_ticks=counts.stop_ticks,
         overruns=counts.overruns,
-        skipped=counts.skipped,
         lost_states=counts.lost_states,
         lost_commands=counts.lost_commands,
         stale_ticks=counts.stale,
         clamped_ticks=counts.clamped_ticks,
         clamps=dict(counts.clamps),
-        period_ms=round(loop.period_s * 1e3, 6),
-        **timing,
-        state_round_trip_p50_ms=_percentile(counts.state_round_trips, 50),
-        state_round_trip_p99_ms=_percentile(counts.state_round_trips, 99),
-        command_round_trip_p50_ms=_percentile(counts.command_round_trips, 50),
-        command_round_trip_p99_ms=_percentile(counts.command_round_trips, 99),
+        faults=machine.faults,
+        left=left,
+        realtime=realtime,
+        timing=LoopTiming.of(
+            period_s=loop.period_s,
+            tick=np.array(counts.tick),
+            scheduled_s=np.array(counts.scheduled_s),
+            start_s=np.array(counts.start_s),
+            state_round_trip_s=np.array(counts.state_round_trip_s),
+            command_round_trip_s=np.array(counts.command_round_trip_s),
+            stages_s={name: np.array(taken) for name, taken in counts.stages_s.items()},
+            simulated=options.step_lock,
+        ),
     )
 
 
@@ -226,7 +230,7 @@ async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
     faults = check_start(state, limits)
     if faults:
         raise SafetyError(
-            f"the robot may not start: {'; '.join(faults)}; put it right and try again (a simulator: add --reset)"
+            f"the robot may not start: {text_of(faults, 20)}; put it right and try again (a simulator: add --reset)"
         )
     return state
 
@@ -274,7 +278,10 @@ async def _control(
             await _or_stop(stop, robot.reset_simulation())
         if limit_s > 0:
             limit_s = max(limit_s, 3.0 * ready.spec.control_period_s)
-            starting = Watchdog.start(ready.spec.robot, options.host, options.port, log, limit_s, lock=lock)
+            on_fault = OnFault(options.on_fault)
+            starting = Watchdog.start(
+                ready.spec.robot, options.host, options.port, log, limit_s, on_fault=on_fault, lock=lock
+            )
             watchdog = await _or_stop(stop, starting)
         # after all that takes time: the first target is where the robot is now
         first = await _or_stop(stop, _first_reading(robot, limits))
@@ -289,8 +296,13 @@ async def _control(
                 limits=limits,
                 recorder=recorder,
                 stop=stop,
-                ramp_s=options.ramp_s,
-                duration_s=options.duration_s,
+                plan=Plan(
+                    ramp_s=options.ramp_s,
+                    run_s=options.duration_s,
+                    rest_s=options.rest_s,
+                    soften_s=options.soften_s,
+                    on_fault=OnFault(options.on_fault),
+                ),
                 step_lock=options.step_lock,
                 lost_ticks_max=options.lost_ticks_max,
                 damp_for_s=options.damp_for_s,
@@ -303,18 +315,18 @@ async def _control(
             if not first.accel_b.any():
                 loop.counts.warnings.append(NO_ACCELEROMETER)
             damped = False  # until it is known to be
-            report = await _guarded(loop, first, recorder, options, ready.compared)
-            damped = report.damped
+            report = await _guarded(loop, first, recorder, options, realtime)
+            report = replace(report, compared=ready.compared, signum=stop.signum if report.ended == stop.ended else 0)
+            damped = report.damped or report.left == "held"
             return report
     except Stopped as stopped:
-        end = _End.by_signal(stopped.signum)
         return RunReport(
-            ended=end.ended,
-            message=f"{end.message} before the robot was touched",
+            ended=stopped.ended,
+            message=f"{stopped.why} before the robot was touched",
             damped=True,
             log=None,
             duration_s=options.duration_s,
-            signum=end.signum,
+            signum=stop.signum,
         )
     finally:
         if watchdog is not None:
@@ -323,31 +335,15 @@ async def _control(
 
 
 async def _guarded(
-    loop: ControlLoop, first: RobotState, recorder: Recorder, options: RunOptions, compared: str
+    loop: ControlLoop, first: RobotState, recorder: Recorder, options: RunOptions, realtime: bool
 ) -> RunReport:
-    """Run the loop; whatever happens, damp the robot and close the log."""
-    end = _End("error", "the run was cancelled")
+    """Run the loop; whatever happens, leave the robot safe and close the log."""
     try:
         await loop.run(first)
-        end = _End("completed", f"{options.duration_s:g} s of the policy")
-    except Stopped as stopped:
-        end = _End.by_signal(stopped.signum)
-    except Fall as error:
-        end = _End("fall", str(error))
-    except ConnectionLost as error:
-        end = _End("lost", str(error))
-    except FaultError as error:
-        end = _End("fault", str(error))
-    except ToolkitError as error:
-        end = _End("error", str(error))
-    except Exception as error:
-        # a full disk, a bug: the robot comes first, and the user gets one line
-        end = _End("error", f"{type(error).__name__}: {' '.join(str(error).split())}")
     finally:
-        loop.event("end", f"{end.ended}: {end.message}")
-        damped = await loop.damp()
-        report = _report(loop, options, recorder.path, damped, end)
-        report = replace(report, compared=compared)
+        damped = await loop.finish()
+        report = _report(loop, options, recorder.path, damped, realtime)
+        loop.event("end", f"{report.ended}: {report.message}")
         result = report.to_json()
         del result["log"]
         try:
@@ -355,7 +351,7 @@ async def _guarded(
         except OSError as error:
             # what the run did stands, but a log without its end is a failure of its own
             said = f"the log could not be finished ({error.strerror}): it breaks off; make room for it"
-            ended = "error" if report.ended == "completed" else report.ended
+            ended = Ended.ERROR if report.ended is Ended.COMPLETED else report.ended
             report = replace(report, ended=ended, message=f"{report.message}; {said}")
     return report
 
@@ -366,13 +362,20 @@ def _signals(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    for signum in SIGNALS:
-        loop.add_signal_handler(signum, stop.set, signum)
+
+    def tell(signum: int, frame: object) -> None:
+        ended = Ended.INTERRUPTED if signum == signal.SIGINT else Ended.TERMINATED
+        with contextlib.suppress(RuntimeError):  # the loop is over
+            loop.call_soon_threadsafe(
+                functools.partial(stop.set, ended, f"{signal.Signals(signum).name} received", signum=signum)
+            )
+
+    before = {signum: signal.signal(signum, tell) for signum in SIGNALS}
     try:
         yield
     finally:
-        for signum in SIGNALS:
-            loop.remove_signal_handler(signum)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 @contextlib.contextmanager
@@ -427,16 +430,19 @@ def run(options: RunOptions) -> RunReport:
         for line in ready.warnings:
             options.on_warning(line)
 
-    async def session() -> RunReport:
-        stop = Stop()
-        with _signals(stop, asyncio.get_running_loop()):
-            return await _control(options, ready, schedule, log, stop, realtime, lock)
-
     refusal = f"another run on {options.host}:{options.port} is under way on this machine; end it first"
     alone = only_one(f"run-{_address(options.host)}:{options.port}", refusal)
-    # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run.
-    with alone as lock, _realtime(options.realtime) as realtime, asyncio.Runner() as runner:
-        return runner.run(session())
+    # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run. And a thread of its own, so
+    # that signals, the status line and whoever calls this do not share the loop's.
+    with alone as lock, asyncio.Runner() as runner, ThreadPoolExecutor(1, "control") as thread:
+        stop = Stop()
+
+        def control() -> RunReport:
+            with _realtime(options.realtime) as realtime:
+                return runner.run(_control(options, ready, schedule, log, stop, realtime, lock))
+
+        with _signals(stop, runner.get_loop()):
+            return thread.submit(control).result()
 
 
 _DESCRIPTION = """\

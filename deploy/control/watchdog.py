@@ -24,10 +24,12 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from deploy.control.machine import OnFault
 from deploy.errors import DeployError, FaultError
-from deploy.robot.damping import damp_joints
+from deploy.robot.damping import Damping, damp_joints
+from deploy.robot.faults import Fault, FaultKind
 from deploy.robot.kos import KosRobot
-from deploy.robot.safety import Limits, damp
+from deploy.robot.safety import Limits, damp, off
 from robots.spec import RobotSpec
 
 # What the loop writes: the robot may be stiff from now on; a tick; it damps the robot itself; nothing is left to do;
@@ -40,11 +42,17 @@ LOOK_S, ANSWER_S, SILENT_S = 0.01, 0.1, 2.0
 # Gains that the loop had sent before it died may reach the motors this much later [s].
 SETTLE_S = 1.0
 DAMP_FOR_S = 8.0
+_NOT_THERE = "its process is gone; a run without it is not allowed to go on"
 
 
 def note_of(log: Path) -> Path:
     """The file in which the watchdog of a run says what it did, beside the run's log."""
     return log.with_name(f"{log.name}.watchdog.json")
+
+
+def _gone(why: str) -> FaultError:
+    fault = Fault(kind=FaultKind.WATCHDOG, detail=f"watchdog: {why}")
+    return FaultError(str(fault), [fault])
 
 
 class Watchdog:
@@ -67,6 +75,7 @@ class Watchdog:
         log: Path,
         limit_s: float,
         *,
+        on_fault: OnFault = OnFault.DAMP,
         lock: int | None = None,
         ready_within_s: float = 20.0,
     ) -> Self:
@@ -78,6 +87,7 @@ class Watchdog:
             port: the server's port.
             log: of the run; what an earlier watchdog said beside it goes.
             limit_s: time without a beat after which it damps the robot [s].
+            on_fault: what it leaves the robot in.
             lock: a file that keeps others from this robot, for the watchdog to hold as long as it lives.
             ready_within_s: how long it may take [s].
 
@@ -102,6 +112,7 @@ class Watchdog:
             )
         ours.setblocking(False)
         told = {"robot": spec.to_json(), "host": host, "port": port, "note": str(note), "limit_s": limit_s}
+        told["on_fault"] = on_fault.value
         loop = asyncio.get_running_loop()
         try:
             await loop.sock_sendall(ours, json.dumps(told).encode() + b"\n")
@@ -125,7 +136,7 @@ class Watchdog:
         except BlockingIOError:
             pass  # it reads nothing any more: `beat` finds it silent
         except OSError as error:
-            raise FaultError(f"watchdog: {self._last_words()}") from error
+            raise _gone(self._last_words()) from error
 
     def _last_words(self) -> str:
         said = b""
@@ -133,7 +144,7 @@ class Watchdog:
             while chunk := self._link.recv(4096):
                 said += chunk
         text = said.replace(BEAT, b"").decode(errors="replace").strip()
-        return text or "its process is gone; a run without it is not allowed to go on"
+        return text or _NOT_THERE
 
     def touched(self) -> None:
         """From now on the robot may be stiff."""
@@ -160,16 +171,16 @@ class Watchdog:
             heard = self._link.recv(4096)
         except BlockingIOError:
             if now - self._heard > SILENT_S:
-                raise FaultError(
-                    f"watchdog: its process has not answered for {now - self._heard:.1f} s; "
-                    "a run without it is not allowed to go on"
+                raise _gone(
+                    f"its process has not answered for {now - self._heard:.1f} s; a run without it is not allowed to "
+                    "go on"
                 ) from None
             return
         except OSError as error:
-            raise FaultError(f"watchdog: {self._last_words()}") from error
+            raise _gone(self._last_words()) from error
         text = heard.replace(BEAT, b"").decode(errors="replace").strip()
         if not heard or text:
-            raise FaultError(f"watchdog: {text or 'its process is gone; a run without it is not allowed to go on'}")
+            raise _gone(text or _NOT_THERE)
         self._heard = now
 
     def leaving(self) -> None:
@@ -196,7 +207,7 @@ async def _watch(link: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     told, rest = await _told(link)
     spec = RobotSpec.from_json(told["robot"])
-    robot, gains = KosRobot(spec, told["host"], told["port"], accelerometer=False), damp(Limits.from_spec(spec))
+    robot, limits = KosRobot(spec, told["host"], told["port"], accelerometer=False), Limits.from_spec(spec)
     with contextlib.suppress(DeployError):  # sought again when it is needed
         await robot.connect()
     try:
@@ -236,7 +247,11 @@ async def _watch(link: socket.socket) -> None:
     coming.cancel()
     with contextlib.suppress(OSError):
         link.send(why.encode())  # before all else: a loop that comes back goes no further
-    result = await damp_joints(robot, gains, DAMP_FOR_S, settle_s=SETTLE_S if setting else 0.0)
+    if told["on_fault"] == OnFault.HOLD:
+        result = Damping(joints=0, left=dict.fromkeys(spec.joint_names, "to be held"))
+    else:
+        gains = off(limits) if told["on_fault"] == OnFault.OFF else damp(limits)
+        result = await damp_joints(robot, gains, DAMP_FOR_S, settle_s=SETTLE_S if setting else 0.0)
     silent_s = time.monotonic() - last
     note = {
         "why": why,

@@ -32,7 +32,7 @@ from robots.errors import BundleError, SpecError
 from robots.spec import PolicySpec
 
 FORMAT = 1
-PHASES = ("ramp", "run", "damp")
+PHASES = ("ramp", "ready", "run", "stop", "damp")
 BUNDLE_NAME = "policy.kinfer"
 _TIMES = ("scheduled_s", "start_s", "state_s", "command_s", "state_round_trip_s", "command_round_trip_s")
 _JOINTS = ("action", "sent", "joint_position", "joint_velocity", "joint_torque")
@@ -45,7 +45,8 @@ class Tick:
 
     Attributes:
         tick: number of the tick on the grid of deadlines, over all phases; a skipped deadline leaves a gap.
-        phase: "ramp", "run" or "damp".
+        phase: "ramp", "ready" (at home, compared with training), "run", "stop" (the policy at rest, then the stiffness
+            blended out) or "damp".
         scheduled_s: the deadline that the tick was due at.
         start_s: when it began.
         state_s: when the state's answer was complete.
@@ -217,7 +218,7 @@ class RunLog:
         spec: what the policy and the robot are.
         bundle: the policy that ran; None when the file does not hold it.
         tick: number of the tick on the grid of deadlines, over all phases, int64 (T,).
-        phase: (T,) of "ramp", "run", "damp".
+        phase: (T,) of those of a Tick.
         scheduled_s, start_s, state_s, command_s, state_round_trip_s, command_round_trip_s: float64 (T,) [s].
         inputs: what the policy was given, by .kinfer name, float32 (T, k); NaN outside "run".
         action: the policy's output, float64 (T, joints) [rad]; exact float32 values.

@@ -19,6 +19,7 @@ from deploy.bundle.preflight import differences
 from deploy.bundle.session import OnnxPolicy
 from deploy.errors import DeployError, PolicyError
 from deploy.log.recorder import RunLog, read_log
+from deploy.log.timing import LoopTiming
 from deploy.parity.motion import Replay, WindowedSimulation, arrived_at_s, measured_at_s
 from deploy.parity.page import write_html
 from deploy.twin.reality import Commands, Reality, Sensors, load_reality
@@ -264,42 +265,28 @@ def loop_timing(log: RunLog) -> dict[str, Any]:
     """The control loop's timing over the run phase, in ms.
 
     `overruns` counts ticks that ended after the next one was due, as the run itself counted them, ramp included;
-    where the log has no end, those whose command came that late. `skipped` are the deadlines left out after those.
+    where the log has no end, those whose command came that late.
     """
-    rows = np.flatnonzero(log.run)
-    start, ticks, period = log.start_s[rows], log.tick[rows], log.spec.control_period_s
-    lateness = start - log.scheduled_s[rows]
-    steps = np.diff(ticks)
-    periods = np.diff(start)
-    error = np.abs(periods - steps * period)
+    rows, simulated = np.flatnonzero(log.run), bool(log.metadata.get("step_lock"))
+    start, period = log.start_s[rows], log.spec.control_period_s
     ended = np.where(np.isfinite(log.command_s[rows]), log.command_s[rows], start)
     overruns = (log.result or {}).get("overruns")
     if not isinstance(overruns, int):
-        overruns = 0 if log.metadata.get("step_lock") else int(np.sum(ended > log.scheduled_s[rows] + period))
-
-    def percentile(values: np.ndarray, share: float) -> float:
-        values = values[np.isfinite(values)]
-        return 1e3 * float(np.percentile(values, share)) if len(values) else math.nan
-
-    return {
-        "ticks": len(rows),
+        overruns = 0 if simulated else int(np.sum(ended > log.scheduled_s[rows] + period))
+    timing = LoopTiming.of(
+        period_s=period,
+        tick=log.tick[rows],
+        scheduled_s=log.scheduled_s[rows],
+        start_s=start,
+        state_round_trip_s=log.state_round_trip_s[rows],
+        command_round_trip_s=log.command_round_trip_s[rows],
+        simulated=simulated,
+    )
+    return timing.to_json() | {
         "duration_s": float(start[-1] - start[0]),
-        "period_nominal_ms": 1e3 * period,
-        "period_p50_ms": percentile(periods, 50),
-        "period_p99_ms": percentile(periods, 99),
-        "period_max_ms": percentile(periods, 100),
-        "period_error_p50_ms": percentile(error, 50),
-        "period_error_p99_ms": percentile(error, 99),
-        "period_error_max_ms": percentile(error, 100),
-        "start_lateness_p99_ms": percentile(lateness, 99),
         "overruns": overruns,
-        "skipped": int(np.sum(steps - 1)),
         "stale": int(log.stale[rows].sum()),
         "commands_unacknowledged": int(np.sum(~np.isfinite(log.command_s[rows]))),
-        "state_round_trip_p50_ms": percentile(log.state_round_trip_s[rows], 50),
-        "state_round_trip_p99_ms": percentile(log.state_round_trip_s[rows], 99),
-        "command_round_trip_p50_ms": percentile(log.command_round_trip_s[rows], 50),
-        "command_round_trip_p99_ms": percentile(log.command_round_trip_s[rows], 99),
     }
 
 

@@ -83,7 +83,11 @@ def verdicts(report: dict[str, Any]) -> list[Verdict]:
         _graded("Joint velocity error", report["joint_velocity_rmse_rad_s"], "rad/s", 0.4, 1.0),
         _graded("Base tilt error", report["base_tilt_rmse_rad"], "rad", 0.03, 0.08),
         _delay_verdict(delay),
-        _graded("Loop period error, 99 %", loop["period_error_p99_ms"], "ms", 2, 5, ".2f"),
+        *(
+            []  # lock step: nothing was measured
+            if loop["period_error_p99_ms"] is None
+            else [_graded("Loop period error, 99 %", loop["period_error_p99_ms"], "ms", 2, 5, ".2f")]
+        ),
         _graded("Ticks that ended late", loop["overruns"], "ticks", *_few(loop["ticks"]), "d"),
         _graded("Deadlines skipped after those", loop["skipped"], "ticks", 0, _few(loop["ticks"])[1], "d"),
         _graded(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deploy.robot.faults import Fault, FaultKind
 from deploy.robot.state import RobotState
 
 # What is judged as a whole, and the fields of a reading that make it up.
@@ -56,16 +57,12 @@ class FrozenChannels:
         self._joint = np.zeros(len(names), int)
         self._anchor = self._reach = np.zeros(len(names))
 
-    def add(self, state: RobotState, target: np.ndarray) -> list[str]:
-        """One more reading, and the targets that were in force before it (joints,) [rad].
-
-        Returns:
-            What is frozen, one line each; empty when nothing is.
-        """
+    def add(self, state: RobotState, target: np.ndarray) -> tuple[Fault, ...]:
+        """One more reading, and the targets that were in force before it (joints,) [rad]; returns what is frozen."""
         last, self._last = self._last, state
         if last is None:
             self._anchor = target.copy()
-            return []
+            return ()
         self._same = self._same + 1 if state.same_reading(last) else 0
         for channel, fields in CHANNELS.items():
             same = all(np.array_equal(getattr(state, f), getattr(last, f)) for f in fields)
@@ -77,20 +74,28 @@ class FrozenChannels:
         self._joint = np.where(self._reach > self._limits.joint_moved_rad, self._joint + 1, 0)
         return self._faults()
 
-    def _faults(self) -> list[str]:
-        limits, found = self._limits, []
+    def _faults(self) -> tuple[Fault, ...]:
+        limits = self._limits
         if self._same > limits.channel_ticks // 2:
-            return []  # a stale robot, and told as such
+            return ()  # a stale robot, and told as such
         judged = ("joints",) if limits.base_fixed else tuple(CHANNELS)
         frozen = [c for c in judged if self.ticks[c] > limits.channel_ticks]
         if self._reach.max() <= limits.rest_rad:
             frozen = [c for c in frozen if c != "joints"]
-        for channel in frozen:
-            found.append(f"frozen: {channel} gave the same values for {self.ticks[channel]} ticks")
-        if "joints" not in frozen:
-            for i in np.flatnonzero(self._joint > limits.joint_ticks):
-                found.append(
-                    f"frozen: {self._names[i]} gave the same position for {self._joint[i]} ticks "
-                    f"after its target had moved by {limits.joint_moved_rad:g} rad"
+        joints = [] if "joints" in frozen else np.flatnonzero(self._joint > limits.joint_ticks)
+        return (
+            *(
+                Fault(kind=FaultKind.FROZEN, where=channel, value=self.ticks[channel], high=limits.channel_ticks)
+                for channel in frozen
+            ),
+            *(
+                Fault(
+                    kind=FaultKind.FROZEN_JOINT,
+                    where=self._names[i],
+                    value=self._joint[i],
+                    high=limits.joint_ticks,
+                    detail=f"{limits.joint_moved_rad:g} rad",
                 )
-        return found
+                for i in joints
+            ),
+        )

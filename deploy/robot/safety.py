@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 
 from deploy.errors import SafetyError
+from deploy.robot.faults import Clamp, ClampKind, Fault, FaultKind
 from deploy.robot.state import RobotState
 from robots.inputs import LIMIT_SLACK_RAD
 from robots.spec import PolicySpec, RobotSpec
@@ -21,7 +22,6 @@ _KEY = object()
 # Joint zero offsets of up to 3 degrees are usual on the K-Bot (K-Scale's randomization range), so a
 # robot at a stop may read that much beyond its limit.
 START_SLACK_RAD = 0.06
-FALL = "fall: "
 # Readings farther apart than this say nothing of how a joint moved between them [s].
 MOTION_GAP_S = 0.05
 
@@ -84,11 +84,11 @@ class SafeTarget:
 
     Attributes:
         rad: the target (joints,) [rad].
-        reasons: what was changed, one string a joint and reason.
+        clamps: what was changed, one for each joint and reason.
     """
 
     rad: np.ndarray
-    reasons: tuple[str, ...] = ()
+    clamps: tuple[Clamp, ...] = ()
     _key: object = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -97,8 +97,8 @@ class SafeTarget:
         self.rad.setflags(write=False)
 
     def __iter__(self):
-        """Unpacks as `(target, reasons)`."""
-        return iter((self.rad, self.reasons))
+        """Unpacks as `(target, clamps)`."""
+        return iter((self.rad, self.clamps))
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,16 @@ class Gains:
 
     def __post_init__(self) -> None:
         if self._key is not _KEY:
-            raise SafetyError("gains: made by hand; expected them from deploy.robot.safety.nominal or damp")
+            raise SafetyError("gains: made by hand; expected them from deploy.robot.safety.nominal, damp or off")
 
     @classmethod
-    def _of(cls, kp: np.ndarray, limits: Limits) -> Self:
-        return cls(kp, limits.kd, limits.torque_limit, True, _KEY)
+    def _of(cls, kp: np.ndarray, kd: np.ndarray, limits: Limits, on: bool = True) -> Self:
+        return cls(kp, kd, limits.torque_limit, on, _KEY)
 
 
 def nominal(limits: Limits) -> Gains:
     """The gains that the policy was trained with, torque limited and on."""
-    return Gains._of(limits.kp, limits)
+    return Gains._of(limits.kp, limits.kd, limits)
 
 
 def damp(limits: Limits) -> Gains:
@@ -138,7 +138,12 @@ def damp(limits: Limits) -> Gains:
     The robot sinks slowly instead of dropping (torque off) or fighting for a stale target (kp on),
     and stays so: nothing has to be alive on this side to keep it there.
     """
-    return Gains._of(np.zeros_like(limits.kp), limits)
+    return Gains._of(np.zeros_like(limits.kp), limits.kd, limits)
+
+
+def off(limits: Limits) -> Gains:
+    """The motors without any force: a robot drops, as when its power is cut."""
+    return Gains._of(np.zeros_like(limits.kp), np.zeros_like(limits.kd), limits, on=False)
 
 
 def hold(state: RobotState) -> SafeTarget:
@@ -153,7 +158,7 @@ def limit(
     limits: Limits,
     dt: float,
 ) -> SafeTarget:
-    """The nearest target that may be sent; iterates as `(target, reasons)`.
+    """The nearest target that may be sent; iterates as `(target, clamps)`.
 
     In this order, so that the last word has what protects most: a target that is not finite holds the
     previous one; the target moves at most at the motor's no-load speed from the previous one; it stays
@@ -175,15 +180,15 @@ def limit(
     n = len(limits.names)
     if asked.shape != (n,):
         raise SafetyError(f"target: shape {asked.shape}, expected ({n},), one for each joint")
-    reasons: list[str] = []
+    clamps: list[Clamp] = []
 
-    def note(what: str, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    def note(kind: ClampKind, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         # a rounding error of the bound itself is not an intervention
         changed = ~(np.abs(after - before) <= 1e-9)
-        reasons.extend(f"{limits.names[i]}: {what}" for i in np.flatnonzero(changed))
+        clamps.extend(Clamp(limits.names[i], kind) for i in np.flatnonzero(changed))
         return after
 
-    finite = note("not finite", asked, np.where(np.isfinite(asked), asked, previous_target))
+    finite = note(ClampKind.NOT_FINITE, asked, np.where(np.isfinite(asked), asked, previous_target))
     step = limits.velocity_max * max(dt, 0.0)
     slowed = np.clip(finite, previous_target - step, previous_target + step)
     drag = limits.kd * state.joint_velocity
@@ -198,71 +203,83 @@ def limit(
     # where torque bounds the target further than speed does, speed changed nothing: the previous target was bounded
     # by torque too, so that a target which moves slowly seems to jump from it
     without, safe = (np.clip(bounded(v), limits.lower, limits.upper) for v in (finite, slowed))
-    note("target speed", without, safe)
-    safe = note("torque", np.where(np.abs(safe - without) <= 1e-9, finite, slowed), bounded(slowed))
-    safe = note("position limit", safe, np.clip(safe, limits.lower, limits.upper))
-    return SafeTarget(safe, tuple(reasons), _KEY)
+    note(ClampKind.SPEED, without, safe)
+    safe = note(ClampKind.TORQUE, np.where(np.abs(safe - without) <= 1e-9, finite, slowed), bounded(slowed))
+    safe = note(ClampKind.POSITION, safe, np.clip(safe, limits.lower, limits.upper))
+    return SafeTarget(safe, tuple(clamps), _KEY)
 
 
-def check_state(state: RobotState, limits: Limits, stale_ticks: int = 0) -> list[str]:
-    """What forbids going on, one string each; empty when all is well. A fall is the first and starts with FALL."""
-    faults: list[str] = []
+def check_state(state: RobotState, limits: Limits, stale_ticks: int = 0) -> tuple[Fault, ...]:
+    """What forbids going on; empty when all is well. A fall comes first."""
+    faults: list[Fault] = []
     for name in ("joint_position", "joint_velocity", "joint_torque", "quat_wxyz", "gyro_b", "accel_b"):
         bad = np.flatnonzero(~np.isfinite(getattr(state, name)))
         if bad.size:
             where = ", ".join(limits.names[i] for i in bad) if name.startswith("joint") else "IMU"
-            faults.append(f"not finite: {name} of {where}")
+            faults.append(Fault(kind=FaultKind.NOT_FINITE, where=where, detail=name))
     if faults:
-        return faults
+        return tuple(faults)
     if state.tilt_rad > limits.tilt_max_rad:
-        faults.append(f"{FALL}tilt {state.tilt_rad:.2f} rad, limit {limits.tilt_max_rad:.2f} rad")
-    low, high = limits.lower - limits.range_slack_rad, limits.upper + limits.range_slack_rad
-    for i in np.flatnonzero((state.joint_position < low) | (state.joint_position > high)):
+        faults.append(Fault(kind=FaultKind.FALL, value=state.tilt_rad, high=limits.tilt_max_rad))
+    faults += _out_of_range(state, limits, limits.range_slack_rad)
+    fastest = limits.over_speed * limits.velocity_max
+    for i in np.flatnonzero(np.abs(state.joint_velocity) > fastest):
+        speed = state.joint_velocity[i]
         faults.append(
-            f"joint out of range: {limits.names[i]} at {state.joint_position[i]:.3f} rad, "
-            f"limits [{limits.lower[i]:.3f}, {limits.upper[i]:.3f}] rad"
-        )
-    for i in np.flatnonzero(np.abs(state.joint_velocity) > limits.over_speed * limits.velocity_max):
-        faults.append(
-            f"over-speed: {limits.names[i]} at {state.joint_velocity[i]:.1f} rad/s, "
-            f"limit {limits.over_speed * limits.velocity_max[i]:.1f} rad/s"
+            Fault(kind=FaultKind.OVER_SPEED, where=limits.names[i], value=speed, low=-fastest[i], high=fastest[i])
         )
     if state.joint_temperature is not None:
         for i in np.flatnonzero(state.joint_temperature > limits.temperature_max_c):
+            heat = state.joint_temperature[i]
             faults.append(
-                f"too hot: {limits.names[i]} at {state.joint_temperature[i]:.0f} C, "
-                f"limit {limits.temperature_max_c:g} C"
+                Fault(kind=FaultKind.TOO_HOT, where=limits.names[i], value=heat, high=limits.temperature_max_c)
             )
     if stale_ticks > limits.stale_ticks_max:
-        faults.append(f"stale: nothing new measured for {stale_ticks} ticks, limit {limits.stale_ticks_max}")
-    return faults
+        faults.append(Fault(kind=FaultKind.STALE, value=stale_ticks, high=limits.stale_ticks_max))
+    return tuple(faults)
 
 
-def check_motion(state: RobotState, before: RobotState, dt: float, limits: Limits) -> list[str]:
-    """What forbids going on between two readings that are `dt` apart [s], one string each."""
+def _out_of_range(state: RobotState, limits: Limits, slack_rad: float) -> list[Fault]:
+    position = state.joint_position
+    outside = (position < limits.lower - slack_rad) | (position > limits.upper + slack_rad)
+    return [
+        Fault(
+            kind=FaultKind.OUT_OF_RANGE,
+            where=limits.names[i],
+            value=position[i],
+            low=limits.lower[i],
+            high=limits.upper[i],
+        )
+        for i in np.flatnonzero(outside)
+    ]
+
+
+def check_motion(state: RobotState, before: RobotState, dt: float, limits: Limits) -> tuple[Fault, ...]:
+    """What forbids going on between two readings that are `dt` apart [s]."""
     if not 0.0 < dt < MOTION_GAP_S:
-        return []
+        return ()
     v0, v1 = before.joint_velocity, state.joint_velocity
     # a joint that speeds up is anywhere between what both speeds say, and a server may tell the feedback of the period
     # before, once or twice
     slack = limits.jump_max_rad + (0.5 * np.abs(v1 - v0) + np.maximum(np.abs(v0), np.abs(v1))) * dt
     moved = state.joint_position - before.joint_position
-    return [
-        f"jumped: {limits.names[i]} by {moved[i]:+.2f} rad within {1e3 * dt:.0f} ms, at {v1[i]:+.1f} rad/s"
+    return tuple(
+        Fault(
+            kind=FaultKind.JUMPED,
+            where=limits.names[i],
+            value=moved[i],
+            low=-slack[i],
+            high=slack[i],
+            detail=f"within {1e3 * dt:.0f} ms, at {v1[i]:+.1f} rad/s",
+        )
         for i in np.flatnonzero(np.abs(moved - 0.5 * (v0 + v1) * dt) > slack)
-    ]
+    )
 
 
-def check_start(state: RobotState, limits: Limits) -> list[str]:
+def check_start(state: RobotState, limits: Limits) -> tuple[Fault, ...]:
     """What forbids starting: `check_state`, with the position limits taken at their word but for zero offsets."""
     faults = check_state(state, limits)
-    low, high = limits.lower - START_SLACK_RAD, limits.upper + START_SLACK_RAD
-    outside = np.flatnonzero((state.joint_position < low) | (state.joint_position > high))
-    seen = " ".join(faults)
-    for i in outside:
-        if f"out of range: {limits.names[i]} " not in seen:
-            faults.append(
-                f"joint out of range: {limits.names[i]} at {state.joint_position[i]:.3f} rad, "
-                f"limits [{limits.lower[i]:.3f}, {limits.upper[i]:.3f}] rad"
-            )
-    return faults
+    if any(fault.kind is FaultKind.NOT_FINITE for fault in faults):
+        return faults
+    told = {fault.where for fault in faults if fault.kind is FaultKind.OUT_OF_RANGE}
+    return (*faults, *(f for f in _out_of_range(state, limits, START_SLACK_RAD) if f.where not in told))

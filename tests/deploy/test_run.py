@@ -39,10 +39,15 @@ def test_a_completed_run_ends_damped_with_a_whole_log(options, server):
     report = run(options(command={"vx": 0.5}))
     assert report.ended == "completed" and report.exit_code == 0 and report.damped
     assert server.damped()
-    assert report.survived_s == pytest.approx(0.02 * (25 - report.skipped))
+    assert report.survived_s == pytest.approx(0.02 * (25 - report.timing.skipped))
     log = read_log(report.log)
     assert log.complete and log.result["ended"] == "completed" and log.bundle is not None
-    assert log.run.sum() == report.ticks and log.phase[-1] == "damp"
+    # one tick to compare with training, a second at rest because it was asked to move, 0.3 s to let go
+    assert log.run.sum() == report.ticks - report.ramp_ticks - report.stop_ticks
+    assert report.ramp_ticks == 1 and log.mask("stop").sum() == report.stop_ticks and report.stop_ticks > 40
+    at_rest = log.inputs["command"][log.mask("stop")][:40]
+    assert log.inputs["command"][log.run, 0].min() == 0.5 and not at_rest.any()
+    assert log.phase[-1] == "damp"
     assert np.allclose(log.action[log.run], np.array([0.3, -0.5, 0.0]) + 0.05, atol=1e-6)
     assert np.array_equal(log.inputs["command"][log.run], np.tile(np.float32([0.5, 0.0]), (log.run.sum(), 1)))
     assert log.metadata["command"] == {"vx": 0.5, "yaw": 0.0}
@@ -79,7 +84,7 @@ def test_the_ramp_goes_smoothly_from_the_measured_pose_to_home(options, server):
 
 def test_a_pose_that_is_home_needs_no_ramp(options):
     report = run(options(ramp_s=3.0))
-    assert report.ramp_ticks == 0 and report.ticks > 5
+    assert report.ramp_ticks == 1 and report.ticks > 5
 
 
 def test_minimum_jerk_by_hand():
@@ -92,9 +97,10 @@ def test_every_target_is_clamped_and_says_why(tmp_path, robot, bundle_factory, o
     server.follows_rad = 0.1
     report = run(options(bundle=tmp_path / "wild.kinfer", ramp_s=0.0))
     log = read_log(report.log)
-    assert report.clamped_ticks == report.ticks and report.clamps["position limit"] > 0
+    assert report.clamped_ticks >= log.run.sum() and report.clamps["position limit"] > 0
     assert log.sent[log.run].max() == 1.5 and log.action[log.run].min() > 4
-    assert "hip: target speed" in log.safety[0]
+    first = int(np.flatnonzero(log.run)[0])
+    assert "hip: target speed" in log.safety[first]
     steps = np.diff(log.sent[log.run], axis=0)
     assert (np.abs(steps) <= 0.3 * np.diff(log.tick[log.run])[:, None] + 1e-9).all()
 
@@ -105,7 +111,7 @@ def test_ticks_keep_to_the_grid(options):
     at = log.scheduled_s[log.run] - log.scheduled_s[0]
     assert np.allclose(at, log.tick[log.run] * 0.02, atol=1e-9)
     assert (log.start_s[log.run] >= log.scheduled_s[log.run] - 1e-6).all()
-    assert report.period_p50_ms == pytest.approx(20.0, abs=6.0)  # a busy machine is late, not another rate
+    assert report.timing.period_p50_ms == pytest.approx(20.0, abs=6.0)  # a busy machine is late, not another rate
 
 
 def test_a_slow_server_is_lost_after_the_ticks_allowed(options, server):
@@ -129,7 +135,7 @@ def test_one_lost_answer_is_ridden_through_with_the_state_before(options, server
     report = run(options())
     assert report.ended == "completed" and report.lost_states >= 1
     log = read_log(report.log)
-    row = int(np.flatnonzero(np.isnan(log.state_round_trip_s[log.run]))[0])
+    row = int(np.flatnonzero(np.isnan(log.state_round_trip_s) & log.run)[0])
     assert log.stale[row] and np.array_equal(log.joint_position[row], log.joint_position[row - 1])
     assert [e["kind"] for e in log.events].count("lost") >= 1
 
@@ -141,10 +147,10 @@ def test_a_tick_that_is_late_by_more_than_half_a_period_skips_a_deadline(options
 
     server.on_tick = stall
     report = run(options())
-    assert report.ended == "completed" and report.overruns >= 1 and report.skipped >= 1
+    assert report.ended == "completed" and report.overruns >= 1 and report.timing.skipped >= 1
     log = read_log(report.log)
     lost_state, lost_command = np.isnan(log.state_round_trip_s[log.run]), np.isnan(log.command_round_trip_s[log.run])
-    row = int(np.flatnonzero(lost_state & lost_command)[0])
+    row = int(np.flatnonzero(log.run)[np.flatnonzero(lost_state & lost_command)[0]])
     assert np.isnan(log.command_s[row])
     assert log.tick[row + 1] - log.tick[row] >= 2
     assert np.diff(log.start_s[log.run]).min() > 0.01, "no burst to catch up"
@@ -180,7 +186,7 @@ def test_a_fall_or_a_fault_ends_the_run_damped(options, server, break_it, ended,
     # its target is where it says that it is, and some of them do not say the truth
     assert server.damped() or server.slip_deg or server.swap
     log = read_log(report.log)
-    assert log.complete and log.events[-1]["kind"] == "damp"
+    assert log.complete and [e["kind"] for e in log.events[-3:]] == ["damp", "phase", "end"]
     assert any(e["kind"] == "end" and words in e["message"] for e in log.events)
 
 
@@ -212,7 +218,7 @@ def test_a_server_that_dies_is_lost_and_said_to_be_not_damped(options, server):
     assert report.ended == "lost" and not report.damped and report.exit_code == 1
     assert "NOT DAMPED" in report.summary()
     log = read_log(report.log)
-    assert log.complete and log.run.sum() == report.ticks
+    assert log.complete and log.run.sum() == report.ticks - report.ramp_ticks
     assert any(e["kind"] == "damp" and "NOT damped" in e["message"] for e in log.events)
 
 
@@ -275,10 +281,10 @@ def test_a_log_that_cannot_be_finished_is_a_failure(options, server, monkeypatch
 def test_lock_step_advances_one_period_a_tick_and_its_times_are_exact(options, server):
     server.lockstep = True
     report = run(options(step_lock=True, duration_s=0.4))
-    assert report.ended == "completed" and report.ticks == 20 and report.period_p50_ms is None
-    assert np.allclose(server.steps, 0.02) and len(server.steps) == 20
+    assert report.ended == "completed" and report.survived_s == 0.4 and math.isnan(report.timing.period_p50_ms)
+    assert np.allclose(server.steps, 0.02) and len(server.steps) == report.ticks == 1 + 20 + 15
     log = read_log(report.log)
-    assert np.allclose(log.start_s[log.run], np.arange(20) * 0.02, atol=1e-12)
+    assert np.allclose(log.start_s[log.run], np.arange(1, 21) * 0.02, atol=1e-12)
 
 
 # what is refused before the robot is touched
@@ -294,7 +300,7 @@ def test_a_robot_that_may_not_start_is_not_touched(options, server, tmp_path):
         run(options())
     server.position_deg[31] = 0.0
     server.quat_wxyz = [math.cos(0.6), 0, math.sin(0.6), 0]
-    with pytest.raises(SafetyError, match=r"may not start: fall: tilt 1.20 rad"):
+    with pytest.raises(SafetyError, match=r"may not start: tilt 1.20 rad"):
         run(options())
     server.quat_wxyz = [1.0, 0, 0, 0]
     server.offline.add(25)
@@ -411,7 +417,7 @@ def test_json_is_one_object_on_stdout(kinfer, server, tmp_path, capsys):
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert code == result["exit_code"] == 0 and result["ended"] == "completed" and "ended      completed" in err
-    assert result["log"] == str(tmp_path / "run.mcap") and result["loop_period_error_p99_ms"] >= 0
+    assert result["log"] == str(tmp_path / "run.mcap") and result["timing"]["period_error_p99_ms"] >= 0
 
 
 def test_help_has_an_example(capsys):

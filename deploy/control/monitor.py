@@ -1,0 +1,123 @@
+"""What is watched from tick to tick: each look at the robot, at the loop's own rate and at what safety changed."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from deploy.errors import ConnectionLost
+from deploy.robot.faults import Clamp, Fault, FaultKind
+from deploy.robot.frozen import FrozenChannels, FrozenLimits
+from deploy.robot.kos import GyroCheck
+from deploy.robot.safety import Limits, check_motion, check_state
+from deploy.robot.state import RobotState
+
+# The policy may have more than this share of its targets changed by safety for so long, without a pause.
+CLAMPED_SHARE, CLAMPED_S = 0.5, 1.0
+
+
+class Monitor:
+    """Counts what may happen for a while and not for long.
+
+    Args:
+        limits: of the robot.
+        gyro: verdict on the gyro's unit and frame.
+        period_s: of the loop [s].
+        base_fixed: the base cannot move: an IMU that always says the same is none that hangs.
+        late_max: the loop may be slower than in training by this share, over a second.
+        lost_max: more ticks in a row without an answer are a fault.
+        simulated: time is the simulator's.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        gyro: GyroCheck,
+        *,
+        period_s: float,
+        base_fixed: bool,
+        late_max: float,
+        lost_max: int,
+        simulated: bool,
+    ) -> None:
+        self._limits, self._period_s, self._simulated = limits, period_s, simulated
+        self._late_max, self._lost_max = late_max, lost_max
+        self._frozen = FrozenChannels(limits.names, FrozenLimits(base_fixed=base_fixed))
+        self._recent: deque[float] = deque(maxlen=1 + max(2, round(1.0 / period_s)))
+        self.gyro, self.gyro_done = gyro, False
+        self._lost_in_row = self._stale_in_row = self._clamped_in_row = 0
+
+    def look(
+        self, state: RobotState, before: RobotState, target: np.ndarray, *, answered: bool, stale: bool
+    ) -> tuple[Fault, ...]:
+        """A tick's look at the robot.
+
+        Args:
+            state: newest that is known.
+            before: of the tick before.
+            target: in force between the two (joints,) [rad].
+            answered: the robot was heard in this tick.
+            stale: nothing new was measured.
+        """
+        self._stale_in_row = self._stale_in_row + 1 if stale else 0
+        faults = check_state(state, self._limits, self._stale_in_row)
+        if faults or not answered:
+            return faults
+        dt = self._period_s if self._simulated else state.time_s - before.time_s
+        return (
+            check_motion(state, before, dt, self._limits)
+            or self._frozen.add(state, target)
+            or self._turned(state, stale)
+        )
+
+    def _turned(self, state: RobotState, stale: bool) -> tuple[Fault, ...]:
+        if self.gyro_done or stale or self._simulated:
+            return ()
+        self.gyro.add(state)
+        if self.gyro.verdict == "not enough motion":
+            return ()
+        self.gyro_done = True
+        wrong = self.gyro.verdict == "wrong"
+        return (Fault(kind=FaultKind.GYRO, where="gyro", detail=self.gyro.message),) if wrong else ()
+
+    def heard(self) -> None:
+        """Everything that was asked in a tick was answered."""
+        self._lost_in_row = 0
+
+    def lost(self, error: ConnectionLost) -> tuple[Fault, ...]:
+        """A tick in which an answer did not come."""
+        self._lost_in_row += 1
+        self._recent.clear()  # a tick that waits for an answer is long, and told of as lost
+        if self._lost_in_row <= self._lost_max:
+            return ()
+        detail = f"{self._lost_in_row} ticks in a row without an answer: {error}"
+        return (Fault(kind=FaultKind.LOST, value=self._lost_in_row, high=self._lost_max, detail=detail),)
+
+    def ended(self, now: float, round_trip_s: float) -> tuple[Fault, ...]:
+        """The end of a tick [s]: over the last second the loop was about as fast as in training."""
+        if self._simulated:
+            return ()
+        self._recent.append(now)
+        took = self._recent[-1] - self._recent[0]
+        nominal = (len(self._recent) - 1) * self._period_s
+        if len(self._recent) < (self._recent.maxlen or 0) or took <= (1.0 + self._late_max) * nominal:
+            return ()
+        rate, wanted = (len(self._recent) - 1) / took, 1.0 / self._period_s
+        detail = (
+            f"too slow: {rate:.1f} ticks a second over the last {took:.1f} s, {wanted:g} were trained "
+            f"(state round trip {1e3 * round_trip_s:.0f} ms); look at the link and what else runs here"
+        )
+        return (Fault(kind=FaultKind.TOO_SLOW, value=rate, low=wanted / (1.0 + self._late_max), detail=detail),)
+
+    def sent(self, clamps: tuple[Clamp, ...], *, by_policy: bool) -> tuple[Fault, ...]:
+        """A target was sent after safety had changed this of it."""
+        share = len({clamp.joint for clamp in clamps}) / len(self._limits.names)
+        self._clamped_in_row = self._clamped_in_row + 1 if by_policy and share > CLAMPED_SHARE else 0
+        if self._clamped_in_row * self._period_s <= CLAMPED_S:
+            return ()
+        detail = (
+            f"safety changed the targets of more than half of the joints for {CLAMPED_S:g} s without a pause: the "
+            "policy asks for what this robot may not do; look at its robot, its units and its inputs"
+        )
+        return (Fault(kind=FaultKind.CLAMPED, value=share, high=CLAMPED_SHARE, detail=detail),)
