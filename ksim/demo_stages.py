@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -108,9 +109,14 @@ class TwinMotion:
             push_n=saved["push_n"][free],
         )
 
-    def fell_after(self, height_share: float = 0.6) -> float | None:
-        """When the robot fell [s]: when it was below a share of its first height; None where it never was."""
-        height = self.position[:, 2]
+    def fell_after(self, within_s: float = math.inf, height_share: float = 0.6) -> float | None:
+        """When the robot fell [s]: when it was below a share of its first height; None where it never was.
+
+        Args:
+            within_s: what comes later does not count: in the end every robot is let go of [s].
+            height_share: of the first height.
+        """
+        height = self.position[self.time_s <= within_s, 2]
         low = np.flatnonzero(height < height_share * height[0])
         return float(self.time_s[low[0]]) if len(low) else None
 
@@ -148,9 +154,10 @@ def run_on_twin(
 def run_figures(ran: dict[str, Any], parity: dict[str, Any], motion: TwinMotion | None) -> dict[str, Any]:
     """What both demos tell of a run on the twin and of its parity."""
     loop = parity["loop"]
+    within_s = ran["survived_s"] if ran["ended"] == "completed" else math.inf
     return {
         "twin_run_s": ran["survived_s"],
-        "twin_fell_after_s": None if motion is None else motion.fell_after(),
+        "twin_fell_after_s": None if motion is None else motion.fell_after(within_s),
         "run_ended": ran["ended"],
         "loop_period_error_p99_ms": loop["period_error_p99_ms"],
         "loop_overruns": loop["overruns"],
