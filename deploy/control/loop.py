@@ -104,6 +104,7 @@ class Counts:
 
     ramp_ticks: int = 0
     run_ticks: int = 0
+    between_ticks: int = 0
     stop_ticks: int = 0
     overruns: int = 0
     lost_states: int = 0
@@ -174,6 +175,8 @@ class ControlLoop:
         watchdog: told of every tick; None runs without one.
         late_max: the loop may be slower than in training by this share, over a second.
         base_fixed: the base cannot move: an IMU that always says the same is none that hangs.
+        every: ticks for each step of the policy. In those between, the robot is looked at, and the policy's last target
+            is sent again after safety.
 
     Attributes:
         machine: where the run is.
@@ -201,12 +204,13 @@ class ControlLoop:
         watchdog: Watchdog | None = None,
         base_fixed: bool = False,
         late_max: float = 0.25,
+        every: int = 1,
     ) -> None:
         self._robot, self._spec, self._policy, self._schedule = robot, spec, policy, schedule
         self._limits, self._recorder, self._stop, self._plan = limits, recorder, stop, plan
         self._step_lock, self._tolerance, self._on_second = step_lock, home_tolerance_rad, on_second
         self._damp_for_s, self._watchdog = damp_for_s, watchdog
-        self.period_s = spec.control_period_s
+        self.period_s, self._every = spec.control_period_s / every, every
         self._ticks_per_s = max(1, round(1.0 / self.period_s))
         self._gains_due = self._ticks_per_s
         # a simulator in lock step waits for us, so we can wait for it
@@ -217,7 +221,8 @@ class ControlLoop:
             period_s=self.period_s,
             base_fixed=base_fixed,
             late_max=late_max,
-            lost_max=lost_ticks_max,
+            lost_max=lost_ticks_max * every,
+            every=every,
             simulated=step_lock,
         )
         self.machine = Machine()
@@ -231,7 +236,8 @@ class ControlLoop:
         self._epoch = time.monotonic()
         self._touched = self._configuring = False
         self._tick_done = -1
-        self._run_from = 0
+        self._run_from = self._due = 0
+        self._action = self._home
         # seen after the step of a tick, for the next one
         self._pending: tuple[Fault, ...] = ()
         self._compared = self._gyro_told = False
@@ -240,7 +246,7 @@ class ControlLoop:
     @property
     def survived_s(self) -> float:
         """How long the policy ran [s]: periods begun and not ended by a fault."""
-        return self.counts.run_ticks * self.period_s
+        return self.counts.run_ticks * self._spec.control_period_s
 
     def _now(self) -> float:
         return time.monotonic() - self._epoch
@@ -283,8 +289,9 @@ class ControlLoop:
         self._sent, self._sent_tick = first.joint_position, -1
         far = float(np.max(np.abs(first.joint_position - self._home)))
         ramp_ticks = 0 if far <= self._tolerance else round(self._plan.ramp_s / self.period_s)
-        run_ticks = max(1, round(self._plan.run_s / self.period_s))
-        self._plan = replace(self._plan, ramp_s=ramp_ticks * self.period_s, run_s=run_ticks * self.period_s)
+        steps = max(1, round(self._plan.run_s / self._spec.control_period_s))
+        run_s = steps * self._spec.control_period_s
+        self._plan = replace(self._plan, ramp_s=ramp_ticks * self.period_s, run_s=run_s)
         self._step(self._reading(done=True), 0.0)
         self._touched = True
         if self._watchdog is not None:
@@ -306,7 +313,7 @@ class ControlLoop:
             self.counts.warnings.append(
                 f"the server reports other gains than it was sent: {'; '.join(different[:3])}{more}"
             )
-        self.event("plan", f"ramp: {ramp_ticks} ticks, {far:.3f} rad from home; then {run_ticks} ticks of the policy")
+        self.event("plan", f"ramp: {ramp_ticks} ticks, {far:.3f} rad from home; then {steps} steps of the policy")
         self._step(self._reading(done=True), 0.0)
 
     async def _grid(self) -> None:
@@ -404,13 +411,13 @@ class ControlLoop:
             self._gyro_told = True
             self.event("gyro", self._monitor.gyro.message)
         now = k * self.period_s
-        ran = self.counts.run_ticks
         order = self._step(self._reading(faults, done=self._compared), now)
         if order not in _PHASES:
             return False
         self.counts.stale += stale
         took("guard")
         inputs, action, target = self._decide(order, k, now, state)
+        phase = "between" if action is None and order in (Order.POLICY, Order.REST) else _PHASES[order]
         took("infer")
         # how far the target may move counts from the last one that the robot acknowledged
         safe = limit(target, self._sent, state, self._limits, (k - self._sent_tick) * self.period_s)
@@ -432,8 +439,8 @@ class ControlLoop:
             self._recorder.tick(
                 self._record(
                     state,
-                    tick=k,
-                    phase=_PHASES[order],
+                    tick=k // self._every,
+                    phase=phase,
                     scheduled_s=scheduled,
                     start_s=start,
                     state_s=start + state_round_trip if self._step_lock else state.time_s - self._epoch,
@@ -447,12 +454,12 @@ class ControlLoop:
                     stale=stale,
                 )
             )
-            self._count(k, order, scheduled, start, safe)
+            self._count(k, phase, scheduled, start, safe)
             self.counts.state_round_trip_s.append(state_round_trip)
             self.counts.command_round_trip_s.append(command_round_trip)
             for name, seconds in stages.items():
                 self.counts.stages_s[name].append(seconds)
-        sent = self._monitor.sent(safe.clamps, by_policy=self.counts.run_ticks > ran)
+        sent = self._monitor.sent(safe.clamps, by_policy=order is Order.POLICY)
         self._pending = self._pending or lost or sent or self._monitor.ended(self._now(), state.round_trip_s)
         return True
 
@@ -464,7 +471,7 @@ class ControlLoop:
             share = smooth((now + self.period_s) / self._plan.ramp_s)
             return {}, None, self._from + share * (self._home - self._from)
         if order is Order.COMPARE:
-            self._heading, self._run_from = state.heading_rad, k + 1
+            self._heading, self._run_from, self._due = state.heading_rad, k + 1, k + 1
             self._pending = self._outside(observe(self._names, state, self._schedule.at(0.0), 0.0, self._heading))
             self._compared = True
             return {}, None, self._sent
@@ -477,11 +484,14 @@ class ControlLoop:
         if self.counts.run_ticks == 0:
             self._policy.reset()
             self._heading = state.heading_rad
+        if k < self._due:
+            return {}, None, self._action
+        self._due = k + self._every - (k - self._run_from) % self._every
         time_s = (k - self._run_from) * self.period_s
         self._command = self._rest if order is Order.REST else self._schedule.at(time_s)
         inputs = observe(self._names, state, self._command, time_s, self._heading)
-        action = self._policy.step(inputs)
-        return inputs, action, action
+        self._action = self._policy.step(inputs)
+        return inputs, self._action, self._action
 
     def _outside(self, inputs: dict[str, np.ndarray]) -> tuple[Fault, ...]:
         """What is measured before the policy's first step is what it met in training."""
@@ -495,15 +505,16 @@ class ControlLoop:
         )
         return (Fault(kind=FaultKind.ENVELOPE, detail=detail),)
 
-    def _count(self, k: int, order: Order, scheduled: float, start: float, safe: SafeTarget) -> None:
+    def _count(self, k: int, phase: str, scheduled: float, start: float, safe: SafeTarget) -> None:
         counts = self.counts
-        self._tick_done = k
+        self._tick_done = k // self._every
         counts.tick.append(k)
         counts.scheduled_s.append(scheduled)
         counts.start_s.append(start)
-        counts.ramp_ticks += order in (Order.RAMP, Order.COMPARE)
-        counts.run_ticks += order is Order.POLICY
-        counts.stop_ticks += order in (Order.REST, Order.SOFTEN)
+        counts.ramp_ticks += phase in ("ramp", "ready")
+        counts.run_ticks += phase == "run"
+        counts.between_ticks += phase == "between"
+        counts.stop_ticks += phase == "stop"
         counts.clamped_ticks += bool(safe.clamps)
         counts.clamps.update(clamp.kind.value for clamp in safe.clamps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,6 +28,7 @@ class Monitor:
         base_fixed: the base cannot move: an IMU that always says the same is none that hangs.
         late_max: the loop may be slower than in training by this share, over a second.
         lost_max: more ticks in a row without an answer are a fault.
+        every: ticks for each step of the policy; what is judged by ticks is judged by steps.
         simulated: time is the simulator's.
     """
 
@@ -39,11 +41,15 @@ class Monitor:
         base_fixed: bool,
         late_max: float,
         lost_max: int,
+        every: int,
         simulated: bool,
     ) -> None:
-        self._limits, self._period_s, self._simulated = limits, period_s, simulated
+        self._limits = replace(limits, stale_ticks_max=limits.stale_ticks_max * every)
+        self._period_s, self._simulated = period_s, simulated
         self._late_max, self._lost_max = late_max, lost_max
-        self._frozen = FrozenChannels(limits.names, FrozenLimits(base_fixed=base_fixed))
+        frozen = FrozenLimits(base_fixed=base_fixed)
+        frozen = replace(frozen, channel_ticks=frozen.channel_ticks * every, joint_ticks=frozen.joint_ticks * every)
+        self._frozen = FrozenChannels(limits.names, frozen)
         self._recent: deque[float] = deque(maxlen=1 + max(2, round(1.0 / period_s)))
         self.gyro, self.gyro_done = gyro, False
         self._lost_in_row = self._stale_in_row = self._clamped_in_row = 0
@@ -105,7 +111,7 @@ class Monitor:
             return ()
         rate, wanted = (len(self._recent) - 1) / took, 1.0 / self._period_s
         detail = (
-            f"too slow: {rate:.1f} ticks a second over the last {took:.1f} s, {wanted:g} were trained "
+            f"too slow: {rate:.1f} ticks a second over the last {took:.1f} s, {wanted:g} are due "
             f"(state round trip {1e3 * round_trip_s:.0f} ms); look at the link and what else runs here"
         )
         return (Fault(kind=FaultKind.TOO_SLOW, value=rate, low=wanted / (1.0 + self._late_max), detail=detail),)

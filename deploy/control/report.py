@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deploy.control.machine import Ended
+from deploy.control.realtime import Granted
 from deploy.log.timing import LoopTiming
 from deploy.robot.faults import Fault
 
@@ -39,7 +40,7 @@ class RunReport:
         stop_ticks: of the stop.
         faults: what ended it, as values.
         left: what the robot was left in: "damped", "off", "held" (the last gains and target), "untouched" or "unknown".
-        realtime: real-time scheduling was granted.
+        granted: what the system allowed the loop.
         timing: of the loop over all its ticks.
     """
 
@@ -64,7 +65,7 @@ class RunReport:
     stop_ticks: int = 0
     faults: tuple[Fault, ...] = ()
     left: str = "untouched"
-    realtime: bool = False
+    granted: Granted = Granted()
     timing: LoopTiming = LoopTiming(ticks=0, period_ms=math.nan)
 
     @property
@@ -81,6 +82,7 @@ class RunReport:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return values | {
             "timing": self.timing.to_json(),
+            "granted": asdict(self.granted),
             "faults": [fault.to_json() for fault in self.faults],
             "log": None if self.log is None else str(self.log),
             "clamps": dict(self.clamps),
@@ -120,6 +122,7 @@ class RunReport:
             f"round trip state p50 {ms(timing.state_round_trip_p50_ms)}, p99 {ms(timing.state_round_trip_p99_ms)} ms; "
             f"command p50 {ms(timing.command_round_trip_p50_ms)}, p99 {ms(timing.command_round_trip_p99_ms)} ms; "
             f"lost {self.lost_states} and {self.lost_commands}, stale {self.stale_ticks}",
+            f"system     {self.granted}",
             *([f"tick       p50 (p99) in ms: {stages}"] if stages else []),
             f"clamped    {self.clamped_ticks} ticks ({clamps})",
             f"log        {self.log if self.log is not None else 'none'}",

@@ -9,7 +9,6 @@ import functools
 import importlib.metadata
 import json
 import math
-import os
 import queue
 import signal
 import socket
@@ -17,7 +16,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -27,6 +26,7 @@ from deploy.bundle.preflight import Prepared, parse_commands, prepare
 from deploy.control.commands import Schedule, read_schedule
 from deploy.control.loop import DAMP_FOR_S, ControlLoop, Stop, Stopped
 from deploy.control.machine import Ended, OnFault, Order, Phase, Plan
+from deploy.control.realtime import Granted, realtime
 from deploy.control.report import RunReport
 from deploy.control.watchdog import Watchdog
 from deploy.errors import DeployError, LogError, OptionError, SafetyError
@@ -82,6 +82,9 @@ class RunOptions(Settings):
         soften_s: over which the stiffness goes after that [s].
         on_fault: what a fault leaves the robot in: "damp" (no stiffness, nominal damping), "hold" (the last gains and
             target) or "off" (no torque). After a fall, an over-speed or with a hot motor it is damped in any case.
+        rate_hz: of the loop, a whole multiple of the policy's: between two steps of the policy the robot is looked at
+            and its target sent again; 0 is the policy's own.
+        cpu: the one that the loop may use; -1 is any.
         late_max: the loop may be slower than in training by this share, over a second; more ends the run.
         on_second: called about once a second with a line to show.
         unvalidated: run a bundle of ours that was not proven to be its checkpoint.
@@ -141,6 +144,12 @@ class RunOptions(Settings):
         Literal["damp", "hold", "off"],
         Option("what a fault leaves the robot in: limp, its last gains and target, or without torque"),
     ] = "damp"
+    rate_hz: Annotated[
+        float,
+        Option("look at the robot so often, a multiple of the policy's rate (default: the policy's)", flag="--rate"),
+        Bound(0, 1000, "hertz"),
+    ] = 0.0
+    cpu: Annotated[int, Option("the processor that the loop keeps to (default: any)"), Bound(-1, 4096, "a number")] = -1
     realtime: bool = False
     damp_for_s: Annotated[float, Bound(0, 600, "seconds")] = DAMP_FOR_S
     watchdog_s: Annotated[
@@ -168,7 +177,7 @@ class RunCommand(RunOptions):
     json: Annotated[bool, Option("print the report as one JSON object")] = False
 
 
-def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, realtime: bool) -> RunReport:
+def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, granted: Granted) -> RunReport:
     counts, machine = loop.counts, loop.machine
     left = "damped" if damped else "unknown"
     if machine.order is Order.HOLD:
@@ -195,7 +204,7 @@ def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, rea
         clamps=dict(counts.clamps),
         faults=machine.faults,
         left=left,
-        realtime=realtime,
+        granted=granted,
         timing=LoopTiming.of(
             period_s=loop.period_s,
             tick=np.array(counts.tick),
@@ -235,7 +244,7 @@ async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
     return state
 
 
-def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, realtime: bool) -> dict[str, Any]:
+def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, granted: Granted) -> dict[str, Any]:
     names = ("ksim2real", "onnxruntime", "grpcio", "numpy")
     versions = {}
     for name in names:
@@ -253,7 +262,7 @@ def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, realtime
         "gyro_unit": options.gyro_unit,
         "step_lock": options.step_lock,
         "tilt_max_rad": options.tilt_max_rad,
-        "realtime": realtime,
+        "realtime": asdict(granted),
         "compared_robot": ready.compared,
         "unvalidated": options.unvalidated and ready.bundle.spec is not None and not ready.bundle.spec.validated,
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
@@ -261,8 +270,18 @@ def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, realtime
     }
 
 
+def _ticks_a_step(rate_hz: float, step_s: float) -> int:
+    """Ticks of the loop for each step of the policy."""
+    every = rate_hz * step_s if rate_hz else 1.0
+    if abs(every - round(every)) > 1e-6 or round(every) < 1:
+        raise OptionError(
+            f"--rate {rate_hz:g}: the policy has {1.0 / step_s:g} steps a second; expected a whole multiple of that"
+        )
+    return round(every)
+
+
 async def _control(
-    options: RunOptions, ready: Prepared, schedule: Schedule, log: Path, stop: Stop, realtime: bool, lock: int
+    options: RunOptions, ready: Prepared, schedule: Schedule, log: Path, stop: Stop, granted: Granted, lock: int
 ) -> RunReport:
     limits = Limits.from_spec(ready.spec, tilt_max_rad=options.tilt_max_rad)
     accelerometer = any(a.name == "accelerometer" for a in ready.spec.inputs)
@@ -272,6 +291,7 @@ async def _control(
     watchdog: Watchdog | None = None
     damped = True
     limit_s = 0.0 if options.step_lock else options.watchdog_s
+    every = _ticks_a_step(options.rate_hz, ready.spec.control_period_s)
     try:
         await _or_stop(stop, robot.connect(options.connect_timeout_s))
         if options.reset:
@@ -285,7 +305,7 @@ async def _control(
             watchdog = await _or_stop(stop, starting)
         # after all that takes time: the first target is where the robot is now
         first = await _or_stop(stop, _first_reading(robot, limits))
-        settings = _settings(options, ready, schedule, realtime)
+        settings = _settings(options, ready, schedule, granted)
         recorder = Recorder(log, spec=ready.spec, bundle=ready.data, settings=settings, force=options.force)
         with recorder:
             loop = ControlLoop(
@@ -310,12 +330,13 @@ async def _control(
                 watchdog=watchdog,
                 base_fixed=options.base_fixed,
                 late_max=options.late_max,
+                every=every,
             )
             loop.counts.warnings += ready.warnings
             if not first.accel_b.any():
                 loop.counts.warnings.append(NO_ACCELEROMETER)
             damped = False  # until it is known to be
-            report = await _guarded(loop, first, recorder, options, realtime)
+            report = await _guarded(loop, first, recorder, options, granted)
             report = replace(report, compared=ready.compared, signum=stop.signum if report.ended == stop.ended else 0)
             damped = report.damped or report.left == "held"
             return report
@@ -335,14 +356,14 @@ async def _control(
 
 
 async def _guarded(
-    loop: ControlLoop, first: RobotState, recorder: Recorder, options: RunOptions, realtime: bool
+    loop: ControlLoop, first: RobotState, recorder: Recorder, options: RunOptions, granted: Granted
 ) -> RunReport:
     """Run the loop; whatever happens, leave the robot safe and close the log."""
     try:
         await loop.run(first)
     finally:
         damped = await loop.finish()
-        report = _report(loop, options, recorder.path, damped, realtime)
+        report = _report(loop, options, recorder.path, damped, granted)
         loop.event("end", f"{report.ended}: {report.message}")
         result = report.to_json()
         del result["log"]
@@ -376,28 +397,6 @@ def _signals(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-@contextlib.contextmanager
-def _realtime(wanted: bool) -> Iterator[bool]:
-    """Real-time scheduling for this thread and those that gRPC starts from it; whether it was granted.
-
-    Round robin at the lowest real-time priority: before any ordinary process, behind the drivers. It needs
-    root, CAP_SYS_NICE or an rtprio limit, so a refusal is normal and no error.
-    """
-    if not wanted or not hasattr(os, "sched_setscheduler"):
-        yield False
-        return
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
-    except OSError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.sched_setscheduler(0, *before)
 
 
 def _address(host: str) -> str:
@@ -438,8 +437,8 @@ def run(options: RunOptions) -> RunReport:
         stop = Stop()
 
         def control() -> RunReport:
-            with _realtime(options.realtime) as realtime:
-                return runner.run(_control(options, ready, schedule, log, stop, realtime, lock))
+            with realtime(options.realtime, None if options.cpu < 0 else options.cpu) as granted:
+                return runner.run(_control(options, ready, schedule, log, stop, granted, lock))
 
         with _signals(stop, runner.get_loop()):
             return thread.submit(control).result()

@@ -32,7 +32,7 @@ from robots.errors import BundleError, SpecError
 from robots.spec import PolicySpec
 
 FORMAT = 1
-PHASES = ("ramp", "ready", "run", "stop", "damp")
+PHASES = ("ramp", "ready", "run", "between", "stop", "damp")
 BUNDLE_NAME = "policy.kinfer"
 _TIMES = ("scheduled_s", "start_s", "state_s", "command_s", "state_round_trip_s", "command_round_trip_s")
 _JOINTS = ("action", "sent", "joint_position", "joint_velocity", "joint_torque")
@@ -44,8 +44,9 @@ class Tick:
     """One control tick. Times are monotonic seconds from the run's start; vectors are in joint order.
 
     Attributes:
-        tick: number of the tick on the grid of deadlines, over all phases; a skipped deadline leaves a gap.
-        phase: "ramp", "ready" (at home, compared with training), "run", "stop" (the policy at rest, then the stiffness
+        tick: number on the grid of the policy's steps, over all phases; a skipped deadline leaves a gap.
+        phase: "ramp", "ready" (at home, compared with training), "run" (a step of the policy), "between" (two of
+            them), "stop" (the policy at rest, then the stiffness
             blended out) or "damp".
         scheduled_s: the deadline that the tick was due at.
         start_s: when it began.
