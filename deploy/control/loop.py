@@ -33,7 +33,7 @@ from deploy.control.monitor import Monitor
 from deploy.control.watchdog import Watchdog
 from deploy.errors import ConnectionLost, DeployError, FaultError
 from deploy.log.recorder import Recorder, Tick
-from deploy.log.timing import STAGES
+from deploy.log.timing import STAGES, TickTimes
 from deploy.robot.damping import damp_joints
 from deploy.robot.faults import Fault, FaultKind
 from deploy.robot.kos import GyroCheck, KosRobot
@@ -100,7 +100,7 @@ class Stop:
 
 @dataclass
 class Counts:
-    """What happened in a run, counted; the lists have one entry a tick."""
+    """What happened in a run, counted."""
 
     ramp_ticks: int = 0
     run_ticks: int = 0
@@ -112,12 +112,7 @@ class Counts:
     stale: int = 0
     clamped_ticks: int = 0
     clamps: Counter[str] = field(default_factory=Counter)
-    tick: list[int] = field(default_factory=list)
-    scheduled_s: list[float] = field(default_factory=list)
-    start_s: list[float] = field(default_factory=list)
-    state_round_trip_s: list[float] = field(default_factory=list)
-    command_round_trip_s: list[float] = field(default_factory=list)
-    stages_s: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
+    times: TickTimes = field(default_factory=TickTimes)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -454,11 +449,8 @@ class ControlLoop:
                     stale=stale,
                 )
             )
-            self._count(k, phase, scheduled, start, safe)
-            self.counts.state_round_trip_s.append(state_round_trip)
-            self.counts.command_round_trip_s.append(command_round_trip)
-            for name, seconds in stages.items():
-                self.counts.stages_s[name].append(seconds)
+            self._count(k, phase, safe)
+            self.counts.times.add(k, scheduled, start, state_round_trip, command_round_trip, stages)
         sent = self._monitor.sent(safe.clamps, by_policy=order is Order.POLICY)
         self._pending = self._pending or lost or sent or self._monitor.ended(self._now(), state.round_trip_s)
         return True
@@ -505,12 +497,9 @@ class ControlLoop:
         )
         return (Fault(kind=FaultKind.ENVELOPE, detail=detail),)
 
-    def _count(self, k: int, phase: str, scheduled: float, start: float, safe: SafeTarget) -> None:
+    def _count(self, k: int, phase: str, safe: SafeTarget) -> None:
         counts = self.counts
         self._tick_done = k // self._every
-        counts.tick.append(k)
-        counts.scheduled_s.append(scheduled)
-        counts.start_s.append(start)
         counts.ramp_ticks += phase in ("ramp", "ready")
         counts.run_ticks += phase == "run"
         counts.between_ticks += phase == "between"

@@ -41,7 +41,7 @@ class RunReport:
         faults: what ended it, as values.
         left: what the robot was left in: "damped", "off", "held" (the last gains and target), "untouched" or "unknown".
         granted: what the system allowed the loop.
-        timing: of the loop over all its ticks.
+        timing: of the loop over its last 65,536 ticks.
     """
 
     ended: Ended

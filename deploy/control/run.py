@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import numpy as np
-
 from deploy.bundle.preflight import Prepared, parse_commands, prepare
 from deploy.control.commands import Schedule, read_schedule
 from deploy.control.loop import DAMP_FOR_S, ControlLoop, Stop, Stopped
@@ -31,7 +29,6 @@ from deploy.control.report import RunReport
 from deploy.control.watchdog import Watchdog
 from deploy.errors import DeployError, LogError, OptionError, SafetyError
 from deploy.log.recorder import Recorder
-from deploy.log.timing import LoopTiming
 from deploy.robot.faults import text_of
 from deploy.robot.kos import KosRobot
 from deploy.robot.safety import Limits, check_start
@@ -205,16 +202,7 @@ def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, gra
         faults=machine.faults,
         left=left,
         granted=granted,
-        timing=LoopTiming.of(
-            period_s=loop.period_s,
-            tick=np.array(counts.tick),
-            scheduled_s=np.array(counts.scheduled_s),
-            start_s=np.array(counts.start_s),
-            state_round_trip_s=np.array(counts.state_round_trip_s),
-            command_round_trip_s=np.array(counts.command_round_trip_s),
-            stages_s={name: np.array(taken) for name, taken in counts.stages_s.items()},
-            simulated=options.step_lock,
-        ),
+        timing=counts.times.timing(loop.period_s, simulated=options.step_lock),
     )
 
 

@@ -18,6 +18,51 @@ def percentile_ms(values_s: np.ndarray, share: float) -> float:
     return float(np.percentile(finite, share)) * 1e3 if finite.size else math.nan
 
 
+class TickTimes:
+    """The times of the last ticks of a loop, in memory that does not grow.
+
+    Args:
+        room: how many ticks.
+
+    Attributes:
+        ticks: how many there were.
+    """
+
+    def __init__(self, room: int = 2**16) -> None:
+        self._rows = np.full((room, 5 + len(STAGES)), np.nan)
+        self.ticks = 0
+
+    def add(
+        self,
+        tick: int,
+        scheduled_s: float,
+        start_s: float,
+        state_round_trip_s: float,
+        command_round_trip_s: float,
+        stages_s: Mapping[str, float],
+    ) -> None:
+        """One more tick; arguments as of `LoopTiming.of`."""
+        stages = (stages_s[name] for name in STAGES)
+        row = self._rows[self.ticks % len(self._rows)]
+        row[:] = (tick, scheduled_s, start_s, state_round_trip_s, command_round_trip_s, *stages)
+        self.ticks += 1
+
+    def timing(self, period_s: float, *, simulated: bool) -> LoopTiming:
+        """Of the ticks that are kept."""
+        at = self.ticks % len(self._rows) if self.ticks > len(self._rows) else 0
+        tick, scheduled, start, state, command, *stages = np.roll(self._rows, -at, axis=0)[: self.ticks].T
+        return LoopTiming.of(
+            period_s=period_s,
+            tick=tick.astype(np.int64),
+            scheduled_s=scheduled,
+            start_s=start,
+            state_round_trip_s=state,
+            command_round_trip_s=command,
+            stages_s=dict(zip(STAGES, stages, strict=True)),
+            simulated=simulated,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopTiming:
     """Times of a loop over some of its ticks; NaN where nothing was measured, as in lock step.
