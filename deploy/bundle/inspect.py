@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from rich.console import Console
 from rich.table import Table
 
-from deploy.bundle.card import Card, Difference, compare, flatten, graph_relation, make_card
-from deploy.bundle.graph.check import GraphFacts
+from deploy.bundle.card import Card, Difference, compare, flatten, graph_relations, make_card
+from deploy.bundle.graph import GraphFacts
 from robots.spec import ArraySpec
 from toolkit.cli import Option, options
 from toolkit.settings import Settings
@@ -297,7 +297,7 @@ def _proof_size(card: Card) -> str:
 def show_differences(a: Card, b: Card, found: list[Difference]) -> None:
     """Print how two bundles differ."""
     page = _Page()
-    relations = {w: graph_relation(getattr(a.bundle, w), getattr(b.bundle, w)) for w in ("init_fn", "step_fn")}
+    relations = graph_relations(a, b)
     if not found:
         files = "the same file" if a.file_digest == b.file_digest else "packed differently"
         page.console.print(f"{a.path.name} and {b.path.name} are the same policy ({files})")
