@@ -270,7 +270,8 @@ def test_it_runs_where_only_the_base_install_is():
     """No jax, no MuJoCo, no onnx: they are made impossible to import."""
     code = (
         "import sys\n"
-        "for name in ('jax', 'mujoco', 'onnx', 'equinox', 'export', 'google.protobuf'): sys.modules[name] = None\n"
+        "for name in ('jax', 'mujoco', 'onnx', 'equinox', 'export', 'google.protobuf', 'rich'):\n"
+        "    sys.modules[name] = None\n"
         f"from ksim.cli import main; sys.exit(main(['inspect', {str(SHIPPED)!r}]))"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
