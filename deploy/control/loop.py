@@ -25,7 +25,7 @@ import numpy as np
 
 from deploy.bundle.envelope import Envelope
 from deploy.bundle.session import OnnxPolicy, observe
-from deploy.control.commands import Schedule
+from deploy.control.commands import CommandSource
 from deploy.control.watchdog import Watchdog
 from deploy.errors import ConnectionLost, DeployError, FaultError
 from deploy.log.recorder import Recorder, Tick
@@ -54,18 +54,19 @@ class Fall(FaultError):
 
 
 class Stopped(Exception):
-    """A signal asked for the end; carries its number."""
+    """A signal asked for the end, or the source of commands; carries its number, 0 for none, and who."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
+    def __init__(self, signum: int, by: str = "") -> None:
+        super().__init__(signum, by)
+        self.signum, self.by = signum, by
 
 
 @dataclass
 class Stop:
-    """Set by a signal handler, looked at once a tick."""
+    """Set by a signal handler, looked at once a tick; the source of commands is asked as well."""
 
     signum: int = 0
+    source: CommandSource | None = None
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
     def set(self, signum: int) -> None:
@@ -77,6 +78,8 @@ class Stop:
         """Raise Stopped when the end was asked for."""
         if self.signum:
             raise Stopped(self.signum)
+        if self.source is not None and (by := self.source.stop_asked()):
+            raise Stopped(0, by)
 
 
 @dataclass
@@ -126,7 +129,7 @@ class ControlLoop:
         robot: connected.
         spec: what the policy and the robot are.
         policy: loaded.
-        schedule: what is asked of the policy over time.
+        commands: where the policy's commands come from.
         limits: of the robot.
         recorder: open.
         stop: where signals arrive.
@@ -151,7 +154,7 @@ class ControlLoop:
         robot: KosRobot,
         spec: PolicySpec,
         policy: OnnxPolicy,
-        schedule: Schedule,
+        commands: CommandSource,
         limits: Limits,
         recorder: Recorder,
         stop: Stop,
@@ -170,7 +173,7 @@ class ControlLoop:
         self._recent: deque[float] = deque(maxlen=1 + max(2, round(1.0 / spec.control_period_s)))
         self._watchdog = watchdog
         self.left_stiff: tuple[str, ...] = ()
-        self._robot, self._spec, self._policy, self._schedule = robot, spec, policy, schedule
+        self._robot, self._spec, self._policy, self._commands = robot, spec, policy, commands
         self._limits, self._recorder, self._stop = limits, recorder, stop
         self._ramp_s, self._duration_s, self._step_lock = ramp_s, duration_s, step_lock
         self._lost_max, self._tolerance, self._on_second = lost_ticks_max, home_tolerance_rad, on_second
@@ -267,7 +270,8 @@ class ControlLoop:
                     self.counts.skipped += following - (k + 1)
                 if self._on_second is not None and now - shown >= 1.0:
                     shown = now
-                    self._on_second(f"{now - t0:.0f} s: tick {k}, tilt {self._state.tilt_rad:.2f} rad")
+                    asked = f", {said}" if (said := self._commands.status()) else ""
+                    self._on_second(f"{now - t0:.0f} s: tick {k}, tilt {self._state.tilt_rad:.2f} rad{asked}")
             k = following
         if not self._step_lock:
             await self._wait_until(t0 + ticks * period)
@@ -410,7 +414,10 @@ class ControlLoop:
             self._policy.reset()
             self._heading = state.heading_rad
         time_s = (k - self._ramp_ticks) * self.period_s
-        inputs = observe(self._names, state, self._schedule.at(time_s), time_s, self._heading)
+        command = self._commands.at(time_s)
+        for line in self._commands.news():
+            self.event("command", line)
+        inputs = observe(self._names, state, command, time_s, self._heading)
         if self.counts.run_ticks == 0:
             self._check_envelope(inputs)
         action = self._policy.step(inputs)

@@ -13,7 +13,7 @@ class RunReport:
     """How a run went. Times of the loop are over all its ticks; None in lock step, where time is simulated.
 
     Attributes:
-        ended: "completed", "fall", "fault", "lost", "interrupted", "terminated" or "error".
+        ended: "completed", "stopped", "fall", "fault", "lost", "interrupted", "terminated" or "error".
         message: one line about the end.
         damped: every joint acknowledged the gains of a safe stop.
         left_stiff: the joints that did not.
@@ -72,9 +72,11 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0 only when the time was completed and the robot was left damped; 128 and its number after a signal."""
-        if self.ended == "completed":
-            return 0 if self.damped else 1
+        """0 only when the time was completed, or the operator stopped the run by the source of its commands, and the
+        robot was left damped; 128 and its number after a signal. A run that was stopped before it began is a failure.
+        """
+        if self.ended in ("completed", "stopped"):
+            return 0 if self.damped and self.log is not None else 1
         return 128 + self.signum if self.signum else 1
 
     def to_json(self) -> dict[str, Any]:

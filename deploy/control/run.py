@@ -22,7 +22,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import numpy as np
 
 from deploy.bundle.preflight import Prepared, parse_commands, prepare
-from deploy.control.commands import Schedule, read_schedule
+from deploy.control.commands import LIVE, CommandSource, Schedule, live_kind, open_live, read_schedule
 from deploy.control.loop import DAMP_FOR_S, ControlLoop, Fall, Stop, Stopped
 from deploy.control.report import RunReport
 from deploy.control.watchdog import Watchdog
@@ -55,7 +55,9 @@ class RunOptions(Settings):
         port: its port.
         duration_s: how long the policy runs, after the ramp [s].
         command: command values by name; what is left out is 0, or the end of its range next to 0.
-        schedule: a YAML file of commands over time, in place of `command`.
+        schedule: a YAML or CSV file of commands over time, in place of `command`.
+        command_from: a live source in place of both: "keyboard", "gamepad", "gamepad:DEVICE", "udp" or
+            "udp:HOST:PORT"; empty for none.
         log: the log's file; None names one by the time of day in the current folder.
         force: replace a log that is there.
         ramp_s: time from the measured pose to home [s]; none where the pose is home already. 0 starts the policy
@@ -89,7 +91,11 @@ class RunOptions(Settings):
         dict[str, float],
         Option("a command, in SI (default 0); repeat it", metavar="NAME=VALUE", read=parse_commands),
     ] = field(default_factory=dict)
-    schedule: Annotated[Path | None, Option("commands over time, from a YAML file", metavar="FILE")] = None
+    schedule: Annotated[Path | None, Option("commands over time, from a YAML or CSV file", metavar="FILE")] = None
+    command_from: Annotated[
+        str,
+        Option("drive it while it runs: keyboard, gamepad[:DEVICE] or udp[:HOST:PORT]", metavar="SOURCE"),
+    ] = ""
     log: Annotated[Path | None, Option("log file, written as the run goes (default run_<time>.mcap here)")] = None
     force: Annotated[bool, Option("replace a log that is there")] = False
     ramp_s: Annotated[
@@ -135,6 +141,10 @@ class RunOptions(Settings):
         self.require(self.tilt_max_rad > 0, "tilt_max_rad", self.tilt_max_rad, "more than 0")
         one = self.schedule is None or not self.command
         self.require(one, "schedule", str(self.schedule), "either --schedule or --command, not both")
+        source = self.command_from
+        self.require(not source or bool(live_kind(source)), "command_from", source, f"one of {', '.join(LIVE)}")
+        one = not source or (self.schedule is None and not self.command)
+        self.require(one, "command_from", source, "either it, --schedule or --command, not two of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +164,11 @@ class _End:
     signum: int = 0
 
     @classmethod
-    def by_signal(cls, signum: int) -> _End:
-        ended = "interrupted" if signum == signal.SIGINT else "terminated"
-        return cls(ended, f"{signal.Signals(signum).name} received", signum)
+    def by(cls, stopped: Stopped) -> _End:
+        if not stopped.signum:
+            return cls("stopped", f"{stopped.by} was pressed")
+        ended = "interrupted" if stopped.signum == signal.SIGINT else "terminated"
+        return cls(ended, f"{signal.Signals(stopped.signum).name} received", stopped.signum)
 
 
 def _percentile(values: list[float], share: float) -> float | None:
@@ -231,12 +243,14 @@ async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
     return state
 
 
-def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, realtime: bool) -> dict[str, Any]:
+def _settings(options: RunOptions, ready: Prepared, commands: CommandSource, realtime: bool) -> dict[str, Any]:
     names = ("ksim2real", "onnxruntime", "grpcio", "numpy")
     versions = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
+    # a live source begins at rest, and what it asks for is in each tick
+    schedule = commands if isinstance(commands, Schedule) else Schedule.constant(ready.command)
     return {
         "bundle": options.bundle.name,
         "bundle_digest": ready.bundle.digest,
@@ -244,6 +258,7 @@ def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, realtime
         "port": options.port,
         "command": dict(zip(ready.spec.command_names, schedule.at(0.0).tolist(), strict=True)),
         "schedule": schedule.to_list(ready.spec.command_names),
+        "command_source": commands.kind,
         "duration_s": options.duration_s,
         "ramp_s": options.ramp_s,
         "gyro_unit": options.gyro_unit,
@@ -258,7 +273,7 @@ def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, realtime
 
 
 async def _control(
-    options: RunOptions, ready: Prepared, schedule: Schedule, log: Path, stop: Stop, realtime: bool, lock: int
+    options: RunOptions, ready: Prepared, commands: CommandSource, log: Path, stop: Stop, realtime: bool, lock: int
 ) -> RunReport:
     limits = Limits.from_spec(ready.spec, tilt_max_rad=options.tilt_max_rad)
     accelerometer = any(a.name == "accelerometer" for a in ready.spec.inputs)
@@ -278,14 +293,14 @@ async def _control(
             watchdog = await _or_stop(stop, starting)
         # after all that takes time: the first target is where the robot is now
         first = await _or_stop(stop, _first_reading(robot, limits))
-        settings = _settings(options, ready, schedule, realtime)
+        settings = _settings(options, ready, commands, realtime)
         recorder = Recorder(log, spec=ready.spec, bundle=ready.data, settings=settings, force=options.force)
         with recorder:
             loop = ControlLoop(
                 robot=robot,
                 spec=ready.spec,
                 policy=ready.policy,
-                schedule=schedule,
+                commands=commands,
                 limits=limits,
                 recorder=recorder,
                 stop=stop,
@@ -307,7 +322,7 @@ async def _control(
             damped = report.damped
             return report
     except Stopped as stopped:
-        end = _End.by_signal(stopped.signum)
+        end = _End.by(stopped)
         return RunReport(
             ended=end.ended,
             message=f"{end.message} before the robot was touched",
@@ -331,7 +346,7 @@ async def _guarded(
         await loop.run(first)
         end = _End("completed", f"{options.duration_s:g} s of the policy")
     except Stopped as stopped:
-        end = _End.by_signal(stopped.signum)
+        end = _End.by(stopped)
     except Fall as error:
         end = _End("fall", str(error))
     except ConnectionLost as error:
@@ -411,6 +426,7 @@ def run(options: RunOptions) -> RunReport:
     Raises:
         ToolkitError: something did not fit before the robot was touched: bundle, robot, command, log, no
             server, a fault or a joint outside its limits.
+        ModuleNotFoundError: evdev is not installed, for a gamepad.
     """
     log = options.log
     if log is None:
@@ -420,23 +436,28 @@ def run(options: RunOptions) -> RunReport:
     if log.exists() and options.bundle.exists() and log.samefile(options.bundle):
         raise LogError(f"log {log}: it is the bundle; expected another file")
     ready = prepare(options.bundle, options.robot, options.command, unvalidated=options.unvalidated)
-    schedule = Schedule.constant(ready.command)
+    commands: CommandSource = Schedule.constant(ready.command)
     if options.schedule is not None:
-        schedule = read_schedule(options.schedule, ready.spec)
+        commands = read_schedule(options.schedule, ready.spec)
     if options.on_warning is not None:
         for line in ready.warnings:
             options.on_warning(line)
 
     async def session() -> RunReport:
-        stop = Stop()
+        stop = Stop(source=commands)
         with _signals(stop, asyncio.get_running_loop()):
-            return await _control(options, ready, schedule, log, stop, realtime, lock)
+            return await _control(options, ready, commands, log, stop, realtime, lock)
 
     refusal = f"another run on {options.host}:{options.port} is under way on this machine; end it first"
     alone = only_one(f"run-{_address(options.host)}:{options.port}", refusal)
     # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run.
-    with alone as lock, _realtime(options.realtime) as realtime, asyncio.Runner() as runner:
-        return runner.run(session())
+    with alone as lock, _realtime(options.realtime) as realtime:
+        if options.command_from:
+            commands = live = open_live(options.command_from, ready.spec)
+            if live.warning and options.on_warning is not None:
+                options.on_warning(live.warning)
+        with contextlib.closing(commands), asyncio.Runner() as runner:
+            return runner.run(session())
 
 
 _DESCRIPTION = """\
@@ -448,8 +469,12 @@ records every tick, and leaves the robot damped (no stiffness, nominal damping) 
 Ctrl-C, SIGTERM, SIGHUP, an error, a lost server, a fall. A damped robot sinks: have it on a gantry, or near
 the floor. A bundle that was not proven to be its checkpoint is refused; --unvalidated runs it nevertheless.
 
-Exit code: 0 when the whole duration was run, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 1 for
-anything else.
+--command-from keyboard: w/s xvel, a/d yvel, q/e yawrate, 0 all to zero, space stops the run. A gamepad: left stick
+xvel and yvel, right stick yawrate, B or START stops. udp: JSON datagrams by name, on 127.0.0.1:10000 unless told
+otherwise. A source that falls silent for 0.5 s is taken as zero.
+
+Exit code: 0 when the whole duration was run, or space, B or START stopped it; 130 after Ctrl-C, 143 after SIGTERM, 129
+after SIGHUP, 1 for anything else.
 """
 
 
