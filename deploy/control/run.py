@@ -222,12 +222,15 @@ async def _or_stop(stop: Stop, work: Awaitable[T]) -> T:
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(stop.event.wait())
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        while not (await asyncio.wait({task, watch}, timeout=0.05, return_when=asyncio.FIRST_COMPLETED))[0]:
+            stop.check()  # the source of commands has no event
         stop.check()
         return task.result()
     finally:
         for pending in (task, watch):
-            if not pending.done():
+            if pending.done():
+                pending.exception()  # seen: a stop came first
+            else:
                 pending.cancel()
                 with contextlib.suppress(asyncio.CancelledError, DeployError):
                     await pending

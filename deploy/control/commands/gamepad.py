@@ -34,7 +34,7 @@ AGAIN_S = 0.5
 
 
 class Axis(NamedTuple):
-    """What an axis drives. A robot's x is forward, its y left, its yaw to the left; a stick's x is right, its y down."""
+    """What an axis drives. A robot's x is forward, its y left, its yaw to the left; a stick's x is right, y down."""
 
     command: str
     sign: float

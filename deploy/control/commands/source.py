@@ -109,14 +109,11 @@ class LiveSource(CommandSource):
         if self.last.silent != self._silent:
             self._silent = self.last.silent
             said = f"no command for {self.guard.silence_s:g} s: all go to zero" if self._silent else "commands come"
-            self.tell(said)
+            self.tell(said if np.isfinite(at_s) else "no command yet")
         for change in self.last.changes:
             if change.kind is ChangeKind.RANGE and change.command not in self._told:
                 self._told.add(change.command)
-                self.tell(
-                    f"{change.command}={change.wanted:g} is outside what the policy was trained for: {change.given:g} "
-                    "(told once a command)"
-                )
+                self.tell(f"{change.command}={change.wanted:g} is outside the range of training (told once a command)")
         return self.last.command
 
     def stop_asked(self) -> str:
