@@ -228,9 +228,7 @@ async def _or_stop(stop: Stop, work: Awaitable[T]) -> T:
         return task.result()
     finally:
         for pending in (task, watch):
-            if pending.done():
-                pending.exception()  # seen: a stop came first
-            else:
+            if not pending.done():
                 pending.cancel()
                 with contextlib.suppress(asyncio.CancelledError, DeployError):
                     await pending

@@ -125,10 +125,11 @@ class LiveSource(CommandSource):
         return [self._news.popleft() for _ in range(len(self._news))]
 
     def status(self) -> str:
-        """The commands that are not at rest, and whether the source is silent."""
+        """The commands that are not at rest, and why any is not what was asked for."""
         rows = zip(self.guard.names, self.last.command, self.guard.rest, strict=True)
         values = " ".join(f"{name} {value:.2f}" for name, value, rest in rows if value != rest)
-        return f"{self.kind}: {values or 'zero'}{' (silent)' if self.last.silent else ''}"
+        why = {c.kind.value for c in self.last.changes} | ({"silent"} if self.last.silent else set())
+        return f"{self.kind}: {values or 'zero'}" + (f" ({', '.join(sorted(why))})" if why else "")
 
     def close(self) -> None:
         """End the thread and give back what it holds."""
