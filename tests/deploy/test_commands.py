@@ -34,6 +34,7 @@ from deploy.control.commands.gamepad import (
     Gamepad,
     Sticks,
     deflection,
+    is_gamepad,
 )
 from deploy.control.commands.guard import Change, ChangeKind, CommandGuard
 from deploy.control.commands.keyboard import Keyboard, Keys
@@ -261,6 +262,13 @@ def test_b_and_start_stop_when_they_are_pressed(guard):
     assert sticks.values[1] == 1.0, "a pad without RX has its second stick at Z"
 
 
+def test_a_touchpad_a_joystick_and_a_keyboard_are_no_gamepads():
+    sticks, digitizer = [ABS_X, ABS_Y, ABS_RX], [0x145, 0x14A]
+    assert is_gamepad({EV_ABS: sticks, EV_KEY: [0x130, BTN_EAST]})
+    for able in ({EV_ABS: sticks, EV_KEY: digitizer}, {EV_ABS: sticks, EV_KEY: [0x120]}, {EV_KEY: [30, 0x130]}, {}):
+        assert not is_gamepad(able)
+
+
 class PipePad:
     """The kernel's side of a gamepad by what evdev's device offers, its events as the kernel's own bytes in a pipe."""
 
@@ -332,6 +340,7 @@ def test_a_gamepad_is_followed_unplugged_and_plugged_in_again(guard):
         ticks.reach([1.0, 0.0, 0.0])
         time.sleep(0.7)  # a stick that is held sends nothing
         assert ticks() == [1.0, 0.0, 0.0] and not source.last.silent
+        assert source.status() == "gamepad: xvel 1.00; B or START stops"
         pad.positions[ABS_Y] = 100
         pad.send(EV_SYN, SYN_DROPPED, 0)  # the kernel lost events: where the sticks are is asked anew
         ticks.reach([-0.5, 0.0, 0.0])

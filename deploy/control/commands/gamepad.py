@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,16 +102,16 @@ def find_gamepad(path: str = "") -> Any:
                 f"--command-from gamepad:{path}: {error.strerror or error}; expected an input device such as "
                 "/dev/input/event5 that you may read"
             ) from error
-        if _is_gamepad(device):
+        if is_gamepad(device.capabilities(absinfo=False)):
             return device
         device.close()
         raise CheckError(
-            f"--command-from gamepad:{path}: {device.name!r:.80} is no gamepad; expected sticks and buttons"
+            f"--command-from gamepad:{path}: {device.name!r:.80} is no gamepad; expected sticks, and buttons that Linux names as a gamepad's"
         )
     for found in evdev.list_devices():
         with contextlib.suppress(OSError):
             device = evdev.InputDevice(found)
-            if _is_gamepad(device):
+            if is_gamepad(device.capabilities(absinfo=False)):
                 return device
             device.close()
     raise CheckError(
@@ -120,9 +120,9 @@ def find_gamepad(path: str = "") -> Any:
     )
 
 
-def _is_gamepad(device: Any) -> bool:
-    able = device.capabilities(absinfo=False)
-    return {ABS_X, ABS_Y} <= set(able.get(EV_ABS, ())) and any(k >= BTN_GAMEPAD for k in able.get(EV_KEY, ()))
+def is_gamepad(able: Mapping[int, Sequence[int]]) -> bool:
+    """Whether a device with these codes, by type, is one: it has a stick, and a gamepad's first button."""
+    return {ABS_X, ABS_Y} <= set(able.get(EV_ABS, ())) and BTN_GAMEPAD in able.get(EV_KEY, ())
 
 
 class Gamepad(LiveSource):
@@ -138,7 +138,7 @@ class Gamepad(LiveSource):
         ModuleNotFoundError: evdev is not installed.
     """
 
-    kind = "gamepad"
+    kind, hint = "gamepad", "B or START stops"
 
     def __init__(self, guard: CommandGuard, path: str = "", find: Callable[[str], Any] = find_gamepad) -> None:
         super().__init__(guard)

@@ -104,7 +104,7 @@ class Keyboard(LiveSource):
         CheckError: it is no terminal, or the run is not in its foreground.
     """
 
-    kind = "keyboard"
+    kind, hint = "keyboard", "space stops"
 
     def __init__(self, guard: CommandGuard, terminal: int | None = None) -> None:
         super().__init__(guard)

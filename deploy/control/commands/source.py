@@ -64,9 +64,11 @@ class LiveSource(CommandSource):
 
     Attributes:
         last: what the guard made of the newest command at the last tick.
+        hint: how it stops the run, for the status line; empty where it cannot.
         warning: what a person should know before the run; empty for nothing.
     """
 
+    hint: str = ""
     warning: str = ""
 
     def __init__(self, guard: CommandGuard, clock: Callable[[], float] = time.monotonic) -> None:
@@ -129,7 +131,8 @@ class LiveSource(CommandSource):
         rows = zip(self.guard.names, self.last.command, self.guard.rest, strict=True)
         values = " ".join(f"{name} {value:.2f}" for name, value, rest in rows if value != rest)
         why = {c.kind.value for c in self.last.changes} | ({"silent"} if self.last.silent else set())
-        return f"{self.kind}: {values or 'zero'}" + (f" ({', '.join(sorted(why))})" if why else "")
+        words = [f"{self.kind}: {values or 'zero'}" + (f" ({', '.join(sorted(why))})" if why else ""), self.hint]
+        return "; ".join(filter(None, words))
 
     def close(self) -> None:
         """End the thread and give back what it holds."""
