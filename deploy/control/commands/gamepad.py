@@ -105,9 +105,7 @@ def find_gamepad(path: str = "") -> Any:
         if is_gamepad(device.capabilities(absinfo=False)):
             return device
         device.close()
-        raise CheckError(
-            f"--command-from gamepad:{path}: {device.name!r:.80} is no gamepad; expected sticks, and buttons that Linux names as a gamepad's"
-        )
+        raise CheckError(f"--command-from gamepad:{path}: {device.name!r:.80} is no gamepad; expected one")
     for found in evdev.list_devices():
         with contextlib.suppress(OSError):
             device = evdev.InputDevice(found)
