@@ -31,7 +31,8 @@ from deploy.errors import ConnectionLost, DeployError, FaultError
 from deploy.log.recorder import Recorder, Tick
 from deploy.robot.damping import damp_joints
 from deploy.robot.frozen import FrozenChannels, FrozenLimits
-from deploy.robot.kos import GyroCheck, KosRobot
+from deploy.robot.interface import Robot
+from deploy.robot.kos import GyroCheck
 from deploy.robot.safety import FALL, Limits, SafeTarget, check_motion, check_state, damp, hold, limit, nominal
 from deploy.robot.state import RobotState
 from robots.spec import PolicySpec
@@ -148,7 +149,7 @@ class ControlLoop:
     def __init__(
         self,
         *,
-        robot: KosRobot,
+        robot: Robot,
         spec: PolicySpec,
         policy: OnnxPolicy,
         schedule: Schedule,

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -28,8 +28,9 @@ from deploy.control.report import RunReport
 from deploy.control.watchdog import Watchdog
 from deploy.errors import ConnectionLost, DeployError, FaultError, LogError, OptionError, SafetyError
 from deploy.log.recorder import Recorder
+from deploy.robot.dialects import GyroUnit, Server
 from deploy.robot.kos import KosRobot
-from deploy.robot.safety import Limits, check_start
+from deploy.robot.safety import Limits, check_imu, check_start
 from deploy.robot.state import RobotState
 from toolkit.cli import Option, options, run_verb
 from toolkit.errors import SettingsError, ToolkitError
@@ -61,7 +62,8 @@ class RunOptions(Settings):
         ramp_s: time from the measured pose to home [s]; none where the pose is home already. 0 starts the policy
             at once from any pose.
         robot: name or folder to check the bundle against; None trusts the bundle.
-        gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s".
+        server: which kind of server it is, see deploy/robot/dialects.py; "auto" finds out.
+        gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s"; None takes what its kind speaks.
         base_fixed: the base cannot move, as in a simulator that holds it. An IMU that gives the same values for more
             than ten ticks is otherwise a fault.
         reset: ask a simulator to put the robot at home first; a robot refuses.
@@ -102,7 +104,8 @@ class RunOptions(Settings):
         Option("compare the bundle with this robot (default: its built-in one)", metavar="NAME|FOLDER"),
     ] = None
     unvalidated: Annotated[bool, Option("run a bundle that was not proven to be its checkpoint")] = False
-    gyro_unit: Annotated[Literal["deg/s", "rad/s"], Option("what the server sends")] = "deg/s"
+    server: Annotated[Server, Option("which KOS server it is")] = "auto"
+    gyro_unit: Annotated[GyroUnit | None, Option("what the server sends (default: what its kind sends)")] = None
     tilt_max_rad: Annotated[
         float, Option("more tilt is a fall [rad]", flag="--max-tilt", metavar="RAD"), Bound(0, math.pi, "radians")
     ] = 1.0
@@ -205,7 +208,7 @@ def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, end
     )
 
 
-async def _or_stop(stop: Stop, work: Awaitable[T]) -> T:
+async def or_stop(stop: Stop, work: Awaitable[T]) -> T:
     """The result of `work`, or Stopped as soon as a signal asks for the end."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(stop.event.wait())
@@ -221,9 +224,9 @@ async def _or_stop(stop: Stop, work: Awaitable[T]) -> T:
                     await pending
 
 
-async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
+async def _first_reading(robot: KosRobot, limits: Limits, accelerometer: bool) -> RobotState:
     state = await robot.read(1.0)
-    faults = check_start(state, limits)
+    faults = check_start(state, limits) + check_imu(state, accelerometer)
     if faults:
         raise SafetyError(
             f"the robot may not start: {'; '.join(faults)}; put it right and try again (a simulator: add --reset)"
@@ -231,7 +234,9 @@ async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
     return state
 
 
-def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, realtime: bool) -> dict[str, Any]:
+def _settings(
+    options: RunOptions, ready: Prepared, schedule: Schedule, realtime: bool, robot: KosRobot
+) -> dict[str, Any]:
     names = ("ksim2real", "onnxruntime", "grpcio", "numpy")
     versions = {}
     for name in names:
@@ -246,7 +251,8 @@ def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, realtime
         "schedule": schedule.to_list(ready.spec.command_names),
         "duration_s": options.duration_s,
         "ramp_s": options.ramp_s,
-        "gyro_unit": options.gyro_unit,
+        "server": robot.dialect.name,
+        "gyro_unit": robot.gyro_unit,
         "step_lock": options.step_lock,
         "tilt_max_rad": options.tilt_max_rad,
         "realtime": realtime,
@@ -269,16 +275,17 @@ async def _control(
     damped = True
     limit_s = 0.0 if options.step_lock else options.watchdog_s
     try:
-        await _or_stop(stop, robot.connect(options.connect_timeout_s))
+        await or_stop(stop, robot.connect(options.connect_timeout_s))
+        server = await or_stop(stop, robot.identify(options.server, max(1.0, options.connect_timeout_s)))
         if options.reset:
-            await _or_stop(stop, robot.reset_simulation())
+            await or_stop(stop, robot.reset_simulation())
         if limit_s > 0:
             limit_s = max(limit_s, 3.0 * ready.spec.control_period_s)
             starting = Watchdog.start(ready.spec.robot, options.host, options.port, log, limit_s, lock=lock)
-            watchdog = await _or_stop(stop, starting)
+            watchdog = await or_stop(stop, starting)
         # after all that takes time: the first target is where the robot is now
-        first = await _or_stop(stop, _first_reading(robot, limits))
-        settings = _settings(options, ready, schedule, realtime)
+        first = await or_stop(stop, _first_reading(robot, limits, accelerometer))
+        settings = _settings(options, ready, schedule, realtime, robot)
         recorder = Recorder(log, spec=ready.spec, bundle=ready.data, settings=settings, force=options.force)
         with recorder:
             loop = ControlLoop(
@@ -303,7 +310,7 @@ async def _control(
             if not first.accel_b.any():
                 loop.counts.warnings.append(NO_ACCELEROMETER)
             damped = False  # until it is known to be
-            report = await _guarded(loop, first, recorder, options, ready.compared)
+            report = await _guarded(loop, first, recorder, options, ready.compared, server)
             damped = report.damped
             return report
     except Stopped as stopped:
@@ -323,7 +330,7 @@ async def _control(
 
 
 async def _guarded(
-    loop: ControlLoop, first: RobotState, recorder: Recorder, options: RunOptions, compared: str
+    loop: ControlLoop, first: RobotState, recorder: Recorder, options: RunOptions, compared: str, server: str
 ) -> RunReport:
     """Run the loop; whatever happens, damp the robot and close the log."""
     end = _End("error", "the run was cancelled")
@@ -347,7 +354,7 @@ async def _guarded(
         loop.event("end", f"{end.ended}: {end.message}")
         damped = await loop.damp()
         report = _report(loop, options, recorder.path, damped, end)
-        report = replace(report, compared=compared)
+        report = replace(report, compared=compared, server=server)
         result = report.to_json()
         del result["log"]
         try:
@@ -361,7 +368,7 @@ async def _guarded(
 
 
 @contextlib.contextmanager
-def _signals(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+def signals(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP set `stop` while this is open; only a process's main thread may ask for them."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -397,12 +404,13 @@ def _realtime(wanted: bool) -> Iterator[bool]:
         os.sched_setscheduler(0, *before)
 
 
-def _address(host: str) -> str:
-    """The host's numeric address, so that its names are one place; the name where nobody knows it."""
-    try:
-        return str(socket.getaddrinfo(host, None, family=socket.AF_INET)[0][4][0])
-    except OSError:
-        return host
+def alone(host: str, port: int) -> contextlib.AbstractContextManager[int]:
+    """Keeps others on this machine from the robot while it is open: see `only_one`."""
+    address = host
+    with contextlib.suppress(OSError):  # its numeric address, so that its names are one place
+        address = str(socket.getaddrinfo(host, None, family=socket.AF_INET)[0][4][0])
+    refusal = f"another run on {host}:{port} is under way on this machine; end it first"
+    return only_one(f"run-{address}:{port}", refusal)
 
 
 def run(options: RunOptions) -> RunReport:
@@ -429,13 +437,11 @@ def run(options: RunOptions) -> RunReport:
 
     async def session() -> RunReport:
         stop = Stop()
-        with _signals(stop, asyncio.get_running_loop()):
+        with signals(stop, asyncio.get_running_loop()):
             return await _control(options, ready, schedule, log, stop, realtime, lock)
 
-    refusal = f"another run on {options.host}:{options.port} is under way on this machine; end it first"
-    alone = only_one(f"run-{_address(options.host)}:{options.port}", refusal)
     # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run.
-    with alone as lock, _realtime(options.realtime) as realtime, asyncio.Runner() as runner:
+    with alone(options.host, options.port) as lock, _realtime(options.realtime) as realtime, asyncio.Runner() as runner:
         return runner.run(session())
 
 

@@ -6,6 +6,7 @@ did not pass through here cannot be sent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -15,6 +16,7 @@ import numpy as np
 from deploy.errors import SafetyError
 from deploy.robot.state import RobotState
 from robots.inputs import LIMIT_SLACK_RAD
+from robots.rotation import GRAVITY_M_S2
 from robots.spec import PolicySpec, RobotSpec
 
 _KEY = object()
@@ -22,6 +24,8 @@ _KEY = object()
 # robot at a stop may read that much beyond its limit.
 START_SLACK_RAD = 0.06
 FALL = "fall: "
+# How far up by the accelerometer and up by the orientation may be apart: less is a robot that is moved.
+FRAME_MAX_RAD = 0.8
 # Readings farther apart than this say nothing of how a joint moved between them [s].
 MOTION_GAP_S = 0.05
 
@@ -236,6 +240,36 @@ def check_state(state: RobotState, limits: Limits, stale_ticks: int = 0) -> list
     if stale_ticks > limits.stale_ticks_max:
         faults.append(f"stale: nothing new measured for {stale_ticks} ticks, limit {limits.stale_ticks_max}")
     return faults
+
+
+def gravity_error_rad(state: RobotState) -> float | None:
+    """Angle between up by the accelerometer and up by the orientation [rad].
+
+    None where the accelerometer does not read about gravity, as while it is shaken, or in a simulator that holds the
+    base.
+    """
+    size = float(np.linalg.norm(state.accel_b))
+    if not 0.7 < size / GRAVITY_M_S2 < 1.3:
+        return None
+    cosine = -float(state.accel_b @ state.projected_gravity) / (size * GRAVITY_M_S2)
+    return float(np.arccos(np.clip(cosine, -1.0, 1.0)))
+
+
+def check_imu(state: RobotState, accelerometer: bool) -> list[str]:
+    """What forbids starting in an IMU at rest: its parts have different frames. One string at most.
+
+    Args:
+        state: measured.
+        accelerometer: whether the policy reads it. Where it does not, one that tells gravity in place of the specific
+            force is no matter.
+    """
+    error = gravity_error_rad(state)
+    if error is None or error < FRAME_MAX_RAD or (error > math.pi - FRAME_MAX_RAD and not accelerometer):
+        return []
+    return [
+        f"IMU: up by its accelerometer is {math.degrees(error):.0f} degrees away from up by its orientation: one of them "
+        "is in another frame, or the robot is being moved"
+    ]
 
 
 def check_motion(state: RobotState, before: RobotState, dt: float, limits: Limits) -> list[str]:
