@@ -84,7 +84,7 @@ def named(server: str) -> Dialect:
 
 
 def told_apart(simulates: bool, lists_all: bool) -> tuple[Dialect, str]:
-    """The dialect of a server that has a simulation service or not, and answers an empty list of ids or not; and why."""
+    """The dialect of a server with a simulation service or without, that lists all its actuators or none; and why."""
     found = next(d for d in DIALECTS.values() if (d.simulates, d.lists_all) == (simulates, lists_all))
     service = "a" if simulates else "no"
     answer = "every actuator" if lists_all else "none"

@@ -14,8 +14,10 @@ from robots.spec import RobotSpec
 
 
 class Robot(Protocol):
-    """A robot in SI, its joints in the order of its specification. Every call has a deadline and may raise
-    `ConnectionLost`; what the robot says against going on is a `FaultError`."""
+    """A robot in SI, its joints in the order of its specification.
+
+    Every call has a deadline and may raise `ConnectionLost`; what the robot says against going on is a `FaultError`.
+    """
 
     spec: RobotSpec
     address: str

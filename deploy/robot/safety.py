@@ -267,8 +267,8 @@ def check_imu(state: RobotState, accelerometer: bool) -> list[str]:
     if error is None or error < FRAME_MAX_RAD or (error > math.pi - FRAME_MAX_RAD and not accelerometer):
         return []
     return [
-        f"IMU: up by its accelerometer is {math.degrees(error):.0f} degrees away from up by its orientation: one of them "
-        "is in another frame, or the robot is being moved"
+        f"IMU: up by its accelerometer is {math.degrees(error):.0f} degrees away from up by its orientation: one of "
+        "them is in another frame, or the robot is being moved"
     ]
 
 
