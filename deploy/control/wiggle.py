@@ -98,7 +98,7 @@ class Wiggle:
         leaving = None if self._watchdog is None else self._watchdog.leaving
         settle_s = SETTLE_S if self._configuring else 0.0  # gains that were not acknowledged may be on their way
         result = await damp_joints(self._robot, damp(self._limits), DAMP_FOR_S, on_round=leaving, settle_s=settle_s)
-        with contextlib.suppress(DeployError):  # a target has no force without stiffness; the next one to add it is safe
+        with contextlib.suppress(DeployError):  # a target has no force without stiffness
             await self._robot.command(hold(await self._robot.read()))
         return result
 

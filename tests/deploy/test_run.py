@@ -548,3 +548,10 @@ def test_a_policy_whose_every_target_is_clamped_for_a_second_is_ended(tmp_path, 
     report = run(options(bundle=tmp_path / "wild.kinfer", duration_s=5.0))
     assert (report.ended, report.damped) == ("fault", True) and 1.0 <= report.survived_s < 2.0
     assert report.message.startswith("safety changed the targets of more than half of the joints for 1 s")
+
+
+def test_an_imu_that_is_turned_is_refused_before_the_robot_is_touched(options, server):
+    server.accel = [0.0, 9.81, 0.0]
+    with pytest.raises(SafetyError, match="up by its accelerometer is 90 degrees away"):
+        run(options())
+    assert not [kind for kind, _ in server.requests if kind in ("command", "configure")]
