@@ -46,7 +46,7 @@ def imu_findings(p: Probe, limits: Limits, reads_accelerometer: bool) -> Iterato
             "unit length in every reading",
             "see the IMU's driver",
         )
-    states = [p.state(k) for k in np.flatnonzero(good)]
+    states = [p.state(int(k)) for k in np.flatnonzero(good)]
     yield _tilt(states, limits)
     yield _up(states, reads_accelerometer, p.dialect)
     yield from _gyro(p, states)
@@ -170,7 +170,7 @@ def trained_age_s(spec: PolicySpec | None, channel: str) -> float | None:
     if spec is None:
         return None
     channels = spec.training.get("channels")
-    trained = channels.get(channel) if isinstance(channels, dict) else None
+    trained = channels.get(channel, {}) if isinstance(channels, dict) else {}
     try:
         slowest = trained["rate_hz"][0]
         return float(trained["latency_s"][1] + trained["jitter_s"] + (1.0 / slowest if slowest > 0 else 0.0))

@@ -187,6 +187,7 @@ def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, end
         duration_s=options.duration_s,
         signum=end.signum,
         left_stiff=loop.left_stiff,
+        server="",
         compared="",
         warnings=tuple(counts.warnings),
         survived_s=round(loop.survived_s, 6),

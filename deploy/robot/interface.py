@@ -21,7 +21,11 @@ class Robot(Protocol):
 
     spec: RobotSpec
     address: str
-    gyro_unit: str
+
+    @property
+    def gyro_unit(self) -> str:
+        """What its gyro speaks on the wire, for messages."""
+        ...
 
     @property
     def connected(self) -> bool:

@@ -48,7 +48,7 @@ class Imitation(Services):
 
     def ConfigureActuator(self, request: Any) -> Any:
         joint, plant = self._joint_of.get(request.actuator_id), self.plant
-        told = actuator_pb2.ConfigureActuatorRequest()
+        told: Any = actuator_pb2.ConfigureActuatorRequest()
         told.CopyFrom(request)
         for field in self.dialect.ignores:
             told.ClearField(field)
