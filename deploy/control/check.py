@@ -17,7 +17,7 @@ import numpy as np
 from deploy.bundle.preflight import prepare
 from deploy.control.findings import AMBER, GREEN, RED, Finding, Probe, next_step, to_json, worst
 from deploy.control.judge_joints import actuator_findings, gain_findings, server_findings, wiggle_findings
-from deploy.control.judge_sensors import channel_findings, clock_findings, imu_findings, link_findings
+from deploy.control.judge_sensors import channel_findings, clock_findings, figures, imu_findings, link_findings
 from deploy.control.loop import Stop, Stopped
 from deploy.control.run import alone, or_stop, signals
 from deploy.control.watchdog import Watchdog
@@ -331,8 +331,12 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + stopped.signum
     what = f"ksim run {args.bundle or 'POLICY.kinfer'} --host {args.host}"
     what += f" --port {args.port}" if args.port != 50051 else ""
+    what += f" --server {args.server}" if args.server != "auto" else ""
+    what += f" --gyro-unit {args.gyro_unit}" if args.gyro_unit else ""
     if args.json:
-        print(json.dumps(to_json(found, host=args.host, port=args.port, server=seen.dialect.name)))
+        print(
+            json.dumps(to_json(found, host=args.host, port=args.port, server=seen.dialect.name, figures=figures(seen)))
+        )
     else:
         print(table(found, sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
         print(next_step(found, what))

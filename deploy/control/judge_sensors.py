@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -167,8 +168,8 @@ def trained_age_s(spec: PolicySpec | None, channel: str) -> float | None:
 
     This is the one place that says how much is allowed: a margin that was measured for the bundle belongs here.
     """
-    if spec is None:
-        return None
+    if spec is None or not (spec.training or spec.observation_latency_s[1]):
+        return None  # another exporter's bundle says nothing of its training
     channels = spec.training.get("channels")
     trained = channels.get(channel, {}) if isinstance(channels, dict) else {}
     try:
@@ -178,14 +179,37 @@ def trained_age_s(spec: PolicySpec | None, channel: str) -> float | None:
         return spec.observation_latency_s[1]
 
 
-def channel_findings(p: Probe, spec: PolicySpec | None) -> Iterator[Finding]:
-    """Each channel's own rate, repeats, and what they say of its age."""
-    seen = {
+def channels_seen(p: Probe) -> dict[str, ChannelSeen]:
+    """Each channel, by name."""
+    return {
         "joints": channel_seen(np.hstack([p.position, p.velocity]), p.time_s, p.paced),
         "gyro": channel_seen(p.gyro_b, p.time_s, p.paced),
         "accelerometer": channel_seen(p.accel_b, p.time_s, p.paced),
         "orientation": channel_seen(p.quat_wxyz, p.time_s, p.paced),
     }
+
+
+def figures(p: Probe) -> dict[str, Any]:
+    """The numbers that were measured, for a program to read; None is one that could not be."""
+
+    def plain(value: float) -> float | None:
+        return float(value) if math.isfinite(value) else None
+
+    trips = p.round_trip_s if len(p.round_trip_s) else np.array([math.nan])
+    channels = {name: {k: plain(v) for k, v in asdict(c).items()} for name, c in channels_seen(p).items()}
+    return {
+        "readings": len(p.time_s),
+        "lost": p.lost,
+        "round_trip_p50_s": plain(np.percentile(trips, 50)),
+        "round_trip_p99_s": plain(np.percentile(trips, 99)),
+        "clock_step_s": p.clock_step_s,
+        "channels": channels,
+    }
+
+
+def channel_findings(p: Probe, spec: PolicySpec | None) -> Iterator[Finding]:
+    """Each channel's own rate, repeats, and what they say of its age."""
+    seen = channels_seen(p)
     trip = float(np.median(p.round_trip_s))
     if not any(c.changes for c in seen.values()):
         simulated = p.dialect.simulates

@@ -16,7 +16,7 @@ import pytest
 from deploy.control.check import CheckOptions, _confirmed, check, findings, main, table
 from deploy.control.findings import AMBER, GREEN, RED, Finding, Probe, next_step, worst
 from deploy.control.judge_joints import Wiggled, wiggle_findings
-from deploy.control.judge_sensors import channel_seen, trained_age_s
+from deploy.control.judge_sensors import channel_seen, figures, trained_age_s
 from deploy.errors import CheckError, ConnectionLost, OptionError
 from deploy.robot.dialects import KBOT, KOS_SIM, TWIN, ZBOT
 from deploy.robot.interface import JointSeen
@@ -204,15 +204,16 @@ def test_a_slow_imu_is_red_unless_the_policy_was_trained_for_it(robot, policy_sp
     probe = dataclasses.replace(
         probe, **{k: held(getattr(probe, k), probe.time_s, 20.0) for k in ("quat_wxyz", "gyro_b", "accel_b")}
     )
-    spec = policy_spec_factory(robot)
+    spec = policy_spec_factory(robot).replace(observation_latency_s=(0.0, 0.03))
     assert {("channels", c) for c in ("gyro", "orientation", "accelerometer")} <= only(judged(probe, spec), RED)
     assert "60% of ticks repeat" in one(judged(probe, spec), "gyro", "channels").got
     imu = {"latency_s": [0.01, 0.045], "jitter_s": 0.005, "rate_hz": [17.0, 50.0]}
     slow = spec.replace(training={"channels": {"imu": imu}})
     assert trained_age_s(slow, "imu") == pytest.approx(0.05 + 1 / 17)
     assert only(judged(probe, slow), RED) == set()
-    # whatever it was trained for, half of the ticks without news deserve a look where nobody can tell
-    assert one(judged(probe), "gyro", "channels").level is AMBER
+    # where nobody can tell what it was trained for, half of the ticks without news deserve a look
+    for unknown in (None, policy_spec_factory(robot)):
+        assert one(judged(probe, unknown), "gyro", "channels").level is AMBER
     assert one(judged(probe), "joints", "channels").level is GREEN
 
 
@@ -326,9 +327,8 @@ def turn_by_hand(server, gyro_scale=180 / math.pi, mounting=(0.0, 0.0, 0.0), rat
 def test_a_robot_that_is_as_trained_is_not_red_and_is_not_touched(options, server):
     turn_by_hand(server)
     found, probe = check(options())
-    # a busy machine may be slow to answer, for a policy that was trained for no latency at all
-    assert {g for g, _ in only(found, RED)} <= {"link"}, found
-    assert {g for g, _ in only(found, AMBER)} <= {"link", "channels"}, found
+    # a busy machine may be slow to answer
+    assert {g for g, _ in only(found, RED) | only(found, AMBER)} <= {"link"}, found
     assert probe.dialect is KBOT and one(found, "gyro", "IMU").level is GREEN
     assert not [kind for kind, _ in server.requests if kind in ("command", "configure")]
 
@@ -343,7 +343,6 @@ def test_a_robot_that_is_as_trained_is_not_red_and_is_not_touched(options, serve
         (lambda s: s.position_deg.update({31: 120.0}), "outside limits", "hip at 2.094 rad"),
         (lambda s: turn_by_hand(s, gyro_scale=1.0), "gyro", "try --gyro-unit rad/s"),
         (lambda s: turn_by_hand(s, mounting=(math.pi / 2, 0, 0)), "accelerometer", "up is 90 degrees"),
-        (lambda s: turn_by_hand(s, rate_hz=10.0), "orientation", "new values a second"),
         (lambda s: s.delay_s.update({"state": 0.1}), "round trip", "p50 1"),
     ],
 )  # fmt: skip
@@ -353,6 +352,13 @@ def test_what_is_planted_in_a_server_is_found(options, server, plant, what, word
     red = [f for f in found if f.level is RED]
     assert any(f.what == what and words in f.got for f in red), found
     assert worst(found) is RED
+
+
+def test_a_server_that_answers_after_every_deadline_is_red_and_has_no_figures(options, server):
+    server.delay_s["imu"] = 0.6
+    found, probe = check(options())
+    assert one(found, "states").level is RED and len(probe.time_s) == 0
+    assert figures(probe)["round_trip_p50_s"] is None and figures(probe)["channels"]["gyro"]["rate_hz"] is None
 
 
 def test_an_actuator_too_many_is_amber(kinfer, server, options, robot):
@@ -395,6 +401,7 @@ def geared(server, id_, factor):
     [
         (lambda s: s.swap.update({12: 25, 25: 12}), r"ankle by \+1.00 of it moved in its place"),
         (lambda s: geared(s, 12, -1.0), "moved the other way"),
+        (lambda s: geared(s, 12, 4.0), "knee by .* went away from the pose"),
         (lambda s: geared(s, 12, 180 / math.pi), "knee by .* (went away from the pose|within .* ms)"),
         (lambda s: setattr(s, "follows_rad", 0.0), "hardly moved"),
     ],
@@ -456,6 +463,7 @@ def test_the_command_prints_json_and_exits_1_for_red(kinfer, server, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["level"] == "amber" and told["exit_code"] == 0 and told["server"] == "kbot"
     assert {"group", "what", "level", "got", "expected", "do"} == set(told["findings"][0])
+    assert told["figures"]["channels"]["gyro"]["repeats"] == 0.0 and told["figures"]["round_trip_p50_s"] > 0
     server.offline.add(12)
     assert main(arguments[:-1]) == 1
     said = capsys.readouterr().out
