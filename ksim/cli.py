@@ -27,6 +27,7 @@ VERBS = {
     "validate": ("export.validate:main", "prove that a bundle is its checkpoint"),
     "inspect": ("deploy.bundle.inspect:main", "what a bundle is, or how two differ"),
     "twin": ("deploy.twin.server:main", "a KOS server over a simulated robot"),
+    "check": ("deploy.control.check:main", "look at a robot before a policy runs on it: green, amber or red"),
     "run": ("deploy.control.run:main", "run a bundle on a robot over KOS"),
     "damp": ("deploy.control.damp:main", "take the stiffness out of a robot now, whatever state it is in"),
     "parity": ("deploy.parity.layers:main", "compare a recorded run with the simulation"),

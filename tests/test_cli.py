@@ -76,7 +76,9 @@ def test_an_unknown_option_of_any_verb_is_one_line(verb):
     assert done.stderr.endswith(f"; see ksim {verb} --help\n")
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "eval", "vis", "replay", "diff", "twin", "run", "damp", "parity"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "train", "eval", "vis", "replay", "diff", "twin", "check", "run", "damp", "parity"]
+)
 def test_the_help_needs_no_package_of_an_extra(verb):
     """As on the base install: these may not be imported."""
     code = (

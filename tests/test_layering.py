@@ -23,7 +23,7 @@ LOADED = [
     # MuJoCo is imported when a model is built
     (["robots.model"], LEARNING | WIRE | {"mujoco", "deploy"}),
     (["deploy.robot.safety"], LEARNING | WIRE | {"mujoco"}),
-    (["deploy.control.run", "deploy.control.loop", "deploy.robot.kos", "deploy.bundle.session",
+    (["deploy.control.run", "deploy.control.loop", "deploy.control.check", "deploy.robot.kos", "deploy.bundle.session",
       "deploy.bundle.preflight", "deploy.log.recorder"],
      LEARNING | {"mujoco"}),
     (["deploy.twin.server"], LEARNING),

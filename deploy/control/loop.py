@@ -36,7 +36,8 @@ from deploy.log.recorder import Recorder, Tick
 from deploy.log.timing import STAGES, TickTimes
 from deploy.robot.damping import damp_joints
 from deploy.robot.faults import Fault, FaultKind
-from deploy.robot.kos import GyroCheck, KosRobot
+from deploy.robot.interface import Robot
+from deploy.robot.kos import GyroCheck
 from deploy.robot.safety import Limits, SafeTarget, damp, hold, limit, nominal, off
 from deploy.robot.state import RobotState
 from robots.spec import PolicySpec
@@ -60,11 +61,11 @@ _PHASES = {
 
 
 class Stopped(Exception):
-    """The end was asked for before there was anything to end; carries how and why."""
+    """The end was asked for before there was anything to end; carries how, why and the signal, 0 for none."""
 
-    def __init__(self, ended: Ended, why: str) -> None:
+    def __init__(self, ended: Ended, why: str, signum: int) -> None:
         super().__init__(why)
-        self.ended, self.why = ended, why
+        self.ended, self.why, self.signum = ended, why, signum
 
 
 @dataclass
@@ -105,7 +106,7 @@ class Stop:
         """Raise Stopped when the end was asked for."""
         self.ask()
         if self.ended is not None:
-            raise Stopped(self.ended, self.why)
+            raise Stopped(self.ended, self.why, self.signum)
 
 
 @dataclass
@@ -193,7 +194,7 @@ class ControlLoop:
     def __init__(
         self,
         *,
-        robot: KosRobot,
+        robot: Robot,
         spec: PolicySpec,
         policy: OnnxPolicy,
         commands: CommandSource,

@@ -26,6 +26,7 @@ class RunReport:
         log: the log's file; None when the robot was not reached.
         duration_s: asked for [s].
         signum: the signal that ended it, 0 for none.
+        server: which kind of server it was, and how that is known; empty where it was not reached.
         compared: name of the robot that the bundle was compared with before; empty for none.
         warnings: what a person should look at, one line each.
         survived_s: how long the policy ran [s].
@@ -51,6 +52,7 @@ class RunReport:
     duration_s: float
     signum: int = 0
     left_stiff: tuple[str, ...] = ()
+    server: str = ""
     compared: str = ""
     warnings: tuple[str, ...] = ()
     survived_s: float = 0.0
@@ -113,6 +115,7 @@ class RunReport:
         lines = [
             f"ended      {self.ended}: {self.message}",
             f"robot      {self._robot}",
+            *([f"server     {self.server}"] if self.server else []),
             f"compared   {self.compared or 'with no robot: name yours with --robot FOLDER'}",
             f"policy     {self.survived_s:.2f} of {self.duration_s:g} s; "
             f"{self.ticks} ticks, {self.ramp_ticks} of them before it, {self.stop_ticks} of them in the stop",

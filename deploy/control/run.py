@@ -29,9 +29,10 @@ from deploy.control.report import RunReport
 from deploy.control.watchdog import Watchdog
 from deploy.errors import DeployError, LogError, OptionError, SafetyError
 from deploy.log.recorder import Recorder
+from deploy.robot.dialects import GyroUnit, Server
 from deploy.robot.faults import text_of
 from deploy.robot.kos import KosRobot
-from deploy.robot.safety import Limits, check_start
+from deploy.robot.safety import Limits, check_imu, check_start
 from deploy.robot.state import RobotState
 from toolkit.cli import Option, options, run_verb
 from toolkit.errors import SettingsError
@@ -65,7 +66,8 @@ class RunOptions(Settings):
         ramp_s: time from the measured pose to home [s]; none where the pose is home already. 0 starts the policy
             at once from any pose.
         robot: name or folder to check the bundle against; None trusts the bundle.
-        gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s".
+        server: which kind of server it is, see deploy/robot/dialects.py; "auto" finds out.
+        gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s"; None takes what its kind speaks.
         base_fixed: the base cannot move, as in a simulator that holds it. An IMU that gives the same values for more
             than ten ticks is otherwise a fault.
         reset: ask a simulator to put the robot at home first; a robot refuses.
@@ -117,7 +119,8 @@ class RunOptions(Settings):
         Option("compare the bundle with this robot (default: its built-in one)", metavar="NAME|FOLDER"),
     ] = None
     unvalidated: Annotated[bool, Option("run a bundle that was not proven to be its checkpoint")] = False
-    gyro_unit: Annotated[Literal["deg/s", "rad/s"], Option("what the server sends")] = "deg/s"
+    server: Annotated[Server, Option("which KOS server it is")] = "auto"
+    gyro_unit: Annotated[GyroUnit | None, Option("what the server sends (default: what its kind sends)")] = None
     tilt_max_rad: Annotated[
         float, Option("more tilt is a fall [rad]", flag="--max-tilt", metavar="RAD"), Bound(0, math.pi, "radians")
     ] = 1.0
@@ -216,7 +219,7 @@ def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, gra
     )
 
 
-async def _or_stop(stop: Stop, work: Awaitable[T]) -> T:
+async def or_stop(stop: Stop, work: Awaitable[T]) -> T:
     """The result of `work`, or Stopped as soon as a signal asks for the end."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(stop.event.wait())
@@ -233,9 +236,9 @@ async def _or_stop(stop: Stop, work: Awaitable[T]) -> T:
                     await pending
 
 
-async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
+async def _first_reading(robot: KosRobot, limits: Limits, accelerometer: bool) -> RobotState:
     state = await robot.read(1.0)
-    faults = check_start(state, limits)
+    faults = check_start(state, limits) + check_imu(state, accelerometer)
     if faults:
         raise SafetyError(
             f"the robot may not start: {text_of(faults, 20)}; put it right and try again (a simulator: add --reset)"
@@ -243,7 +246,9 @@ async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
     return state
 
 
-def _settings(options: RunOptions, ready: Prepared, commands: CommandSource, granted: Granted) -> dict[str, Any]:
+def _settings(
+    options: RunOptions, ready: Prepared, commands: CommandSource, granted: Granted, robot: KosRobot
+) -> dict[str, Any]:
     names = ("ksim2real", "onnxruntime", "grpcio", "numpy")
     versions = {}
     for name in names:
@@ -261,7 +266,8 @@ def _settings(options: RunOptions, ready: Prepared, commands: CommandSource, gra
         "command_source": commands.kind,
         "duration_s": options.duration_s,
         "ramp_s": options.ramp_s,
-        "gyro_unit": options.gyro_unit,
+        "server": robot.dialect.name,
+        "gyro_unit": robot.gyro_unit,
         "step_lock": options.step_lock,
         "tilt_max_rad": options.tilt_max_rad,
         "realtime": asdict(granted),
@@ -295,19 +301,20 @@ async def _control(
     limit_s = 0.0 if options.step_lock else options.watchdog_s
     every = _ticks_a_step(options.rate_hz, ready.spec.control_period_s)
     try:
-        await _or_stop(stop, robot.connect(options.connect_timeout_s))
+        await or_stop(stop, robot.connect(options.connect_timeout_s))
+        server = await or_stop(stop, robot.identify(options.server, max(1.0, options.connect_timeout_s)))
         if options.reset:
-            await _or_stop(stop, robot.reset_simulation())
+            await or_stop(stop, robot.reset_simulation())
         if limit_s > 0:
             limit_s = max(limit_s, 3.0 * ready.spec.control_period_s)
             on_fault = OnFault(options.on_fault)
             starting = Watchdog.start(
                 ready.spec.robot, options.host, options.port, log, limit_s, on_fault=on_fault, lock=lock
             )
-            watchdog = await _or_stop(stop, starting)
+            watchdog = await or_stop(stop, starting)
         # after all that takes time: the first target is where the robot is now
-        first = await _or_stop(stop, _first_reading(robot, limits))
-        settings = _settings(options, ready, commands, granted)
+        first = await or_stop(stop, _first_reading(robot, limits, accelerometer))
+        settings = _settings(options, ready, commands, granted, robot)
         recorder = Recorder(log, spec=ready.spec, bundle=ready.data, settings=settings, force=options.force)
         with recorder:
             loop = ControlLoop(
@@ -339,7 +346,8 @@ async def _control(
                 loop.counts.warnings.append(NO_ACCELEROMETER)
             damped = False  # until it is known to be
             report = await _guarded(loop, first, recorder, options, granted)
-            report = replace(report, compared=ready.compared, signum=stop.signum if report.ended == stop.ended else 0)
+            signum = stop.signum if report.ended == stop.ended else 0
+            report = replace(report, server=server, compared=ready.compared, signum=signum)
             damped = report.damped or report.left == "held"
             return report
     except Stopped as stopped:
@@ -349,7 +357,7 @@ async def _control(
             damped=True,
             log=None,
             duration_s=options.duration_s,
-            signum=stop.signum,
+            signum=stopped.signum,
         )
     finally:
         if watchdog is not None:
@@ -380,7 +388,7 @@ async def _guarded(
 
 
 @contextlib.contextmanager
-def _signals(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+def signals(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP set `stop` while this is open; only a process's main thread may ask for them."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -401,12 +409,13 @@ def _signals(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _address(host: str) -> str:
-    """The host's numeric address, so that its names are one place; the name where nobody knows it."""
-    try:
-        return str(socket.getaddrinfo(host, None, family=socket.AF_INET)[0][4][0])
-    except OSError:
-        return host
+def alone(host: str, port: int) -> contextlib.AbstractContextManager[int]:
+    """Keeps others on this machine from the robot while it is open: see `only_one`."""
+    address = host
+    with contextlib.suppress(OSError):  # its numeric address, so that its names are one place
+        address = str(socket.getaddrinfo(host, None, family=socket.AF_INET)[0][4][0])
+    refusal = f"another run on {host}:{port} is under way on this machine; end it first"
+    return only_one(f"run-{address}:{port}", refusal)
 
 
 def run(options: RunOptions) -> RunReport:
@@ -432,11 +441,13 @@ def run(options: RunOptions) -> RunReport:
         for line in ready.warnings:
             options.on_warning(line)
 
-    refusal = f"another run on {options.host}:{options.port} is under way on this machine; end it first"
-    alone = only_one(f"run-{_address(options.host)}:{options.port}", refusal)
     # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run. And a thread of its own, so
     # that signals, the status line and whoever calls this do not share the loop's.
-    with alone as lock, asyncio.Runner() as runner, ThreadPoolExecutor(1, "control") as thread:
+    with (
+        alone(options.host, options.port) as lock,
+        asyncio.Runner() as runner,
+        ThreadPoolExecutor(1, "control") as thread,
+    ):
         if options.command_from:
             commands = live = open_live(options.command_from, ready.spec)
             if live.warning and options.on_warning is not None:
@@ -447,7 +458,7 @@ def run(options: RunOptions) -> RunReport:
             with realtime(options.realtime, None if options.cpu < 0 else options.cpu) as granted:
                 return runner.run(_control(options, ready, commands, log, stop, granted, lock))
 
-        with contextlib.closing(commands), _signals(stop, runner.get_loop()):
+        with contextlib.closing(commands), signals(stop, runner.get_loop()):
             return thread.submit(control).result()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from deploy.errors import DeployError
-from deploy.robot.kos import KosRobot
+from deploy.robot.interface import Robot
 from deploy.robot.safety import Gains
 
 # How long the joints of the first round may take to acknowledge, and how long to wait before the next round [s].
@@ -49,7 +49,7 @@ class Damping:
         )
 
 
-async def _still_stiff(robot: KosRobot) -> dict[str, str]:
+async def _still_stiff(robot: Robot) -> dict[str, str]:
     try:
         return await robot.stiff(TIMEOUT_S)
     except DeployError:  # it acknowledged, and cannot be asked
@@ -57,7 +57,7 @@ async def _still_stiff(robot: KosRobot) -> dict[str, str]:
 
 
 async def damp_joints(
-    robot: KosRobot, gains: Gains, for_s: float, *, on_round: Callable[[], None] | None = None, settle_s: float = 0.0
+    robot: Robot, gains: Gains, for_s: float, *, on_round: Callable[[], None] | None = None, settle_s: float = 0.0
 ) -> Damping:
     """Send gains to every joint, then again to those that did not acknowledge, for `for_s` at most.
 

@@ -27,6 +27,7 @@ class FaultKind(StrEnum):
     GYRO = "gyro"
     ENVELOPE = "envelope"
     WATCHDOG = "watchdog"
+    IMU = "imu"
     ROBOT = "robot"  # what the server itself tells: an actuator that is offline, a sensor without data
     LOST = "lost"
     ERROR = "error"  # no fault of the robot: a full disk, a policy that gives NaN, a bug
@@ -41,6 +42,8 @@ _TEXT = {
     FaultKind.JUMPED: "jumped: {where} by {value:+.2f} rad {detail}",
     FaultKind.STALE: "stale: nothing new measured for {value:g} ticks, limit {high:g}",
     FaultKind.FROZEN: "frozen: {where} gave the same values for {value:g} ticks",
+    FaultKind.IMU: "IMU: up by its accelerometer is {value:.0f} degrees away from up by its orientation: one of them "
+    "is in another frame, or the robot is being moved",
     FaultKind.FROZEN_JOINT: "frozen: {where} gave the same position for {value:g} ticks after its target had moved by "
     "{detail}",
 }

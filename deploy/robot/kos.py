@@ -8,6 +8,7 @@ What the servers do that a client must not trust, and what is done here about it
   ids, mapped by id, a missing one is a fault;
 - an all-zero quaternion means "no data";
 - the gyro's unit differs between IMUs of the same robot: a setting, verified by `GyroCheck`;
+- where one kind of server differs from another (deploy/robot/dialects.py): told by `identify`, or set;
 - nothing carries a time stamp: the age of a reading is that of its call.
 
 pykos' own `KOS.connect()` patches asyncio for the whole process (nest_asyncio: tasks and loop in pure
@@ -39,6 +40,8 @@ from pykos.services.imu import IMUServiceClient
 from pykos.services.sim import SimServiceClient
 
 from deploy.errors import ConnectionLost, DeployError, FaultError, SafetyError
+from deploy.robot.dialects import KBOT, Dialect, named, told_apart
+from deploy.robot.interface import JointSeen, Sight
 from deploy.robot.safety import Gains, SafeTarget
 from deploy.robot.state import RobotState
 from robots.rotation import rotvec_between
@@ -67,6 +70,13 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def _said_by(error: BaseException) -> str:
+    """A call's failure in a few words."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name.lower().replace('_', ' ')} ({_one_line(error.details() or '')})"
+    return _one_line(error) or type(error).__name__
+
+
 class KosRobot:
     """A robot behind a KOS server, in SI and in the joint order of its specification.
 
@@ -76,7 +86,8 @@ class KosRobot:
         spec: names, ids and their order.
         host: where the server is.
         port: its port.
-        gyro_unit: what the server's gyro speaks, "deg/s" (the proto; K-Bot) or "rad/s" (kos-sim, Hiwonder IMU).
+        dialect: which kind of server it is; `identify` finds it out.
+        gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s"; None takes the dialect's.
         accelerometer: whether somebody reads it, so that 0 on all its axes, no data, is a fault. A simulator in MuJoCo
             that holds the base fixed (kos-sim --suspended) gives just that.
     """
@@ -87,16 +98,19 @@ class KosRobot:
         host: str = "127.0.0.1",
         port: int = 50051,
         *,
-        gyro_unit: str = "deg/s",
+        dialect: Dialect = KBOT,
+        gyro_unit: str | None = None,
         accelerometer: bool = True,
     ) -> None:
-        if gyro_unit not in GYRO_UNITS:
+        if gyro_unit is not None and gyro_unit not in GYRO_UNITS:
             raise DeployError(f"gyro unit: got {gyro_unit!r}, expected one of {', '.join(GYRO_UNITS)}")
         self.spec = spec
         self.address = f"{host}:{port}"
-        self.gyro_unit = gyro_unit
-        self._gyro_scale = GYRO_UNITS[gyro_unit]
+        self.dialect = dialect
+        self._gyro_unit_set = gyro_unit
         self._accelerometer = accelerometer
+        self._enabled: set[int] = set()  # ids that acknowledged that their torque is on
+        self._history: dict[int, tuple[str, ...]] = {}
         self._ids = spec.joint_ids
         self._row = {id_: row for row, id_ in enumerate(self._ids)}
         self._name = dict(zip(spec.joint_ids, spec.joint_names, strict=True))
@@ -124,6 +138,43 @@ class KosRobot:
             ) from None
 
     @property
+    def gyro_unit(self) -> str:
+        """What the server's gyro is taken to speak."""
+        return self._gyro_unit_set or self.dialect.gyro_unit
+
+    async def identify(self, server: str = "auto", timeout_s: float = 1.0) -> str:
+        """Take the server for the one named, or find out which it is by two questions that change nothing.
+
+        Returns:
+            Which, and why, in one line.
+
+        Raises:
+            ConnectionLost: no answer within the time.
+            OptionError: there is no server of that name.
+        """
+        self._check_open()
+        if server != "auto":
+            self.dialect = named(server)
+            return f"{server}, as --server says; its gyro is taken to be in {self.gyro_unit}"
+        calls = (
+            self._sim.GetParameters(Empty(), timeout=timeout_s),
+            self._actuator.GetActuatorsState(actuator_pb2.GetActuatorsStateRequest(), timeout=timeout_s),
+        )
+        parameters, states = await asyncio.gather(*calls, return_exceptions=True)
+        for answer in (parameters, states):
+            if isinstance(answer, BaseException) and not self._refused(answer):
+                raise ConnectionLost(f"which server: {self.address}: {_said_by(answer)}") from answer
+        absent = isinstance(parameters, grpc.aio.AioRpcError) and parameters.code() is grpc.StatusCode.UNIMPLEMENTED
+        lists_all = not isinstance(states, BaseException) and len(states.states) > 0
+        self.dialect, why = told_apart(not absent, lists_all)
+        return f"{self.dialect.name}: {why}; its gyro is taken to be in {self.gyro_unit}"
+
+    @staticmethod
+    def _refused(answer: BaseException) -> bool:
+        """Whether the server itself said no, and so is there."""
+        return isinstance(answer, grpc.aio.AioRpcError) and answer.code() not in _LOST
+
+    @property
     def connected(self) -> bool:
         """Whether there is a channel; the server behind it may be gone."""
         return self._channel is not None
@@ -148,10 +199,10 @@ class KosRobot:
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, grpc.aio.AioRpcError):
-                code, detail = answer.code(), _one_line(answer.details() or "")
-                if code in _LOST:
-                    raise ConnectionLost(f"{what}: {self.address}: {code.name.lower().replace('_', ' ')} ({detail})")
-                raise FaultError(f"{what}: {self.address} answered {code.name} ({detail})")
+                if answer.code() in _LOST:
+                    raise ConnectionLost(f"{what}: {self.address}: {_said_by(answer)}")
+                detail = _one_line(answer.details() or "")
+                raise FaultError(f"{what}: {self.address} answered {answer.code().name} ({detail})")
             if isinstance(answer, (grpc.aio.UsageError, asyncio.CancelledError)) and self._channel is None:
                 raise ConnectionLost(f"{what}: {self.address}: the connection is closed")
             if isinstance(answer, BaseException):
@@ -185,7 +236,7 @@ class KosRobot:
             joint_velocity=velocity,
             joint_torque=torque,
             quat_wxyz=self._quaternion(quat),
-            gyro_b=self._vector("gyro", imu, "gyro") * self._gyro_scale,
+            gyro_b=self._vector("gyro", imu, "gyro") * GYRO_UNITS[self.gyro_unit],
             accel_b=self._vector("accelerometer", imu, "accel", zero_is_fault=self._accelerometer),
             time_s=answered,
             round_trip_s=answered - asked,
@@ -200,11 +251,14 @@ class KosRobot:
             if row is None:
                 continue
             who = f"{self._name[state.actuator_id]} (id {state.actuator_id})"
-            if not state.online:
+            if self._absent(state):
+                faults.append(f"{who} is missing")
+                continue
+            if not state.online and not self._limp(state):
                 faults.append(f"{who} is offline")
             elif not state.HasField("position") or not state.HasField("velocity"):
                 faults.append(f"{who} reports no position or velocity")
-            if state.faults:
+            if state.faults and not self._old(state):
                 faults.append(f"{who} reports {', '.join(_one_line(f) for f in state.faults)}")
             # torque is for the log only, and not every actuator measures it
             table[:, row] = math.radians(state.position), math.radians(state.velocity), state.torque
@@ -218,6 +272,109 @@ class KosRobot:
             names = ", ".join(self.spec.joint_names[i] for i in bad)
             raise FaultError(f"actuators: {names}: got a value that is not finite")
         return table[0], table[1], table[2]
+
+    def _absent(self, state: Any) -> bool:
+        """A server that answers for every id says so of one that it does not have."""
+        return self.dialect.lists_all and not state.online and any("not registered" in f for f in state.faults)
+
+    def _limp(self, state: Any) -> bool:
+        """Offline only because its torque was not switched on yet."""
+        return self.dialect.online_is_torque and state.actuator_id not in self._enabled
+
+    def _old(self, state: Any) -> bool:
+        """What it reports was so when it was first looked at."""
+        told = tuple(state.faults)
+        return self.dialect.faults_are_history and self._history.setdefault(state.actuator_id, told) == told
+
+    async def look(self, timeout_s: float = 0.5) -> Sight:
+        """The same as `read`, without a word on what it means.
+
+        Raises:
+            ConnectionLost: not all of it came within the time.
+        """
+        self._check_open()
+        asked = time.monotonic()
+        answers = await asyncio.gather(
+            self._actuator.GetActuatorsState(self._ask, timeout=timeout_s),
+            self._imu.GetValues(Empty(), timeout=timeout_s),
+            self._imu.GetQuaternion(Empty(), timeout=timeout_s),
+            return_exceptions=True,
+        )
+        answered = time.monotonic()
+        errors = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                # an IMU that is not there is unavailable in kos-zbot's words
+                here = isinstance(answer, grpc.aio.AioRpcError) and answer.code() is grpc.StatusCode.UNAVAILABLE
+                if not self._refused(answer) and not (here and answer is not answers[0]):
+                    raise ConnectionLost(f"state: {self.address}: {_said_by(answer)}") from answer
+                errors.append(_said_by(answer))
+            elif hasattr(answer, "error") and answer.HasField("error"):
+                errors.append(_one_line(answer.error.message) or str(answer.error.code))
+        joints, imu, quat = (None if isinstance(a, BaseException) else a for a in answers)
+        table = np.full((2, len(self._ids)), np.nan)
+        for state in () if joints is None else joints.states:
+            row = self._row.get(state.actuator_id)
+            if row is not None and not self._absent(state):
+                table[:, row] = math.radians(state.position), math.radians(state.velocity)
+
+        def axes(answer: Any, names: Sequence[str]) -> np.ndarray:
+            return np.array([math.nan if answer is None else getattr(answer, name) for name in names])
+
+        return Sight(
+            position=table[0],
+            velocity=table[1],
+            quat_wxyz=axes(quat, "wxyz"),
+            gyro_b=axes(imu, ("gyro_x", "gyro_y", "gyro_z")) * GYRO_UNITS[self.gyro_unit],
+            accel_b=axes(imu, ("accel_x", "accel_y", "accel_z")),
+            time_s=answered,
+            round_trip_s=answered - asked,
+            errors=tuple(errors),
+        )
+
+    async def joints_seen(self, timeout_s: float = 1.0) -> tuple[tuple[JointSeen, ...], tuple[int, ...]]:
+        """What the server tells of each joint, and the ids that it has besides.
+
+        Raises:
+            ConnectionLost: no answer within the time.
+            FaultError: the server refuses to answer.
+        """
+        self._check_open()
+        ids = [] if self.dialect.lists_all else [*self._ids, *(i for i in range(1, 128) if i not in self._row)]
+        # a server that refuses an id it does not have lists them all
+        request = actuator_pb2.GetActuatorsStateRequest(actuator_ids=ids)
+        (answer,) = await self._call("actuators", self._actuator.GetActuatorsState(request, timeout=timeout_s))
+        told = {state.actuator_id: state for state in answer.states if not self._absent(state)}
+        extra = sorted(i for i in told if i not in self._row)
+        return tuple(self._seen(id_, told.get(id_)) for id_ in self._ids), tuple(extra)
+
+    def _seen(self, id_: int, state: Any) -> JointSeen:
+        name = self._name[id_]
+        if state is None:
+            return JointSeen(name=name, id=id_, there=False, online=False)
+
+        def told(field: str, angle: bool = False) -> Any:
+            if not state.HasField(field):
+                return None
+            value = getattr(state, field)
+            return math.radians(value) if angle else value
+
+        return JointSeen(
+            name=name,
+            id=id_,
+            online=state.online,
+            faults=tuple(_one_line(f) for f in state.faults),
+            position=told("position", angle=True),
+            velocity=told("velocity", angle=True),
+            temperature=told("temperature"),
+            voltage=told("voltage"),
+            kp=told("kp"),
+            kd=told("kd"),
+            max_torque=told("max_torque"),
+            torque_enabled=told("torque_enabled"),
+            lower=told("min_position", angle=True),
+            upper=told("max_position", angle=True),
+        )
 
     def _temperatures(self, answer: Any) -> np.ndarray | None:
         table = np.full(len(self._ids), np.nan)
@@ -309,6 +466,8 @@ class KosRobot:
             SafetyError: the gains did not come from the safety layer.
         """
         answers = await self._call("configure", *self._configured(gains, range(len(self._ids)), timeout_s))
+        if gains.torque_enabled:
+            self._enabled |= {id_ for id_, answer in zip(self._ids, answers, strict=True) if answer.success}
         refused = [
             f"{self._name[id_]} (id {id_}): {_one_line(answer.error.message)}"
             for id_, answer in zip(self._ids, answers, strict=True)
@@ -332,13 +491,15 @@ class KosRobot:
         failed: dict[str, str] = {}
         for name, answer in zip(joints, await asyncio.gather(*calls, return_exceptions=True), strict=True):
             if isinstance(answer, grpc.aio.AioRpcError):
-                failed[name] = f"{answer.code().name.lower().replace('_', ' ')} ({_one_line(answer.details() or '')})"
+                failed[name] = _said_by(answer)
             elif isinstance(answer, (grpc.aio.UsageError, asyncio.CancelledError)) and self._channel is None:
                 failed[name] = "the connection is closed"
             elif isinstance(answer, BaseException):
                 raise answer
             elif not answer.success:
                 failed[name] = _one_line(answer.error.message) or "refused"
+            elif gains.torque_enabled:
+                self._enabled.add(self.spec.joint(name).id)
         return failed
 
     async def gain_differences(self, gains: Gains, timeout_s: float = 0.5) -> list[str]:
@@ -380,6 +541,11 @@ class KosRobot:
             FaultError: the server is no simulator, or refuses.
         """
         self._check_open()
+        if not self.dialect.places:
+            raise FaultError(
+                f"reset: {self.address} is a {self.dialect.name} server, which cannot place a robot at home; "
+                "leave --reset out, and put it there by hand"
+            )
         joints = [
             sim_pb2.JointValue(name=joint.name, pos=math.degrees(joint.home_rad), vel=0.0) for joint in self.spec.joints
         ]

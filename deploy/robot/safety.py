@@ -6,6 +6,7 @@ did not pass through here cannot be sent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -16,12 +17,15 @@ from deploy.errors import SafetyError
 from deploy.robot.faults import Clamp, ClampKind, Fault, FaultKind
 from deploy.robot.state import RobotState
 from robots.inputs import LIMIT_SLACK_RAD
+from robots.rotation import GRAVITY_M_S2
 from robots.spec import PolicySpec, RobotSpec
 
 _KEY = object()
 # Joint zero offsets of up to 3 degrees are usual on the K-Bot (K-Scale's randomization range), so a
 # robot at a stop may read that much beyond its limit.
 START_SLACK_RAD = 0.06
+# How far up by the accelerometer and up by the orientation may be apart: less is a robot that is moved.
+FRAME_MAX_RAD = 0.8
 # Readings farther apart than this say nothing of how a joint moved between them [s].
 MOTION_GAP_S = 0.05
 
@@ -252,6 +256,34 @@ def _out_of_range(state: RobotState, limits: Limits, slack_rad: float) -> list[F
         )
         for i in np.flatnonzero(outside)
     ]
+
+
+def gravity_error_rad(state: RobotState) -> float | None:
+    """Angle between up by the accelerometer and up by the orientation [rad].
+
+    None where the accelerometer does not read about gravity, as while it is shaken, or in a simulator that holds the
+    base.
+    """
+    size = float(np.linalg.norm(state.accel_b))
+    if not 0.7 < size / GRAVITY_M_S2 < 1.3:
+        return None
+    cosine = -float(state.accel_b @ state.projected_gravity) / (size * GRAVITY_M_S2)
+    return float(np.arccos(np.clip(cosine, -1.0, 1.0)))
+
+
+def check_imu(state: RobotState, accelerometer: bool) -> tuple[Fault, ...]:
+    """What forbids starting in an IMU at rest: its parts have different frames.
+
+    Args:
+        state: measured.
+        accelerometer: whether the policy reads it. Where it does not, one that tells gravity in place of the specific
+            force is no matter.
+    """
+    error = gravity_error_rad(state)
+    if error is None or error < FRAME_MAX_RAD or (error > math.pi - FRAME_MAX_RAD and not accelerometer):
+        return ()
+    fault = Fault(kind=FaultKind.IMU, where="IMU", value=math.degrees(error), high=math.degrees(FRAME_MAX_RAD))
+    return (fault,)
 
 
 def check_motion(state: RobotState, before: RobotState, dt: float, limits: Limits) -> tuple[Fault, ...]:

@@ -277,8 +277,8 @@ class Plant:
             data.qpos[built.qpos_ids] = joint_position
         if joint_velocity is not None:
             data.qvel[built.dof_ids] = joint_velocity
-        self._begin()
         self.held = True
+        self._begin()
 
     def set_state(
         self,
@@ -301,6 +301,7 @@ class Plant:
         """
         self._mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:], self.data.qvel[:] = qpos, qvel
+        self.held = held
         self._begin(torque)
         for row, target in enumerate(targets):
             self._command_line[row:, : self.joints] = target
@@ -308,7 +309,6 @@ class Plant:
             self._arrived[: self.joints] = targets[0]
             self._packets = delay.hold(self._arrived.reshape(3, -1).T, self._slots)
             self._settling = self._command_rows
-        self.held = held
 
     def _begin(self, torque: np.ndarray | float = 0.0) -> None:
         n = self.joints
@@ -340,13 +340,16 @@ class Plant:
         quat = values[sensors["imu_quat"]]
         # a quaternion and its negative are one orientation; the delay line blends neighbours, so keep the sign
         self._quat = -quat if quat @ self._quat < 0 else quat.copy()
+        accel = values[sensors["imu_accelerometer"]]
+        if self.held:  # what holds it carries it, and MuJoCo knows nothing of that
+            accel = np.linalg.norm(self.model.opt.gravity) * rotation.up_in_frame(self._quat)
         return np.concatenate(
             [
                 *self._measured(),
                 self._drive,
                 self._quat,
                 values[sensors["imu_gyro"]],
-                values[sensors["imu_accelerometer"]],
+                accel,
             ]
         )
 

@@ -22,9 +22,9 @@ import grpc.aio
 import numpy as np
 
 from deploy.errors import DeployError
+from deploy.twin.manners import Aborted, calls_as, services_as
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality, load_reality
-from deploy.twin.services import CALLS, Services
 from robots.understood import understood
 from toolkit.cli import Option, describe, options, run_verb
 from toolkit.files import atomic_path
@@ -112,6 +112,7 @@ class Twin:
         seed: of noise, losses and pushes.
         lockstep: time advances through SimulationService.Step only.
         start: "home" or "hang", see `Plant`.
+        server: whose manners it has, see deploy/robot/dialects.py.
     """
 
     def __init__(
@@ -124,9 +125,11 @@ class Twin:
         seed: int = 0,
         lockstep: bool = False,
         start: str = "home",
+        server: str = "twin",
     ) -> None:
         self.plant = Plant(robot, reality, seed=seed, start=start)
-        self.services = Services(self.plant, lockstep)
+        self.services = services_as(server, self.plant, lockstep)
+        self._calls = calls_as(server)
         self.host, self.port = host, port
         self._network = _Network(self.plant.reality, seed)
         self._thread: threading.Thread | None = None
@@ -145,7 +148,10 @@ class Twin:
                 if fate.fail:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the twin's reality lost this call")
             self.services.catch_up()
-            return answer(request)
+            try:
+                return answer(request)
+            except Aborted as aborted:
+                await context.abort(aborted.code, aborted.detail)
 
         return handle
 
@@ -156,7 +162,7 @@ class Twin:
             TwinError: the port cannot be had.
         """
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        for service, calls in CALLS.items():
+        for service, calls in self._calls.items():
             methods = {
                 call: grpc.unary_unary_rpc_method_handler(
                     self._handler(service, call),
@@ -258,6 +264,7 @@ def spawn_twin(
     lockstep: bool = False,
     start: str = "home",
     truth: str | Path | None = None,
+    server: str = "twin",
     timeout_s: float = 60.0,
 ) -> Iterator[TwinProcess]:
     """A twin in a process of its own, ready when the block begins and ended with SIGTERM after it.
@@ -270,6 +277,7 @@ def spawn_twin(
         lockstep: time advances through SimulationService.Step only.
         start: "home" or "hang".
         truth: .npz to write when it ends.
+        server: whose manners it has.
         timeout_s: how long it may take to be ready [s].
 
     Raises:
@@ -286,7 +294,7 @@ def spawn_twin(
         "--seed",
         str(seed),
     ]
-    command += ["--start", start]
+    command += ["--start", start, "--server", server]
     command += ["--reality", str(reality)] if reality is not None else []
     command += ["--truth", str(truth)] if truth is not None else []
     command += ["--lockstep"] if lockstep else []
@@ -329,6 +337,9 @@ class TwinOptions(Settings):
     reality: Annotated[str | None, Option("YAML of how it differs from the nominal robot (default: not at all)")] = None
     seed: Annotated[int, Option("of noise, losses and pushes"), Bound(0, 2**32 - 1, "a seed")] = 0
     start: Annotated[Literal["home", "hang"], Option("how it begins")] = "home"
+    server: Annotated[
+        Literal["twin", "kbot", "kos-sim", "zbot"], Option("whose manners it has: units, what is told, what is ignored")
+    ] = "twin"
     lockstep: Annotated[bool, Option("time advances through SimulationService.Step only")] = False
     truth: Annotated[str | None, Option("write what really happened to this .npz at the end")] = None
 
@@ -356,6 +367,7 @@ def main(argv: list[str] | None = None) -> int:
         seed=args.seed,
         lockstep=args.lockstep,
         start=args.start,
+        server=args.server,
     )
 
     def ready() -> None:

@@ -22,6 +22,7 @@ pytest.importorskip("mujoco")
 import mujoco
 
 from deploy.bundle.session import OnnxPolicy
+from deploy.control.check import CheckOptions, check
 from deploy.control.run import NO_ACCELEROMETER, RunOptions, run
 from deploy.log.recorder import read_log
 from robots.load import load_robot
@@ -107,13 +108,14 @@ def test_the_shipped_policy_runs_on_k_scales_simulator_and_leaves_it_damped(port
     log = tmp_path / "run.mcap"
     # a busy machine may answer late, which is not what is asked here
     options = RunOptions(
-        bundle=KBOT / "policies" / "stand.kinfer", port=port, duration_s=3.0, log=log, gyro_unit="rad/s",
+        bundle=KBOT / "policies" / "stand.kinfer", port=port, duration_s=3.0, log=log,
         lost_ticks_max=200, connect_timeout_s=30.0, watchdog_s=0.0, late_max=10.0, base_fixed=True,
     )  # fmt: skip
     report = run(options)
     assert (report.ended, report.damped, report.exit_code) == ("completed", True, 0), report
     # the base is fixed: MuJoCo's accelerometer is 0 there, which a policy that reads it would be refused for
     assert NO_ACCELEROMETER in report.warnings
+    assert report.server.startswith("kos-sim: ")  # and so its gyro speaks rad/s
     found = read_log(log)
     assert found.complete and not found.accel_b.any()
     # it went from zeros to the home pose: degrees, ids and signs are theirs as ours
@@ -129,6 +131,14 @@ def test_the_shipped_policy_runs_on_k_scales_simulator_and_leaves_it_damped(port
     for row in ran:
         action = policy.step({name: values[row].astype(np.float32) for name, values in found.inputs.items()})
         np.testing.assert_array_equal(action, found.action[row].astype(np.float32))
+
+
+def test_a_look_at_k_scales_simulator_finds_out_what_it_is_and_every_joint(port):
+    options = CheckOptions(bundle=KBOT / "policies" / "stand.kinfer", port=port, probe_s=1.0)
+    found, probe = check(options)
+    assert probe.dialect.name == "kos-sim" and probe.extra == () and all(joint.there for joint in probe.joints)
+    assert {f.what for f in found if f.group == "gains"} == {"ignored", "read back"}
+    assert not [f for f in found if f.level == "red" and f.group in ("server", "actuators", "gains")], found
 
 
 def test_lock_step_that_it_does_not_have_ends_the_run_in_one_line(port, tmp_path):

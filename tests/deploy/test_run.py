@@ -591,3 +591,10 @@ def test_a_fault_leaves_the_robot_as_asked_and_a_fall_damped(options, server, on
     report = run(options(duration_s=5.0, on_fault=on_fault, force=True))
     assert report.ended == "fall" and report.left == "damped" and report.faults[0].kind == "fall"
     assert server.gains[31]["kp"] == 0.0 and server.gains[31]["torque_enabled"]
+
+
+def test_an_imu_that_is_turned_is_refused_before_the_robot_is_touched(options, server):
+    server.accel = [0.0, 9.81, 0.0]
+    with pytest.raises(SafetyError, match="up by its accelerometer is 90 degrees away"):
+        run(options())
+    assert not [kind for kind, _ in server.requests if kind in ("command", "configure")]

@@ -11,6 +11,7 @@ from deploy.robot.safety import (
     Gains,
     Limits,
     SafeTarget,
+    check_imu,
     check_motion,
     check_start,
     check_state,
@@ -204,3 +205,19 @@ def test_a_hot_motor_is_named_and_one_that_tells_no_temperature_is_not(limits):
     state = dataclasses.replace(make_state(), joint_temperature=np.array([99.0, 101.0, np.nan]))
     assert told(check_state(state, limits)) == ("too hot: knee at 101 C, limit 100 C",)
     assert told(check_state(make_state(), limits)) == ()
+
+
+@pytest.mark.parametrize(
+    ("accel", "reads", "refused"),
+    [
+        ((0.0, 0.0, 9.81), True, False),
+        ((0.0, 9.81, 0.0), False, True),
+        ((0.0, 0.0, -9.81), False, False),
+        ((0.0, 0.0, -9.81), True, True),
+        ((0.0, 0.0, 0.0), True, False),  # the reading itself refuses it, where somebody reads it
+        ((0.0, 20.0, 0.0), True, False),  # shaken
+    ],
+)
+def test_an_imu_whose_parts_have_other_frames_may_not_start(accel, reads, refused):
+    found = check_imu(make_state(accel_b=accel), reads)
+    assert len(found) == refused and all("degrees away from up" in str(fault) for fault in found)
