@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import gc
 import math
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from deploy.bundle.envelope import Envelope
+from deploy.bundle.margins import link_warnings
 from deploy.bundle.session import OnnxPolicy, observe
 from deploy.control.commands import Schedule
 from deploy.control.watchdog import Watchdog
@@ -89,6 +91,7 @@ class Counts:
     skipped: int = 0
     lost_states: int = 0
     lost_commands: int = 0
+    lost_in_row_max: int = 0
     stale: int = 0
     clamped_ticks: int = 0
     clamps: Counter[str] = field(default_factory=Counter)
@@ -140,6 +143,7 @@ class ControlLoop:
         watchdog: told of every tick; None runs without one.
         late_max: the loop may be slower than in training by this share, over a second.
         base_fixed: the base cannot move: an IMU that always says the same is none that hangs.
+        on_warning: called, in a thread of its own, with what a person should know before the policy starts.
 
     Attributes:
         left_stiff: names of the joints that did not acknowledge to be damped at the end.
@@ -165,8 +169,9 @@ class ControlLoop:
         watchdog: Watchdog | None = None,
         base_fixed: bool = False,
         late_max: float = 0.25,
+        on_warning: Callable[[str], None] | None = None,
     ) -> None:
-        self._late_max = late_max
+        self._late_max, self._on_warning = late_max, on_warning
         self._recent: deque[float] = deque(maxlen=1 + max(2, round(1.0 / spec.control_period_s)))
         self._watchdog = watchdog
         self.left_stiff: tuple[str, ...] = ()
@@ -312,6 +317,7 @@ class ControlLoop:
 
     def _lost(self, error: ConnectionLost) -> None:
         self._lost_in_row += 1
+        self.counts.lost_in_row_max = max(self.counts.lost_in_row_max, self._lost_in_row)
         self._recent.clear()  # a tick that waits for an answer is long, and told of as lost
         self.event("lost", str(error))
         if self._lost_in_row > self._lost_max:
@@ -413,6 +419,7 @@ class ControlLoop:
         inputs = observe(self._names, state, self._schedule.at(time_s), time_s, self._heading)
         if self.counts.run_ticks == 0:
             self._check_envelope(inputs)
+            self._compare_margins()
         action = self._policy.step(inputs)
         return "run", inputs, action, action
 
@@ -425,6 +432,18 @@ class ControlLoop:
                 f"the policy was not started: {'; '.join(outside[:3])}{more}; "
                 "check joint order, zero offsets, units and how the robot hangs"
             )
+
+    def _compare_margins(self) -> None:
+        """Warn where the link, as the ramp found it, is beyond what the policy bears."""
+        counts = self.counts
+        if self._step_lock:
+            return
+        trips = counts.state_round_trips, counts.command_round_trips
+        for line in link_warnings(self._spec.margins, *trips, counts.lost_in_row_max):
+            counts.warnings.append(line)
+            self.event("margin", line)
+            if self._on_warning is not None:  # what it writes to may take its time
+                threading.Thread(target=self._on_warning, args=(line,), daemon=True, name="warning").start()
 
     def _count(self, k: int, phase: str, scheduled: float, start: float, safe: SafeTarget) -> None:
         counts = self.counts

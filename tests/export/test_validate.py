@@ -24,8 +24,8 @@ from robots import ArraySpec, read_bundle, write_bundle
 from robots.bundle import MEMBERS
 
 EPISODES, STEPS = 3, 500
-SMALL = {"episodes": EPISODES, "steps": STEPS}
-OPTIONS = ["--episodes", str(EPISODES), "--steps", str(STEPS)]
+SMALL = {"episodes": EPISODES, "steps": STEPS, "margin_episodes": 0}
+OPTIONS = ["--episodes", str(EPISODES), "--steps", str(STEPS), "--margin-episodes", "0"]
 
 
 @pytest.fixture
