@@ -33,6 +33,7 @@ HELD = "held"
 HELD_EVERY_S = (0.7, 1.3)
 # A target so near to an end of its range is at it [rad].
 AT_LIMIT_RAD = 1e-3
+_SECONDS = Bound(0, 2, "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,10 @@ class MarginSettings(Settings):
     episodes: Annotated[int, Bound(1, 100_000, "episodes")] = 32
     episode_s: Annotated[float, Bound(0.1, 3600, "seconds")] = 8.0
     seed: Annotated[int, Bound(0, 2**32 - 1, "a seed")] = 1
-    imu_age_s: Annotated[tuple[float, ...], Bound(0, 2, "seconds")] = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.16)
-    joint_age_s: Annotated[tuple[float, ...], Bound(0, 2, "seconds")] = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.16)
-    action_latency_s: Annotated[tuple[float, ...], Bound(0, 2, "seconds")] = (
-        *(0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12),
-    )
-    held_ticks: Annotated[tuple[int, ...], Bound(0, 1000, "ticks")] = (0, 1, 2, 3, 4, 6, 8, 12, 16)
+    imu_age_s: Annotated[tuple[float, ...], _SECONDS] = (0.0, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12)
+    joint_age_s: Annotated[tuple[float, ...], _SECONDS] = (0.0, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12)
+    action_latency_s: Annotated[tuple[float, ...], _SECONDS] = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1)
+    held_ticks: Annotated[tuple[int, ...], Bound(0, 1000, "ticks")] = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24)
     shares: Annotated[tuple[float, ...], Bound(0, 1, "a share")] = (0.0, 0.2, 0.5, 1.0)
     answer_s: Annotated[float, Bound(2, 3600, "seconds")] = 5.0
 
