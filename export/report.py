@@ -408,7 +408,9 @@ def _margins(report: Report) -> str:
         ladder = margins.ladders.get(name)
         if ladder is not None:
             chart.line([1e3 * r.value for r in ladder.rungs], [100 * r.survival for r in ladder.rungs], style, what)
-    tried = ((escape(what), _n(margin), f'<td class="quiet">{escape(t)}</td>') for what, margin, t in ladder_rows(margins))
+    tried = (
+        (escape(what), _n(margin), f'<td class="quiet">{escape(t)}</td>') for what, margin, t in ladder_rows(margins)
+    )
     answered = ((escape(what), f'<td class="quiet">{escape(said)}</td>') for what, said in answer_rows(margins.answers))
     return (
         f"{chart.svg()}{_table(('', 'margin', 'survival at each'), tried)}"

@@ -133,7 +133,9 @@ def _head(card: Card) -> list[tuple[str, str]]:
         failures = spec.proofs.get("failures") or []
         rows += [("failed", _leaf(each)) for each in (failures if isinstance(failures, (list, tuple)) else [failures])]
         parts = f": {', '.join(card.self_test_parts)}" if card.self_test_parts else ""
-        tested = f"{card.self_test_steps} steps{parts}" if card.self_test_steps else "none: a wrong contract is found later"
+        tested = (
+            f"{card.self_test_steps} steps{parts}" if card.self_test_steps else "none: a wrong contract is found later"
+        )
         met = ", ".join(spec.envelope) or "none: inputs at the start are not compared with training"
         rows += [("self-test", tested), ("envelope", met)]
     rows.append(("runs here", f"no: {card.runs}" if card.runs else "yes"))

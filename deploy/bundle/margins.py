@@ -199,7 +199,5 @@ def to_json(margins: Margins) -> dict[str, object]:
     data: dict[str, object] = dict(margins.to_dict())
     for name, ladder in margins.ladders.items():
         data[name] = {**ladder.to_dict(), "margin": ladder.margin, "at_least": ladder.at_least}
-    data["answers"] = [
-        {**a.to_dict(), "pull_rad": a.pull_rad, "winds_up": a.winds_up} for a in margins.answers
-    ]
+    data["answers"] = [{**a.to_dict(), "pull_rad": a.pull_rad, "winds_up": a.winds_up} for a in margins.answers]
     return data

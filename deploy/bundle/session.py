@@ -212,7 +212,7 @@ def _resets(record: Mapping[str, Any], steps: int) -> set[int]:
 def _recorded(
     policy: OnnxPolicy, spec: PolicySpec
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, float, set[int]]:
-    """(inputs, actions, last carry, tolerance, steps that begin with the first carry) of a specification's self-test."""
+    """(inputs, actions, last carry, tolerance, steps that begin with the first carry) of the self-test in a spec."""
     record = spec.self_test
     try:
         inputs = {name: np.asarray(rows, dtype=np.float32) for name, rows in record["inputs"].items()}

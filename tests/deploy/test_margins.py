@@ -9,6 +9,8 @@ import pytest
 
 from deploy.bundle.inspect import main
 from deploy.bundle.margins import Measured, Verdict, compare, link_warnings
+from deploy.control.run import RunOptions, run
+from deploy.log.recorder import read_log
 from robots.bundle import write_bundle
 from robots.margins import Answer, Ladder, Margins, Rung
 
@@ -102,7 +104,9 @@ def test_the_card_shows_each_margin_and_where_it_fell(capsys, write):
     assert "ticks in a row without a command none: falls at 0 (0: 62 %, 1: 31 %)" in text
     assert "joint readings" not in text
     assert "32 episodes of 8 s" in text and "(imu 27.5 ms)" in text and "seed 3" in text
-    assert "joints move 0 % of what is asked pull up to 0.9 rad (dof_left_knee_04), 0.9 in the last second: WINDS" in text
+    assert (
+        "joints move 0 % of what is asked pull up to 0.9 rad (dof_left_knee_04), 0.9 in the last second: WINDS" in text
+    )
     assert "0.2 in the last second: does not wind up" in text
 
 
@@ -123,3 +127,50 @@ def test_a_bundle_without_margins_says_so(capsys, write):
 def test_bundles_that_differ_in_their_margins_differ(capsys, write):
     out = printed(capsys, write("old"), write("new", margins=MARGINS))
     assert [line.split() for line in out.splitlines() if line.startswith("margins")] == [["margins", "none", "another"]]
+
+
+# the run
+
+
+@pytest.fixture
+def warned(write, server, tmp_path):
+    """`warned(margins)`: (report, log, lines told while it ran) of a run with a ramp in which one tick is lost."""
+
+    def go(margins: Margins):
+        def hiccup(count: int) -> None:
+            server.delay_s["imu"] = 0.1 if count == 5 else 0.0
+
+        server.position_deg = {31: 27.0, 12: -20.0, 25: 5.0}
+        server.on_tick = hiccup
+        told: list[str] = []
+        report = run(
+            RunOptions(
+                bundle=write("p", margins=margins),
+                port=server.port,
+                duration_s=0.2,
+                ramp_s=0.6,
+                log=tmp_path / "run.mcap",
+                watchdog_s=0.0,
+                late_max=10.0,
+                lost_ticks_max=1000,
+                on_warning=told.append,
+            )
+        )
+        assert (report.ended, report.ramp_ticks > 0) == ("completed", True), report.message
+        return report, read_log(report.log), told
+
+    return go
+
+
+def test_a_run_warns_before_the_policy_starts_of_more_lost_ticks_than_it_bears(warned):
+    report, log, told = warned(Margins(held_ticks=ladder((0, 32), (1, 3))))
+    (line,) = [line for line in report.warnings if line.startswith("ticks in a row without a command")]
+    assert line.endswith("in simulation the policy stands up to 0 only") and line in told
+    (event,) = [e for e in log.events if e["kind"] == "margin"]
+    assert event["message"] == line and event["t_s"] <= log.start_s[log.run][0] + 0.2
+
+
+def test_a_run_within_the_margins_warns_of_none(warned):
+    report, log, told = warned(Margins(held_ticks=ladder((0, 32), (999, 32)), imu_age_s=ladder((0.0, 32), (9.0, 32))))
+    assert not [line for line in (*report.warnings, *told) if "in simulation" in line]
+    assert "margin" not in [e["kind"] for e in log.events]
