@@ -558,6 +558,7 @@ def prove(
     """The bundle of `convert` with the proof that it is the function, from inputs that you recorded.
 
     All of the proof of `ksim export` but the closed loop, for which it has not your simulation; `ksim run` says so.
+    For the same reason it measures no margins, as `ksim inspect` says.
     The inputs also make the envelope that `ksim run` compares a robot with before the policy's first step, so they
     must be of a robot that is as it should be, noise and randomisation included.
 
