@@ -222,8 +222,13 @@ def measure(bundle: Bundle, config: Config, settings: MarginSettings | None = No
     settings = settings or MarginSettings()
     assert bundle.spec is not None
     policy = OnnxPolicy(bundle)
+    # where nothing counts as a fall, everything stands
+    found = ladders(bundle, config, settings) if config.terminations else {}
     return Margins(
-        **ladders(bundle, config, settings),
+        imu_age_s=found.get("imu_age_s"),
+        joint_age_s=found.get("joint_age_s"),
+        action_latency_s=found.get("action_latency_s"),
+        held_ticks=found.get("held_ticks"),
         answers=tuple(answer(policy, bundle.spec, share, settings.answer_s) for share in settings.shares),
         seed=settings.seed,
         episode_s=settings.episode_s,

@@ -124,7 +124,7 @@ class Answer(_Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Margins(_Value):
-    """What was measured, and in what. A ladder is None where the task has no such channel.
+    """What was measured, and in what. A ladder is None where the task has no such channel, or no falls.
 
     The robot is the nominal one, without pushes. Starts, commands and sensor noise are those of the task. Every reading
     is new at each tick. The channels that a ladder leaves alone have the latencies of `others_s`, without jitter or

@@ -179,7 +179,9 @@ def answer_rows(answers: tuple[Answer, ...]) -> list[tuple[str, str]]:
 
 
 def conditions(margins: Margins) -> str:
-    """In what the ladders were run, one sentence."""
+    """In what the ladders were run, two sentences; where none was, that."""
+    if not margins.ladders:
+        return f"{NOT_MEASURED}: nothing in the task counts as a fall"
     episodes = max((rung.episodes for ladder in margins.ladders.values() for rung in ladder.rungs), default=0)
     rest = _latencies(margins.others_s)
     return (

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deploy.bundle.margins import conditions
 from deploy.bundle.session import OnnxPolicy
 from export import convert
 from export.margins import MarginSettings, _alter, answer, calm, measure, rungs
@@ -147,6 +148,12 @@ def test_a_command_is_held_for_as_many_ticks_as_the_rung_says(driven):
 def test_ladders_of_channels_that_bring_the_policy_nothing_are_left_out():
     bare = Config(channels={"action": Channel(), "imu": Channel()})
     assert {name for name, _ in rungs(bare, SMALL)} == {"action_latency_s", "held_ticks"}
+
+
+def test_a_task_in_which_nothing_falls_has_no_ladders_but_answers(looks):
+    found = measure(looks, dataclasses.replace(TASK, terminations={}), dataclasses.replace(SMALL, answer_s=2.0))
+    assert found.ladders == {} and len(found.answers) == 4
+    assert conditions(found) == "not measured: nothing in the task counts as a fall"
 
 
 def winds(gain: float):
