@@ -322,10 +322,10 @@ def self_test_of(
         recording: the first episode's first steps are the start, its last healthy ones all that follows.
         rng: draws the last part from the whole declared range.
     """
-    first = np.arange(recording.first_length)
+    first, commands = np.arange(recording.first_length), _asked(spec)
     start = first[:SELF_TEST_STEPS]
-    later = first[recording.healthy[first]][-SELF_TEST_STEPS:]
-    later, commands = later if later.size else start, _asked(spec) if spec.commands else {}
+    healthy = first[recording.healthy[first]]
+    later = healthy[-SELF_TEST_STEPS:] if healthy.size else start
     parts: list[tuple[str, np.ndarray, str]] = [("start", start, "rest"), ("standing", later, "rest")]
     if any(a.name == "command" for a in spec.inputs):
         parts += [("command starts", later, "move"), ("command stops", later, "rest")]
@@ -333,7 +333,7 @@ def self_test_of(
 
     def rows(name: str, at: np.ndarray, command: str) -> np.ndarray:
         found = recording.inputs[name][at]
-        return np.broadcast_to(commands[command], found.shape) if name == "command" and commands else found
+        return np.broadcast_to(commands[command], found.shape) if name == "command" else found
 
     wide = drawn(spec.inputs, 2 * SELF_TEST_STEPS, rng)
     inputs = {
