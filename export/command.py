@@ -83,7 +83,7 @@ def export_checkpoint(
         force: write it also where it is not the policy; `proofs.failures` in its spec then lists why.
         onnx_only: write the .onnx file alone; `output` may name it.
         log: called with one line per stage.
-        options: of `export.validate.validate`: episodes, seed, steps, engines.
+        proof: of `export.validate.validate`: episodes, seed, steps, engines, margin_episodes.
 
     Raises:
         ExportError: the export is not the policy, and `force` is false; nothing is written.

@@ -10,6 +10,7 @@ from toolkit.settings import Bound, Settings
 
 EPISODES = 200
 STEPS = 10_000
+MARGIN_EPISODES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,11 @@ class ProofOptions(Settings):
         int | None, Option("the same in MJX (default: as --episodes)", metavar="N"), Bound(1, 100_000, "episodes")
     ] = None
     steps: Annotated[int, Option("length of each sequence of inputs"), Bound(1, 10_000_000, "steps")] = STEPS
+    margin_episodes: Annotated[
+        int,
+        Option("episodes of each value of the margins; 0: do not measure them", metavar="N"),
+        Bound(0, 10_000, "episodes"),
+    ] = MARGIN_EPISODES
     seed: Annotated[int, Option("seed of the simulation"), Bound(0, 2**32 - 1, "a seed")] = 1
     json: Annotated[bool, Option("print one JSON object")] = False
 
@@ -35,6 +41,7 @@ class ProofOptions(Settings):
             "episodes": self.episodes,
             "mjx_episodes": self.mjx_episodes,
             "engines": engines,
+            "margin_episodes": self.margin_episodes,
             "seed": self.seed,
             "steps": self.steps,
         }

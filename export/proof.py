@@ -35,6 +35,7 @@ from export.function import Step, flatten
 from export.probes import Probe, graph_probes, refusals, robot_probes
 from robots.bundle import Bundle
 from robots.inputs import GRAVITY_INPUT, JOINT_ANGLES
+from robots.margins import Margins
 from robots.rotation import GRAVITY_M_S2
 from robots.spec import PolicySpec, digest
 from toolkit.errors import ToolkitError
@@ -44,9 +45,9 @@ if TYPE_CHECKING:
 
 STEPS = 10_000
 NO_SPEC = "bundle: metadata.json has no ksim2real entry, expected one; write the bundle with ksim export"
-# Deployment's self-test: so many recorded steps from a first carry on, then as many drawn from the whole range, so
-# that every input has moved far. Another processor adds float32 sums in another order: 1e-6, in drawn steps 1e-5.
-SELF_TEST_STEPS = 16
+# Deployment's self-test: so many recorded steps a part, then twice as many drawn from the whole range, so that every
+# input has moved far. Another processor adds float32 sums in another order: 1e-6, in drawn steps 1e-5.
+SELF_TEST_STEPS = 8
 SELF_TEST_TOLERANCE = 1e-4
 PROBE_STEPS, PROBE_STARTS = 100, 32
 
@@ -208,6 +209,7 @@ class Report:
         recording: how many episodes and steps of recorded inputs there were; the sequences repeat them.
         envelope: for the bundle's specification.
         self_test: for the bundle's specification.
+        margins: for the bundle's specification; None where they were not measured.
     """
 
     opset: int = 0
@@ -223,6 +225,7 @@ class Report:
     recording: Mapping[str, int] = field(default_factory=dict)
     envelope: Mapping[str, Any] = field(default_factory=dict)
     self_test: Mapping[str, Any] = field(default_factory=dict)
+    margins: Margins | None = None
 
     @property
     def error_max(self) -> float | None:
@@ -250,9 +253,10 @@ class Report:
         }
 
     def attach(self, bundle: Bundle) -> Bundle:
-        """The bundle with the proofs, the envelope and the self-test in its specification."""
+        """The bundle with the proofs, the envelope, the self-test and the margins in its specification."""
         assert bundle.spec is not None
-        spec = bundle.spec.replace(proofs=self.to_json(), envelope=dict(self.envelope), self_test=dict(self.self_test))
+        checks = {"envelope": dict(self.envelope), "self_test": dict(self.self_test), "margins": self.margins}
+        spec = bundle.spec.replace(proofs=self.to_json(), **checks)
         return dataclasses.replace(bundle, spec=spec)
 
 
@@ -301,26 +305,54 @@ def envelope_of(spec: PolicySpec, recording: Recording) -> dict[str, Any]:
     }
 
 
+def _asked(spec: PolicySpec) -> dict[str, np.ndarray]:
+    """Commands of the self-test, (commands,): "rest" asks for nothing, "move" for the far end of each range."""
+    low, high = (np.asarray([getattr(c, end) for c in spec.commands]) for end in ("low", "high"))
+    return {"rest": np.clip(0.0, low, high), "move": np.where(np.abs(high) >= np.abs(low), high, low)}
+
+
 def self_test_of(
     spec: PolicySpec, reference: Reference, recording: Recording, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """A short sequence from the first carry on, with what the JAX policy makes of it.
+    """A short sequence with what the JAX policy makes of it: start, standing, a command that comes and goes, a reset.
 
     Args:
         spec: whose inputs.
         reference: the JAX form.
-        recording: the first episode's first steps are taken.
-        rng: draws the second half from the whole declared range.
+        recording: the first episode's first steps are the start, its last healthy ones all that follows.
+        rng: draws the last part from the whole declared range.
     """
-    steps = min(SELF_TEST_STEPS, recording.first_length)
-    wide = drawn(spec.inputs, SELF_TEST_STEPS, rng)
-    inputs = {a.name: np.concatenate([recording.inputs[a.name][:steps], wide[a.name]]) for a in spec.inputs}
-    trace = reference.run(inputs, np.arange(steps + SELF_TEST_STEPS) == 0)
+    first, commands = np.arange(recording.first_length), _asked(spec)
+    start = first[:SELF_TEST_STEPS]
+    healthy = first[recording.healthy[first]]
+    later = healthy[-SELF_TEST_STEPS:] if healthy.size else start
+    parts: list[tuple[str, np.ndarray, str]] = [("start", start, "rest"), ("standing", later, "rest")]
+    if any(a.name == "command" for a in spec.inputs):
+        parts += [("command starts", later, "move"), ("command stops", later, "rest")]
+    parts.append(("reset", start, "rest"))
+
+    def rows(name: str, at: np.ndarray, command: str) -> np.ndarray:
+        found = recording.inputs[name][at]
+        return np.broadcast_to(commands[command], found.shape) if name == "command" else found
+
+    wide = drawn(spec.inputs, 2 * SELF_TEST_STEPS, rng)
+    inputs = {
+        a.name: np.concatenate([*(rows(a.name, at, command) for _, at, command in parts), wide[a.name]]).astype(
+            np.float32
+        )
+        for a in spec.inputs
+    }
+    told = [{"name": name, "steps": len(at), "reset": name in ("start", "reset")} for name, at, _ in parts]
+    told.append({"name": "drawn", "steps": 2 * SELF_TEST_STEPS, "reset": False})
+    resets = np.repeat([part["reset"] for part in told], [part["steps"] for part in told])
+    resets &= np.concatenate([np.arange(part["steps"]) == 0 for part in told])
+    trace = reference.run(inputs, resets)
     return {
-        "inputs": {name: _float32_json(rows) for name, rows in inputs.items()},
+        "inputs": {name: _float32_json(values) for name, values in inputs.items()},
         "actions": _float32_json(trace.actions),
         "carry": _float32_json(trace.carries[-1]),
         "tolerance": SELF_TEST_TOLERANCE,
+        "parts": told,
     }
 
 
@@ -526,6 +558,7 @@ def prove(
     """The bundle of `convert` with the proof that it is the function, from inputs that you recorded.
 
     All of the proof of `ksim export` but the closed loop, for which it has not your simulation; `ksim run` says so.
+    For the same reason it measures no margins, as `ksim inspect` says.
     The inputs also make the envelope that `ksim run` compares a robot with before the policy's first step, so they
     must be of a robot that is as it should be, noise and randomisation included.
 

@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.bundle.margins import NOT_MEASURED, answer_rows, conditions, ladder_rows
+from deploy.bundle.margins import to_json as margins_json
 from deploy.parity.page import STYLE
 from export.closed_loop import DEVIATION_LIMIT_RAD, ENGINES, ClosedLoop, Paired
 from export.compare import ERROR_LIMIT, LARGE_LIMIT, LARGE_VALUE, Difference
@@ -151,6 +153,7 @@ def not_run(report: Report) -> list[str]:
         for engine in ENGINES
         if engine not in done
     ]
+    lines += [f"Margins: {NOT_MEASURED} (ksim validate --margin-episodes 32)"] if report.margins is None else []
     return lines + (["Numbers: not complete"] if report.numbers is None else [])
 
 
@@ -171,6 +174,7 @@ def to_json(name: str, bundle: Bundle, report: Report, latency: Mapping[str, flo
         "versions": spec.versions,
         "training": spec.training,
         "envelope": report.envelope,
+        "margins": None if report.margins is None else margins_json(report.margins),
     }
 
 
@@ -225,6 +229,8 @@ def show(title: str, report: Report, latency: Mapping[str, float] | None, files:
         table.add_column(heading)
     for row in proofs(report):
         table.add_row(row.what, row.found, row.limit, "[green]holds[/green]" if row.holds else "[red]FAILS[/red]")
+    for what, margin, tried in () if report.margins is None else ladder_rows(report.margins):
+        table.add_row(f"Margin: {what}", margin, f"survival: {tried}", "")
     if latency is not None:
         table.add_row("One step, one thread", f"p50 {latency['p50']:.0f} us, p99 {latency['p99']:.0f} us", "", "")
     for line in not_run(report):
@@ -388,6 +394,34 @@ def _probes(report: Report) -> str:
     return _table(head, map(_probe_row, report.probes))
 
 
+def _margins(report: Report) -> str:
+    margins = report.margins
+    if margins is None:
+        said = next(line for line in not_run(report) if line.startswith("Margins"))
+        return f'<p class="quiet">{escape(said)}.</p>'
+    chart = Chart("late by [ms]", "episodes that last [%]", height=230, y_zero=True)
+    for style, name, what in (
+        ("measured", "imu_age_s", "IMU readings"),
+        ("simulated", "joint_age_s", "joint readings"),
+        ("sent", "action_latency_s", "commands"),
+    ):
+        ladder = margins.ladders.get(name)
+        if ladder is not None:
+            chart.line([1e3 * r.value for r in ladder.rungs], [100 * r.survival for r in ladder.rungs], style, what)
+    tried = (
+        (escape(what), _n(margin), f'<td class="quiet">{escape(t)}</td>') for what, margin, t in ladder_rows(margins)
+    )
+    answered = ((escape(what), f'<td class="quiet">{escape(said)}</td>') for what, said in answer_rows(margins.answers))
+    return (
+        f"{chart.svg()}{_table(('', 'margin', 'survival at each'), tried)}"
+        f'<p class="quiet">{escape(conditions(margins))}</p>'
+        f"{_table(('Soft joints', 'The policy'), answered)}"
+        '<p class="quiet">The robot hangs upright and still, nothing is asked. Its joints are measured at home plus a '
+        "share of the way to the target of the tick before. Pull: greatest distance of a target from its joint. It "
+        f"winds up where the pull still grows in the last of {margins.answer_s:g} s.</p>"
+    )
+
+
 def _facts(rows: Iterable[tuple[str, str]]) -> str:
     body = "".join(f"<tr><td>{escape(k)}</td><td>{v}</td></tr>" for k, v in rows)
     return f'<table class="facts">{body}</table>'
@@ -462,6 +496,12 @@ def page(name: str, bundle: Bundle, report: Report, latency: Mapping[str, float]
             "graph changed. On the robot: starts of episodes as a robot with the fault would report them; joints with "
             "the same home cannot be told apart there.",
             _probes(report),
+        ),
+        (
+            "Margins",
+            "How late readings and commands may be, and how many ticks may be lost, before the policy falls. A margin "
+            "is no proof: a policy may have any.",
+            _margins(report),
         ),
         ("The bundle", "", _about(bundle, spec, report, latency) + _envelope(spec, report)),
     )

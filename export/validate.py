@@ -1,7 +1,8 @@
-"""`ksim validate`: the proof of export/proof.py, and the closed loop in simulation (export/closed_loop.py)."""
+"""`ksim validate`: the proof of export/proof.py, and in simulation the closed loop (closed_loop.py) and the margins."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -15,7 +16,8 @@ import numpy as np
 from export.closed_loop import ENGINES, closed_loop
 from export.compare import session
 from export.errors import ExportError
-from export.options import EPISODES, ProofOptions
+from export.margins import MarginSettings, measure
+from export.options import EPISODES, MARGIN_EPISODES, ProofOptions
 from export.proof import NO_SPEC, STEPS, Prover, Recording, Report, Stages
 from ksim.config import Config
 from ksim.environment import make_environment
@@ -60,6 +62,7 @@ def validate(
     episodes: int = EPISODES,
     mjx_episodes: int | None = None,
     engines: Sequence[str] = ("mujoco",),
+    margin_episodes: int = MARGIN_EPISODES,
     seed: int = 1,
     steps: int = STEPS,
     keep_going: bool = False,
@@ -74,6 +77,8 @@ def validate(
         episodes: closed-loop episodes of each form.
         mjx_episodes: the same in MJX; as many as `episodes` by default.
         engines: those of the closed loop; the recorded inputs always come from MuJoCo C.
+        margin_episodes: episodes of each value of the margins; 0 does not measure them. They are no proof: a policy
+            may have any. Where something does not hold they are not measured.
         seed: seed of the simulation, the resets and the drawn inputs.
         steps: length of each sequence.
         keep_going: go on after a failure and list it in the report.
@@ -121,7 +126,12 @@ def validate(
             stages.fail(failure)
 
     prover.contracts(recording)
-    return prover.report(loops)
+    report = prover.report(loops)
+    if report.failures or not margin_episodes:
+        return report
+    log(f"margins in MuJoCo C: {margin_episodes} episodes of each value")
+    margins = measure(bundle, config, MarginSettings(episodes=margin_episodes, seed=seed))
+    return dataclasses.replace(report, margins=margins)
 
 
 def latency_us(bundle: Bundle, runs: int = 500) -> dict[str, float]:

@@ -60,14 +60,14 @@ FULL = Plan(
     train=("run.max_minutes=6", "run.stop_at_survival=0.92"),
     choose_episodes=48,
     survival_episodes=100,
-    export=("--episodes", "64"),
+    export=("--episodes", "64", "--margin-episodes", "0"),
     run_s=20.0,
 )
 FAST = Plan(
     train=("run.total_steps=2048", "ppo.envs=32", "ppo.rollout_steps=16", "policy.hidden=16", "policy.head=32"),
     choose_episodes=0,
     survival_episodes=8,
-    export=("--episodes", "2", "--steps", "2000"),
+    export=("--episodes", "2", "--steps", "2000", "--margin-episodes", "0"),
     run_s=5.0,
 )
 

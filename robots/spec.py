@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from robots.errors import SpecError
 from robots.inputs import POLICY_INPUTS
+from robots.margins import Margins
 from toolkit.errors import SettingsError
 from toolkit.settings import Bound, Settings
 from toolkit.strict_json import canonical_json as canonical_json
@@ -282,7 +283,10 @@ class PolicySpec(_Spec):
             {input: {"low": [...], "high": [...]}}.
         self_test: inputs of successive steps from the first carry on, and what the policy made of them, for the
             robot's computer to run again: {"inputs": {name: [[...], ...]}, "actions": [[...], ...],
-            "carry": [...], "tolerance": number}; `carry` is the one after the last step.
+            "carry": [...], "tolerance": number}; `carry` is the one after the last step. Where it is there, "parts"
+            names what the steps are, in order: [{"name": ..., "steps": number, "reset": true or false}, ...]; a part
+            with `reset` begins with the first carry.
+        margins: how late readings and commands may be; None where that was not measured.
     """
 
     task: str
@@ -303,6 +307,13 @@ class PolicySpec(_Spec):
     proofs: dict[str, Any] = field(default_factory=dict)
     envelope: dict[str, Any] = field(default_factory=dict)
     self_test: dict[str, Any] = field(default_factory=dict)
+    margins: Margins | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        data = super().to_dict()
+        if self.margins is None:  # as bundles were written before there were any: their digests stay
+            del data["margins"]
+        return data
 
     def check(self) -> None:
         n = len(self.robot.joints)
@@ -361,8 +372,8 @@ class PolicySpec(_Spec):
         return f"{made:,} steps and {episodes} episodes, in place of {FULL_STEPS:,} and {FULL_EPISODES}"
 
     def contract(self) -> PolicySpec:
-        """Without what validation adds after the graphs are made: proofs, envelope, self-test."""
-        return self.replace(proofs={}, envelope={}, self_test={})
+        """Without what validation adds after the graphs are made: proofs, envelope, self-test, margins."""
+        return self.replace(proofs={}, envelope={}, self_test={}, margins=None)
 
 
 def input_specs(robot: RobotSpec, commands: tuple[CommandSpec, ...], *, old: bool = False) -> dict[str, ArraySpec]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.bundle.graph import GraphFacts, read_graphs
+from deploy.bundle.margins import to_json as margins_json
 from deploy.bundle.session import OnnxPolicy
 from deploy.errors import PolicyError
 from robots.bundle import EXTRA_KEY, Bundle, read_bundle
@@ -71,7 +72,7 @@ class Card:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Everything at full precision; of the self-test only how long it is."""
+        """Everything at full precision; of the self-test only what its steps are."""
         spec, bundle = self.spec, self.bundle
         graphs = {}
         for name, facts in (("init_fn", self.init), ("step_fn", self.step)):
@@ -85,8 +86,10 @@ class Card:
             "joint_names": list(bundle.joint_names),
             "command_names": list(bundle.command_names),
             "carry_size": bundle.carry_size,
-            "spec": None if spec is None else spec.replace(self_test={}).to_json(),
+            "spec": None if spec is None else spec.replace(self_test={}, margins=None).to_json(),
             "self_test_steps": self.self_test_steps,
+            "self_test_parts": list(self.self_test_parts),
+            "margins": None if spec is None or spec.margins is None else margins_json(spec.margins),
             "graphs": graphs,
             "digests": self.digests,
         }
@@ -96,6 +99,13 @@ class Card:
         """Steps of the self-test, 0 where there is none."""
         actions = self.spec.self_test.get("actions") if self.spec else None
         return len(actions) if isinstance(actions, (list, tuple)) else 0
+
+    @property
+    def self_test_parts(self) -> tuple[str, ...]:
+        """What the steps of the self-test are, in order; nothing where it does not tell."""
+        parts = self.spec.self_test.get("parts") if self.spec else None
+        parts = parts if isinstance(parts, (list, tuple)) else ()
+        return tuple(str(part.get("name", "")) for part in parts if isinstance(part, dict))
 
 
 def _stamp(bundle: Bundle, facts: GraphFacts) -> str:
@@ -208,7 +218,7 @@ def compare(a: Card, b: Card) -> list[Difference]:
     flat = [flatten(_comparable(c.spec)) for c in (a, b) if c.spec is not None]
     for field in [*flat[0], *(k for k in flat[1] if k not in flat[0])]:
         add(field, flat[0].get(field), flat[1].get(field))
-    for what in ("envelope", "self_test"):
+    for what in ("envelope", "self_test", "margins"):
         one, other = getattr(a.spec, what), getattr(b.spec, what)
         if one != other:
             words = ("none", "another") if not one else ("one", "none" if not other else "another")
@@ -218,7 +228,7 @@ def compare(a: Card, b: Card) -> list[Difference]:
 
 def _comparable(spec: PolicySpec) -> dict[str, Any]:
     """The specification without what is compared as a whole."""
-    data = spec.to_json()
+    data = spec.replace(margins=None).to_json()
     del data["envelope"], data["self_test"], data["carry_size"]
     # one number for each joint, by its name
     for what in ("action_low_rad", "action_high_rad"):

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 from deploy.bundle.card import Card, Difference, compare, flatten, graph_relations, make_card
 from deploy.bundle.graph import GraphFacts
+from deploy.bundle.margins import NOT_MEASURED, answer_rows, conditions, ladder_rows
+from robots.margins import Margins
 from robots.spec import ArraySpec
 from toolkit.cli import Option, options
 from toolkit.settings import Settings
@@ -139,7 +141,10 @@ def _head(card: Card) -> list[tuple[str, str]]:
     if spec is not None:
         failures = spec.proofs.get("failures") or []
         rows += [("failed", _leaf(each)) for each in (failures if isinstance(failures, (list, tuple)) else [failures])]
-        tested = f"{card.self_test_steps} steps" if card.self_test_steps else "none: a wrong contract is found later"
+        parts = f": {', '.join(card.self_test_parts)}" if card.self_test_parts else ""
+        tested = (
+            f"{card.self_test_steps} steps{parts}" if card.self_test_steps else "none: a wrong contract is found later"
+        )
         met = ", ".join(spec.envelope) or "none: inputs at the start are not compared with training"
         rows += [("self-test", tested), ("envelope", met)]
     rows.append(("runs here", f"no: {card.runs}" if card.runs else "yes"))
@@ -261,6 +266,15 @@ def _proofs(proofs: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows + _groups(rest)
 
 
+def _margins(page: _Page, margins: Margins | None) -> None:
+    """How late things may be, and what soft joints are asked."""
+    if margins is None:
+        page.pairs("margins", [("", f"{NOT_MEASURED}: how late readings and commands may be")])
+        return
+    rows = [(what, f"{margin} ({tried})") for what, margin, tried in ladder_rows(margins)]
+    page.pairs("margins", [*rows, ("measured", conditions(margins)), *answer_rows(margins.answers)])
+
+
 def _graph_row(facts: GraphFacts) -> str:
     operators = ", ".join(
         f"{name} {count}" for name, count in sorted(facts.operators.items(), key=lambda p: (-p[1], p[0]))
@@ -280,6 +294,7 @@ def show_card(card: Card) -> None:
     if spec is not None:
         page.pairs("training", _groups(spec.training) or [("", UNKNOWN)])
         page.pairs("proofs", _proofs(spec.proofs) or [("", "none")])
+        _margins(page, spec.margins)
     page.pairs("graphs", [("step_fn", _graph_row(card.step)), ("init_fn", _graph_row(card.init))])
     page.pairs("SHA-256", [(what, value or UNKNOWN) for what, value in card.digests.items()])
     versions = spec.versions if spec is not None else {}

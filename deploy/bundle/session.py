@@ -189,13 +189,28 @@ class OnnxPolicy:
         return self._action_out.copy()
 
 
-def _recorded(policy: OnnxPolicy, spec: PolicySpec) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, float]:
-    """(inputs, actions, last carry, tolerance) of the self-test in a specification."""
+def _resets(record: Mapping[str, Any], steps: int) -> set[int]:
+    """The steps of a self-test that begin with the first carry: step 0, and those that its parts say."""
+    found, at = {0}, 0
+    for part in record.get("parts", ()):
+        if part["reset"]:
+            found.add(at)
+        at += part["steps"]
+    if at not in (0, steps):
+        raise ValueError(f"parts of {at} steps, expected {steps}")
+    return found
+
+
+def _recorded(
+    policy: OnnxPolicy, spec: PolicySpec
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, float, set[int]]:
+    """(inputs, actions, last carry, tolerance, steps that begin with the first carry) of the self-test in a spec."""
     record = spec.self_test
     try:
         inputs = {name: np.asarray(rows, dtype=np.float32) for name, rows in record["inputs"].items()}
         actions, carry = (np.asarray(record[name], dtype=np.float64) for name in ("actions", "carry"))
         tolerance = float(record["tolerance"])
+        resets = _resets(record, len(actions) if actions.ndim else 0)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PolicyError(f"self-test: not readable ({_one_line(error)}); export the policy again") from error
     steps = len(actions) if actions.ndim else 0
@@ -212,7 +227,7 @@ def _recorded(policy: OnnxPolicy, spec: PolicySpec) -> tuple[dict[str, np.ndarra
             f"self-test: got {steps} actions of shape {actions.shape} and inputs {', '.join(sorted(inputs))}, "
             f"expected 1 to {SELF_TEST_STEPS_MAX} steps of what the graph reads, all finite; export the policy again"
         )
-    return inputs, actions, carry, tolerance
+    return inputs, actions, carry, tolerance, resets
 
 
 def self_test(policy: OnnxPolicy, spec: PolicySpec) -> float:
@@ -231,11 +246,12 @@ def self_test(policy: OnnxPolicy, spec: PolicySpec) -> float:
     Raises:
         PolicyError: a difference beyond the recorded tolerance, or a record that is not one.
     """
-    inputs, actions, carry, tolerance = _recorded(policy, spec)
+    inputs, actions, carry, tolerance, resets = _recorded(policy, spec)
     remedy = "this is not the graph that was validated, or this computer computes otherwise; export the policy again"
-    policy.reset()
     greatest = 0.0
     for t, expected in enumerate(actions):
+        if t in resets:
+            policy.reset()
         action = policy.step({name: rows[t] for name, rows in inputs.items()})
         apart = np.abs(action - expected)
         at = int(np.argmax(apart))

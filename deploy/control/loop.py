@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import gc
 import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from deploy.bundle.envelope import Envelope
+from deploy.bundle.margins import link_warnings
 from deploy.bundle.preflight import command_vector
 from deploy.bundle.session import OnnxPolicy, observe
 from deploy.control.commands import CommandSource
@@ -120,6 +122,7 @@ class Counts:
     overruns: int = 0
     lost_states: int = 0
     lost_commands: int = 0
+    lost_in_row_max: int = 0
     stale: int = 0
     clamped_ticks: int = 0
     clamps: Counter[str] = field(default_factory=Counter)
@@ -183,6 +186,7 @@ class ControlLoop:
         base_fixed: the base cannot move: an IMU that always says the same is none that hangs.
         every: ticks for each step of the policy. In those between, the robot is looked at, and the policy's last target
             is sent again after safety.
+        on_warning: called, in a thread of its own, with what a person should know before the policy starts.
 
     Attributes:
         machine: where the run is.
@@ -211,11 +215,12 @@ class ControlLoop:
         base_fixed: bool = False,
         late_max: float = 0.25,
         every: int = 1,
+        on_warning: Callable[[str], None] | None = None,
     ) -> None:
         self._robot, self._spec, self._policy, self._commands = robot, spec, policy, commands
         self._limits, self._recorder, self._stop, self._plan = limits, recorder, stop, plan
         self._step_lock, self._tolerance, self._on_second = step_lock, home_tolerance_rad, on_second
-        self._damp_for_s, self._watchdog = damp_for_s, watchdog
+        self._damp_for_s, self._watchdog, self._on_warning = damp_for_s, watchdog, on_warning
         self.period_s, self._every = spec.control_period_s / every, every
         self._ticks_per_s = max(1, round(1.0 / self.period_s))
         self._gains_due = self._ticks_per_s
@@ -374,7 +379,9 @@ class ControlLoop:
 
     def _lost(self, error: ConnectionLost) -> tuple[Fault, ...]:
         self.event("lost", str(error))
-        return self._monitor.lost(error)
+        faults = self._monitor.lost(error)
+        self.counts.lost_in_row_max = max(self.counts.lost_in_row_max, self._monitor.lost_in_row)
+        return faults
 
     def _gains_changed(self, k: int, stale: bool) -> tuple[Fault, ...]:
         """Once a second: the gains that the server reports are still those it reported when they were set."""
@@ -479,6 +486,7 @@ class ControlLoop:
             self._heading, self._run_from, self._due = state.heading_rad, k + 1, k + 1
             self._pending = self._outside(observe(self._names, state, self._commands.at(0.0), 0.0, self._heading))
             self._compared = True
+            self._compare_margins()
             return {}, None, self._sent
         self._compared = False
         if order is Order.SOFTEN:
@@ -511,6 +519,17 @@ class ControlLoop:
             "check joint order, zero offsets, units and how the robot hangs"
         )
         return (Fault(kind=FaultKind.ENVELOPE, detail=detail),)
+
+    def _compare_margins(self) -> None:
+        """Warn where the link, as the ramp found it, is beyond what the policy bears."""
+        counts = self.counts
+        if self._step_lock:
+            return
+        for line in link_warnings(self._spec.margins, *counts.times.round_trips_s(), counts.lost_in_row_max):
+            counts.warnings.append(line)
+            self.event("margin", line)
+            if self._on_warning is not None:  # what it writes to may take its time
+                threading.Thread(target=self._on_warning, args=(line,), daemon=True, name="warning").start()
 
     def _count(self, k: int, phase: str, safe: SafeTarget) -> None:
         counts = self.counts

@@ -52,7 +52,7 @@ class Monitor:
         self._frozen = FrozenChannels(limits.names, frozen)
         self._recent: deque[float] = deque(maxlen=1 + max(2, round(1.0 / period_s)))
         self.gyro, self.gyro_done = gyro, False
-        self._lost_in_row = self._stale_in_row = self._clamped_in_row = 0
+        self.lost_in_row = self._stale_in_row = self._clamped_in_row = 0
 
     def look(
         self, state: RobotState, before: RobotState, target: np.ndarray, *, answered: bool, stale: bool
@@ -89,16 +89,16 @@ class Monitor:
 
     def heard(self) -> None:
         """Everything that was asked in a tick was answered."""
-        self._lost_in_row = 0
+        self.lost_in_row = 0
 
     def lost(self, error: ConnectionLost) -> tuple[Fault, ...]:
         """A tick in which an answer did not come."""
-        self._lost_in_row += 1
+        self.lost_in_row += 1
         self._recent.clear()  # a tick that waits for an answer is long, and told of as lost
-        if self._lost_in_row <= self._lost_max:
+        if self.lost_in_row <= self._lost_max:
             return ()
-        detail = f"{self._lost_in_row} ticks in a row without an answer: {error}"
-        return (Fault(kind=FaultKind.LOST, value=self._lost_in_row, high=self._lost_max, detail=detail),)
+        detail = f"{self.lost_in_row} ticks in a row without an answer: {error}"
+        return (Fault(kind=FaultKind.LOST, value=self.lost_in_row, high=self._lost_max, detail=detail),)
 
     def ended(self, now: float, round_trip_s: float) -> tuple[Fault, ...]:
         """The end of a tick [s]: over the last second the loop was about as fast as in training."""

@@ -89,7 +89,7 @@ class RunOptions(Settings):
         late_max: the loop may be slower than in training by this share, over a second; more ends the run.
         on_second: called about once a second with a line to show.
         unvalidated: run a bundle of ours that was not proven to be its checkpoint.
-        on_warning: called with each line of warning before the robot is reached.
+        on_warning: called with each line of warning before the policy starts; then in a thread of its own.
     """
 
     bundle: Annotated[Path, Option("the policy, a .kinfer file", positional=True)]
@@ -340,6 +340,7 @@ async def _control(
                 base_fixed=options.base_fixed,
                 late_max=options.late_max,
                 every=every,
+                on_warning=options.on_warning,
             )
             loop.counts.warnings += ready.warnings
             if not first.accel_b.any():

@@ -47,6 +47,11 @@ class TickTimes:
         row[:] = (tick, scheduled_s, start_s, state_round_trip_s, command_round_trip_s, *stages)
         self.ticks += 1
 
+    def round_trips_s(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the ticks that are kept: those of states and those of commands that were answered [s]."""
+        state, command = self._rows[: self.ticks, 3], self._rows[: self.ticks, 4]
+        return state[np.isfinite(state)], command[np.isfinite(command)]
+
     def timing(self, period_s: float, *, simulated: bool) -> LoopTiming:
         """Of the ticks that are kept."""
         at = self.ticks % len(self._rows) if self.ticks > len(self._rows) else 0

@@ -15,10 +15,8 @@ from ksim.environment import Environment, make_environment
 from ksim.evaluate import BatchPolicy
 from ksim.suite import conditions, figures
 from ksim.suite.walked import Walked, walk
+from robots.margins import STANDS
 from toolkit.settings import Bound, Settings
-
-# The policy stands its ground where at least this share of the episodes lasts to the end.
-STANDS = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,6 +145,16 @@ def test_a_carry_that_is_not_fed_back_fails_the_self_test(bundle):
         self_test(Forgetful(bundle), bundle.spec)
 
 
+def test_a_part_with_a_reset_begins_with_the_first_carry(bundle):
+    # the carry counts the steps: 2 after two of them, 1 after a reset and one
+    parts = [{"name": name, "steps": 1, "reset": True} for name in ("start", "reset")]
+    record = bundle.spec.self_test | {"carry": [1.0] * bundle.carry_size, "parts": parts}
+    self_test(OnnxPolicy(bundle), bundle.spec.replace(self_test=record))
+    through = record | {"parts": [parts[0], parts[1] | {"reset": False}]}
+    with pytest.raises(PolicyError, match="after 2 steps: element 0 of the carry is off by 1"):
+        self_test(OnnxPolicy(bundle), bundle.spec.replace(self_test=through))
+
+
 def test_a_difference_within_the_tolerance_passes_and_beyond_it_does_not(bundle):
     def off(by):
         record = dict(bundle.spec.self_test)
@@ -170,6 +180,10 @@ def test_a_difference_within_the_tolerance_passes_and_beyond_it_does_not(bundle)
         {"inputs": {}},
         {"inputs": None},
         {"inputs": {"joint_angles": [[0.0]]}},
+        {"parts": [{"name": "start", "steps": 1, "reset": True}]},  # of two steps
+        {"parts": [{"name": "start", "steps": "2", "reset": True}]},
+        {"parts": [{}]},
+        {"parts": None},
     ],
     ids=str,
 )

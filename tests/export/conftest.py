@@ -75,7 +75,7 @@ def damage() -> Callable[..., Bundle]:
 def exported_small(checkpoint_path, _one_environment, tmp_path_factory) -> Exported:
     """The whole export, once, on few episodes and steps: files on disk and the report."""
     path = tmp_path_factory.mktemp("exported") / "policy.kinfer"
-    return export_checkpoint(checkpoint_path, path, episodes=3, steps=500)
+    return export_checkpoint(checkpoint_path, path, episodes=3, steps=500, margin_episodes=0)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from export.report import not_run, page, proofs, to_json, verdict, write_report
+from robots.margins import Answer, Ladder, Margins, Rung
 
 LATENCY = {"p50": 20.0, "p99": 30.0}
 
@@ -67,9 +68,38 @@ def test_every_proof_and_every_probe_has_its_row(exported_small, text):
     assert exported_small.bundle.spec.weights_digest in text and exported_small.report.step_digest in text
 
 
-def test_an_engine_that_was_not_run_is_said_not_to_have_run(exported_small, text):
-    assert not_run(exported_small.report) == ["Closed loop in MJX: not run (ksim validate --engines mujoco,mjx)"]
-    assert "Closed loop in MJX: not run" in text
+def test_what_was_not_run_is_said_not_to_have_run(exported_small, text):
+    assert not_run(exported_small.report) == [
+        "Closed loop in MJX: not run (ksim validate --engines mujoco,mjx)",
+        "Margins: not measured (ksim validate --margin-episodes 32)",
+    ]
+    assert "Closed loop in MJX: not run" in text and "Margins: not measured" in text
+    assert to_json("p", exported_small.bundle, exported_small.report, None)["margins"] is None
+
+
+def test_margins_have_a_chart_and_a_row_each(exported_small):
+    def ladder(*survived: int) -> Ladder:
+        return Ladder(rungs=tuple(Rung(value=0.02 * i, survived=n, episodes=32) for i, n in enumerate(survived)))
+
+    answer = Answer(share=0.2, earlier_rad=0.1, last_rad=0.5, joint="<knee>", at_limit=0.0)
+    margins = Margins(imu_age_s=ladder(32, 32, 8), action_latency_s=ladder(32, 30), answers=(answer,), answer_s=5.0)
+    report = dataclasses.replace(exported_small.report, margins=margins)
+    parser = Balanced()
+    parser.feed(page("policy.kinfer", exported_small.bundle, report, None))
+    text = " ".join(parser.text)
+    assert parser.open == [] and "Margins" not in " ".join(not_run(report))
+    for said in (
+        "IMU readings late by",
+        "20 ms",
+        "at least 20 ms",
+        "0: 100 %, 20: 100 %, 40: 25 %",
+        "<knee>",
+        "WINDS UP",
+    ):
+        assert said in text, said
+    told = to_json("p", exported_small.bundle, report, None)["margins"]
+    assert told["imu_age_s"]["margin"] == 0.02 and told["action_latency_s"]["at_least"] is True
+    assert report.attach(exported_small.bundle).spec.margins == margins
 
 
 def test_a_failure_turns_the_verdict_and_its_row(exported_small):

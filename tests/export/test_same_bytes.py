@@ -24,7 +24,8 @@ def test_two_exports_in_fresh_processes_give_the_same_bytes(checkpoint_path, tmp
         command = [sys.executable, "-m", "ksim.cli", "export", checkpoint_path, "-o", folder / "policy.kinfer"]
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiles in half the time
-        running.append(subprocess.Popen([*command, "--episodes", "2"], cwd=folder, env=env, stderr=subprocess.PIPE))
+        command += ["--episodes", "2", "--margin-episodes", "1"]
+        running.append(subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE))
     for process in running:
         _, said = process.communicate(timeout=550)
         assert process.returncode == 0, said.decode()
@@ -32,4 +33,4 @@ def test_two_exports_in_fresh_processes_give_the_same_bytes(checkpoint_path, tmp
     for name in ("policy.kinfer", "policy.onnx"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     spec = read_bundle(one / "policy.kinfer").spec
-    assert spec is not None and spec.proofs, "the proofs are among the bytes"
+    assert spec is not None and spec.proofs and spec.margins is not None, "proofs and margins are among the bytes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -24,8 +25,8 @@ from robots import ArraySpec, read_bundle, write_bundle
 from robots.bundle import MEMBERS
 
 EPISODES, STEPS = 3, 500
-SMALL = {"episodes": EPISODES, "steps": STEPS}
-OPTIONS = ["--episodes", str(EPISODES), "--steps", str(STEPS)]
+SMALL = {"episodes": EPISODES, "steps": STEPS, "margin_episodes": 0}
+OPTIONS = ["--episodes", str(EPISODES), "--steps", str(STEPS), "--margin-episodes", "0"]
 
 
 @pytest.fixture
@@ -76,14 +77,52 @@ def test_the_proofs_travel_in_the_bundle_at_full_precision(exported):
 
 def test_the_bundle_carries_its_self_test_and_its_envelope_and_runs_without_a_warning(exported):
     spec = read_bundle(exported.kinfer).spec
-    # 20 steps of an episode of 0.4 s, of which 16 are taken, and 16 drawn ones
-    assert len(spec.self_test["actions"]) == 32 and len(spec.self_test["carry"]) == spec.carry_size
+    # five parts of 8 steps of an episode of 20, and 16 drawn ones
+    assert len(spec.self_test["actions"]) == 56 and len(spec.self_test["carry"]) == spec.carry_size
     assert self_test(OnnxPolicy(exported.bundle), spec) <= 1e-5
     assert set(spec.envelope) == {"joint_angles", "joint_angular_velocities", "projected_gravity", "gyroscope"}
     knee = spec.robot.joint_names.index("dof_left_knee_04")
     home = spec.robot.column("home_rad")[knee]
     assert spec.envelope["joint_angles"]["low"][knee] < home < spec.envelope["joint_angles"]["high"][knee]
     assert [w for w in prepare(exported.kinfer, "kbot", {}).warnings if "are reduced" not in w] == []
+
+
+def test_the_self_test_covers_start_standing_a_command_that_comes_and_goes_and_a_reset(exported):
+    record = read_bundle(exported.kinfer).spec.self_test
+    parts = [(part["name"], part["steps"], part["reset"]) for part in record["parts"]]
+    assert parts == [
+        *(("start", 8, True), ("standing", 8, False), ("command starts", 8, False), ("command stops", 8, False)),
+        *(("reset", 8, True), ("drawn", 16, False)),
+    ]
+    at = np.cumsum([0, *(steps for _, steps, _ in parts)])
+    command, angles, actions = (
+        [np.float32(rows[a:b]) for a, b in itertools.pairwise(at)]
+        for rows in (record["inputs"]["command"], record["inputs"]["joint_angles"], record["actions"])
+    )
+    rest, move = [0.0, 0.0, 0.0], [1.0, 0.3, 1.0]
+    for i, asked in enumerate((rest, rest, move, rest, rest)):
+        assert (command[i] == np.broadcast_to(np.float32(asked), (8, 3))).all(), parts[i]
+    # standing is another time than the start, and what is sensed stays while the command comes and goes
+    assert (angles[0] != angles[1]).any() and (angles[1] == angles[2]).all() and (angles[2] == angles[3]).all()
+    # after a reset it begins as it began; the command makes a difference while it is there and after it
+    np.testing.assert_allclose(actions[4], actions[0], atol=1e-6)
+    assert np.abs(actions[2] - actions[1]).max() > 1e-3 and np.abs(actions[3] - actions[1]).max() > 1e-3
+
+
+def test_a_host_that_does_not_reset_fails_the_self_test(exported):
+    class Endless(OnnxPolicy):
+        started = False
+
+        def step(self, inputs, *, check_finite=True):
+            self.started = check_finite  # the first call of all is a trial
+            return super().step(inputs, check_finite=check_finite)
+
+        def reset(self):
+            if not self.started:
+                super().reset()
+
+    with pytest.raises(PolicyError, match=r"self-test, step 3[2-9]: target of dof_"):
+        self_test(Endless(exported.bundle), exported.bundle.spec)
 
 
 def test_numbers_for_deployment_are_the_float32_numbers_themselves():
