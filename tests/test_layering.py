@@ -77,7 +77,7 @@ def test_no_file_of_a_layer_imports_upwards_even_lazily(layer, forbidden):
 
 def test_in_deploy_only_the_simulating_rooms_import_mujoco():
     using = {path.parent.name for path in (ROOT / "deploy").rglob("*.py") if "mujoco" in imported(path)}
-    assert using == {"twin", "parity"}
+    assert using == {"twin", "parity", "view"}
 
 
 LAYERS = ("toolkit", "robots", "deploy", "ksim", "export")
