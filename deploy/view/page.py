@@ -143,7 +143,8 @@ class Page:
         self._follow = gui.add_checkbox("follow the robot", True, visible=bool(setup.qpos))
         empty = np.zeros(1)
         self._plots = [
-            scene.add_plot(server, title, lines, (empty,) * (1 + len(lines)), aspect=2.2) for title, lines in setup.plots
+            scene.add_plot(server, title, lines, (empty,) * (1 + len(lines)), aspect=2.2)
+            for title, lines in setup.plots
         ]
         self.tell()
 

@@ -61,9 +61,7 @@ def series(names: Iterable[str]) -> tuple[dict[str, Any], ...]:
     return ({"label": "time [s]"}, *lines)
 
 
-def add_plot(
-    server: Any, title: str, names: Iterable[str], values: tuple[np.ndarray, ...], aspect: float = 1.6
-) -> Any:
+def add_plot(server: Any, title: str, names: Iterable[str], values: tuple[np.ndarray, ...], aspect: float = 1.6) -> Any:
     """A plot over time in the panel.
 
     Args:
