@@ -25,7 +25,7 @@ LOADED = [
     (["deploy.robot.safety"], LEARNING | WIRE | {"mujoco"}),
     (["deploy.control.run", "deploy.control.loop", "deploy.robot.kos", "deploy.bundle.session",
       "deploy.bundle.preflight", "deploy.log.recorder"],
-     LEARNING | {"mujoco"}),
+     LEARNING | {"mujoco", "viser", "trimesh"}),
     (["deploy.twin.server"], LEARNING),
     (["deploy.parity.layers"], LEARNING),
     # numpy takes a while, in which Ctrl-C would be a traceback
