@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Setup:
     def from_line(cls, line: bytes) -> Self:
         """What `to_line` wrote."""
 
-        def tuples(value: object) -> object:
+        def tuples(value: Any) -> Any:
             return tuple(map(tuples, value)) if isinstance(value, list) else value
 
         return cls(**{name: tuples(value) for name, value in json.loads(line).items()})

@@ -179,12 +179,12 @@ def test_where_nobody_reads_frames_are_dropped_whole_and_the_rest_is_still_right
 def test_frames_are_at_most_25_a_second_and_none_where_nobody_is_left():
     held = Held(SETUP)
     try:
-        sent, until = 0, time.monotonic() + 0.5
-        while time.monotonic() < until:
+        sent, began = 0, time.monotonic()
+        while (passed := time.monotonic() - began) < 1.0:
             if held.view.due():
                 held.view.send(time_s=sent)
                 sent += 1
-        assert 2 <= sent <= 14 and len(held.frames()) == sent
+        assert 2 <= sent <= 25 * passed + 2 and len(held.frames()) == sent
         held.theirs.close()
         wait_for(held.view.due)
         held.view.send(time_s=1)
@@ -252,8 +252,7 @@ def test_a_run_sends_what_it_measures_and_what_it_tells_the_robot(kbot_kinfer, t
     assert frames["marks"][clamped.index(True)][KBOT.joint_names.index(joint)] & bit
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_view_that_hangs_or_dies_changes_nothing(kbot_kinfer, tmp_path, monkeypatch, number):
+def test_a_view_that_hangs_or_dies_changes_nothing(kbot_kinfer, tmp_path, monkeypatch):
     pytest.importorskip("viser")
     views, said, took, start, send = [], [], [], View.start, View.send
 
@@ -262,7 +261,7 @@ def test_a_view_that_hangs_or_dies_changes_nothing(kbot_kinfer, tmp_path, monkey
         assert urllib.request.urlopen(view.address, timeout=30).status == 200
         assert os.getsid(view.process.pid) == view.process.pid  # no Ctrl-C of ours reaches it
         view._link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # soon full
-        os.kill(view.process.pid, number)
+        os.kill(view.process.pid, signal.SIGKILL if views else signal.SIGSTOP)
         views.append(view)
         return view
 
@@ -275,11 +274,12 @@ def test_a_view_that_hangs_or_dies_changes_nothing(kbot_kinfer, tmp_path, monkey
     monkeypatch.setattr(View, "send", timed)
     monkeypatch.setattr(link, "FRAMES_HZ", 1e9)
     without = play(kbot_kinfer, tmp_path / "without.mcap")
-    report = play(kbot_kinfer, tmp_path / "with.mcap", view=0, on_view=said.append)
-    assert report.ended == without.ended == "completed" and report.damped and report.ticks == without.ticks
-    assert same(tmp_path / "without.mcap", tmp_path / "with.mcap")
-    assert re.fullmatch(r"view on http://127\.0\.0\.1:\d+", said[0]) and len(said) == 1
-    assert views[0].process.poll() is not None
+    for count, log in enumerate((tmp_path / "stopped.mcap", tmp_path / "killed.mcap"), start=1):
+        report = play(kbot_kinfer, log, view=0, on_view=said.append)
+        assert report.ended == without.ended == "completed" and report.damped and report.ticks == without.ticks
+        assert same(tmp_path / "without.mcap", log)
+        assert len(views) == len(said) == count and views[-1].process.poll() is not None
+    assert all(re.fullmatch(r"view on http://127\.0\.0\.1:\d+", line) for line in said)
     assert took and max(took) < 5.0  # it does not wait for an answer that will not come
 
 
