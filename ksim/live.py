@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import threading
 import time
 from collections.abc import Callable
@@ -13,57 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from deploy.view import scene
 from ksim.arrows import COLOURS, arrows
 from ksim.figures import WINDOW_S, reward_lines, torque_lines
 from ksim.recording import Recording
 from robots.model import build_model
 
-HOST = "127.0.0.1"
 PICTURES_HZ, PLOTS_HZ = 30.0, 4.0
 SPEEDS = ("0.1", "0.25", "0.5", "1", "2")
-# MuJoCo's viewer shows the groups below this one; by custom the others are for contacts.
-GROUPS = 3
-# MuJoCo's own default of a geom's colour: where a geom has it, its material's counts.
-DEFAULT_RGBA = (0.5, 0.5, 0.5, 1.0)
-SHADES = ("#1f2937", "#2563eb", "#e4572e", "#1a9a55", "#c2417c", "#7c5cd6")
-
-
-def geom_shape(model: Any, geom: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """(vertices (V, 3) [m], triangles (F, 3)) of a geom in its own frame; None for a plane or a height field."""
-    import mujoco
-    import trimesh
-
-    kinds: Any = mujoco.mjtGeom  # pyright: ignore[reportAttributeAccessIssue]
-    kind, size = int(model.geom_type[geom]), model.geom_size[geom]
-    if kind in (int(kinds.mjGEOM_MESH), int(kinds.mjGEOM_SDF)):
-        mesh = int(model.geom_dataid[geom])
-        first, count = int(model.mesh_vertadr[mesh]), int(model.mesh_vertnum[mesh])
-        face, faces = int(model.mesh_faceadr[mesh]), int(model.mesh_facenum[mesh])
-        return np.array(model.mesh_vert[first : first + count]), np.array(model.mesh_face[face : face + faces])
-    if kind == int(kinds.mjGEOM_BOX):
-        shape = trimesh.creation.box(extents=2.0 * size)
-    elif kind == int(kinds.mjGEOM_SPHERE):
-        shape = trimesh.creation.icosphere(subdivisions=2, radius=float(size[0]))
-    elif kind == int(kinds.mjGEOM_ELLIPSOID):
-        shape = trimesh.creation.icosphere(subdivisions=2, radius=1.0)
-        shape.apply_scale(size)
-    elif kind == int(kinds.mjGEOM_CAPSULE):
-        shape = trimesh.creation.capsule(height=2.0 * float(size[1]), radius=float(size[0]), count=(16, 16))
-    elif kind == int(kinds.mjGEOM_CYLINDER):
-        shape = trimesh.creation.cylinder(radius=float(size[0]), height=2.0 * float(size[1]), sections=24)
-    else:
-        return None
-    shape.apply_translation(-shape.bounds.mean(axis=0))  # of a capsule trimesh has the middle elsewhere
-    return np.asarray(shape.vertices), np.asarray(shape.faces)
-
-
-def geom_colour(model: Any, geom: int) -> tuple[tuple[int, int, int], float]:
-    """(red, green and blue, 0 to 255; opacity) of a geom, as MuJoCo shows it."""
-    rgba, material = np.asarray(model.geom_rgba[geom]), int(model.geom_matid[geom])
-    if material >= 0 and np.allclose(rgba, DEFAULT_RGBA):
-        rgba = np.asarray(model.mat_rgba[material])
-    red, green, blue = (round(255 * float(v)) for v in rgba[:3])
-    return (red, green, blue), float(rgba[3])
 
 
 @dataclass
@@ -96,33 +51,10 @@ class Stage:
         self._server, self._mujoco = server, importlib.import_module("mujoco")
         built = build_model(recording.robot)
         self._model, self._data = built.model, self._mujoco.MjData(built.model)
-        scene = server.scene
-        scene.set_up_direction("+z")
-        scene.configure_default_lights()
-        height = built.standing_height_m
-        server.initial_camera.position, server.initial_camera.look_at = (1.5, 1.35, 1.3 * height), (0, 0, 0.8 * height)
-        self._world = scene.add_frame("/world", show_axes=False)
-        scene.add_grid("/world/floor", width=40.0, height=40.0, cell_size=0.5, section_size=1.0, plane_opacity=0.3)
-        self._bodies = {body: self._body(body) for body in sorted(set(map(int, self._model.geom_bodyid)))}
+        self._world = scene.world(server, built.standing_height_m)
+        self._robot = scene.Robot(server, self._model, "/world")
         self._kinds: dict[str, tuple[Any, Any]] = {}
         self.show(recording)
-
-    def _body(self, body: int) -> Any:
-        frame = self._server.scene.add_frame(f"/world/body_{body}", show_axes=False)
-        for geom in np.flatnonzero(self._model.geom_bodyid == body):
-            shape = geom_shape(self._model, int(geom)) if self._model.geom_group[geom] < GROUPS else None
-            if shape is None:
-                continue
-            colour, opacity = geom_colour(self._model, int(geom))
-            self._server.scene.add_mesh_simple(
-                f"/world/body_{body}/geom_{geom}",
-                *shape,
-                color=colour,
-                opacity=None if opacity >= 1.0 else opacity,
-                wxyz=self._model.geom_quat[geom],
-                position=self._model.geom_pos[geom],
-            )
-        return frame
 
     def show(self, recording: Recording) -> None:
         """Take another recording of the same robot."""
@@ -136,8 +68,7 @@ class Stage:
         with self._server.atomic():
             shift = r.base_position[i] * np.asarray([-1.0, -1.0, 0.0]) if follow else np.zeros(3)
             self._world.position = tuple(map(float, shift))
-            for body, frame in self._bodies.items():
-                frame.position, frame.wxyz = data.xpos[body].copy(), data.xquat[body].copy()
+            self._robot.place(data)
             for kind in COLOURS:
                 self._draw_arrows(i, kind, kind in kinds)
 
@@ -169,21 +100,9 @@ class Plots:
             handle.remove()
         self._time, self._handles = recording.time_s, []
         for title, lines in (("reward [1/s]", reward_lines(recording)), ("torque / limit", torque_lines(recording))):
-            series = ({"label": "time [s]"}, *self._series(list(lines)))
             values = tuple(np.asarray(v, np.float64) for v in lines.values())
-            handle = self._server.gui.add_uplot(
-                self._part(values, 0),
-                series,
-                title=title,
-                scales={"x": {"time": False}, "y": {"auto": True}},
-                legend={"show": True},
-                aspect=1.6,
-            )
+            handle = scene.add_plot(self._server, title, lines, self._part(values, 0))
             self._handles.append((handle, values))
-
-    @staticmethod
-    def _series(names: list[str]) -> list[dict[str, Any]]:
-        return [{"label": name, "stroke": SHADES[k % len(SHADES)], "width": 1.5} for k, name in enumerate(names)]
 
     def _part(self, values: tuple[np.ndarray, ...], i: int) -> tuple[np.ndarray, ...]:
         first = int(np.searchsorted(self._time, self._time[i] - WINDOW_S))
@@ -252,14 +171,11 @@ def serve(
         ready: called with the address.
         another: records the episode of another seed, for a button.
     """
-    viser: Any = importlib.import_module("viser")
-    with contextlib.redirect_stdout(io.StringIO()):  # our answer is one line; viser draws a box
-        server = viser.ViserServer(HOST, port, label="ksim", verbose=False)
-    try:
+    with scene.page("ksim", port) as server:
         stage, panel = Stage(server, recording), Panel(server, recording, another is not None)
         plots, player = Plots(server, recording), Player(recording.length_s)
         stage.draw(0, panel.kinds, panel.follow)
-        ready(f"http://{HOST}:{server.get_port()}")
+        ready(scene.address(server))
         drawn, plotted, last = None, 0.0, time.monotonic()
         while True:
             time.sleep(1.0 / PICTURES_HZ)
@@ -279,6 +195,3 @@ def serve(
                     plots.draw(wanted[0])
                     plotted = now
             drawn = wanted
-    finally:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of its end, too
-            server.stop()

@@ -25,7 +25,7 @@ LOADED = [
     (["deploy.robot.safety"], LEARNING | WIRE | {"mujoco"}),
     (["deploy.control.run", "deploy.control.loop", "deploy.control.check", "deploy.robot.kos", "deploy.bundle.session",
       "deploy.bundle.preflight", "deploy.log.recorder"],
-     LEARNING | {"mujoco"}),
+     LEARNING | {"mujoco", "viser", "trimesh"}),
     (["deploy.twin.server"], LEARNING),
     (["deploy.parity.layers"], LEARNING),
     # numpy takes a while, in which Ctrl-C would be a traceback
@@ -77,7 +77,7 @@ def test_no_file_of_a_layer_imports_upwards_even_lazily(layer, forbidden):
 
 def test_in_deploy_only_the_simulating_rooms_import_mujoco():
     using = {path.parent.name for path in (ROOT / "deploy").rglob("*.py") if "mujoco" in imported(path)}
-    assert using == {"twin", "parity"}
+    assert using == {"twin", "parity", "view"}
 
 
 LAYERS = ("toolkit", "robots", "deploy", "ksim", "export")

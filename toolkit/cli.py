@@ -23,7 +23,7 @@ S = TypeVar("S", bound="Settings")
 
 # what to install for a verb that finds one of these modules missing
 _EXTRAS = {"train": "train", "eval": "train", "vis": "train", "export": "export", "validate": "export"}
-_EXTRAS |= {"twin": "sim", "parity": "sim", "replay": "train", "diff": "train"}
+_EXTRAS |= {"twin": "sim", "parity": "sim", "replay": "train", "diff": "train", "view": "view"}
 _EXTRA_MODULES = {
     *("equinox", "imageio_ffmpeg", "jax", "jax2onnx", "jaxtyping", "mujoco", "onnx", "optax", "tensorboardX"),
     *("evdev", "viser"),
@@ -85,6 +85,7 @@ class Option(NamedTuple):
         flag: its long form; by default the field's name with dashes.
         positional: given by its place, without a flag.
         group: of options with one group's name at most one may be given.
+        bare: its value where the flag is given without one; None where it needs one.
         read: makes the field's value of the texts of an option that may be repeated.
     """
 
@@ -95,6 +96,7 @@ class Option(NamedTuple):
     positional: bool = False
     group: str = ""
     read: Callable[[list[str]], Any] | None = None
+    bare: Any = None
 
     def name(self, field: str) -> str:
         """What the command line calls a field."""
@@ -111,6 +113,8 @@ def _argument(name: str, about: About, option: Option) -> tuple[list[str], dict[
     how: dict[str, Any] = {"help": words.replace("%", "%%"), "default": argparse.SUPPRESS}
     if option.metavar:
         how["metavar"] = option.metavar
+    if option.bare is not None:
+        how |= {"nargs": "?", "const": option.bare}
     if bare is bool:
         how["action"] = argparse.BooleanOptionalAction if about.default else "store_true"
     elif origin is typing.Literal:
@@ -282,7 +286,7 @@ def _status(error: KeyboardInterrupt) -> int:
     return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
 
 
-def _one_line(verb: str, error: Exception) -> str | None:
+def one_line(verb: str, error: Exception) -> str | None:
     """What a person reads about an error; None for a mistake of ours, whose traceback we need."""
     # an error of the toolkit can only be raised by who has imported it; an import here could be interrupted
     ours = sys.modules.get("toolkit.errors")
@@ -321,7 +325,7 @@ def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -
         if stopped is not None:
             _say(f"{who}: interrupted")
             return _status(stopped)
-        text = _one_line(verb, error)
+        text = one_line(verb, error)
         if text is None:
             raise
         drop_stdout()

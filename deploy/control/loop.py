@@ -42,6 +42,7 @@ from deploy.robot.interface import Robot
 from deploy.robot.kos import GyroCheck
 from deploy.robot.safety import Limits, SafeTarget, damp, hold, limit, nominal, off
 from deploy.robot.state import RobotState
+from deploy.view.run import RunView
 from robots.spec import PolicySpec
 
 # Shares of the period that a state may take to come, and a command to be acknowledged.
@@ -187,6 +188,7 @@ class ControlLoop:
         every: ticks for each step of the policy. In those between, the robot is looked at, and the policy's last target
             is sent again after safety.
         on_warning: called, in a thread of its own, with what a person should know before the policy starts.
+        view: shown what each tick did; None for no view.
 
     Attributes:
         machine: where the run is.
@@ -216,11 +218,13 @@ class ControlLoop:
         late_max: float = 0.25,
         every: int = 1,
         on_warning: Callable[[str], None] | None = None,
+        view: RunView | None = None,
     ) -> None:
         self._robot, self._spec, self._policy, self._commands = robot, spec, policy, commands
         self._limits, self._recorder, self._stop, self._plan = limits, recorder, stop, plan
         self._step_lock, self._tolerance, self._on_second = step_lock, home_tolerance_rad, on_second
-        self._damp_for_s, self._watchdog, self._on_warning = damp_for_s, watchdog, on_warning
+        self._damp_for_s, self._watchdog, self._view = damp_for_s, watchdog, view
+        self._on_warning = on_warning
         self.period_s, self._every = spec.control_period_s / every, every
         self._ticks_per_s = max(1, round(1.0 / self.period_s))
         self._gains_due = self._ticks_per_s
@@ -471,6 +475,9 @@ class ControlLoop:
             )
             self._count(k, phase, safe)
             self.counts.times.add(k, scheduled, start, state_round_trip, command_round_trip, stages)
+        if self._view is not None:
+            times_s = (sum(stages.values()), state_round_trip, command_round_trip)
+            self._view.tick(self._now(), phase, state, safe, self._command, self.counts, times_s)
         sent = self._monitor.sent(safe.clamps, by_policy=order is Order.POLICY)
         self._pending = self._pending or lost or sent or self._monitor.ended(self._now(), state.round_trip_s)
         return True

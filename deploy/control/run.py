@@ -34,6 +34,7 @@ from deploy.robot.faults import text_of
 from deploy.robot.kos import KosRobot
 from deploy.robot.safety import Limits, check_imu, check_start
 from deploy.robot.state import RobotState
+from deploy.view.run import RunView, viewed
 from toolkit.cli import Option, options, run_verb
 from toolkit.errors import SettingsError
 from toolkit.files import only_one
@@ -90,6 +91,9 @@ class RunOptions(Settings):
         on_second: called about once a second with a line to show.
         unvalidated: run a bundle of ours that was not proven to be its checkpoint.
         on_warning: called with each line of warning before the policy starts; then in a thread of its own.
+        view: port of a page on this machine that shows the run, 0 for any; None for no page. A page that is not to be
+            had is no reason not to run.
+        on_view: called with the line that tells where it is, or why there is none.
     """
 
     bundle: Annotated[Path, Option("the policy, a .kinfer file", positional=True)]
@@ -163,6 +167,12 @@ class RunOptions(Settings):
         Option("damp the robot when the loop hangs for so long; 0: never", flag="--watchdog", metavar="S"),
         Bound(0, 60, "seconds"),
     ] = 0.15
+    view: Annotated[
+        int | None,
+        Option("show the run in a browser on this machine, at port 8080 or this one", metavar="PORT", bare=8080),
+        Bound(0, 65535, "a port"),
+    ] = None
+    on_view: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
     on_second: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
     on_warning: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
     error: ClassVar[type[SettingsError]] = OptionError
@@ -289,7 +299,14 @@ def _ticks_a_step(rate_hz: float, step_s: float) -> int:
 
 
 async def _control(
-    options: RunOptions, ready: Prepared, commands: CommandSource, log: Path, stop: Stop, granted: Granted, lock: int
+    options: RunOptions,
+    ready: Prepared,
+    commands: CommandSource,
+    log: Path,
+    stop: Stop,
+    granted: Granted,
+    lock: int,
+    view: RunView | None,
 ) -> RunReport:
     limits = Limits.from_spec(ready.spec, tilt_max_rad=options.tilt_max_rad)
     accelerometer = any(a.name == "accelerometer" for a in ready.spec.inputs)
@@ -341,6 +358,7 @@ async def _control(
                 late_max=options.late_max,
                 every=every,
                 on_warning=options.on_warning,
+                view=view,
             )
             loop.counts.warnings += ready.warnings
             if not first.accel_b.any():
@@ -444,8 +462,10 @@ def run(options: RunOptions) -> RunReport:
 
     # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run. And a thread of its own, so
     # that signals, the status line and whoever calls this do not share the loop's.
+    showing = viewed(options.view, ready.spec, options.robot, f"ksim run: {options.bundle.name}", options.on_view)
     with (
         alone(options.host, options.port) as lock,
+        showing as view,
         asyncio.Runner() as runner,
         ThreadPoolExecutor(1, "control") as thread,
     ):
@@ -457,7 +477,7 @@ def run(options: RunOptions) -> RunReport:
 
         def control() -> RunReport:
             with realtime(options.realtime, None if options.cpu < 0 else options.cpu) as granted:
-                return runner.run(_control(options, ready, commands, log, stop, granted, lock))
+                return runner.run(_control(options, ready, commands, log, stop, granted, lock, view))
 
         with contextlib.closing(commands), signals(stop, runner.get_loop()):
             return thread.submit(control).result()
@@ -515,8 +535,11 @@ def main(argv: list[str] | None = None) -> int:
     def warn(line: str) -> None:
         print(f"ksim run: warning: {line}", file=sys.stderr, flush=True)
 
+    def show(line: str) -> None:
+        print(f"ksim run: {line}", file=sys.stderr, flush=True)
+
     live = sys.stderr.isatty()
-    report = run(replace(args, on_second=_StatusLine() if live else None, on_warning=warn))
+    report = run(replace(args, on_second=_StatusLine() if live else None, on_warning=warn, on_view=show))
     with contextlib.suppress(OSError):
         if live:
             print("\r\x1b[K", end="", file=sys.stderr)

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from deploy.child import start_child
 from deploy.control.machine import OnFault
 from deploy.errors import DeployError, FaultError
 from deploy.robot.damping import Damping, damp_joints
@@ -98,18 +99,7 @@ class Watchdog:
         with contextlib.suppress(OSError):
             note.unlink(missing_ok=True)
         ours, theirs = socket.socketpair()
-        # -P: nothing that lies in the current folder is taken for ours
-        command = [sys.executable, "-P", "-m", "deploy.control.watchdog", str(theirs.fileno())]
-        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-        with theirs:
-            process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno(), *([] if lock is None else [lock])],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": path},
-                start_new_session=True,
-            )
+        process = start_child("deploy.control.watchdog", theirs, *([] if lock is None else [lock]))
         ours.setblocking(False)
         told = {"robot": spec.to_json(), "host": host, "port": port, "note": str(note), "limit_s": limit_s}
         told["on_fault"] = on_fault.value

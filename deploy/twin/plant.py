@@ -175,6 +175,21 @@ class Plant:
         """Simulated time since the start [s]; runs on while the robot is held and through resets."""
         return self.step_count * self.dt
 
+    @property
+    def target(self) -> np.ndarray:
+        """Where the joints were last told to go, in true angles (joints,) [rad]."""
+        return self._arrived[: self.joints] - self.offset
+
+    @property
+    def limp(self) -> np.ndarray:
+        """Which joints have no stiffness (joints,)."""
+        return ~self.enabled | (self.kp == 0.0)
+
+    @property
+    def at_limit(self) -> np.ndarray:
+        """Which motors give all the torque that they may (joints,)."""
+        return self.enabled & (np.abs(self._drive) >= 0.999 * self.params.torque_limit)
+
     def configure(
         self, joint: int, *, kp: float, kd: float, max_torque: float, torque_enabled: bool | None = None
     ) -> None:

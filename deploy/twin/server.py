@@ -25,6 +25,7 @@ from deploy.errors import DeployError
 from deploy.twin.manners import Aborted, calls_as, services_as
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality, load_reality
+from deploy.twin.view import TwinView
 from robots.understood import understood
 from toolkit.cli import Option, describe, options, run_verb
 from toolkit.files import atomic_path
@@ -131,6 +132,7 @@ class Twin:
         self.services = services_as(server, self.plant, lockstep)
         self._calls = calls_as(server)
         self.host, self.port = host, port
+        self.view: TwinView | None = None
         self._network = _Network(self.plant.reality, seed)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -184,6 +186,8 @@ class Twin:
         try:
             while not stop.is_set():
                 self.services.catch_up()
+                if self.view is not None:
+                    self.view.look()
                 due = max(due + TICK_S, time.monotonic())
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), due - time.monotonic())
@@ -341,6 +345,11 @@ class TwinOptions(Settings):
         Literal["twin", "kbot", "kos-sim", "zbot"], Option("whose manners it has: units, what is told, what is ignored")
     ] = "twin"
     lockstep: Annotated[bool, Option("time advances through SimulationService.Step only")] = False
+    view: Annotated[
+        int | None,
+        Option("show the twin in a browser on this machine, at port 8080 or this one", metavar="PORT", bare=8080),
+        Bound(0, 65535, "a port"),
+    ] = None
     truth: Annotated[str | None, Option("write what really happened to this .npz at the end")] = None
 
 
@@ -377,6 +386,10 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.suppress(OSError):  # the terminal may be gone
             print(f"twin: {understood(twin.plant.built)}", file=sys.stderr, flush=True)
 
+    def show(line: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"twin: {line}", file=sys.stderr, flush=True)
+
     async def serve() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -385,7 +398,13 @@ def main(argv: list[str] | None = None) -> int:
         gc.freeze()  # the model stays; the collector need not look at it while a client waits
         await twin.serve(ready, stop)
 
-    asyncio.run(serve())
+    if args.view is not None:
+        twin.view = TwinView.start(args.robot, twin.services, args.view, show)
+    try:
+        asyncio.run(serve())
+    finally:
+        if twin.view is not None:
+            twin.view.view.close()
     if args.truth:
         twin.write_truth(args.truth)
     if twin.services.slipped_s:

@@ -19,6 +19,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from deploy.view import scene
 from ksim import live, video, vis
 from ksim.arrows import ABOVE_M, BELOW_M, BESIDE_M, arrows
 from ksim.cli import main
@@ -289,18 +290,18 @@ SHAPES = """
 def test_shapes_for_the_browser_are_as_large_as_mujocos_and_in_their_middle():
     pytest.importorskip("trimesh")
     model = mujoco.MjModel.from_xml_string(SHAPES)
-    assert live.geom_shape(model, 0) is None
+    assert scene.geom_shape(model, 0) is None
     sizes = [(0.1, 0.2, 0.3), (0.5, 0.5, 0.5), (0.1, 0.1, 0.5), (0.1, 0.1, 0.4), (0.1, 0.2, 0.3)]
     for geom, half in enumerate(sizes, start=1):
-        vertices, faces = live.geom_shape(model, geom)
+        vertices, faces = scene.geom_shape(model, geom)
         # round ones are polygons: a little smaller
         assert vertices.max(axis=0) == pytest.approx(half, rel=0.03), geom
         assert vertices.min(axis=0) == pytest.approx([-h for h in half], rel=0.03), geom
         assert faces.max() == len(vertices) - 1
-    vertices, faces = live.geom_shape(model, 6)
+    vertices, faces = scene.geom_shape(model, 6)
     assert len(vertices) == len(faces) == 4
-    assert live.geom_colour(model, 1) == ((255, 0, 0), 1.0)
-    assert live.geom_colour(model, 2) == ((0, 0, 255), 0.5)
+    assert scene.geom_colour(model, 1) == ((255, 0, 0), 1.0)
+    assert scene.geom_colour(model, 2) == ((0, 0, 255), 0.5)
 
 
 def test_a_player_begins_again_at_the_end_and_follows_its_speed():
@@ -341,7 +342,7 @@ def test_the_browser_shows_another_episode_on_request_and_the_server_ends_with_i
 
 def test_a_slider_that_is_drawn_sets_the_time_and_a_pause_holds_it(by_hand):
     viser = pytest.importorskip("viser")
-    server = viser.ViserServer(live.HOST, 0, verbose=False)
+    server = viser.ViserServer(scene.HOST, 0, verbose=False)
     try:
         panel, player = live.Panel(server, by_hand(), another=False), live.Player(1.0)
         panel.advance(player, 0.01)

@@ -1,0 +1,1 @@
+"""The live view: a page in a browser, served by a process of its own."""
