@@ -39,6 +39,8 @@ from robots.spec import PolicySpec
 READY_S, HELD_S, CLOSE_S = 20.0, 10.0, 10.0
 # At most so many frames wait; at most so many are handed over in one tick.
 HELD_MAX, AT_ONCE = 20_000, 32
+# What the system holds between the two [bytes]: about a second of a K-Bot's ticks. All else waits in this process.
+BUFFER = 1 << 16
 # Ticks that are read at a time.
 PART = 1000
 # What reading a file that breaks off, or that is none of ours, may raise.
@@ -50,6 +52,7 @@ class LogProcess:
 
     def __init__(self) -> None:
         self.link, theirs = socket.socketpair()
+        self.link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         # -P: nothing that lies in the current folder is taken for ours
         command = [sys.executable, "-P", "-m", "deploy.log.writer", str(theirs.fileno())]
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
@@ -202,7 +205,7 @@ class Recorder:
         if self._patient and self._waiting:
             self._wait(lambda: not self._waiting, HELD_S)
         if self._failure:
-            raise LogError(f"log {self.path}: cannot be written ({self._failure}); make room for it, or name another")
+            raise LogError(f"log {self.path}: cannot be written ({self._failure}); no run goes on without its log")
 
     def event(self, t_s: float, kind: str, message: str) -> None:
         """Append an event; where that fails, the next tick says so."""

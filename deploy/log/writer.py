@@ -58,8 +58,9 @@ class _Output:
                 with memoryview(self._held) as held:
                     at += os.write(self._handle, held[at:])
         except OSError:
-            os.ftruncate(self._handle, self._done)
-            os.lseek(self._handle, self._done, os.SEEK_SET)
+            with contextlib.suppress(OSError):  # a device
+                os.ftruncate(self._handle, self._done)
+                os.lseek(self._handle, self._done, os.SEEK_SET)
             raise
         self._done += at
         self._held.clear()
