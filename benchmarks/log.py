@@ -16,6 +16,8 @@ import os
 import platform
 import resource
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -131,6 +133,10 @@ def hour(folder: Path, log: RunLog, ticks: list[Tick], count: int) -> list[str]:
     recorder.close({"ended": "completed"})
     took = time.monotonic() - began
     rows.append(f"\n{count} ticks took {took:.0f} s. The closed file has {path.stat().st_size / 1e6:.0f} MB.")
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-m", "deploy.log.tools", "info", str(path)], check=True, stdout=subprocess.DEVNULL)
+    took, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+    rows.append(f"`ksim log info` took {took:.0f} s for it, and {peak:.0f} MB of memory at most.")
     return rows
 
 

@@ -7,14 +7,14 @@ from html import escape
 import numpy as np
 
 from deploy.log.recorder import RunLog
-from deploy.log.summary import Summary, facts, summary
+from deploy.log.summary import Summary, facts_as_text, summary
 from deploy.parity.page import events, page, short, tilt
 from toolkit.charts import Chart, bars_by_name, histogram
 
 
 def _head(log: RunLog, found: Summary) -> str:
     rows = {"ended": f"{found.ended}: {found.message}"}
-    rows |= {name: str(value) for name, value in facts(log).items()}
+    rows |= facts_as_text(log)
     rows["ticks"] = ", ".join(f"{phase} {n}" for phase, n in found.ticks.items()) or "none"
     rows["lost"] = f"{found.lost_states} states, {found.lost_commands} commands; {found.stale} stale"
     cells = "".join(f'<tr><td>{escape(name)}</td><td class="n">{escape(v)}</td></tr>' for name, v in rows.items())

@@ -98,4 +98,15 @@ def facts(log: RunLog) -> dict[str, Any]:
     told = {name: log.metadata.get(name) for name in ("started_utc", "bundle", "bundle_digest", "host", "port")}
     told |= {name: log.metadata.get(name) for name in ("command", "gyro_unit", "step_lock", "versions")}
     spec = {"robot": log.spec.robot.name, "task": log.spec.task, "weights_digest": log.spec.weights_digest}
-    return {name: value for name, value in (spec | told).items() if value not in (None, "")}
+    return {name: value for name, value in (spec | told).items() if value not in (None, "", {})}
+
+
+def facts_as_text(log: RunLog) -> dict[str, str]:
+    """The same for a person."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {text(v)}" for name, v in value.items())
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+    return {name: text(value) for name, value in facts(log).items()}

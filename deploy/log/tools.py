@@ -19,7 +19,7 @@ from mcap.writer import Writer
 
 from deploy.errors import LogError, OptionError
 from deploy.log.recorder import BROKEN, RunLog, read_log
-from deploy.log.summary import Summary, facts, summary
+from deploy.log.summary import Summary, facts, facts_as_text, summary
 from deploy.log.tick import BODY, JOINTS, TIMES
 from toolkit.cli import Option, options, parser, run_verb
 from toolkit.errors import SettingsError
@@ -80,8 +80,7 @@ def _lines(log: RunLog, found: Summary) -> list[str]:
     def ms(value: float) -> str:
         return "-" if math.isnan(value) else f"{value:.2f}"
 
-    timing, told = found.timing, facts(log)
-    versions = told.pop("versions", None) or {}
+    timing, told = found.timing, facts_as_text(log)
     started = told.pop("started_utc", "at a time that is not told")
     clamps = ", ".join(f"{kind} {n}" for kind, n in found.clamps.items()) or "none"
     stages = ", ".join(f"{name} {ms(p50)} ({ms(p99)})" for name, (p50, p99) in timing.stages.items())
@@ -93,8 +92,7 @@ def _lines(log: RunLog, found: Summary) -> list[str]:
         "log": f"{log.path}, {log.path.stat().st_size:,} bytes{'' if found.complete else ', BREAKS OFF'}",
         "started": f"{started}; {found.duration_s:.2f} s to the last tick",
         "ended": f"{found.ended}: {found.message}",
-        **{name: str(value) for name, value in told.items()},
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not told",
+        **told,
         "ticks": f"{len(log.tick)}: {ticks}; {rate}",
         "period": f"{ms(timing.period_ms)} ms nominal; p50 {ms(timing.period_p50_ms)}, p99 {ms(timing.period_p99_ms)}, "
         f"max {ms(timing.period_max_ms)}; error p99 {ms(timing.period_error_p99_ms)}; {timing.skipped} skipped",
