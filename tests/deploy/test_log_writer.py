@@ -173,9 +173,12 @@ def test_a_tick_after_the_writer_has_died_is_refused_in_one_line(tmp_path, kinfe
 
 def test_a_loop_in_lock_step_waits_for_its_log(tmp_path, kinfer, monkeypatch):
     monkeypatch.setattr("deploy.log.recorder.BUFFER", 2048)
-    log = Recorder(tmp_path / "a.mcap", spec=read_bundle(kinfer).spec, bundle=b"", settings={}, patient=True)
+    bundle = bytes(range(256)) * 4096  # more than the system takes at once
+    log = Recorder(tmp_path / "a.mcap", spec=read_bundle(kinfer).spec, bundle=bundle, settings={}, patient=True)
     for k in range(300):
         log.tick(tick(k))
         assert not log._waiting
     log.close({})
     assert len(read_log(tmp_path / "a.mcap").tick) == 300
+    with (tmp_path / "a.mcap").open("rb") as file:
+        assert [a.data for a in make_reader(file).iter_attachments()] == [bundle]
