@@ -90,3 +90,7 @@ def test_what_is_not_good_is_marked(changes: dict[str, Any], what: str, mark: st
     row = next(v for v in verdicts(figures(**changes)) if v.what.startswith(what))
     assert row.mark == mark
     assert len(summary_lines(figures(**changes))) == len(verdicts(figures()))
+
+
+def test_a_histogram_of_values_that_differ_by_rounding_alone_is_one_bar():
+    assert "100 of 100" in histogram(20.0 + 4e-15 * np.arange(100), "period [ms]")
