@@ -30,6 +30,7 @@ VERBS = {
     "check": ("deploy.control.check:main", "look at a robot before a policy runs on it: green, amber or red"),
     "run": ("deploy.control.run:main", "run a bundle on a robot over KOS"),
     "damp": ("deploy.control.damp:main", "take the stiffness out of a robot now, whatever state it is in"),
+    "log": ("deploy.log.tools:main", "what a log says; the log as a table, arrays or a page; a whole one of a cut one"),
     "parity": ("deploy.parity.layers:main", "compare a recorded run with the simulation"),
 }
 

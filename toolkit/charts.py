@@ -169,8 +169,9 @@ def histogram(values: np.ndarray, x_label: str, bins: int = 50, width: int = 480
     if not len(values):
         return '<p class="quiet">nothing measured</p>'
     low, high = np.percentile(values, [0.2, 99.8])
-    edges = np.histogram_bin_edges(np.clip(values, low, high), bins=bins)
-    counts, edges = np.histogram(np.clip(values, low, high), bins=edges)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # all the same but for rounding, as periods in lock step
+        low, high = low - 0.5, high + 0.5
+    counts, edges = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
     chart = Chart(x_label, "ticks", width=width, height=height)
     for count, a, b in zip(counts, edges[:-1], edges[1:], strict=True):
         chart.bar(float(a), float(b), float(count), f"{count} of {len(values)}: {a:.3g} to {b:.3g}")

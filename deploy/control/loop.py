@@ -33,7 +33,7 @@ from deploy.control.commands import CommandSource
 from deploy.control.machine import Ended, Machine, Order, Plan, Reading, step
 from deploy.control.monitor import Monitor
 from deploy.control.watchdog import Watchdog
-from deploy.errors import ConnectionLost, DeployError, FaultError
+from deploy.errors import ConnectionLost, DeployError, FaultError, LogError
 from deploy.log.recorder import Recorder, Tick
 from deploy.log.timing import STAGES, TickTimes
 from deploy.robot.damping import damp_joints
@@ -268,8 +268,7 @@ class ControlLoop:
 
     def event(self, kind: str, message: str) -> None:
         """Write an event to the log; where that fails the next tick's writing ends the run, this does not."""
-        with contextlib.suppress(OSError):
-            self._recorder.event(self._now(), kind, message)
+        self._recorder.event(self._now(), kind, message)
 
     def _step(self, reading: Reading, now: float) -> Order:
         """The machine's next state, told to the log where it is another phase."""
@@ -468,9 +467,11 @@ class ControlLoop:
                     command_round_trip_s=command_round_trip,
                     inputs=inputs,
                     action=action,
+                    target=target,
                     sent=safe.rad,
                     safety=tuple(str(clamp) for clamp in safe.clamps),
                     stale=stale,
+                    stages_ms={name: 1e3 * taken for name, taken in stages.items()},
                 )
             )
             self._count(k, phase, safe)
@@ -613,5 +614,5 @@ class ControlLoop:
             sent=target.rad,
             stale=not fresh,
         )
-        with contextlib.suppress(OSError):  # a full disk may be what ended the run
+        with contextlib.suppress(LogError):  # a full disk may be what ended the run
             self._recorder.tick(record)

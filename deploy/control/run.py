@@ -28,7 +28,7 @@ from deploy.control.realtime import Granted, realtime
 from deploy.control.report import RunReport
 from deploy.control.watchdog import Watchdog
 from deploy.errors import DeployError, LogError, OptionError, SafetyError
-from deploy.log.recorder import Recorder
+from deploy.log.recorder import LogProcess, Recorder
 from deploy.robot.dialects import GyroUnit, Server
 from deploy.robot.faults import text_of
 from deploy.robot.kos import KosRobot
@@ -314,6 +314,7 @@ async def _control(
         ready.spec.robot, options.host, options.port, gyro_unit=options.gyro_unit, accelerometer=accelerometer
     )
     watchdog: Watchdog | None = None
+    writer: LogProcess | None = None
     damped = True
     limit_s = 0.0 if options.step_lock else options.watchdog_s
     every = _ticks_a_step(options.rate_hz, ready.spec.control_period_s)
@@ -322,6 +323,7 @@ async def _control(
         server = await or_stop(stop, robot.identify(options.server, max(1.0, options.connect_timeout_s)))
         if options.reset:
             await or_stop(stop, robot.reset_simulation())
+        writer = LogProcess()
         if limit_s > 0:
             limit_s = max(limit_s, 3.0 * ready.spec.control_period_s)
             on_fault = OnFault(options.on_fault)
@@ -332,7 +334,15 @@ async def _control(
         # after all that takes time: the first target is where the robot is now
         first = await or_stop(stop, _first_reading(robot, limits, accelerometer))
         settings = _settings(options, ready, commands, granted, robot)
-        recorder = Recorder(log, spec=ready.spec, bundle=ready.data, settings=settings, force=options.force)
+        recorder = Recorder(
+            log,
+            spec=ready.spec,
+            bundle=ready.data,
+            settings=settings,
+            force=options.force,
+            patient=options.step_lock,
+            process=writer,
+        )
         with recorder:
             loop = ControlLoop(
                 robot=robot,
@@ -364,7 +374,7 @@ async def _control(
             if not first.accel_b.any():
                 loop.counts.warnings.append(NO_ACCELEROMETER)
             damped = False  # until it is known to be
-            report = await _guarded(loop, first, recorder, options, granted)
+            report = await _guarded(loop, first, recorder, options, granted, watchdog)
             signum = stop.signum if report.ended == stop.ended else 0
             report = replace(report, server=server, compared=ready.compared, signum=signum)
             damped = report.damped or report.left == "held"
@@ -381,11 +391,18 @@ async def _control(
     finally:
         if watchdog is not None:
             watchdog.close(damped)
+        if writer is not None:
+            writer.close()
         await robot.close()
 
 
 async def _guarded(
-    loop: ControlLoop, first: RobotState, recorder: Recorder, options: RunOptions, granted: Granted
+    loop: ControlLoop,
+    first: RobotState,
+    recorder: Recorder,
+    options: RunOptions,
+    granted: Granted,
+    watchdog: Watchdog | None,
 ) -> RunReport:
     """Run the loop; whatever happens, leave the robot safe and close the log."""
     try:
@@ -397,12 +414,11 @@ async def _guarded(
         result = report.to_json()
         del result["log"]
         try:
-            recorder.close(result)
-        except OSError as error:
+            recorder.close(result, None if watchdog is None else watchdog.leaving)
+        except LogError as error:
             # what the run did stands, but a log without its end is a failure of its own
-            said = f"the log could not be finished ({error.strerror}): it breaks off; make room for it"
             ended = Ended.ERROR if report.ended is Ended.COMPLETED else report.ended
-            report = replace(report, ended=ended, message=f"{report.message}; {said}")
+            report = replace(report, ended=ended, message=f"{report.message}; {error}")
     return report
 
 

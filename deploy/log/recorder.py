@@ -1,20 +1,22 @@
-"""The log of a run: MCAP with JSON messages, readable while it grows and after a kill -9.
+"""The log of a run: the loop's side of writing it, and reading it.
 
-Channels `/tick` (one message a control tick) and `/event`; a metadata record `run` with the policy's
-specification and the settings, one `result` when the run ended in order; the bundle's own bytes as
-the attachment `policy.kinfer`, so that the log alone is enough for a replay. Every message is a chunk
-of its own and is handed to the operating system at once: a killed process loses at most the tick that
-it was writing. In JSON a number that is not finite is null.
+Written by a process of its own (deploy/log/writer.py), to which the loop hands each tick over without waiting.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import selectors
+import socket
 import struct
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,99 +26,52 @@ import numpy as np
 from mcap.exceptions import McapError
 from mcap.records import Attachment, Channel, Footer, Message, Metadata
 from mcap.stream_reader import CRCValidationError, StreamReader
-from mcap.writer import CompressionType, Writer
+from zstandard import ZstdError
 
 from deploy.errors import LogError
+from deploy.log.tick import BODY, JOINTS, PHASES, TIMES, Tick, pack
+from deploy.log.writer import BUNDLE_NAME, CLOSE, EVENT, FORMAT, FRAME, HEAD, OPEN, TICK
 from robots.bundle import Bundle, read_bundle
 from robots.errors import BundleError, SpecError
 from robots.spec import PolicySpec
 
-FORMAT = 1
-PHASES = ("ramp", "ready", "run", "between", "stop", "damp")
-BUNDLE_NAME = "policy.kinfer"
-_TIMES = ("scheduled_s", "start_s", "state_s", "command_s", "state_round_trip_s", "command_round_trip_s")
-_JOINTS = ("action", "sent", "joint_position", "joint_velocity", "joint_torque")
-_BODY = {"quat_wxyz": 4, "gyro_b": 3, "accel_b": 3}
+# How long the writer may take: to come up; to take what waits for it in memory; to finish [s].
+READY_S, HELD_S, CLOSE_S = 20.0, 10.0, 10.0
+# At most so many frames wait; at most so many are handed over in one tick.
+HELD_MAX, AT_ONCE = 20_000, 32
+# What the system holds between the two [bytes]: about a second of a K-Bot's ticks. All else waits in this process.
+BUFFER = 1 << 16
+# Ticks that are read at a time.
+PART = 1000
+# What reading a file that breaks off, or that is none of ours, may raise.
+BROKEN = (McapError, CRCValidationError, ZstdError, struct.error, EOFError, ValueError, IndexError, MemoryError)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tick:
-    """One control tick. Times are monotonic seconds from the run's start; vectors are in joint order.
+class LogProcess:
+    """The writer's process, started and not waited for."""
 
-    Attributes:
-        tick: number on the grid of the policy's steps, over all phases; a skipped deadline leaves a gap.
-        phase: "ramp", "ready" (at home, compared with training), "run" (a step of the policy), "between" (two of
-            them), "stop" (the policy at rest, then the stiffness
-            blended out) or "damp".
-        scheduled_s: the deadline that the tick was due at.
-        start_s: when it began.
-        state_s: when the state's answer was complete.
-        command_s: when the command was acknowledged; NaN where it was not.
-        state_round_trip_s: question to answer; NaN where none came.
-        command_round_trip_s: command to acknowledgement; NaN where none came.
-        inputs: what the policy was given, float32, by .kinfer name; empty outside "run".
-        action: the policy's output (joints,) [rad]; None outside "run".
-        sent: the target after safety (joints,) [rad].
-        joint_position: measured (joints,) [rad].
-        joint_velocity: measured (joints,) [rad/s].
-        joint_torque: measured (joints,) [N m].
-        quat_wxyz: (4,).
-        gyro_b: (3,) [rad/s].
-        accel_b: (3,) [m/s^2].
-        safety: what was clamped, one string each.
-        stale: the state is an earlier tick's, or equal to it to the bit.
-    """
+    def __init__(self) -> None:
+        self.link, theirs = socket.socketpair()
+        self.link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        # -P: nothing that lies in the current folder is taken for ours
+        command = [sys.executable, "-P", "-m", "deploy.log.writer", str(theirs.fileno())]
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+        with theirs:
+            self.process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": path},
+                start_new_session=True,
+            )
 
-    tick: int
-    phase: str
-    scheduled_s: float
-    start_s: float
-    state_s: float
-    command_s: float
-    state_round_trip_s: float
-    command_round_trip_s: float
-    inputs: Mapping[str, np.ndarray]
-    action: np.ndarray | None
-    sent: np.ndarray
-    joint_position: np.ndarray
-    joint_velocity: np.ndarray
-    joint_torque: np.ndarray
-    quat_wxyz: np.ndarray
-    gyro_b: np.ndarray
-    accel_b: np.ndarray
-    safety: tuple[str, ...] = ()
-    stale: bool = False
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _numbers(values: np.ndarray | None) -> Sequence[float | None]:
-    if values is None:
-        return []
-    # float32 to float64 is exact, and JSON's shortest repr reads back to the same float64
-    array = np.asarray(values, dtype=np.float64).ravel()
-    return array.tolist() if np.isfinite(array).all() else [_number(v) for v in array]
-
-
-def _tick_schema() -> dict[str, Any]:
-    number = {"type": ["number", "null"]}
-    numbers = {"type": "array", "items": number}
-    properties: dict[str, Any] = {"tick": {"type": "integer"}, "phase": {"type": "string", "enum": list(PHASES)}}
-    properties |= dict.fromkeys(_TIMES, number)
-    properties["inputs"] = {"type": "object", "additionalProperties": numbers}
-    properties |= dict.fromkeys((*_JOINTS, *_BODY), numbers)
-    properties["safety"] = {"type": "array", "items": {"type": "string"}}
-    properties["stale"] = {"type": "boolean"}
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-_EVENT_SCHEMA = {
-    "type": "object",
-    "properties": {"t_s": {"type": "number"}, "kind": {"type": "string"}, "message": {"type": "string"}},
-    "required": ["t_s", "kind", "message"],
-}
+    def close(self) -> None:
+        """Nothing more is to be written; a second call does nothing. A writer that hangs is left to itself."""
+        if self.link.fileno() >= 0:
+            self.link.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1.0)
 
 
 class Recorder:
@@ -128,84 +83,167 @@ class Recorder:
         bundle: the .kinfer file's bytes.
         settings: plain JSON values about the run, kept in the metadata record.
         force: replace a file that is there.
+        patient: wait for the writer where it falls behind; for a loop whose clock is a simulator's.
+        process: the writer, started before; None starts one.
 
     Raises:
         LogError: the file exists, or cannot be written.
     """
 
     def __init__(
-        self, path: str | Path, *, spec: PolicySpec, bundle: bytes, settings: Mapping[str, Any], force: bool = False
+        self,
+        path: str | Path,
+        *,
+        spec: PolicySpec,
+        bundle: bytes,
+        settings: Mapping[str, Any],
+        force: bool = False,
+        patient: bool = False,
+        process: LogProcess | None = None,
     ) -> None:
-        self.path = Path(path)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("wb" if force else "xb")
-        except OSError as error:
-            if isinstance(error, FileExistsError) and self.path.exists():
-                raise LogError(
-                    f"log {self.path}: it exists; expected a new file; name another or add --force"
-                ) from None
-            raise LogError(
-                f"log {self.path}: cannot be written ({error.strerror}); name a file in a folder of yours"
-            ) from error
-        self._epoch_ns = time.time_ns()
-        self._closed = False
-        try:
-            self._begin(spec, bundle, settings)
-        except OSError as error:
-            self._closed = True
-            with contextlib.suppress(OSError):
-                self._file.close()
-            raise LogError(f"log {self.path}: cannot be written ({error.strerror}); make room for it") from error
+        self.path, self._patient = Path(path), patient
+        self._process = process or LogProcess()
+        self._link = self._process.link
+        self._link.setblocking(False)
+        self._waiting: deque[tuple[float, bytes]] = deque()
+        self._heard = b""
+        self._ticks = self._written = 0
+        self._open = self._closed = self._finished = self._lost = False
+        self._failure = ""
+        absolute = Path(os.path.abspath(self.path))  # the writer has another current folder  # noqa: PTH100
+        head = {
+            "path": str(absolute),
+            "force": force,
+            "epoch_ns": time.time_ns(),
+            "head": {"spec": spec.to_json(), **settings},
+        }
+        self._put(HEAD, json.dumps(head).encode())
+        self._put(OPEN, bundle)
+        self._wait(lambda: self._open or self._failure, READY_S)
+        if self._open:
+            return
+        self._closed = True
+        self._process.close()
+        if self._failure == "exists":
+            raise LogError(f"log {self.path}: it exists; expected a new file; name another or add --force")
+        why = self._failure or "its writer did not come up"
+        raise LogError(
+            f"log {self.path}: cannot be written ({why}); name a file in a folder of yours, with room for it"
+        )
 
-    def _begin(self, spec: PolicySpec, bundle: bytes, settings: Mapping[str, Any]) -> None:
-        # chunk_size=1 closes a chunk after each message
-        self._writer = Writer(self._file, chunk_size=1, compression=CompressionType.NONE)
-        self._writer.start(profile="", library="ksim2real")
-        values = {"format": FORMAT, "spec": spec.to_json(), **settings}
-        self._writer.add_metadata("run", {k: json.dumps(v) for k, v in values.items()})
-        self._writer.add_attachment(self._epoch_ns, self._epoch_ns, BUNDLE_NAME, "application/gzip", bundle)
-        self._channels = {}
-        for topic, name, schema in (("/tick", "Tick", _tick_schema()), ("/event", "Event", _EVENT_SCHEMA)):
-            schema_id = self._writer.register_schema(name, "jsonschema", json.dumps(schema).encode())
-            self._channels[topic] = self._writer.register_channel(topic, "json", schema_id)
-        self._file.flush()
+    def _put(self, kind: int, body: bytes) -> None:
+        """Hand a frame over, or keep it until the writer takes it."""
+        if self._lost or len(self._waiting) >= HELD_MAX:
+            return
+        self._waiting.append((time.monotonic(), FRAME.pack(len(body), kind) + body))
+        self._push()
 
-    def _add(self, topic: str, at_s: float, sequence: int, value: dict[str, Any]) -> None:
-        at_ns = self._epoch_ns + max(0, round(at_s * 1e9))
-        data = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
-        self._writer.add_message(self._channels[topic], at_ns, data, at_ns, sequence)
-        self._file.flush()
+    def _push(self) -> None:
+        """What the writer takes now, without waiting for it."""
+        try:
+            for _ in range(min(AT_ONCE, len(self._waiting))):
+                since, frame = self._waiting[0]
+                sent = self._link.send(frame)
+                if sent < len(frame):
+                    self._waiting[0] = since, frame[sent:]
+                    break
+                self._waiting.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._gone()
+        if self._waiting and not self._failure and time.monotonic() - self._waiting[0][0] > HELD_S:
+            self._failure, self._lost = f"its writer has taken nothing for {HELD_S:g} s", True
+
+    def _listen(self) -> None:
+        """What the writer says."""
+        try:
+            heard = self._link.recv(65536)
+            if not heard:
+                self._gone()
+        except BlockingIOError:
+            return
+        except OSError:
+            self._gone()
+            return
+        *lines, self._heard = (self._heard + heard).split(b"\n")
+        for line in lines:
+            said = json.loads(line)
+            self._open = self._open or "open" in said
+            self._finished = self._finished or "closed" in said
+            self._written = said.get("written", self._written)
+            self._failure = self._failure or ("exists" if said.get("exists") else said.get("error", ""))
+
+    def _gone(self) -> None:
+        self._lost = True
+        self._failure = self._failure or "its writer's process is gone"
+
+    def _wait(self, done: Callable[[], Any], limit_s: float, on_wait: Callable[[], None] | None = None) -> None:
+        """Until `done`, the writer is gone, or `limit_s` has passed."""
+        until = time.monotonic() + limit_s
+        with selectors.DefaultSelector() as selector:
+            key = selector.register(self._link, selectors.EVENT_READ)
+            while not done() and not self._lost and time.monotonic() < until:
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._waiting else 0)
+                if key.events != events:
+                    key = selector.modify(self._link, events)
+                selector.select(0.1)
+                if on_wait is not None:
+                    on_wait()
+                self._push()
+                self._listen()
 
     def tick(self, tick: Tick) -> None:
-        """Append a tick."""
-        value: dict[str, Any] = {"tick": tick.tick, "phase": tick.phase}
-        value |= {name: _number(getattr(tick, name)) for name in _TIMES}
-        value["inputs"] = {name: _numbers(v) for name, v in tick.inputs.items()}
-        value |= {name: _numbers(getattr(tick, name)) for name in (*_JOINTS, *_BODY)}
-        value["safety"] = list(tick.safety)
-        value["stale"] = bool(tick.stale)
-        self._add("/tick", tick.start_s, max(tick.tick, 0), value)
+        """Append a tick.
+
+        Raises:
+            LogError: the log cannot be written any more; this tick may be missing.
+        """
+        self._ticks += 1
+        self._put(TICK, pack(tick))
+        self._listen()
+        if self._patient and self._waiting:
+            self._wait(lambda: not self._waiting, HELD_S)
+        if self._failure:
+            raise LogError(f"log {self.path}: cannot be written ({self._failure}); no run goes on without its log")
 
     def event(self, t_s: float, kind: str, message: str) -> None:
-        """Append an event."""
-        self._add("/event", t_s, 0, {"t_s": float(t_s), "kind": kind, "message": message})
+        """Append an event; where that fails, the next tick says so."""
+        self._put(EVENT, json.dumps({"t_s": float(t_s), "kind": kind, "message": message}).encode())
 
-    def close(self, result: Mapping[str, Any] | None = None) -> None:
-        """Write the result and the index, and close the file; a second call does nothing."""
+    def close(self, result: Mapping[str, Any] | None = None, on_wait: Callable[[], None] | None = None) -> None:
+        """Have the result and the index written and the file closed; a second call does nothing.
+
+        Args:
+            result: the run's closing figures, plain JSON values.
+            on_wait: called again and again while the writer is waited for.
+
+        Raises:
+            LogError: the file is not whole; the message says what is missing.
+        """
         if self._closed:
             return
         self._closed = True
-        with self._file:
-            if result is not None:
-                self._writer.add_metadata("result", {k: json.dumps(v) for k, v in result.items()})
-            self._writer.finish()
+        failed = self._failure
+        self._failure = ""  # a disk that was full may have room again
+        self._put(CLOSE, json.dumps(None if result is None else dict(result)).encode())
+        self._wait(lambda: self._finished or self._failure, CLOSE_S, on_wait)
+        self._process.close()
+        if self._finished:
+            return
+        why = self._failure or failed or f"its writer was not done within {CLOSE_S:g} s; it goes on by itself"
+        missing = self._ticks - self._written
+        raise LogError(
+            f"log {self.path}: it could not be finished ({why}); {missing} of {self._ticks} ticks may be missing; "
+            "ksim log recover makes a whole file of what is there"
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+        with contextlib.suppress(*([LogError] if error is not None else [])):
+            self.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +261,7 @@ class RunLog:
         scheduled_s, start_s, state_s, command_s, state_round_trip_s, command_round_trip_s: float64 (T,) [s].
         inputs: what the policy was given, by .kinfer name, float32 (T, k); NaN outside "run".
         action: the policy's output, float64 (T, joints) [rad]; exact float32 values.
+        target: what was wanted before safety, (T, joints) [rad]; NaN in older logs.
         sent: target after safety, (T, joints) [rad].
         joint_position, joint_velocity, joint_torque: measured, (T, joints) [rad, rad/s, N m].
         quat_wxyz: (T, 4).
@@ -230,8 +269,9 @@ class RunLog:
         accel_b: (T, 3) [m/s^2].
         safety: what was clamped at each tick.
         stale: bool (T,).
+        stages_ms: time that each stage of the tick took, by its name, (T,) each [ms]; empty in older logs.
         events: dicts with t_s, kind, message.
-        complete: the file was closed in order.
+        complete: the run ended in order, and the file is whole.
     """
 
     path: Path
@@ -249,6 +289,7 @@ class RunLog:
     command_round_trip_s: np.ndarray
     inputs: dict[str, np.ndarray]
     action: np.ndarray
+    target: np.ndarray
     sent: np.ndarray
     joint_position: np.ndarray
     joint_velocity: np.ndarray
@@ -258,6 +299,7 @@ class RunLog:
     accel_b: np.ndarray
     safety: list[tuple[str, ...]]
     stale: np.ndarray
+    stages_ms: dict[str, np.ndarray]
     events: list[dict[str, Any]] = field(default_factory=list)
     complete: bool = False
 
@@ -273,16 +315,16 @@ class RunLog:
 
 @dataclass
 class _Raw:
+    """What a log holds besides its ticks."""
+
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     bundle: bytes | None = None
-    ticks: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
-    complete: bool = False
+    footer: bool = False
 
 
-def _scan(path: Path) -> _Raw:
-    """Every whole record up to the end, or up to where the file breaks off."""
-    raw = _Raw()
+def _ticks(path: Path, raw: _Raw) -> Iterator[dict[str, Any]]:
+    """Every whole tick up to the end, or up to where the file breaks off; what else there is goes into `raw`."""
     topics: dict[int, str] = {}
     try:
         with path.open("rb") as file:
@@ -295,19 +337,18 @@ def _scan(path: Path) -> _Raw:
                 elif isinstance(record, Attachment) and record.name == BUNDLE_NAME:
                     raw.bundle = record.data
                 elif isinstance(record, Message) and topics.get(record.channel_id) == "/tick":
-                    raw.ticks.append(json.loads(record.data))
+                    yield json.loads(record.data)
                 elif isinstance(record, Message) and topics.get(record.channel_id) == "/event":
                     raw.events.append(json.loads(record.data))
                 elif isinstance(record, Footer):
-                    raw.complete = True
-    except (McapError, CRCValidationError, struct.error, EOFError, ValueError, IndexError) as error:
+                    raw.footer = True
+    except BROKEN as error:
         # The rest is missing or damaged; what came before it stands, if it is enough.
-        raw.complete = False
+        raw.footer = False
         if not raw.metadata:
             raise LogError(f"{path}: not a log of ksim run ({str(error) or 'it breaks off at its head'})") from error
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); expected a log of ksim run") from error
-    return raw
 
 
 def _bundle_of(data: bytes | None) -> Bundle | None:
@@ -322,13 +363,70 @@ def _bundle_of(data: bytes | None) -> Bundle | None:
             return None
 
 
-def _rows(ticks: list[dict[str, Any]], name: str, width: int, dtype: Any = np.float64) -> np.ndarray:
-    out = np.full((len(ticks), width), np.nan, dtype=dtype)
-    for row, tick in enumerate(ticks):
-        values = tick.get(name) or ()
-        if len(values) == width:
-            out[row] = [np.nan if v is None else v for v in values]
+def _rows(values: Sequence[Sequence[float | None] | None], width: int, dtype: Any = np.float64) -> np.ndarray:
+    out = np.full((len(values), width), np.nan, dtype=dtype)
+    for row, numbers in enumerate(values):
+        if numbers is not None and len(numbers) == width:
+            out[row] = [np.nan if v is None else v for v in numbers]
     return out
+
+
+def _named(ticks: list[dict[str, Any]], key: str) -> dict[str, np.ndarray]:
+    """A column that is an object: by name, (T, k)."""
+    objects = [{k: v if isinstance(v, list) else [v] for k, v in t.get(key, {}).items()} for t in ticks]
+    widths = {name: len(values) for found in reversed(objects) for name, values in found.items()}
+    return {name: _rows([found.get(name) for found in objects], width) for name, width in widths.items()}
+
+
+def _columns(ticks: list[dict[str, Any]], joints: int) -> dict[str, Any]:
+    """Some ticks as columns."""
+    if any(t["phase"] not in PHASES for t in ticks):
+        raise ValueError(f"a phase other than {', '.join(PHASES)}")
+    return {
+        "tick": np.array([t["tick"] for t in ticks], dtype=np.int64),
+        "phase": [t["phase"] for t in ticks],
+        **{name: _rows([[t.get(name)] for t in ticks], 1)[:, 0] for name in TIMES},
+        "inputs": _named(ticks, "inputs"),
+        **{name: _rows([t.get(name) for t in ticks], joints) for name in JOINTS},
+        **{name: _rows([t.get(name) for t in ticks], width) for name, width in BODY.items()},
+        "safety": [tuple(str(reason) for reason in t.get("safety", ())) for t in ticks],
+        "stale": np.array([bool(t.get("stale")) for t in ticks], dtype=bool),
+        "stages_ms": _named(ticks, "stages_ms"),
+    }
+
+
+def _joined(parts: list[dict[str, Any]], name: str) -> Any:
+    """A column of all parts."""
+    values = [part[name] for part in parts]
+    if isinstance(values[0], list):
+        return [v for value in values for v in value]
+    if isinstance(values[0], np.ndarray):
+        return np.concatenate(values)
+    widths = {key: array.shape[1] for value in reversed(values) for key, array in value.items()}
+    out = {}
+    for key, width in widths.items():
+        arrays = []
+        for part, value in zip(parts, values, strict=True):
+            here = value.get(key)
+            missing = here is None or here.shape[1] != width
+            arrays.append(np.full((len(part["tick"]), width), np.nan) if missing else here)
+        out[key] = np.concatenate(arrays)
+    return out
+
+
+def _head(path: Path, raw: _Raw) -> tuple[dict[str, Any], PolicySpec]:
+    """(settings, what the policy and the robot are)."""
+    if "spec" not in raw.metadata.get("run", {}):
+        raise LogError(f"{path}: no metadata record 'run'; expected a log of ksim run")
+    try:
+        metadata = {k: json.loads(v) for k, v in raw.metadata["run"].items()}
+        if metadata.get("format") != FORMAT:
+            raise LogError(
+                f"{path}: log format {metadata.get('format')!r}, expected {FORMAT}; read it with the release it is from"
+            )
+        return metadata, PolicySpec.from_json(metadata.pop("spec"))
+    except (ValueError, SpecError) as error:
+        raise LogError(f"{path}: metadata record 'run' is damaged ({error})") from error
 
 
 def read_log(path: str | Path) -> RunLog:
@@ -340,53 +438,33 @@ def read_log(path: str | Path) -> RunLog:
     path = Path(path)
     if not path.is_file():
         raise LogError(f"{path}: no such file; expected a log of ksim run (ksim run policy.kinfer --log {path.name})")
-    raw = _scan(path)
-    if "spec" not in raw.metadata.get("run", {}):
-        raise LogError(f"{path}: no metadata record 'run'; expected a log of ksim run")
+    raw, some, parts = _Raw(), [], []
     try:
-        metadata = {k: json.loads(v) for k, v in raw.metadata["run"].items()}
-        if metadata.get("format") != FORMAT:
-            raise LogError(
-                f"{path}: log format {metadata.get('format')!r}, expected {FORMAT}; read it with the release it is from"
-            )
-        spec = PolicySpec.from_json(metadata.pop("spec"))
-        result = raw.metadata.get("result")
-        result = None if result is None else {k: json.loads(v) for k, v in result.items()}
-    except (ValueError, SpecError) as error:
-        raise LogError(f"{path}: metadata record 'run' is damaged ({error})") from error
-    try:
-        return _in_memory(path, raw, metadata, result, spec)
+        # by parts: numbers in Python's lists take several times the room of arrays
+        for tick in _ticks(path, raw):
+            some.append(tick)
+            if len(some) == PART:
+                parts.append(_columns(some, len(_head(path, raw)[1].robot.joints)))
+                some = []
+        metadata, spec = _head(path, raw)
+        parts.append(_columns(some, len(spec.robot.joints)))
+        columns = {name: _joined(parts, name) for name in parts[0]}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
         reason = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
         raise LogError(f"{path}: its ticks are not those of ksim run ({reason}); record the run again") from error
-
-
-def _in_memory(
-    path: Path, raw: _Raw, metadata: dict[str, Any], result: dict[str, Any] | None, spec: PolicySpec
-) -> RunLog:
-    ticks, n = raw.ticks, len(spec.robot.joints)
-    if any(t["phase"] not in PHASES for t in ticks):
-        raise ValueError(f"a phase other than {', '.join(PHASES)}")
-    widths: dict[str, int] = {}
-    for t in ticks:
-        for name, values in t.get("inputs", {}).items():
-            widths.setdefault(name, len(values))
-    inputs = [t.get("inputs", {}) for t in ticks]
-    times = {name: _rows([{name: [t.get(name)]} for t in ticks], name, 1)[:, 0] for name in _TIMES}
+    columns["inputs"] = {name: values.astype(np.float32) for name, values in columns["inputs"].items()}
+    columns["stages_ms"] = {name: values[:, 0] for name, values in columns["stages_ms"].items()}
+    try:
+        result = {k: json.loads(v) for k, v in raw.metadata["result"].items()} if "result" in raw.metadata else None
+    except ValueError as error:
+        raise LogError(f"{path}: metadata record 'result' is damaged ({error})") from error
     return RunLog(
         path=path,
         metadata=metadata,
         result=result,
         spec=spec,
         bundle=_bundle_of(raw.bundle),
-        tick=np.array([t["tick"] for t in ticks], dtype=np.int64),
-        phase=[t["phase"] for t in ticks],
-        **times,
-        inputs={name: _rows(inputs, name, width, np.float32) for name, width in widths.items()},
-        **{name: _rows(ticks, name, n) for name in _JOINTS},
-        **{name: _rows(ticks, name, width) for name, width in _BODY.items()},
-        safety=[tuple(str(reason) for reason in t.get("safety", ())) for t in ticks],
-        stale=np.array([bool(t.get("stale")) for t in ticks], dtype=bool),
+        **columns,
         events=raw.events,
-        complete=raw.complete,
+        complete=raw.footer and result is not None,
     )

@@ -338,7 +338,7 @@ def _in_order(log: RunLog, robot: RobotSpec) -> RunLog:
         action_low_rad=tuple(log.spec.action_low_rad[i] for i in at),
         action_high_rad=tuple(log.spec.action_high_rad[i] for i in at),
     )
-    columns = ("action", "sent", "joint_position", "joint_velocity", "joint_torque")
+    columns = ("action", "target", "sent", "joint_position", "joint_velocity", "joint_torque")
     return dataclasses.replace(log, spec=spec, **{c: getattr(log, c)[:, at] for c in columns})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -13,6 +14,7 @@ from robots.rotation import gravity_in_frame
 from toolkit.charts import Chart, bars_by_name, histogram
 
 if TYPE_CHECKING:
+    from deploy.log.recorder import RunLog
     from deploy.parity.layers import Parity
 
 WORST_JOINTS = 4
@@ -268,15 +270,15 @@ def _timing(result: Parity) -> str:
     )
 
 
-def _tilt(result: Parity) -> str:
-    log = result.log
+def tilt(log: RunLog) -> str:
+    """The chart of the IMU's tilt over the policy's run."""
     rows = np.flatnonzero(log.run)
     good = rows[np.isfinite(log.quat_wxyz[rows]).all(axis=1)]
     gravity = gravity_in_frame(log.quat_wxyz[good])
-    tilt = np.degrees(np.arccos(np.clip(-gravity[:, 2] / np.linalg.norm(gravity, axis=1), -1, 1)))
+    angle = np.degrees(np.arccos(np.clip(-gravity[:, 2] / np.linalg.norm(gravity, axis=1), -1, 1)))
     zero = log.start_s[rows[0]]
     chart = Chart("time [s]", "tilt of the IMU [deg]", y_zero=True)
-    chart.line(log.start_s[good] - zero, tilt, "measured")
+    chart.line(log.start_s[good] - zero, angle, "measured")
     for event in log.events:
         if event["kind"] == "end":
             chart.mark(event["t_s"] - zero, str(event["message"])[:40])
@@ -296,10 +298,10 @@ def _safety(report: dict[str, Any]) -> str:
     )
 
 
-def _events(result: Parity) -> str:
+def events(log: RunLog) -> str:
     """Events in order; one that repeats is shown once, with how often and until when."""
     shown: list[dict[str, Any]] = []
-    for event in result.log.events:
+    for event in log.events:
         same = shown[-1] if shown else None
         if same and (same["kind"], same["message"]) == (event["kind"], event["message"]):
             same["times"], same["last_s"] = same["times"] + 1, event["t_s"]
@@ -316,6 +318,22 @@ def _events(result: Parity) -> str:
         )
 
     return f"<table>{''.join(row(event) for event in shown)}</table>"
+
+
+def page(title: str, about: str, sections: Sequence[tuple[str, str, str]]) -> str:
+    """A page of sections: (heading, what it shows, HTML); the first two may be empty."""
+    body = "".join(
+        "<section>"
+        + (f"<h2>{escape(heading)}</h2>" if heading else "")
+        + (f'<p class="quiet">{escape(said)}</p>' if said else "")
+        + f"{content}</section>"
+        for heading, said, content in sections
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head><body><main>'
+        f'<h1>{escape(title)}</h1><p class="quiet">{escape(about)}</p>{body}</main></body></html>\n'
+    )
 
 
 def write_html(path: Path, result: Parity) -> None:
@@ -339,25 +357,15 @@ def write_html(path: Path, result: Parity) -> None:
         ),
         ("The joints that differ most", "", _overlays(result)),
         ("Delay", "", _delay(report)),
-        ("Balance", "Angle between the IMU's z axis and up.", _tilt(result)),
+        ("Balance", "Angle between the IMU's z axis and up.", tilt(result.log)),
         ("Timing of the loop", "", _timing(result)),
         ("Safety", "", _safety(report)),
-        ("Events", "", _events(result)),
-    )
-    body = "".join(
-        "<section>"
-        + (f"<h2>{escape(title)}</h2>" if title else "")
-        + (f'<p class="quiet">{escape(said)}</p>' if said else "")
-        + f"{content}</section>"
-        for title, said, content in sections
+        ("Events", "", events(result.log)),
     )
     ticks, length = report["loop"]["ticks"], report["loop"]["duration_s"]
     title = f"{report['robot']}: measured against simulated"
-    path.write_text(
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head><body><main>'
-        f"<h1>{escape(title)}</h1>"
-        f'<p class="quiet">{escape(report["log"])}: task {escape(report["task"])}, {ticks} ticks, {length:.1f} s, '
-        f"compared with the {escape(report['simulation'])} simulation.{incomplete}</p>{body}</main></body></html>\n",
-        encoding="utf-8",
+    about = (
+        f"{report['log']}: task {report['task']}, {ticks} ticks, {length:.1f} s, "
+        f"compared with the {report['simulation']} simulation.{incomplete}"
     )
+    path.write_text(page(title, about, sections), encoding="utf-8")

@@ -13,6 +13,8 @@ import pytest
 
 from deploy.errors import LogError
 from deploy.log.recorder import Recorder, Tick, read_log
+from deploy.log.tick import BODY, JOINTS, pack, unpack
+from deploy.log.writer import LogFile
 from robots.bundle import read_bundle
 
 
@@ -29,6 +31,7 @@ def tick(k, phase="run", **changes):
         "command_round_trip_s": 5e-4,
         "inputs": {"joint_angles": rng.standard_normal(3).astype(np.float32), "time": np.float32([0.02 * k])},
         "action": rng.standard_normal(3).astype(np.float32),
+        "target": rng.standard_normal(3),
         "sent": rng.standard_normal(3),
         "joint_position": rng.standard_normal(3),
         "joint_velocity": rng.standard_normal(3),
@@ -38,6 +41,7 @@ def tick(k, phase="run", **changes):
         "accel_b": rng.standard_normal(3),
         "safety": ("hip: position limit",) if k % 2 else (),
         "stale": k == 3,
+        "stages_ms": {"read": 1.5, "infer": 0.1 * k, "guard": 0.2, "write": 0.3},
     }
     return Tick(**(values | changes))
 
@@ -62,12 +66,13 @@ def test_a_log_gives_back_every_number_to_the_bit(tmp_path, kinfer):
     assert log.bundle == read_bundle(kinfer)
     assert log.inputs["joint_angles"].dtype == np.float32
     for row, t in enumerate(ticks):
-        for name in ("sent", "joint_position", "joint_velocity", "joint_torque", "gyro_b", "accel_b", "quat_wxyz"):
+        for name in (*JOINTS[1:], *BODY):
             assert np.array_equal(getattr(log, name)[row], getattr(t, name))
         assert np.array_equal(log.action[row].astype(np.float32), t.action)
         assert np.array_equal(log.inputs["joint_angles"][row], t.inputs["joint_angles"])
         assert log.start_s[row] == t.start_s and log.command_round_trip_s[row] == t.command_round_trip_s
         assert log.safety[row] == t.safety and log.stale[row] == t.stale
+        assert {name: taken[row] for name, taken in log.stages_ms.items()} == t.stages_ms
     assert log.events == [{"t_s": 0.5, "kind": "note", "message": "text"}]
 
 
@@ -80,17 +85,40 @@ def test_ticks_without_a_policy_read_as_nan_and_the_mask_selects_the_run(tmp_pat
     assert np.isnan(log.command_s[0]) and np.isfinite(log.action[1:3]).all()
 
 
+def log_file(path, kinfer, values, a_chunk=2):
+    """A log as the writer's process makes it, not closed: so many ticks go to the disk at a time."""
+    spec = read_bundle(kinfer).spec
+    file = LogFile(path, epoch_ns=time.time_ns(), head={"spec": spec.to_json()}, bundle=kinfer.read_bytes())
+    for k, value in enumerate(values, 1):
+        file.tick(value)
+        if k % a_chunk == 0:
+            file.flush()
+    return file
+
+
 @pytest.mark.parametrize("cut", [1, 40, 700, 2500])
 def test_a_truncated_log_keeps_its_whole_ticks(tmp_path, kinfer, cut):
-    log = record(tmp_path / "a.mcap", kinfer, [tick(k) for k in range(20)], close=False)
+    file = log_file(tmp_path / "a.mcap", kinfer, [unpack(pack(tick(k))) for k in range(20)])
     data = (tmp_path / "a.mcap").read_bytes()
-    log.close()
+    file.close()
     (tmp_path / "b.mcap").write_bytes(data[:-cut])
     cut_log = read_log(tmp_path / "b.mcap")
     assert not cut_log.complete and cut_log.bundle is not None
-    assert 17 <= len(cut_log.tick) <= 20
+    assert 14 <= len(cut_log.tick) <= 20
     assert np.array_equal(cut_log.tick, np.arange(len(cut_log.tick)))
     assert np.array_equal(cut_log.sent[-1], tick(int(cut_log.tick[-1])).sent)
+
+
+def test_a_log_of_many_parts_reads_as_one(tmp_path, kinfer, monkeypatch):
+    monkeypatch.setattr("deploy.log.recorder.PART", 3)
+    ramp = [tick(k, phase="ramp", inputs={}, action=None, stages_ms={}) for k in range(4)]
+    log_file(tmp_path / "a.mcap", kinfer, [unpack(pack(t)) for t in (*ramp, *map(tick, range(4, 11)))]).close({})
+    log = read_log(tmp_path / "a.mcap")
+    assert np.array_equal(log.tick, np.arange(11)) and log.run.tolist() == [False] * 4 + [True] * 7
+    assert np.isnan(log.inputs["joint_angles"][:4]).all() and np.isnan(log.stages_ms["infer"][:4]).all()
+    for row in range(4, 11):
+        assert np.array_equal(log.inputs["joint_angles"][row], tick(row).inputs["joint_angles"])
+        assert log.safety[row] == tick(row).safety and log.stages_ms["infer"][row] == 0.1 * row
 
 
 def test_a_killed_process_leaves_every_tick_it_recorded(tmp_path, kinfer):
@@ -103,13 +131,17 @@ def test_a_killed_process_leaves_every_tick_it_recorded(tmp_path, kinfer):
         print("ready", flush=True)
         time.sleep(60)
     """
-    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    # the writer holds standard error until it has closed the file
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert child.stdout.readline() == "ready\n"
     child.send_signal(signal.SIGKILL)
     child.communicate()
     log = read_log(tmp_path / "k.mcap")
     assert not log.complete and log.result is None
     assert len(log.tick) == 30 and log.events[0]["message"] == "text"
+    assert log.events[1]["message"] == "nothing more came from the run; the log's writer closed the file"
 
 
 def test_an_existing_log_is_refused_unless_forced(tmp_path, kinfer):
@@ -149,7 +181,7 @@ def test_other_mcap_readers_find_an_index_schemas_and_valid_messages(tmp_path, k
         reader = make_reader(file)
         summary = reader.get_summary()
         assert {c.topic for c in summary.channels.values()} == {"/tick", "/event"}
-        assert len(summary.chunk_indexes) >= 4
+        assert len(summary.chunk_indexes) >= 1 and summary.statistics.message_count == 5
         seen = list(reader.iter_messages(topics=["/tick"]))
         schema = json.loads(seen[0][0].data)
         assert seen[0][0].encoding == "jsonschema" and seen[0][1].message_encoding == "json"
@@ -176,17 +208,12 @@ def test_numbers_that_are_not_finite_are_written_as_null(tmp_path, kinfer):
         lambda tick: tick.update(sent="far"),
     ],
 )
-def test_a_tick_that_makes_no_sense_is_one_line(tmp_path, kinfer, change, monkeypatch):
-    dumps = json.dumps
-
-    def changed(value, **options):
-        if isinstance(value, dict) and "phase" in value:
-            change(value)
-        return dumps(value, **options)
-
-    monkeypatch.setattr("deploy.log.recorder.json.dumps", changed)
-    record(tmp_path / "a.mcap", kinfer, [tick(0)])
-    monkeypatch.undo()
+def test_a_tick_that_makes_no_sense_is_one_line(tmp_path, kinfer, change):
+    value = unpack(pack(tick(0)))
+    file = log_file(tmp_path / "a.mcap", kinfer, [])
+    change(value)
+    file.add("/tick", 0.0, 0, value)
+    file.close({})
     with pytest.raises(LogError, match="its ticks are not those of ksim run") as caught:
         read_log(tmp_path / "a.mcap")
     assert "\n" not in str(caught.value)

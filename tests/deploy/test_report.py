@@ -90,3 +90,8 @@ def test_what_is_not_good_is_marked(changes: dict[str, Any], what: str, mark: st
     row = next(v for v in verdicts(figures(**changes)) if v.what.startswith(what))
     assert row.mark == mark
     assert len(summary_lines(figures(**changes))) == len(verdicts(figures()))
+
+
+def test_a_histogram_takes_values_that_differ_by_rounding_alone() -> None:
+    text = histogram(20.0 + 4e-15 * np.arange(100), "period [ms]")
+    assert sum(int(part.rpartition(">")[2]) for part in text.split(" of 100")[:-1]) == 100

@@ -1,0 +1,73 @@
+"""The page of one log: what was sent and measured, how the loop kept time, what safety did."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+
+from deploy.log.recorder import RunLog
+from deploy.log.summary import Summary, facts_as_text, summary
+from deploy.parity.page import events, page, short, tilt
+from toolkit.charts import Chart, bars_by_name, histogram
+
+
+def _head(log: RunLog, found: Summary) -> str:
+    rows = {"ended": f"{found.ended}: {found.message}"}
+    rows |= facts_as_text(log)
+    rows["ticks"] = ", ".join(f"{phase} {n}" for phase, n in found.ticks.items()) or "none"
+    rows["lost"] = f"{found.lost_states} states, {found.lost_commands} commands; {found.stale} stale"
+    cells = "".join(f'<tr><td>{escape(name)}</td><td class="n">{escape(v)}</td></tr>' for name, v in rows.items())
+    return f"<table>{cells}</table>"
+
+
+def _joints(log: RunLog, at_s: np.ndarray) -> str:
+    out = []
+    for j, name in enumerate(log.spec.robot.joint_names):
+        angle = Chart("time [s]", "position [rad]", width=480, height=190)
+        angle.line(at_s, log.target[:, j], "simulated", "target before safety")
+        angle.line(at_s, log.sent[:, j], "sent", "sent")
+        angle.line(at_s, log.joint_position[:, j], "measured", "measured")
+        torque = Chart("time [s]", "torque [N m]", width=480, height=190)
+        torque.line(at_s, log.joint_torque[:, j], "measured", "measured")
+        both = f"<div>{angle.svg()}</div><div>{torque.svg()}</div>"
+        out.append(f'<h3>{escape(short(name))}</h3><div class="two">{both}</div>')
+    return "".join(out)
+
+
+def _timing(log: RunLog, found: Summary) -> str:
+    rows = np.flatnonzero(log.run | log.mask("between"))
+    said = ", ".join(f"{name} p50 {p50:.2f}, p99 {p99:.2f} ms" for name, (p50, p99) in found.timing.stages.items())
+    return (
+        f"<p>{found.rate_hz:.2f} ticks a second, {found.timing.skipped} deadlines skipped. {escape(said)}</p>"
+        f'<div class="two"><div>{histogram(1e3 * np.diff(log.start_s[rows]), "period [ms]")}</div>'
+        f"<div>{histogram(1e3 * log.state_round_trip_s[rows], 'state round trip [ms]')}</div></div>"
+    )
+
+
+def _safety(found: Summary) -> str:
+    if not found.clamps:
+        return "<p>No target was changed on its way to the robot.</p>"
+    kinds = "".join(f'<tr><td>{escape(k)}</td><td class="n">{n}</td></tr>' for k, n in found.clamps.items())
+    joints = {short(name): float(n) for name, n in found.clamped_joints.items()}
+    return f"<table><tr><th>What</th><th>times</th></tr>{kinds}</table>{bars_by_name(joints, 'times')}"
+
+
+def html(log: RunLog) -> str:
+    """The page as text."""
+    found = summary(log)
+    at_s = log.start_s - (log.start_s[0] if len(log.start_s) else 0.0)
+    sections = [("", "", _head(log, found))]
+    if log.run.any():
+        sections += [
+            ("Balance", "Angle between the IMU's z axis and up, while the policy ran.", tilt(log)),
+            ("Timing of the loop", "While the policy ran.", _timing(log, found)),
+        ]
+    sections += [
+        ("Safety", "", _safety(found)),
+        ("Joints", "All phases, from the first tick.", _joints(log, at_s)),
+        ("Events", "", events(log)),
+    ]
+    incomplete = "" if log.complete else " The log breaks off; this is what is there."
+    about = f"{log.path.name}: task {log.spec.task}, {len(log.tick)} ticks, {found.duration_s:.1f} s.{incomplete}"
+    return page(f"{log.spec.robot.name}: a run", about, sections)
