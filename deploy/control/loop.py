@@ -32,7 +32,18 @@ from deploy.log.recorder import Recorder, Tick
 from deploy.robot.damping import damp_joints
 from deploy.robot.frozen import FrozenChannels, FrozenLimits
 from deploy.robot.kos import GyroCheck, KosRobot
-from deploy.robot.safety import FALL, Limits, SafeTarget, check_motion, check_state, damp, hold, limit, nominal
+from deploy.robot.safety import (
+    FALL,
+    Limits,
+    SafeTarget,
+    check_action,
+    check_motion,
+    check_state,
+    damp,
+    hold,
+    limit,
+    nominal,
+)
 from deploy.robot.state import RobotState
 from robots.spec import PolicySpec
 
@@ -46,6 +57,8 @@ DAMP_TIMEOUT_S = 0.5
 SETTLE_S = 1.0
 # The policy may have more than this share of its targets changed by safety for so long, without a pause.
 CLAMPED_SHARE, CLAMPED_S = 0.5, 1.0
+# How often the gains that the server reports are compared with those it was sent.
+GAINS_S = 0.1
 _NAN = float("nan")
 
 
@@ -158,7 +171,7 @@ class ControlLoop:
         ramp_s: float,
         duration_s: float,
         step_lock: bool = False,
-        lost_ticks_max: int = 10,
+        lost_ticks_max: int = 8,
         home_tolerance_rad: float = 0.1,
         damp_for_s: float = DAMP_FOR_S,
         on_second: Callable[[str], None] | None = None,
@@ -176,7 +189,7 @@ class ControlLoop:
         self._lost_max, self._tolerance, self._on_second = lost_ticks_max, home_tolerance_rad, on_second
         self._damp_for_s = damp_for_s
         self.period_s = spec.control_period_s
-        self._gains_due = self._ticks_per_s = max(1, round(1.0 / self.period_s))
+        self._gains_due = self._gains_every = max(1, round(GAINS_S / self.period_s))
         # a simulator in lock step waits for us, so we can wait for it
         self._patience = 500.0 if step_lock else 1.0
         self.counts = Counts()
@@ -187,7 +200,7 @@ class ControlLoop:
         self._frozen = FrozenChannels(limits.names, FrozenLimits(base_fixed=base_fixed))
         self._gyro_done = False
         self._lost_in_row = self._stale_in_row = self._clamped_in_row = 0
-        self._heading = 0.0
+        self._heading = self._heard = 0.0
         self._epoch = time.monotonic()
         self._touched = self._configuring = False
         self._tick_done = -1
@@ -247,7 +260,7 @@ class ControlLoop:
     async def _grid(self, ticks: int) -> None:
         period, k = self.period_s, 0
         t0 = self._now() + 0.5 * period
-        shown = t0
+        shown = self._heard = t0
         while k < ticks:
             self._stop.check()
             scheduled = k * period if self._step_lock else t0 + k * period
@@ -314,8 +327,15 @@ class ControlLoop:
         self._lost_in_row += 1
         self._recent.clear()  # a tick that waits for an answer is long, and told of as lost
         self.event("lost", str(error))
-        if self._lost_in_row > self._lost_max:
-            raise ConnectionLost(f"{self._lost_in_row} ticks in a row without an answer: {error}") from error
+        self._check_lost(error)
+
+    def _check_lost(self, error: ConnectionLost) -> None:
+        """Neither too many ticks in a row, nor for as long as a loop may be silent, without an answer."""
+        silent = self._now() - self._heard
+        limit_s = math.inf if self._watchdog is None else self._watchdog.limit_s
+        if self._lost_in_row > self._lost_max or silent > limit_s:
+            ticks = f"{self._lost_in_row} tick{'s' * (self._lost_in_row > 1)} in a row"
+            raise ConnectionLost(f"{ticks} without an answer, {silent:.2f} s: {error}") from error
 
     def _check_gyro(self, state: RobotState) -> None:
         self._gyro.add(state)
@@ -348,16 +368,18 @@ class ControlLoop:
         self.counts.stale += stale
         state_s = start + state_round_trip if self._step_lock else state.time_s - self._epoch
         faults = check_state(state, self._limits, self._stale_in_row)
-        if not faults and not math.isnan(state_round_trip):
+        if not math.isnan(state_round_trip):
             dt = self.period_s if self._step_lock else state.time_s - before.time_s
-            faults = check_motion(state, before, dt, self._limits) or self._frozen.add(state, self._sent)
+            # a jump comes first: what it is of can no longer say whether the robot fell
+            faults = check_motion(state, before, dt, self._limits) + faults
+            faults = faults or self._frozen.add(state, self._sent)
         if faults:
             kind = Fall if faults[0].startswith(FALL) else FaultError
             raise kind("; ".join(faults).removeprefix(FALL))
         if not self._gyro_done and not stale and not self._step_lock:
             self._check_gyro(state)
         if k >= self._gains_due and not stale:
-            self._gains_due = k + self._ticks_per_s
+            self._gains_due = k + self._gains_every
             self._check_gains()
 
         phase, inputs, action, target = self._decide(k, state)
@@ -370,11 +392,13 @@ class ControlLoop:
             self._sent, self._sent_tick = safe.rad, k
             self.counts.command_round_trips.append(command_round_trip)
             if self._lost_in_row == lost_before:
-                self._lost_in_row = 0
+                self._lost_in_row, self._heard = 0, self._now()
         except ConnectionLost as error:
             self.counts.lost_commands += 1
-            if self._lost_in_row == lost_before:  # a tick that lost both counts once
+            if self._lost_in_row == lost_before:
                 self._lost(error)
+            else:  # a tick that lost both counts once
+                self._check_lost(error)
         finally:
             self._recorder.tick(
                 self._record(
@@ -414,6 +438,9 @@ class ControlLoop:
         if self.counts.run_ticks == 0:
             self._check_envelope(inputs)
         action = self._policy.step(inputs)
+        wild = check_action(action, self._limits)
+        if wild:
+            raise FaultError("; ".join(wild))
         return "run", inputs, action, action
 
     def _check_envelope(self, inputs: dict[str, np.ndarray]) -> None:

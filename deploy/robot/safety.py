@@ -15,6 +15,7 @@ import numpy as np
 from deploy.errors import SafetyError
 from deploy.robot.state import RobotState
 from robots.inputs import LIMIT_SLACK_RAD
+from robots.rotation import rotvec_between
 from robots.spec import PolicySpec, RobotSpec
 
 _KEY = object()
@@ -24,6 +25,10 @@ START_SLACK_RAD = 0.06
 FALL = "fall: "
 # Readings farther apart than this say nothing of how a joint moved between them [s].
 MOTION_GAP_S = 0.05
+# The turn between two readings may have taken this long: an IMU of 17 Hz that loses a packet [s].
+TURN_GAP_S = 0.1
+# A policy that asks for more than this beyond a joint's range has gone wrong [rad].
+WILD_RAD = np.pi
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,8 @@ class Limits:
         temperature_max_c: a motor hotter than this is a fault [Celsius].
         jump_max_rad: a joint that is farther than this from where its speed takes it, from one reading to the next,
             is a fault: two joints changed places, an encoder slipped, an answer is another's [rad].
+        turn_max_rad: an orientation that is farther than this from where the gyro takes it is a fault: the IMU came
+            loose, or started anew with another frame [rad].
     """
 
     names: tuple[str, ...]
@@ -57,12 +64,13 @@ class Limits:
     tilt_max_rad: float = 1.0
     range_slack_rad: float = LIMIT_SLACK_RAD
     over_speed: float = 1.5
-    stale_ticks_max: int = 10
+    stale_ticks_max: int = 8
     temperature_max_c: float = 100.0
     jump_max_rad: float = 0.15
+    turn_max_rad: float = 0.5
 
     @classmethod
-    def from_spec(cls, spec: PolicySpec | RobotSpec, *, tilt_max_rad: float = 1.0, stale_ticks_max: int = 10) -> Limits:
+    def from_spec(cls, spec: PolicySpec | RobotSpec, *, tilt_max_rad: float = 1.0, stale_ticks_max: int = 8) -> Limits:
         """The limits of a robot, or of the robot that a policy was trained for."""
         robot = spec.robot if isinstance(spec, PolicySpec) else spec
         return cls(
@@ -247,9 +255,28 @@ def check_motion(state: RobotState, before: RobotState, dt: float, limits: Limit
     # before, once or twice
     slack = limits.jump_max_rad + (0.5 * np.abs(v1 - v0) + np.maximum(np.abs(v0), np.abs(v1))) * dt
     moved = state.joint_position - before.joint_position
-    return [
+    turned = float(np.linalg.norm(rotvec_between(before.quat_wxyz, state.quat_wxyz)))
+    spin = max(float(np.linalg.norm(before.gyro_b)), float(np.linalg.norm(state.gyro_b)))
+    jumped = (
+        [f"orientation jumped: by {turned:.2f} rad within {1e3 * dt:.0f} ms, at {spin:.1f} rad/s"]
+        if turned > limits.turn_max_rad + TURN_GAP_S * spin
+        else []
+    )
+    return jumped + [
         f"jumped: {limits.names[i]} by {moved[i]:+.2f} rad within {1e3 * dt:.0f} ms, at {v1[i]:+.1f} rad/s"
         for i in np.flatnonzero(np.abs(moved - 0.5 * (v0 + v1) * dt) > slack)
+    ]
+
+
+def check_action(action: np.ndarray, limits: Limits) -> list[str]:
+    """What a policy that has gone wrong asks for, one string each: (joints,) [rad]."""
+    wild = np.flatnonzero((action < limits.lower - WILD_RAD) | (action > limits.upper + WILD_RAD))
+    if not wild.size:
+        return []
+    i, more = wild[0], f" and {wild.size - 1} more joints" if wild.size > 1 else ""
+    return [
+        f"policy: asks for {action[i]:.4g} rad of {limits.names[i]}{more}, "
+        f"limits [{limits.lower[i]:.3f}, {limits.upper[i]:.3f}] rad"
     ]
 
 
