@@ -83,6 +83,10 @@ class Proxy:
         await self._stop.wait()
         server.close()
         self._abort()
+        ours = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in ours:
+            task.cancel()
+        await asyncio.gather(*ours, return_exceptions=True)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -93,7 +97,8 @@ class Proxy:
         both = (writer, far_writer)
         self._writers.update(both)
         ways = [(reader, far_writer, self.there), (far_reader, writer, self.back)]
-        await asyncio.gather(*(self._pass(*way) for way in ways))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*(self._pass(*way) for way in ways))
         self._writers.difference_update(both)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:

@@ -25,8 +25,8 @@ START_SLACK_RAD = 0.06
 FALL = "fall: "
 # Readings farther apart than this say nothing of how a joint moved between them [s].
 MOTION_GAP_S = 0.05
-# The turn between two readings may have taken this long: an IMU of 17 Hz that loses a packet [s].
-TURN_GAP_S = 0.1
+# The same of an orientation, whose turn may have taken longer by so much: an IMU of 17 Hz that loses a packet [s].
+TURN_READ_S, TURN_GAP_S = 0.2, 0.1
 # A policy that asks for more than this beyond a joint's range has gone wrong [rad].
 WILD_RAD = np.pi
 
@@ -246,22 +246,26 @@ def check_state(state: RobotState, limits: Limits, stale_ticks: int = 0) -> list
     return faults
 
 
+def _check_turn(state: RobotState, before: RobotState, dt: float, limits: Limits) -> list[str]:
+    if not 0.0 < dt < TURN_READ_S:
+        return []
+    turned = float(np.linalg.norm(rotvec_between(before.quat_wxyz, state.quat_wxyz)))
+    spin = max(float(np.linalg.norm(before.gyro_b)), float(np.linalg.norm(state.gyro_b)))
+    if turned <= limits.turn_max_rad + (TURN_GAP_S + dt) * spin:
+        return []
+    return [f"orientation jumped: by {turned:.2f} rad within {1e3 * dt:.0f} ms, at {spin:.1f} rad/s"]
+
+
 def check_motion(state: RobotState, before: RobotState, dt: float, limits: Limits) -> list[str]:
     """What forbids going on between two readings that are `dt` apart [s], one string each."""
+    jumped = _check_turn(state, before, dt, limits)
     if not 0.0 < dt < MOTION_GAP_S:
-        return []
+        return jumped
     v0, v1 = before.joint_velocity, state.joint_velocity
     # a joint that speeds up is anywhere between what both speeds say, and a server may tell the feedback of the period
     # before, once or twice
     slack = limits.jump_max_rad + (0.5 * np.abs(v1 - v0) + np.maximum(np.abs(v0), np.abs(v1))) * dt
     moved = state.joint_position - before.joint_position
-    turned = float(np.linalg.norm(rotvec_between(before.quat_wxyz, state.quat_wxyz)))
-    spin = max(float(np.linalg.norm(before.gyro_b)), float(np.linalg.norm(state.gyro_b)))
-    jumped = (
-        [f"orientation jumped: by {turned:.2f} rad within {1e3 * dt:.0f} ms, at {spin:.1f} rad/s"]
-        if turned > limits.turn_max_rad + TURN_GAP_S * spin
-        else []
-    )
     return jumped + [
         f"jumped: {limits.names[i]} by {moved[i]:+.2f} rad within {1e3 * dt:.0f} ms, at {v1[i]:+.1f} rad/s"
         for i in np.flatnonzero(np.abs(moved - 0.5 * (v0 + v1) * dt) > slack)
