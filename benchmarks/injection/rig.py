@@ -26,11 +26,16 @@ from deploy.twin.server import TwinProcess, spawn_twin
 from robots.load import load_robot
 from toolkit.files import shipped_policy
 
+from .clock import stepping
 from .link import Proxy, link
 
 ROBOT = load_robot("kbot")
 # The policy stands for so long before something happens [s].
 LEAD_S = 1.0
+
+
+class TooBusy(RuntimeError):
+    """The run was over before its fault: this machine does too much besides."""
 
 
 class Scene:
@@ -146,6 +151,7 @@ class Row:
         linked: through a proxy.
         terminal: the run has a terminal.
         early: made before the run starts.
+        stepping: its clock of the day can be stepped.
         fresh: spoils its twin.
         needs: why it cannot be made here; empty where it can.
         note: for the table.
@@ -164,6 +170,7 @@ class Row:
     linked: bool = False
     terminal: bool = False
     early: bool = False
+    stepping: bool = False
     fresh: bool = False
     needs: str = ""
     note: str = ""
@@ -226,6 +233,7 @@ def running(row: Row, scene: Scene, folder: Path, more: Sequence[str], lead_s: f
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if slave is None else slave,
             text=True,
+            env=os.environ | (stepping(folder) if row.stepping else {}),
         )
         if slave is not None:
             os.close(slave)
@@ -236,6 +244,8 @@ def running(row: Row, scene: Scene, folder: Path, more: Sequence[str], lead_s: f
                 raise RuntimeError(f"the run did not begin: {process.communicate()[0] if process.poll() else 'silent'}")
             run.stiff = stiff
             time.sleep(0.0 if row.early or row.bad_tick is not None else lead_s)
+            if scene.wait("limp", stiff, 0.0) is not None:
+                raise TooBusy(f"{row.what}: the run was over before the fault: {process.communicate()[0].strip()}")
             yield run
         finally:
             for child in (process, *run.others):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from deploy.twin.server import TwinProcess
 
+from . import clock
 from .policies import BAD_TICK, bad, slow
 from .rig import ROBOT, Row, Run
 
@@ -340,6 +341,13 @@ POLICY = [
 ]
 
 COMPUTER = [
+    Row(
+        what="clock of the day stepped by an hour",
+        make=lambda run: clock.step(run.log.parent),
+        stepping=True,
+        needs=clock.NEEDS,
+        **GOES_ON,
+    ),
     Row(what="4 busy processes", make=busy(4), ends=("completed", "fault", "lost", "fall"), damped=None, seconds=11.0),
     Row(
         what="4 busy processes, with --no-realtime",

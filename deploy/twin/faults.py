@@ -184,9 +184,8 @@ class Faults:
         self._rng = np.random.default_rng([plant.seed, 7])
 
     def add(self, fault: Fault) -> None:
-        """One more."""
+        """One more; it begins as the next `begin` says."""
         self._waiting.append(fault)
-        self.begin()
 
     def clear(self) -> None:
         """None any more."""
@@ -264,7 +263,7 @@ class Faults:
         }
 
     def _imu_rate(self, live: _Live, sample: Any) -> dict[str, Any]:
-        if live.held is None or self._plant.time_s - live.held_s >= 1.0 / live.fault.value:
+        if live.held is None or self._plant.time_s - live.held_s > 1.0 / live.fault.value - 0.5 * self._plant.dt:
             live.held, live.held_s = sample, self._plant.time_s
         return {name: getattr(live.held, name) for name in IMU.values()}
 

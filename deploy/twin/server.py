@@ -164,10 +164,11 @@ class Twin:
         """A fault that begins while it serves, or "clear"; on the thread that serves."""
         try:
             if line.strip() == "clear":
-                self.faults.clear()
+                self.services.clear_faults()
                 self._tell("clear", time.monotonic())
             elif line.strip():
-                self.faults.add(parse_fault(line, self.plant.spec))
+                self.faults.add(parse_fault(line.strip(), self.plant.spec))
+                self.services.catch_up()
         except DeployError as error:
             self._tell(f"refused: {error}", time.monotonic())
 

@@ -96,6 +96,11 @@ class Services:
             self._sampled = (self.plant.step_count, self.faults.sensed(self.plant.read()))
         return self._sampled[1]
 
+    def clear_faults(self) -> None:
+        """Nothing is wrong any more."""
+        self.faults.clear()
+        self._forget()
+
     def _forget(self) -> None:
         self._sampled = (-1, None)
 
