@@ -21,6 +21,9 @@ from pathlib import Path
 from injection.rig import Result, Row, Scene, TooBusy, measure
 from injection.rows import GROUPS
 
+# Runs of a row that may be over before their fault.
+TRIES = 5
+
 
 def line_of(row: Row, results: Sequence[Result]) -> str:
     """A row of the table."""
@@ -63,7 +66,7 @@ def main() -> None:
                 lines.append(f"| {row.what} | not made: {row.needs} | | | |")
             else:
                 results = []
-                for _ in range(3 * args.runs):
+                for _ in range(args.runs + TRIES):
                     with contextlib.suppress(TooBusy), Scene() as scene:
                         results.append(measure(row, scene))
                     if len(results) == args.runs:

@@ -240,12 +240,12 @@ def running(row: Row, scene: Scene, folder: Path, more: Sequence[str], lead_s: f
         run = Run(scene, process, proxy, log, -1 if master is None else master)
         try:
             stiff = scene.wait("stiff", began, 60.0, lambda: process.poll() is not None)
-            if stiff is None:
-                raise RuntimeError(f"the run did not begin: {process.communicate()[0] if process.poll() else 'silent'}")
+            if stiff is not None:
+                time.sleep(0.0 if row.early or row.bad_tick is not None else lead_s)
+            if stiff is None or scene.wait("limp", stiff, 0.0) is not None:
+                said = process.communicate(timeout=20)[0].strip()
+                raise TooBusy(f"{row.what}: the run was over before the fault: {said}")
             run.stiff = stiff
-            time.sleep(0.0 if row.early or row.bad_tick is not None else lead_s)
-            if scene.wait("limp", stiff, 0.0) is not None:
-                raise TooBusy(f"{row.what}: the run was over before the fault: {process.communicate()[0].strip()}")
             yield run
         finally:
             for child in (process, *run.others):

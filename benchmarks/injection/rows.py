@@ -331,9 +331,9 @@ POLICY = [
         note="its targets keep coming meanwhile",
     ),
     Row(
-        what="policy takes 0.5 s",
+        what="policy takes 250 ms longer",
         make="",
-        policy=slow(0.5),
+        policy=slow(0.25),
         bad_tick=0,
         says="no beat of the control loop",
         options=("--watchdog", "0.15"),

@@ -121,6 +121,18 @@ def test_a_slow_server_is_lost_after_the_ticks_allowed(options, server):
     assert log.stale[log.run].sum() == report.stale_ticks >= 4
 
 
+def test_a_silence_as_long_as_the_watchdog_allows_ends_the_run_before_the_ticks_do(options, server):
+    def silent(count):
+        if count == 10:  # a tick without a state and without an acknowledgement takes two periods
+            server.delay_s |= {"state": 0.06, "command": 0.06}
+
+    server.on_tick = silent
+    report = run(options(duration_s=5.0, lost_ticks_max=100, watchdog_s=0.2))
+    ticks, silence = re.match(r"(\d) ticks in a row without an answer, (0\.\d\d) s: ", report.message).groups()
+    assert report.ended == "lost" and report.damped and server.damped()
+    assert int(ticks) < 9 and 0.2 <= float(silence) < 0.4
+
+
 def test_one_lost_answer_is_ridden_through_with_the_state_before(options, server):
     def hiccup(count):
         server.delay_s["imu"] = 0.03 if count == 8 else 0.0
