@@ -265,7 +265,10 @@ def _bad_tick(run: Run, tick: int) -> float:
 
 def measure(row: Row, scene: Scene, more: Sequence[str] = (), lead_s: float = LEAD_S) -> Result:
     """Make a row's fault and see what comes of it."""
-    with tempfile.TemporaryDirectory() as folder, running(row, scene, Path(folder), more, lead_s) as run:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        running(row, scene, Path(folder), more, lead_s) as run,
+    ):
         process, began = run.process, time.monotonic()
         if row.early or row.bad_tick is not None:
             began = run.stiff
