@@ -334,6 +334,8 @@ class ControlLoop:
         silent = self._now() - self._heard
         limit_s = math.inf if self._watchdog is None else self._watchdog.limit_s
         if self._lost_in_row > self._lost_max or silent > limit_s:
+            if self._watchdog is not None:
+                self._watchdog.check()  # where this process was held up, it was not the link
             ticks = f"{self._lost_in_row} tick{'s' * (self._lost_in_row > 1)} in a row"
             raise ConnectionLost(f"{ticks} without an answer, {silent:.2f} s: {error}") from error
 

@@ -237,6 +237,10 @@ def test_a_robot_without_stiffness_is_told_when_every_joint_was_configured():
         ask = actuator_pb2.ConfigureActuatorRequest(actuator_id=joint.id, kd=joint.kd, torque_enabled=True)
         bench.services.ConfigureActuator(ask)
     assert bench.told == ["stiff", "limp"]
+    for k, joint in enumerate(ROBOT.joints):
+        ask = actuator_pb2.ConfigureActuatorRequest(actuator_id=joint.id, kp=float(k > 0), torque_enabled=True)
+        bench.services.ConfigureActuator(ask)
+    assert bench.told == ["stiff", "limp"], "one has none and the others have"
 
 
 def test_a_stall_a_lost_read_and_lost_calls():
