@@ -44,11 +44,13 @@ def line_of(row: Row, results: Sequence[Result]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", default="", help="rows whose name, or group, holds this")
     parser.add_argument("--markdown", type=Path, help="write the table into this file, between its two marks")
     args = parser.parse_args()
+    if args.only and args.markdown:
+        parser.error("--markdown writes the whole table; leave --only out")
     # a shell that starts this script in the background has it, and what it starts, ignore these
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
