@@ -55,6 +55,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     lines: list[str] = []
+    load = os.getloadavg()[0]
     for group, rows in GROUPS.items():
         rows = [row for row in rows if args.only in row.what or args.only in group]
         if not rows:
@@ -81,7 +82,8 @@ def main() -> None:
         text = args.markdown.read_text(encoding="utf-8")
         before, _, rest = text.partition("<!-- table -->\n")
         _, _, after = rest.partition("<!-- end of table -->")
-        lines = [f"Median (greatest) of {args.runs} runs on {os.cpu_count()} cores.", *lines]
+        busy = f"of which others kept {load:.1f} busy" if load > 0.1 else "which nobody else used"
+        lines = [f"Median (greatest) of {args.runs} runs, on {os.cpu_count()} cores, {busy} at the start.", *lines]
         table = "\n".join(lines)
         args.markdown.write_text(f"{before}<!-- table -->\n{table}\n\n<!-- end of table -->{after}", encoding="utf-8")
 

@@ -171,7 +171,7 @@ class ControlLoop:
         ramp_s: float,
         duration_s: float,
         step_lock: bool = False,
-        lost_ticks_max: int = 8,
+        lost_ticks_max: int = 7,
         home_tolerance_rad: float = 0.1,
         damp_for_s: float = DAMP_FOR_S,
         on_second: Callable[[str], None] | None = None,

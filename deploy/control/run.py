@@ -63,7 +63,7 @@ class RunOptions(Settings):
         robot: name or folder to check the bundle against; None trusts the bundle.
         gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s".
         base_fixed: the base cannot move, as in a simulator that holds it. An IMU that gives the same values for more
-            than eight ticks is otherwise a fault.
+            than seven ticks is otherwise a fault.
         reset: ask a simulator to put the robot at home first; a robot refuses.
         step_lock: drive a simulator that is in lock step; time is then the simulator's.
         tilt_max_rad: more tilt than this is a fall [rad].
@@ -112,7 +112,7 @@ class RunOptions(Settings):
     ] = False
     reset: Annotated[bool, Option("have a simulator pick the robot up first (a robot has no such service)")] = False
     step_lock: Annotated[bool, Option("advance a twin in lock step (ksim twin --lockstep)")] = False
-    lost_ticks_max: Annotated[int, Bound(0, 10**6, "ticks")] = 8
+    lost_ticks_max: Annotated[int, Bound(0, 10**6, "ticks")] = 7
     connect_timeout_s: Annotated[float, Bound(0, 600, "seconds")] = 3.0
     late_max: Annotated[
         float,

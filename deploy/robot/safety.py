@@ -64,13 +64,13 @@ class Limits:
     tilt_max_rad: float = 1.0
     range_slack_rad: float = LIMIT_SLACK_RAD
     over_speed: float = 1.5
-    stale_ticks_max: int = 8
+    stale_ticks_max: int = 7
     temperature_max_c: float = 100.0
     jump_max_rad: float = 0.15
     turn_max_rad: float = 0.5
 
     @classmethod
-    def from_spec(cls, spec: PolicySpec | RobotSpec, *, tilt_max_rad: float = 1.0, stale_ticks_max: int = 8) -> Limits:
+    def from_spec(cls, spec: PolicySpec | RobotSpec, *, tilt_max_rad: float = 1.0, stale_ticks_max: int = 7) -> Limits:
         """The limits of a robot, or of the robot that a policy was trained for."""
         robot = spec.robot if isinstance(spec, PolicySpec) else spec
         return cls(

@@ -130,7 +130,7 @@ def test_a_silence_as_long_as_the_watchdog_allows_ends_the_run_before_the_ticks_
     report = run(options(duration_s=5.0, lost_ticks_max=100, watchdog_s=0.2))
     ticks, silence = re.match(r"(\d) ticks in a row without an answer, (0\.\d\d) s: ", report.message).groups()
     assert report.ended == "lost" and report.damped and server.damped()
-    assert int(ticks) < 9 and 0.2 <= float(silence) < 0.4
+    assert int(ticks) < 8 and 0.2 <= float(silence) < 0.4
 
 
 def test_one_lost_answer_is_ridden_through_with_the_state_before(options, server):
@@ -167,7 +167,7 @@ def test_a_tick_that_is_late_by_more_than_half_a_period_skips_a_deadline(options
 def test_readings_that_never_change_are_a_fault(options, server):
     server.frozen = True
     report = run(options(duration_s=5.0))
-    assert report.ended == "fault" and "stale: nothing new measured for 9 ticks" in report.message
+    assert report.ended == "fault" and "stale: nothing new measured for 8 ticks" in report.message
     assert server.damped()
 
 

@@ -144,7 +144,7 @@ def test_damped_gains_have_no_stiffness_nominal_damping_and_limited_torque(limit
 
 
 def test_a_sound_state_has_no_faults(limits):
-    assert check_state(make_state(), limits, stale_ticks=8) == []
+    assert check_state(make_state(), limits, stale_ticks=7) == []
 
 
 def test_tilt_beyond_the_limit_is_a_fall(limits):
@@ -162,7 +162,7 @@ def test_each_fault_names_its_joint(limits):
     assert check_state(make_state(joint_velocity=[0, 0, 22]), limits) == []
     assert check_state(make_state(joint_torque=[math.nan, 0, 0]), limits) == ["not finite: joint_torque of hip"]
     assert check_state(make_state(gyro_b=[math.inf, 0, 0]), limits) == ["not finite: gyro_b of IMU"]
-    assert check_state(make_state(), limits, stale_ticks=9)[0].startswith("stale: nothing new measured for 9")
+    assert check_state(make_state(), limits, stale_ticks=8)[0].startswith("stale: nothing new measured for 8")
 
 
 def test_starting_allows_a_zero_offset_and_no_more(limits):
