@@ -150,7 +150,7 @@ class Row:
         bad_tick: of the policy, where the fault is its own.
         linked: through a proxy.
         terminal: the run has a terminal.
-        early: made before the run starts.
+        early: made before the run starts, and counted from its first stiffness.
         stepping: its clock of the day can be stepped.
         fresh: spoils its twin.
         needs: why it cannot be made here; empty where it can.
@@ -292,6 +292,8 @@ def measure(row: Row, scene: Scene, more: Sequence[str] = (), lead_s: float = LE
         if row.bad_tick is not None:
             with contextlib.suppress(LogError):
                 began = _bad_tick(run, row.bad_tick)
+            if limp is not None and limp < began:
+                raise TooBusy(f"{row.what}: the run was over before the fault: {out.strip()}")
         by_itself = limp is not None and report.get("ended") != "completed"
         return Result(
             ms=1e3 * (limp - began) if by_itself and limp is not None else None,
