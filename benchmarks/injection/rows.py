@@ -327,9 +327,9 @@ POLICY = [
     ),
     Row(what="policy asks for 1,000,000 rad", make="", policy=bad(1e6, 1.0), bad_tick=BAD_TICK, says="policy"),
     Row(
-        what="policy takes 30 ms longer",
+        what="policy takes 60 ms longer",
         make="",
-        policy=slow(0.03),
+        policy=slow(0.06),
         bad_tick=0,
         ends=("fault", "lost"),
         says="too slow|without an answer",
