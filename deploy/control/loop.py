@@ -37,10 +37,10 @@ from deploy.errors import ConnectionLost, DeployError, FaultError, LogError
 from deploy.log.recorder import Recorder, Tick
 from deploy.log.timing import STAGES, TickTimes
 from deploy.robot.damping import damp_joints
-from deploy.robot.faults import Fault, FaultKind
+from deploy.robot.faults import Fault, FaultKind, text_of
 from deploy.robot.interface import Robot
 from deploy.robot.kos import GyroCheck
-from deploy.robot.safety import Limits, SafeTarget, damp, hold, limit, nominal, off
+from deploy.robot.safety import Limits, SafeTarget, check_action, damp, hold, limit, nominal, off
 from deploy.robot.state import RobotState
 from deploy.view.run import RunView
 from robots.spec import PolicySpec
@@ -53,6 +53,8 @@ COARSE_S, FINE_S = 0.0016, 0.0002
 DAMP_FOR_S = 8.0
 DAMP_TIMEOUT_S = 0.5
 SETTLE_S = 1.0
+# How often the gains that the server reports are compared with those it was sent.
+GAINS_S = 0.1
 _NAN = float("nan")
 _PHASES = {
     Order.RAMP: "ramp",
@@ -209,7 +211,7 @@ class ControlLoop:
         stop: Stop,
         plan: Plan,
         step_lock: bool = False,
-        lost_ticks_max: int = 10,
+        lost_ticks_max: int = 7,
         home_tolerance_rad: float = 0.1,
         damp_for_s: float = DAMP_FOR_S,
         on_second: Callable[[str], None] | None = None,
@@ -226,8 +228,7 @@ class ControlLoop:
         self._damp_for_s, self._watchdog, self._view = damp_for_s, watchdog, view
         self._on_warning = on_warning
         self.period_s, self._every = spec.control_period_s / every, every
-        self._ticks_per_s = max(1, round(1.0 / self.period_s))
-        self._gains_due = self._ticks_per_s
+        self._gains_due = self._gains_every = max(1, round(GAINS_S / self.period_s))
         # a simulator in lock step waits for us, so we can wait for it
         self._patience = 500.0 if step_lock else 1.0
         self._monitor = Monitor(
@@ -237,6 +238,7 @@ class ControlLoop:
             base_fixed=base_fixed,
             late_max=late_max,
             lost_max=lost_ticks_max * every,
+            silent_max_s=math.inf if watchdog is None else watchdog.limit_s,
             every=every,
             simulated=step_lock,
         )
@@ -335,6 +337,7 @@ class ControlLoop:
         period, k = self.period_s, 0
         t0 = self._now() + 0.5 * period
         shown = t0
+        self._monitor.heard(t0)
         while True:
             scheduled = k * period if self._step_lock else t0 + k * period
             if not self._step_lock:
@@ -380,17 +383,23 @@ class ControlLoop:
             return self._state, True, _NAN, faults_of(error)
         return state, state.same_reading(self._state), state.round_trip_s, ()
 
-    def _lost(self, error: ConnectionLost) -> tuple[Fault, ...]:
-        self.event("lost", str(error))
-        faults = self._monitor.lost(error)
+    def _lost(self, error: ConnectionLost, *, again: bool = False) -> tuple[Fault, ...]:
+        if not again:
+            self.event("lost", str(error))
+        faults = self._monitor.lost(error, self._now(), again=again)
+        if faults and self._watchdog is not None:
+            try:
+                self._watchdog.check()  # where this process was held up, it was not the link
+            except FaultError as held_up:
+                faults = held_up.faults
         self.counts.lost_in_row_max = max(self.counts.lost_in_row_max, self._monitor.lost_in_row)
         return faults
 
     def _gains_changed(self, k: int, stale: bool) -> tuple[Fault, ...]:
-        """Once a second: the gains that the server reports are still those it reported when they were set."""
+        """The gains that the server reports are still those it reported when they were set."""
         if k < self._gains_due or stale:
             return ()
-        self._gains_due = k + self._ticks_per_s
+        self._gains_due = k + self._gains_every
         different = self._robot.gains_seen(nominal(self._limits))
         known = {line.partition(" is ")[0] for line in self._gains_at_first}
         changed = [line for line in different if line.partition(" is ")[0] not in known]
@@ -447,11 +456,10 @@ class ControlLoop:
             command_s = start + command_round_trip if self._step_lock else self._now()
             self._sent, self._sent_tick = safe.rad, k
             if answered:
-                self._monitor.heard()
+                self._monitor.heard(self._now())
         except ConnectionLost as error:
             self.counts.lost_commands += 1
-            if answered:  # a tick that lost both counts once
-                lost = self._lost(error)
+            lost = self._lost(error, again=not answered)  # a tick that lost both counts once
         finally:
             took("write")
             self._recorder.tick(
@@ -514,6 +522,9 @@ class ControlLoop:
             self.event("command", line)
         inputs = observe(self._names, state, self._command, time_s, self._heading)
         self._action = self._policy.step(inputs)
+        wild = check_action(self._action, self._limits)
+        if wild:
+            raise FaultError(text_of(wild), wild)
         return inputs, self._action, self._action
 
     def _outside(self, inputs: dict[str, np.ndarray]) -> tuple[Fault, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ class Monitor:
         base_fixed: the base cannot move: an IMU that always says the same is none that hangs.
         late_max: the loop may be slower than in training by this share, over a second.
         lost_max: more ticks in a row without an answer are a fault.
+        silent_max_s: no whole answer for longer than this is a fault [s].
         every: ticks for each step of the policy; what is judged by ticks is judged by steps.
         simulated: time is the simulator's.
     """
@@ -41,12 +43,14 @@ class Monitor:
         base_fixed: bool,
         late_max: float,
         lost_max: int,
+        silent_max_s: float,
         every: int,
         simulated: bool,
     ) -> None:
         self._limits = replace(limits, stale_ticks_max=limits.stale_ticks_max * every)
         self._period_s, self._simulated = period_s, simulated
         self._late_max, self._lost_max = late_max, lost_max
+        self._silent_max_s, self._heard_s = silent_max_s, math.inf
         frozen = FrozenLimits(base_fixed=base_fixed)
         frozen = replace(frozen, channel_ticks=frozen.channel_ticks * every, joint_ticks=frozen.joint_ticks * every)
         self._frozen = FrozenChannels(limits.names, frozen)
@@ -68,14 +72,12 @@ class Monitor:
         """
         self._stale_in_row = self._stale_in_row + 1 if stale else 0
         faults = check_state(state, self._limits, self._stale_in_row)
-        if faults or not answered:
+        if not answered:
             return faults
         dt = self._period_s if self._simulated else state.time_s - before.time_s
-        return (
-            check_motion(state, before, dt, self._limits)
-            or self._frozen.add(state, target)
-            or self._turned(state, stale)
-        )
+        # a jump comes first: what it is of can no longer say whether the robot fell
+        faults = check_motion(state, before, dt, self._limits) + faults
+        return faults or self._frozen.add(state, target) or self._turned(state, stale)
 
     def _turned(self, state: RobotState, stale: bool) -> tuple[Fault, ...]:
         if self.gyro_done or stale or self._simulated:
@@ -87,17 +89,24 @@ class Monitor:
         wrong = self.gyro.verdict == "wrong"
         return (Fault(kind=FaultKind.GYRO, where="gyro", detail=self.gyro.message),) if wrong else ()
 
-    def heard(self) -> None:
-        """Everything that was asked in a tick was answered."""
-        self.lost_in_row = 0
+    def heard(self, now: float) -> None:
+        """Everything that was asked in a tick was answered, by now [s]."""
+        self.lost_in_row, self._heard_s = 0, now
 
-    def lost(self, error: ConnectionLost) -> tuple[Fault, ...]:
-        """A tick in which an answer did not come."""
-        self.lost_in_row += 1
-        self._recent.clear()  # a tick that waits for an answer is long, and told of as lost
-        if self.lost_in_row <= self._lost_max:
+    def lost(self, error: ConnectionLost, now: float, *, again: bool = False) -> tuple[Fault, ...]:
+        """A tick in which an answer did not come: neither too many in a row, nor for as long as a loop may be silent.
+
+        Args:
+            error: what was said.
+            now: the time [s].
+            again: of a tick that has lost an answer already.
+        """
+        self.lost_in_row += not again
+        silent = now - self._heard_s
+        if self.lost_in_row <= self._lost_max and silent <= self._silent_max_s:
             return ()
-        detail = f"{self.lost_in_row} ticks in a row without an answer: {error}"
+        ticks = f"{self.lost_in_row} tick{'s' * (self.lost_in_row > 1)} in a row"
+        detail = f"{ticks} without an answer, {silent:.2f} s: {error}"
         return (Fault(kind=FaultKind.LOST, value=self.lost_in_row, high=self._lost_max, detail=detail),)
 
     def ended(self, now: float, round_trip_s: float) -> tuple[Fault, ...]:

@@ -70,11 +70,12 @@ class RunOptions(Settings):
         server: which kind of server it is, see deploy/robot/dialects.py; "auto" finds out.
         gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s"; None takes what its kind speaks.
         base_fixed: the base cannot move, as in a simulator that holds it. An IMU that gives the same values for more
-            than ten ticks is otherwise a fault.
+            than seven ticks is otherwise a fault.
         reset: ask a simulator to put the robot at home first; a robot refuses.
         step_lock: drive a simulator that is in lock step; time is then the simulator's.
         tilt_max_rad: more tilt than this is a fall [rad].
-        lost_ticks_max: more ticks in a row without an answer than this end the run.
+        lost_ticks_max: more ticks in a row without an answer than this end the run; so does a silence that is as long
+            as `watchdog_s`.
         connect_timeout_s: how long to wait for the server [s].
         realtime: ask the system for real-time scheduling; goes on without where that is not allowed.
         damp_for_s: how long to try to damp a robot that does not answer [s].
@@ -133,7 +134,7 @@ class RunOptions(Settings):
     ] = False
     reset: Annotated[bool, Option("have a simulator pick the robot up first (a robot has no such service)")] = False
     step_lock: Annotated[bool, Option("advance a twin in lock step (ksim twin --lockstep)")] = False
-    lost_ticks_max: Annotated[int, Bound(0, 10**6, "ticks")] = 10
+    lost_ticks_max: Annotated[int, Bound(0, 10**6, "ticks")] = 7
     connect_timeout_s: Annotated[float, Bound(0, 600, "seconds")] = 3.0
     late_max: Annotated[
         float,
@@ -164,7 +165,11 @@ class RunOptions(Settings):
     damp_for_s: Annotated[float, Bound(0, 600, "seconds")] = DAMP_FOR_S
     watchdog_s: Annotated[
         float,
-        Option("damp the robot when the loop hangs for so long; 0: never", flag="--watchdog", metavar="S"),
+        Option(
+            "damp the robot when the loop hangs or hears nothing for so long; 0: never",
+            flag="--watchdog",
+            metavar="S",
+        ),
         Bound(0, 60, "seconds"),
     ] = 0.15
     view: Annotated[
@@ -560,6 +565,7 @@ def main(argv: list[str] | None = None) -> int:
         if live:
             print("\r\x1b[K", end="", file=sys.stderr)
         print(report.summary(), file=sys.stderr if args.json else sys.stdout, flush=True)
+    with contextlib.suppress(OSError):  # one of the two may be gone with its terminal
         if args.json:
             print(json.dumps(report.to_json()), flush=True)
         if report.exit_code:

@@ -18,6 +18,7 @@ class FaultKind(StrEnum):
     OVER_SPEED = "over-speed"
     TOO_HOT = "too hot"
     JUMPED = "jumped"
+    TURNED = "orientation jumped"
     STALE = "stale"
     FROZEN = "frozen"
     FROZEN_JOINT = "frozen joint"
@@ -28,6 +29,7 @@ class FaultKind(StrEnum):
     ENVELOPE = "envelope"
     WATCHDOG = "watchdog"
     IMU = "imu"
+    WILD = "wild policy"
     ROBOT = "robot"  # what the server itself tells: an actuator that is offline, a sensor without data
     LOST = "lost"
     ERROR = "error"  # no fault of the robot: a full disk, a policy that gives NaN, a bug
@@ -40,6 +42,8 @@ _TEXT = {
     FaultKind.OVER_SPEED: "over-speed: {where} at {value:.1f} rad/s, limit {high:.1f} rad/s",
     FaultKind.TOO_HOT: "too hot: {where} at {value:.0f} C, limit {high:g} C",
     FaultKind.JUMPED: "jumped: {where} by {value:+.2f} rad {detail}",
+    FaultKind.TURNED: "orientation jumped: by {value:.2f} rad {detail}",
+    FaultKind.WILD: "policy: asks for {value:.4g} rad of {where}{detail}, limits [{low:.3f}, {high:.3f}] rad",
     FaultKind.STALE: "stale: nothing new measured for {value:g} ticks, limit {high:g}",
     FaultKind.FROZEN: "frozen: {where} gave the same values for {value:g} ticks",
     FaultKind.IMU: "IMU: up by its accelerometer is {value:.0f} degrees away from up by its orientation: one of them "

@@ -34,7 +34,7 @@ class FrozenLimits:
         base_fixed: the base cannot move, as on a simulator that holds it: the IMU is not judged.
     """
 
-    channel_ticks: int = 10
+    channel_ticks: int = 7
     joint_ticks: int = 25
     joint_moved_rad: float = 0.1
     rest_rad: float = 0.05

@@ -17,7 +17,7 @@ from deploy.errors import SafetyError
 from deploy.robot.faults import Clamp, ClampKind, Fault, FaultKind
 from deploy.robot.state import RobotState
 from robots.inputs import LIMIT_SLACK_RAD
-from robots.rotation import GRAVITY_M_S2
+from robots.rotation import GRAVITY_M_S2, rotvec_between
 from robots.spec import PolicySpec, RobotSpec
 
 _KEY = object()
@@ -28,6 +28,10 @@ START_SLACK_RAD = 0.06
 FRAME_MAX_RAD = 0.8
 # Readings farther apart than this say nothing of how a joint moved between them [s].
 MOTION_GAP_S = 0.05
+# The same of an orientation, whose turn may have taken longer by so much: an IMU of 17 Hz that loses a packet [s].
+TURN_READ_S, TURN_GAP_S = 0.2, 0.1
+# A policy that asks for more than this beyond a joint's range has gone wrong [rad].
+WILD_RAD = np.pi
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,8 @@ class Limits:
         temperature_max_c: a motor hotter than this is a fault [Celsius].
         jump_max_rad: a joint that is farther than this from where its speed takes it, from one reading to the next,
             is a fault: two joints changed places, an encoder slipped, an answer is another's [rad].
+        turn_max_rad: an orientation that is farther than this from where the gyro takes it is a fault: the IMU came
+            loose, or started anew with another frame [rad].
     """
 
     names: tuple[str, ...]
@@ -61,12 +67,13 @@ class Limits:
     tilt_max_rad: float = 1.0
     range_slack_rad: float = LIMIT_SLACK_RAD
     over_speed: float = 1.5
-    stale_ticks_max: int = 10
+    stale_ticks_max: int = 7
     temperature_max_c: float = 100.0
     jump_max_rad: float = 0.15
+    turn_max_rad: float = 0.5
 
     @classmethod
-    def from_spec(cls, spec: PolicySpec | RobotSpec, *, tilt_max_rad: float = 1.0, stale_ticks_max: int = 10) -> Limits:
+    def from_spec(cls, spec: PolicySpec | RobotSpec, *, tilt_max_rad: float = 1.0, stale_ticks_max: int = 7) -> Limits:
         """The limits of a robot, or of the robot that a policy was trained for."""
         robot = spec.robot if isinstance(spec, PolicySpec) else spec
         return cls(
@@ -286,16 +293,29 @@ def check_imu(state: RobotState, accelerometer: bool) -> tuple[Fault, ...]:
     return (fault,)
 
 
+def _check_turn(state: RobotState, before: RobotState, dt: float, limits: Limits) -> tuple[Fault, ...]:
+    if not 0.0 < dt < TURN_READ_S:
+        return ()
+    turned = float(np.linalg.norm(rotvec_between(before.quat_wxyz, state.quat_wxyz)))
+    spin = max(float(np.linalg.norm(before.gyro_b)), float(np.linalg.norm(state.gyro_b)))
+    most = limits.turn_max_rad + (TURN_GAP_S + dt) * spin
+    if not turned > most:
+        return ()
+    detail = f"within {1e3 * dt:.0f} ms, at {spin:.1f} rad/s"
+    return (Fault(kind=FaultKind.TURNED, where="orientation", value=turned, high=most, detail=detail),)
+
+
 def check_motion(state: RobotState, before: RobotState, dt: float, limits: Limits) -> tuple[Fault, ...]:
     """What forbids going on between two readings that are `dt` apart [s]."""
+    jumped = _check_turn(state, before, dt, limits)
     if not 0.0 < dt < MOTION_GAP_S:
-        return ()
+        return jumped
     v0, v1 = before.joint_velocity, state.joint_velocity
     # a joint that speeds up is anywhere between what both speeds say, and a server may tell the feedback of the period
     # before, once or twice
     slack = limits.jump_max_rad + (0.5 * np.abs(v1 - v0) + np.maximum(np.abs(v0), np.abs(v1))) * dt
     moved = state.joint_position - before.joint_position
-    return tuple(
+    return jumped + tuple(
         Fault(
             kind=FaultKind.JUMPED,
             where=limits.names[i],
@@ -306,6 +326,16 @@ def check_motion(state: RobotState, before: RobotState, dt: float, limits: Limit
         )
         for i in np.flatnonzero(np.abs(moved - 0.5 * (v0 + v1) * dt) > slack)
     )
+
+
+def check_action(action: np.ndarray, limits: Limits) -> tuple[Fault, ...]:
+    """What a policy that has gone wrong asks for (joints,) [rad]; one fault at most."""
+    wild = np.flatnonzero((action < limits.lower - WILD_RAD) | (action > limits.upper + WILD_RAD))
+    if not wild.size:
+        return ()
+    i, more = wild[0], f" and {wild.size - 1} more joints" if wild.size > 1 else ""
+    low, high = limits.lower[i], limits.upper[i]
+    return (Fault(kind=FaultKind.WILD, where=limits.names[i], value=action[i], low=low, high=high, detail=more),)
 
 
 def check_start(state: RobotState, limits: Limits) -> tuple[Fault, ...]:

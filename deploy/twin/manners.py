@@ -6,6 +6,7 @@ What is not a field of a dialect is in the comments "kos-sim:" and "kos-zbot:"; 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ import numpy as np
 from kos_protos import actuator_pb2, common_pb2, sim_pb2
 
 from deploy.robot.dialects import KOS_SIM, TWIN, Dialect, named
+from deploy.twin.faults import Faults
 from deploy.twin.plant import Plant
 from deploy.twin.services import CALLS, OK, Services
 
@@ -31,8 +33,15 @@ class Aborted(Exception):
 class Imitation(Services):
     """The answers of another server. Args as of `Services`, and which it is."""
 
-    def __init__(self, plant: Plant, lockstep: bool, dialect: Dialect) -> None:
-        super().__init__(plant, lockstep)
+    def __init__(
+        self,
+        plant: Plant,
+        lockstep: bool,
+        dialect: Dialect,
+        faults: Faults | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        super().__init__(plant, lockstep, faults, tell)
         self.dialect = dialect
         if "rad/s" in (dialect.gyro_unit, plant.reality.sensors.gyro_unit):
             self._gyro_scale = 1.0
@@ -110,14 +119,22 @@ class Imitation(Services):
         return sim_pb2.GetParametersResponse(parameters=parameters)
 
 
-def services_as(server: str, plant: Plant, lockstep: bool) -> Services:
-    """The answers of a kind of server over a plant.
+def services_as(
+    server: str,
+    plant: Plant,
+    lockstep: bool,
+    faults: Faults | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Services:
+    """The answers of a kind of server over a plant; the rest as of `Services`.
 
     Raises:
         OptionError: there is no server of that name.
     """
     dialect = named(server)
-    return Services(plant, lockstep) if dialect is TWIN else Imitation(plant, lockstep, dialect)
+    if dialect is TWIN:
+        return Services(plant, lockstep, faults, tell)
+    return Imitation(plant, lockstep, dialect, faults, tell)
 
 
 def calls_as(server: str) -> dict[str, dict[str, Any]]:

@@ -120,6 +120,7 @@ class Plant:
         self.kp, self.kd = np.zeros(n), np.zeros(n)
         self.max_torque = np.asarray(self.spec.column("torque_limit_nm"))
         self.enabled = np.zeros(n, dtype=bool)
+        self._strength = np.ones(n)
         self._touch_gains()
 
         commands, sensors = self.reality.commands, self.reality.sensors
@@ -161,7 +162,7 @@ class Plant:
         self.params = MotorParams(
             kp=self.kp * self._scale["kp"],
             kd=self.kd * self._scale["kd"],
-            torque_limit=limit * self._scale["torque"],
+            torque_limit=limit * self._scale["torque"] * self._strength,
             velocity_max=self._nominal.velocity_max,
             friction=self._friction,
             damping=self._damping,
@@ -190,6 +191,16 @@ class Plant:
         """Which motors give all the torque that they may (joints,)."""
         return self.enabled & (np.abs(self._drive) >= 0.999 * self.params.torque_limit)
 
+    @property
+    def driven_s(self) -> float:
+        """Simulated time since the first command after torque was enabled [s]; negative before."""
+        return -1.0 if self._driven_step is None else (self.step_count - self._driven_step) * self.dt
+
+    def weaken(self, joint: int, share: float) -> None:
+        """Leave a motor this share of its torque limit, whatever it is told."""
+        self._strength[joint] = share
+        self._touch_gains()
+
     def configure(
         self, joint: int, *, kp: float, kd: float, max_torque: float, torque_enabled: bool | None = None
     ) -> None:
@@ -213,6 +224,8 @@ class Plant:
         home once any joint has torque.
         """
         settings, n = self.reality.commands, self.joints
+        if self._driven_step is None and self.enabled.any():
+            self._driven_step = self.step_count
         if self.held and self.start != "hang" and self.enabled.any():
             self.release()
         lost = bool(settings.loss) and self._command_rng.random() < settings.loss
@@ -343,6 +356,7 @@ class Plant:
         self._push_end_s = -1.0
         self._next_push_s = self.time_s + self.reality.pushes.start_s
         self._released_step = self.step_count
+        self._driven_step: int | None = None
 
     def _measured(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities as the motors' encoders tell them."""

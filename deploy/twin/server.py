@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ import grpc.aio
 import numpy as np
 
 from deploy.errors import DeployError
+from deploy.twin.faults import Faults, faults_help, parse_fault
 from deploy.twin.manners import Aborted, calls_as, services_as
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality, load_reality
@@ -114,6 +116,8 @@ class Twin:
         lockstep: time advances through SimulationService.Step only.
         start: "home" or "hang", see `Plant`.
         server: whose manners it has, see deploy/robot/dialects.py.
+        faults: lines of text, see `deploy.twin.faults`.
+        tell: called with what happens, in words, and its monotonic time [s].
     """
 
     def __init__(
@@ -127,9 +131,15 @@ class Twin:
         lockstep: bool = False,
         start: str = "home",
         server: str = "twin",
+        faults: Sequence[str] = (),
+        tell: Callable[[str, float], None] | None = None,
     ) -> None:
         self.plant = Plant(robot, reality, seed=seed, start=start)
-        self.services = services_as(server, self.plant, lockstep)
+        wanted = [parse_fault(line, self.plant.spec) for line in faults]
+        self._tell = tell or (lambda what, when: None)
+        self.faults = Faults(self.plant, wanted, lambda fault, when: self._tell(f"fault {fault.kind}", when))
+        done = lambda what: self._tell(what, time.monotonic())  # noqa: E731
+        self.services = services_as(server, self.plant, lockstep, self.faults, done)
         self._calls = calls_as(server)
         self.host, self.port = host, port
         self.view: TwinView | None = None
@@ -149,6 +159,8 @@ class Twin:
                     await asyncio.sleep(fate.stall_s)
                 if fate.fail:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the twin's reality lost this call")
+            if not spared and await self.faults.hold(call):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "a fault of the twin lost this call")
             self.services.catch_up()
             try:
                 return answer(request)
@@ -156,6 +168,18 @@ class Twin:
                 await context.abort(aborted.code, aborted.detail)
 
         return handle
+
+    def hear(self, line: str) -> None:
+        """A fault that begins while it serves, or "clear"; on the thread that serves."""
+        try:
+            if line.strip() == "clear":
+                self.services.clear_faults()
+                self._tell("clear", time.monotonic())
+            elif line.strip():
+                self.faults.add(parse_fault(line.strip(), self.plant.spec))
+                self.services.catch_up()
+        except DeployError as error:
+            self._tell(f"refused: {error}", time.monotonic())
 
     async def serve(self, ready: Callable[[], None], stop: asyncio.Event) -> None:
         """Serve until `stop` is set; `ready` is called once the port answers.
@@ -269,6 +293,8 @@ def spawn_twin(
     start: str = "home",
     truth: str | Path | None = None,
     server: str = "twin",
+    faults: Sequence[str] = (),
+    fault_input: bool = False,
     timeout_s: float = 60.0,
 ) -> Iterator[TwinProcess]:
     """A twin in a process of its own, ready when the block begins and ended with SIGTERM after it.
@@ -282,6 +308,8 @@ def spawn_twin(
         start: "home" or "hang".
         truth: .npz to write when it ends.
         server: whose manners it has.
+        faults: what is wrong with it, see `deploy.twin.faults`.
+        fault_input: more of them come through the process's standard input; it then tells on its standard output.
         timeout_s: how long it may take to be ready [s].
 
     Raises:
@@ -302,7 +330,15 @@ def spawn_twin(
     command += ["--reality", str(reality)] if reality is not None else []
     command += ["--truth", str(truth)] if truth is not None else []
     command += ["--lockstep"] if lockstep else []
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command += [word for line in faults for word in ("--fault", line)]
+    command += ["--fault-input"] if fault_input else []
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE if fault_input else None,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     timer = threading.Timer(timeout_s, process.kill)
     timer.start()
     try:
@@ -351,6 +387,31 @@ class TwinOptions(Settings):
         Bound(0, 65535, "a port"),
     ] = None
     truth: Annotated[str | None, Option("write what really happened to this .npz at the end")] = None
+    fault: Annotated[
+        tuple[str, ...],
+        Option("what goes wrong, see above; repeat it", metavar="KIND[:WHERE][=VALUE][@S]", read=tuple),
+    ] = ()
+    fault_input: Annotated[
+        bool, Option("take more faults from standard input, one a line (clear: none), and tell when each begins")
+    ] = False
+
+
+def _hear(twin: Twin, loop: asyncio.AbstractEventLoop) -> None:
+    """Read faults from standard input until it ends."""
+    for line in sys.stdin:
+        with contextlib.suppress(RuntimeError):  # the twin has ended
+            loop.call_soon_threadsafe(twin.hear, line)
+
+
+def _told(what: str, when: float) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        print(json.dumps({"event": what, "monotonic_s": when}), flush=True)
+
+
+def _said(what: str, when: float) -> None:
+    if what.startswith("fault"):
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"twin: {what} begins", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -363,8 +424,10 @@ def main(argv: list[str] | None = None) -> int:
         "With --start home the robot is held still at home, feet on the floor, like on a gantry. It is let go by the\n"
         "first CommandActuators after torque is enabled on any joint, or by SimulationService.SetPaused(false).\n"
         "SimulationService.Reset picks it up again. With --start hang the base stays fixed above the floor and the\n"
-        "joints are free. There is no watchdog, as on the robot: the last command stays in force.",
-        "ksim twin --robot kbot --port 50051 --reality configs/reality_demo.yaml",
+        "joints are free. There is no watchdog, as on the robot: the last command stays in force.\n\n"
+        "Faults, S seconds after the first command with torque, at once without @S; names can be several (a,b):\n"
+        f"{faults_help()}",
+        "ksim twin --fault imu_frozen@5\n  ksim twin --robot kbot --port 50051 --reality configs/reality_demo.yaml",
     )
     if args.truth:
         _check_truth(Path(args.truth))
@@ -377,6 +440,8 @@ def main(argv: list[str] | None = None) -> int:
         lockstep=args.lockstep,
         start=args.start,
         server=args.server,
+        faults=args.fault,
+        tell=_told if args.fault_input else _said,
     )
 
     def ready() -> None:
@@ -394,6 +459,8 @@ def main(argv: list[str] | None = None) -> int:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stop.set)
+        if args.fault_input:
+            threading.Thread(target=_hear, args=(twin, loop), daemon=True, name="faults").start()
         gc.collect()
         gc.freeze()  # the model stays; the collector need not look at it while a client waits
         await twin.serve(ready, stop)

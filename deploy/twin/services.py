@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from google.protobuf.empty_pb2 import Empty
 from kos_protos import actuator_pb2, common_pb2, imu_pb2, sim_pb2
 
+from deploy.twin.faults import Faults
 from deploy.twin.plant import Plant
 from robots import rotation
 
@@ -40,10 +42,21 @@ class Services:
     Args:
         plant: the simulated robot.
         lockstep: time advances through Step only.
+        faults: what is wrong with it.
+        tell: called with "stiff" when every joint has been given a stiffness, and with "limp" when every joint has been
+            configured and none has any.
     """
 
-    def __init__(self, plant: Plant, lockstep: bool) -> None:
+    def __init__(
+        self,
+        plant: Plant,
+        lockstep: bool,
+        faults: Faults | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self.plant = plant
+        self.faults = faults or Faults(plant)
+        self._tell, self._configured = tell, set()
         self.lockstep = lockstep
         self.paused = False
         self.time_scale = 1.0
@@ -64,6 +77,8 @@ class Services:
 
     def catch_up(self) -> None:
         """Bring physics to the present; in lock-step or paused it stays where it is."""
+        if self.faults.begin():
+            self._forget()
         if self.lockstep or self.paused:
             return
         plant = self.plant
@@ -78,8 +93,13 @@ class Services:
     def _sample(self) -> Any:
         # the calls of one gathered read share the sample of one physics step
         if self._sampled[0] != self.plant.step_count:
-            self._sampled = (self.plant.step_count, self.plant.read())
+            self._sampled = (self.plant.step_count, self.faults.sensed(self.plant.read()))
         return self._sampled[1]
+
+    def clear_faults(self) -> None:
+        """Nothing is wrong any more."""
+        self.faults.clear()
+        self._forget()
 
     def _forget(self) -> None:
         self._sampled = (-1, None)
@@ -97,11 +117,13 @@ class Services:
                     common_pb2.ActionResult(actuator_id=c.actuator_id, success=False, error=_error(why)),
                 )
                 continue
+            joint = self.faults.behind(joint)
+            sign = -1.0 if "joint_inverted" in self.faults.about(joint) else 1.0
             joints.append(joint)
             # K-Bot: a position, velocity or torque left out is 0, which is what an absent field reads as
-            position.append(math.radians(c.position))
-            velocity.append(math.radians(c.velocity))
-            torque.append(c.torque)
+            position.append(sign * math.radians(c.position))
+            velocity.append(sign * math.radians(c.velocity))
+            torque.append(sign * c.torque)
             results.append(common_pb2.ActionResult(actuator_id=c.actuator_id, success=True))
         if joints:
             self.plant.command(joints, position, velocity, torque)
@@ -113,6 +135,9 @@ class Services:
             return _refused(f"actuator {request.actuator_id} is not on the bus")
         if request.HasField("new_actuator_id"):
             return _refused("a twin's ids do not change", common_pb2.NOT_IMPLEMENTED)
+        joint = self.faults.behind(joint)
+        if "joint_refuses" in self.faults.about(joint):
+            return _refused("bus error", common_pb2.HARDWARE_FAILURE)
         # K-Bot: a gain left out is set to 0 and a torque limit left out to 120 N m; they are not kept
         kp, kd = request.kp, request.kd
         limit = request.max_torque if request.HasField("max_torque") else DEFAULT_MAX_TORQUE_NM
@@ -123,26 +148,35 @@ class Services:
         if request.zero_position:
             self.plant.set_zero(joint)
             self._forget()
+        self._configured.add(joint)
+        if self._tell is not None and len(self._configured) == self.plant.joints:
+            stiff = self.plant.kp > 0
+            if stiff.all() or not stiff.any():
+                self._configured.clear()
+                self._tell("stiff" if stiff.all() else "limp")
         return OK
 
     def GetActuatorsState(self, request: Any) -> Any:
         plant, states = self.plant, []
         sample = self._sample()
         # K-Bot: no ids gives no states, and an id without feedback is left out
-        joints = [(i, self._joint_of[i]) for i in request.actuator_ids if i in self._joint_of]
+        joints = [(i, self.faults.behind(self._joint_of[i])) for i in request.actuator_ids if i in self._joint_of]
         position = np.degrees(sample.position).tolist()
         velocity = np.degrees(sample.velocity).tolist()
         torque = sample.torque.tolist()
         for actuator_id, j in joints:
-            spec = plant.spec.joints[j]
+            spec, wrong = plant.spec.joints[j], self.faults.about(j)
+            if "joint_silent" in wrong:
+                continue
             states.append(
                 actuator_pb2.ActuatorStateResponse(
                     actuator_id=actuator_id,
-                    online=True,
+                    online="joint_offline" not in wrong,
                     position=position[j],
                     velocity=velocity[j],
                     torque=torque[j],
-                    temperature=AMBIENT_C,
+                    temperature=wrong.get("joint_hot", AMBIENT_C),
+                    faults=["over current"] if "joint_faulted" in wrong else [],
                     torque_enabled=bool(plant.enabled[j]),
                     kp=float(plant.kp[j]),
                     kd=float(plant.kd[j]),

@@ -42,9 +42,9 @@ def ticks_until(limits: FrozenLimits, same: dict, target=lambda k: np.zeros(2), 
         ("joints", {"joint_position": np.zeros(2), "joint_velocity": np.zeros(2)}),
     ],
 )
-def test_a_channel_that_repeats_its_bits_is_named_after_ten_ticks(channel, same):
+def test_a_channel_that_repeats_its_bits_is_named_after_seven_ticks(channel, same):
     moving = lambda k: np.full(2, 0.01 * k)  # noqa: E731
-    assert ticks_until(FrozenLimits(), same, moving) == (11, [f"frozen: {channel} gave the same values for 11 ticks"])
+    assert ticks_until(FrozenLimits(), same, moving) == (8, [f"frozen: {channel} gave the same values for 8 ticks"])
 
 
 def test_a_robot_that_moves_and_an_imu_of_17_hz_are_no_fault():
@@ -67,7 +67,7 @@ def test_a_fixed_base_excuses_the_imu_alone():
     still = {"quat_wxyz": np.array([1.0, 0.0, 0.0, 0.0]), "gyro_b": np.zeros(3)}
     assert ticks_until(fixed, still)[0] == -1
     held = {"joint_position": np.zeros(2), "joint_velocity": np.zeros(2)}
-    assert ticks_until(fixed, held, lambda k: np.full(2, 0.01 * k))[0] == 11
+    assert ticks_until(fixed, held, lambda k: np.full(2, 0.01 * k))[0] == 8
     # a robot at rest with quantised encoders
     assert ticks_until(fixed, held)[0] == ticks_until(FrozenLimits(), held)[0] == -1
 
@@ -116,7 +116,7 @@ def test_a_run_with_a_frozen_imu_ends_damped(kinfer, server, tmp_path, channel):
     server.frozen_channels = {channel}
     report = run(options)
     assert (report.ended, report.damped) == ("fault", True) and server.damped()
-    assert report.message == f"frozen: {channel} gave the same values for 11 ticks"
+    assert report.message == f"frozen: {channel} gave the same values for 8 ticks"
     other = RunOptions(
         bundle=kinfer,
         port=server.port,

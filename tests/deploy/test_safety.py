@@ -11,6 +11,7 @@ from deploy.robot.safety import (
     Gains,
     Limits,
     SafeTarget,
+    check_action,
     check_imu,
     check_motion,
     check_start,
@@ -149,7 +150,7 @@ def test_damped_gains_have_no_stiffness_nominal_damping_and_limited_torque(limit
 
 
 def test_a_sound_state_has_no_faults(limits):
-    assert told(check_state(make_state(), limits, stale_ticks=10)) == ()
+    assert told(check_state(make_state(), limits, stale_ticks=7)) == ()
 
 
 def test_tilt_beyond_the_limit_is_a_fall(limits):
@@ -167,7 +168,7 @@ def test_each_fault_names_its_joint(limits):
     assert told(check_state(make_state(joint_velocity=[0, 0, 22]), limits)) == ()
     assert told(check_state(make_state(joint_torque=[math.nan, 0, 0]), limits)) == ("not finite: joint_torque of hip",)
     assert told(check_state(make_state(gyro_b=[math.inf, 0, 0]), limits)) == ("not finite: gyro_b of IMU",)
-    assert told(check_state(make_state(), limits, stale_ticks=11))[0].startswith("stale: nothing new measured for 11")
+    assert told(check_state(make_state(), limits, stale_ticks=8))[0].startswith("stale: nothing new measured for 8")
 
 
 def test_starting_allows_a_zero_offset_and_no_more(limits):
@@ -221,3 +222,30 @@ def test_a_hot_motor_is_named_and_one_that_tells_no_temperature_is_not(limits):
 def test_an_imu_whose_parts_have_other_frames_may_not_start(accel, reads, refused):
     found = check_imu(make_state(accel_b=accel), reads)
     assert len(found) == refused and all("degrees away from up" in str(fault) for fault in found)
+
+
+def test_an_orientation_that_the_gyro_does_not_explain_has_jumped(limits):
+    def turned(by, spin=0.0, sign=1.0, dt=0.02):
+        # about z, which leaves gravity where it is
+        quat = sign * np.array([math.cos(by / 2), 0, 0, math.sin(by / 2)])
+        before = make_state(gyro_b=[0, 0, spin])
+        return told(check_motion(make_state(quat_wxyz=quat, gyro_b=[0, 0, spin]), before, dt, limits))
+
+    # 0.5 rad, and what the gyro says for 0.12 s
+    assert turned(0.49) == () and turned(0.85, spin=3.0) == ()
+    assert turned(0.51) == ("orientation jumped: by 0.51 rad within 20 ms, at 0.0 rad/s",)
+    assert turned(0.87, spin=3.0) == ("orientation jumped: by 0.87 rad within 20 ms, at 3.0 rad/s",)
+    assert len(turned(math.pi / 2)) == 1 and turned(math.pi / 2, dt=0.19) and turned(math.pi / 2, dt=0.21) == ()
+    # a quaternion and its negative are one orientation
+    assert turned(0.1, sign=-1.0) == ()
+
+
+def test_a_policy_that_asks_for_half_a_turn_beyond_the_range_has_gone_wrong(limits):
+    # limits -1 and 1.5 rad: from -4.14 to 4.64 rad
+    assert told(check_action(np.array([4.6, -4.1, 0.0]), limits)) == ()
+    assert told(check_action(np.array([0.0, 4.7, 0.0]), limits)) == (
+        "policy: asks for 4.7 rad of knee, limits [-1.000, 1.500] rad",
+    )
+    assert told(check_action(np.array([-1e6, 1e6, 0.0]), limits)) == (
+        "policy: asks for -1e+06 rad of hip and 1 more joints, limits [-1.000, 1.500] rad",
+    )

@@ -245,6 +245,8 @@ def test_a_terminal_that_takes_nothing_holds_no_loop(kinfer, server, tmp_path):
             "60",
             "--max-late",
             "10",
+            "--watchdog",
+            "2",
         ],
         stdin=theirs,
         stdout=subprocess.DEVNULL,
