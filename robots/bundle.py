@@ -120,7 +120,7 @@ def write_bundle(path: str | Path, bundle: Bundle) -> None:
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read a bundle of ours or of K-Scale's. The graphs themselves are not looked at: see deploy/bundle/graph/check.py.
+    """Read a bundle of ours or of K-Scale's. Of the graphs nothing is read: see deploy.bundle.graph.read_graphs.
 
     Raises:
         BundleError: the file is missing, truncated, too large, or not what its metadata says.

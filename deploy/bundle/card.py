@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from deploy.bundle.graph.check import GraphFacts, check_graphs
-from deploy.bundle.graph.wire import parse
-from deploy.bundle.session import OnnxPolicy, known_inputs
+from deploy.bundle.graph import GraphFacts, read_graphs
+from deploy.bundle.session import OnnxPolicy
 from deploy.errors import PolicyError
 from robots.bundle import EXTRA_KEY, Bundle, read_bundle
 from robots.errors import SpecError
@@ -66,8 +63,8 @@ class Card:
         return {
             "file": self.file_digest,
             "bundle": self.bundle.digest,
-            "init_fn": hashlib.sha256(self.bundle.init_fn).hexdigest(),
-            "step_fn": hashlib.sha256(self.bundle.step_fn).hexdigest(),
+            "init_fn": self.init.digest,
+            "step_fn": self.step.digest,
             "weights": spec.weights_digest if spec else "",
             "config": spec.config_digest if spec else "",
             "robot": spec.robot.digest if spec else "",
@@ -122,9 +119,8 @@ def make_card(path: str | Path) -> Card:
     path = Path(path)
     bundle = read_bundle(path)
     data = path.read_bytes()
-    sizes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size)
     try:
-        init, step = check_graphs(bundle, sizes)
+        init, step = read_graphs(bundle)
     except PolicyError as error:
         raise PolicyError(f"{path}: {error}") from error
     try:
@@ -168,27 +164,16 @@ class Difference:
     b: Any
 
 
-def _same_message(a: Any, b: Any) -> bool:
-    """Two parts of a graph say the same."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same_message(a[k], b[k]) for k in a)
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return np.array_equal(a, b)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_same_message, a, b))
-    return type(a) is type(b) and a == b
-
-
-# who wrote a graph and what he wrote beside it; not what it computes
-_NOT_COMPUTED = ("metadata_props", "producer_name", "producer_version", "model_version", "doc_string", "domain")
-
-
-def graph_relation(a: bytes, b: bytes) -> str:
+def graph_relation(a: GraphFacts, b: GraphFacts) -> str:
     """How two graphs relate: "the same bytes", "the same graph, other notes in it" or "another graph"."""
-    if a == b:
+    if a.digest == b.digest:
         return "the same bytes"
-    one, other = ({k: v for k, v in parse(m, "graph").items() if k not in _NOT_COMPUTED} for m in (a, b))
-    return "the same graph, other notes in it" if _same_message(one, other) else "another graph"
+    return "the same graph, other notes in it" if a.computes == b.computes else "another graph"
+
+
+def graph_relations(a: Card, b: Card) -> dict[str, str]:
+    """How each graph of one bundle relates to that of the other."""
+    return {"init_fn": graph_relation(a.init, b.init), "step_fn": graph_relation(a.step, b.step)}
 
 
 def _order(names: tuple[str, ...]) -> str:
@@ -213,8 +198,7 @@ def compare(a: Card, b: Card) -> list[Difference]:
     add("graphs: inputs", _order(tuple(a.step.inputs)), _order(tuple(b.step.inputs)))
     for what in ("opset", "ir_version", "nodes", "weights", "bytes"):
         add(f"graphs: {what}", getattr(a.step, what), getattr(b.step, what))
-    for what in ("init_fn", "step_fn"):
-        relation = graph_relation(getattr(a.bundle, what), getattr(b.bundle, what))
+    for what, relation in graph_relations(a, b).items():
         if relation != "the same bytes":
             add(f"digests: {what} ({relation})", a.digests[what], b.digests[what])
     add("state", a.state, b.state)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Annotated, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from deploy.bundle.card import Card, Difference, compare, flatten, graph_relation, make_card
-from deploy.bundle.graph.check import GraphFacts
+from deploy.bundle.card import Card, Difference, compare, flatten, graph_relations, make_card
+from deploy.bundle.graph import GraphFacts
 from robots.spec import ArraySpec
 from toolkit.cli import Option, options
 from toolkit.settings import Settings
 
 # of a pipe, which has no width of its own
 WIDTH = 100
+# no column is folded below this
+NARROW = 8
 UNKNOWN = "not told"
 _JOINTS = "joints: kp [N m/rad], kd [N m s/rad], torque limit/at most [N m], speed [rad/s], angles [rad]"
 # More figures of the proofs than this are told in one line.
@@ -69,37 +71,44 @@ class _Page:
     """Tables one below the other, at the width of the terminal or of a page."""
 
     def __init__(self) -> None:
-        console = Console()
-        # names in a file are text, whatever brackets they hold
-        self.console = Console(
-            width=None if console.is_terminal else WIDTH, markup=False, emoji=False, highlight=False, soft_wrap=False
-        )
+        terminal = sys.stdout.isatty()
+        self._width = shutil.get_terminal_size().columns if terminal else WIDTH
+        self._styled = "\x1b[{}m{}\x1b[0m" if terminal else "{1}"
 
-    def table(self, title: str, columns: Iterable[str], rows: Iterable[Sequence[object]], right: str = "") -> None:
+    def _rows(self, rows: Sequence[Sequence[str]], right: Sequence[int], kept: Sequence[int]) -> list[str]:
+        """Lines of a table: columns of numbers stand right; those that are not `kept` whole are folded to fit."""
+        columns = [[row[i].split("\n") for row in rows] for i in range(len(rows[0]))] if rows else []
+        widths = [max(len(line) for cell in column for line in cell) for column in columns]
+        folded = [i for i in range(len(columns)) if i not in kept]
+        while folded and sum(widths) + 2 * (len(widths) - 1) > self._width:
+            widest = max(folded, key=lambda i: widths[i])
+            if widths[widest] <= NARROW:
+                break
+            widths[widest] -= 1
+        out = []
+        for cells in zip(*columns, strict=True):
+            parts = [
+                [part for line in cell for part in textwrap.wrap(line, max(width, 1), break_on_hyphens=False) or [""]]
+                for cell, width in zip(cells, widths, strict=True)
+            ]
+            for line in zip_longest(*parts, fillvalue=""):
+                placed = (f"{text:{'>' if i in right else '<'}{widths[i]}}" for i, text in enumerate(line))
+                out.append("  ".join(placed).rstrip())
+        return out
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: str = "") -> None:
         """A table; columns named in `right` hold numbers."""
-        table = Table(box=None, pad_edge=False)
-        table.padding = (0, 2, 0, 0)
-        table.header_style = "underline"
-        for column in columns:
-            numbers = column in right.split(", ")
-            table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
-        for row in rows:
-            table.add_row(*map(str, row))
-        self.console.print(title, style="bold")
-        self.console.print(table)
-        self.console.print()
+        numbers = [i for i, column in enumerate(columns) if column in right.split(", ")]
+        head, *lines = self._rows([columns, *(tuple(map(str, row)) for row in rows)], numbers, numbers)
+        self.text("\n".join([self._styled.format(1, title), self._styled.format(4, head), *lines, ""]))
 
-    def pairs(self, title: str, rows: Iterable[tuple[str, str]]) -> None:
+    def pairs(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """Names and what they stand for."""
-        table = Table(box=None, show_header=False, pad_edge=False)
-        table.padding = (0, 2)
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        self.console.print(title, style="bold")
-        self.console.print(table)
-        self.console.print()
+        self.text("\n".join([self._styled.format(1, title), *self._rows(rows, (), (0,)), ""]))
+
+    def text(self, text: str) -> None:
+        """As it is."""
+        print(text)
 
 
 def _head(card: Card) -> list[tuple[str, str]]:
@@ -187,7 +196,7 @@ def _interface(page: _Page, card: Card) -> None:
         page.table(f"carry: {card.bundle.carry_size} numbers", ("part", "shape", "elements"), layout, "shape")
     else:
         told = "" if spec is None or not spec.carry_size else f"; what each is: {UNKNOWN}"
-        page.console.print(f"carry: {card.bundle.carry_size} numbers{told}\n")
+        page.text(f"carry: {card.bundle.carry_size} numbers{told}\n")
 
 
 def _groups(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -297,10 +306,10 @@ def _proof_size(card: Card) -> str:
 def show_differences(a: Card, b: Card, found: list[Difference]) -> None:
     """Print how two bundles differ."""
     page = _Page()
-    relations = {w: graph_relation(getattr(a.bundle, w), getattr(b.bundle, w)) for w in ("init_fn", "step_fn")}
+    relations = graph_relations(a, b)
     if not found:
         files = "the same file" if a.file_digest == b.file_digest else "packed differently"
-        page.console.print(f"{a.path.name} and {b.path.name} are the same policy ({files})")
+        page.text(f"{a.path.name} and {b.path.name} are the same policy ({files})")
         return
     page.pairs(f"{a.path.name} (A) and {b.path.name} (B)", [(k, f"{v} in both" if v == "the same bytes" else v)
                                                            for k, v in relations.items()])  # fmt: skip

@@ -12,25 +12,18 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from deploy.bundle.graph.check import check_graphs
+from deploy.bundle.graph import CARRY, known_inputs, read_graphs
 from deploy.errors import PolicyError
 from deploy.robot.state import RobotState
 from robots.bundle import Bundle
-from robots.inputs import BY_NAME, POLICY_INPUTS
+from robots.inputs import BY_NAME
 from robots.spec import CommandSpec, PolicySpec, RobotSpec, input_specs
 
-CARRY = "carry"
 # a command whose range the bundle does not tell
 UNKNOWN_RANGE = 1e6
 # Bounds of what a bundle may ask of the self-test: its own word must not make the test pass, or last.
 SELF_TEST_TOLERANCE_MAX = 1e-3
 SELF_TEST_STEPS_MAX = 1000
-
-
-def known_inputs(joints: int, commands: int, carry_size: int) -> dict[str, int]:
-    """Size of every input that a .kinfer may declare, by name; some only before kinfer 0.6."""
-    sizes = {i.name: i.length(joints, commands) for i in POLICY_INPUTS}
-    return {**sizes, CARRY: carry_size}
 
 
 def _one_line(error: BaseException) -> str:
@@ -69,13 +62,12 @@ class OnnxPolicy:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        sizes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size)
-        self.facts = check_graphs(bundle, sizes)
+        self.facts = read_graphs(bundle)
         self._init = _session("init_fn.onnx", bundle.init_fn)
         self._step = _session("step_fn.onnx", bundle.step_fn)
         self._n = len(bundle.joint_names)
         self._carry_size = bundle.carry_size
-        self.sizes = sizes
+        self.sizes = known_inputs(self._n, len(bundle.command_names), bundle.carry_size)
         self._check_graphs(bundle)
         declared = [i.name for i in self._step.get_inputs()]
         self._takes_carry = CARRY in declared

@@ -27,7 +27,7 @@ import numpy as np
 from deploy.bundle.envelope import Envelope
 from deploy.bundle.preflight import command_vector
 from deploy.bundle.session import OnnxPolicy, observe
-from deploy.control.commands import Schedule
+from deploy.control.commands import CommandSource
 from deploy.control.machine import Ended, Machine, Order, Plan, Reading, step
 from deploy.control.monitor import Monitor
 from deploy.control.watchdog import Watchdog
@@ -71,11 +71,14 @@ class Stopped(Exception):
 class Stop:
     """Set by whoever wants the end, looked at once a tick; the first word counts, but that a stop be at once.
 
+    The source of commands is asked as well.
+
     Attributes:
         ended: how the run is then said to have ended; None while nobody wants it.
         why: in words.
         now: without a gentle stop.
         signum: of the signal, 0 for none.
+        source: of commands.
         event: set with it.
     """
 
@@ -83,6 +86,7 @@ class Stop:
     why: str = ""
     now: bool = False
     signum: int = 0
+    source: CommandSource | None = None
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
     def set(self, ended: Ended, why: str, *, now: bool = True, signum: int = 0) -> None:
@@ -92,8 +96,14 @@ class Stop:
         self.now = self.now or now
         self.event.set()
 
+    def ask(self) -> None:
+        """Ask the source of commands."""
+        if self.source is not None and (by := self.source.stop_asked()):
+            self.set(Ended.STOPPED, f"{by} was pressed")
+
     def check(self) -> None:
         """Raise Stopped when the end was asked for."""
+        self.ask()
         if self.ended is not None:
             raise Stopped(self.ended, self.why)
 
@@ -157,7 +167,7 @@ class ControlLoop:
         robot: connected.
         spec: what the policy and the robot are.
         policy: loaded.
-        schedule: what is asked of the policy over time.
+        commands: where the policy's commands come from.
         limits: of the robot.
         recorder: open.
         stop: where the wish for the end arrives.
@@ -186,7 +196,7 @@ class ControlLoop:
         robot: KosRobot,
         spec: PolicySpec,
         policy: OnnxPolicy,
-        schedule: Schedule,
+        commands: CommandSource,
         limits: Limits,
         recorder: Recorder,
         stop: Stop,
@@ -201,7 +211,7 @@ class ControlLoop:
         late_max: float = 0.25,
         every: int = 1,
     ) -> None:
-        self._robot, self._spec, self._policy, self._schedule = robot, spec, policy, schedule
+        self._robot, self._spec, self._policy, self._commands = robot, spec, policy, commands
         self._limits, self._recorder, self._stop, self._plan = limits, recorder, stop, plan
         self._step_lock, self._tolerance, self._on_second = step_lock, home_tolerance_rad, on_second
         self._damp_for_s, self._watchdog = damp_for_s, watchdog
@@ -263,6 +273,7 @@ class ControlLoop:
         return self.machine.order
 
     def _reading(self, faults: tuple[Fault, ...] = (), **values: Any) -> Reading:
+        self._stop.ask()
         return Reading(faults=faults, stop=self._stop.ended, why=self._stop.why, now=self._stop.now, **values)
 
     def fail(self, error: Exception) -> None:
@@ -332,7 +343,8 @@ class ControlLoop:
                     following = math.floor((now - t0) / period) + 1
                 if self._on_second is not None and now - shown >= 1.0:
                     shown = now
-                    self._on_second(f"{now - t0:.0f} s: tick {k}, tilt {self._state.tilt_rad:.2f} rad")
+                    asked = f", {said}" if (said := self._commands.status()) else ""
+                    self._on_second(f"{now - t0:.0f} s: tick {k}, tilt {self._state.tilt_rad:.2f} rad{asked}")
             k = following
         if not self._monitor.gyro_done and not self._step_lock:
             self.event("gyro", self._monitor.gyro.message)
@@ -464,7 +476,7 @@ class ControlLoop:
             return {}, None, self._from + share * (self._home - self._from)
         if order is Order.COMPARE:
             self._heading, self._run_from, self._due = state.heading_rad, k + 1, k + 1
-            self._pending = self._outside(observe(self._names, state, self._schedule.at(0.0), 0.0, self._heading))
+            self._pending = self._outside(observe(self._names, state, self._commands.at(0.0), 0.0, self._heading))
             self._compared = True
             return {}, None, self._sent
         self._compared = False
@@ -480,7 +492,9 @@ class ControlLoop:
             return {}, None, self._action
         self._due = k + self._every - (k - self._run_from) % self._every
         time_s = (k - self._run_from) * self.period_s
-        self._command = self._rest if order is Order.REST else self._schedule.at(time_s)
+        self._command = self._rest if order is Order.REST else self._commands.at(time_s)
+        for line in self._commands.news():
+            self.event("command", line)
         inputs = observe(self._names, state, self._command, time_s, self._heading)
         self._action = self._policy.step(inputs)
         return inputs, self._action, self._action

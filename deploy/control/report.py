@@ -70,11 +70,11 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0 only when the time was completed, or the operator ended it, and the robot was left damped; 128 and its
-        number after a signal.
+        """0 only when the time was completed, or the operator stopped the run by the source of its commands, and the
+        robot was left damped; 128 and its number after a signal. A run that was stopped before it began is a failure.
         """
         if self.ended in (Ended.COMPLETED, Ended.STOPPED):
-            return 0 if self.damped else 1
+            return 0 if self.damped and self.log is not None else 1
         return 128 + self.signum if self.signum else 1
 
     def to_json(self) -> dict[str, Any]:

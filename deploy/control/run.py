@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from deploy.bundle.preflight import Prepared, parse_commands, prepare
-from deploy.control.commands import Schedule, read_schedule
+from deploy.control.commands import LIVE, CommandSource, Schedule, live_kind, open_live, read_schedule
 from deploy.control.loop import DAMP_FOR_S, ControlLoop, Stop, Stopped
 from deploy.control.machine import Ended, OnFault, Order, Phase, Plan
 from deploy.control.realtime import Granted, realtime
@@ -57,7 +57,9 @@ class RunOptions(Settings):
         port: its port.
         duration_s: how long the policy runs, after the ramp [s].
         command: command values by name; what is left out is 0, or the end of its range next to 0.
-        schedule: a YAML file of commands over time, in place of `command`.
+        schedule: a YAML or CSV file of commands over time, in place of `command`.
+        command_from: a live source in place of both: "keyboard", "gamepad", "gamepad:DEVICE", "udp" or
+            "udp:HOST:PORT"; empty for none.
         log: the log's file; None names one by the time of day in the current folder.
         force: replace a log that is there.
         ramp_s: time from the measured pose to home [s]; none where the pose is home already. 0 starts the policy
@@ -98,7 +100,11 @@ class RunOptions(Settings):
         dict[str, float],
         Option("a command, in SI (default 0); repeat it", metavar="NAME=VALUE", read=parse_commands),
     ] = field(default_factory=dict)
-    schedule: Annotated[Path | None, Option("commands over time, from a YAML file", metavar="FILE")] = None
+    schedule: Annotated[Path | None, Option("commands over time, from a YAML or CSV file", metavar="FILE")] = None
+    command_from: Annotated[
+        str,
+        Option("drive it while it runs: keyboard, gamepad[:DEVICE] or udp[:HOST:PORT]", metavar="SOURCE"),
+    ] = ""
     log: Annotated[Path | None, Option("log file, written as the run goes (default run_<time>.mcap here)")] = None
     force: Annotated[bool, Option("replace a log that is there")] = False
     ramp_s: Annotated[
@@ -164,6 +170,10 @@ class RunOptions(Settings):
         self.require(self.tilt_max_rad > 0, "tilt_max_rad", self.tilt_max_rad, "more than 0")
         one = self.schedule is None or not self.command
         self.require(one, "schedule", str(self.schedule), "either --schedule or --command, not both")
+        source = self.command_from
+        self.require(not source or bool(live_kind(source)), "command_from", source, f"one of {', '.join(LIVE)}")
+        one = not source or (self.schedule is None and not self.command)
+        self.require(one, "command_from", source, "either it, --schedule or --command, not two of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +221,8 @@ async def _or_stop(stop: Stop, work: Awaitable[T]) -> T:
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(stop.event.wait())
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        while not (await asyncio.wait({task, watch}, timeout=0.05, return_when=asyncio.FIRST_COMPLETED))[0]:
+            stop.check()  # the source of commands has no event
         stop.check()
         return task.result()
     finally:
@@ -232,12 +243,14 @@ async def _first_reading(robot: KosRobot, limits: Limits) -> RobotState:
     return state
 
 
-def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, granted: Granted) -> dict[str, Any]:
+def _settings(options: RunOptions, ready: Prepared, commands: CommandSource, granted: Granted) -> dict[str, Any]:
     names = ("ksim2real", "onnxruntime", "grpcio", "numpy")
     versions = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
+    # a live source begins at rest, and what it asks for is in each tick
+    schedule = commands if isinstance(commands, Schedule) else Schedule.constant(ready.command)
     return {
         "bundle": options.bundle.name,
         "bundle_digest": ready.bundle.digest,
@@ -245,6 +258,7 @@ def _settings(options: RunOptions, ready: Prepared, schedule: Schedule, granted:
         "port": options.port,
         "command": dict(zip(ready.spec.command_names, schedule.at(0.0).tolist(), strict=True)),
         "schedule": schedule.to_list(ready.spec.command_names),
+        "command_source": commands.kind,
         "duration_s": options.duration_s,
         "ramp_s": options.ramp_s,
         "gyro_unit": options.gyro_unit,
@@ -269,7 +283,7 @@ def _ticks_a_step(rate_hz: float, step_s: float) -> int:
 
 
 async def _control(
-    options: RunOptions, ready: Prepared, schedule: Schedule, log: Path, stop: Stop, granted: Granted, lock: int
+    options: RunOptions, ready: Prepared, commands: CommandSource, log: Path, stop: Stop, granted: Granted, lock: int
 ) -> RunReport:
     limits = Limits.from_spec(ready.spec, tilt_max_rad=options.tilt_max_rad)
     accelerometer = any(a.name == "accelerometer" for a in ready.spec.inputs)
@@ -293,14 +307,14 @@ async def _control(
             watchdog = await _or_stop(stop, starting)
         # after all that takes time: the first target is where the robot is now
         first = await _or_stop(stop, _first_reading(robot, limits))
-        settings = _settings(options, ready, schedule, granted)
+        settings = _settings(options, ready, commands, granted)
         recorder = Recorder(log, spec=ready.spec, bundle=ready.data, settings=settings, force=options.force)
         with recorder:
             loop = ControlLoop(
                 robot=robot,
                 spec=ready.spec,
                 policy=ready.policy,
-                schedule=schedule,
+                commands=commands,
                 limits=limits,
                 recorder=recorder,
                 stop=stop,
@@ -401,6 +415,7 @@ def run(options: RunOptions) -> RunReport:
     Raises:
         ToolkitError: something did not fit before the robot was touched: bundle, robot, command, log, no
             server, a fault or a joint outside its limits.
+        ModuleNotFoundError: evdev is not installed, for a gamepad.
     """
     log = options.log
     if log is None:
@@ -410,9 +425,9 @@ def run(options: RunOptions) -> RunReport:
     if log.exists() and options.bundle.exists() and log.samefile(options.bundle):
         raise LogError(f"log {log}: it is the bundle; expected another file")
     ready = prepare(options.bundle, options.robot, options.command, unvalidated=options.unvalidated)
-    schedule = Schedule.constant(ready.command)
+    commands: CommandSource = Schedule.constant(ready.command)
     if options.schedule is not None:
-        schedule = read_schedule(options.schedule, ready.spec)
+        commands = read_schedule(options.schedule, ready.spec)
     if options.on_warning is not None:
         for line in ready.warnings:
             options.on_warning(line)
@@ -422,13 +437,17 @@ def run(options: RunOptions) -> RunReport:
     # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run. And a thread of its own, so
     # that signals, the status line and whoever calls this do not share the loop's.
     with alone as lock, asyncio.Runner() as runner, ThreadPoolExecutor(1, "control") as thread:
-        stop = Stop()
+        if options.command_from:
+            commands = live = open_live(options.command_from, ready.spec)
+            if live.warning and options.on_warning is not None:
+                options.on_warning(live.warning)
+        stop = Stop(source=commands)
 
         def control() -> RunReport:
             with realtime(options.realtime, None if options.cpu < 0 else options.cpu) as granted:
-                return runner.run(_control(options, ready, schedule, log, stop, granted, lock))
+                return runner.run(_control(options, ready, commands, log, stop, granted, lock))
 
-        with _signals(stop, runner.get_loop()):
+        with contextlib.closing(commands), _signals(stop, runner.get_loop()):
             return thread.submit(control).result()
 
 
@@ -441,8 +460,12 @@ records every tick, and leaves the robot damped (no stiffness, nominal damping) 
 Ctrl-C, SIGTERM, SIGHUP, an error, a lost server, a fall. A damped robot sinks: have it on a gantry, or near
 the floor. A bundle that was not proven to be its checkpoint is refused; --unvalidated runs it nevertheless.
 
-Exit code: 0 when the whole duration was run, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 1 for
-anything else.
+--command-from keyboard: w/s xvel, a/d yvel, q/e yawrate, 0 all to zero, space stops the run. A gamepad: left stick
+xvel and yvel, right stick yawrate, B or START stops. udp: JSON datagrams by name, on 127.0.0.1:10000 unless told
+otherwise. A source that falls silent for 0.5 s is taken as zero.
+
+Exit code: 0 when the whole duration was run, or space, B or START stopped it; 130 after Ctrl-C, 143 after SIGTERM, 129
+after SIGHUP, 1 for anything else.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -16,9 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from deploy.bundle.graph import check as graphs
+from deploy.bundle.graph import read_graphs
 from deploy.bundle.graph import wire as onnx_wire
-from deploy.bundle.graph.check import check_graph, check_graphs
-from deploy.bundle.session import OnnxPolicy, known_inputs
+from deploy.bundle.graph.check import check_graph
+from deploy.bundle.session import OnnxPolicy
 from deploy.errors import PolicyError
 from robots.bundle import Bundle, read_bundle
 
@@ -57,8 +59,7 @@ def refused(model: onnx.ModelProto | bytes, message: str) -> None:
 
 def test_the_shipped_graphs_pass_and_their_facts_are_those_that_onnx_reads():
     bundle = read_bundle(SHIPPED)
-    sizes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size)
-    init, facts = check_graphs(bundle, sizes)
+    init, facts = read_graphs(bundle)
     model = onnx.load_model_from_string(bundle.step_fn)
     assert facts.nodes == len(model.graph.node) == sum(facts.operators.values())
     assert facts.weights == sum(numpy_helper.to_array(i).size for i in model.graph.initializer)
@@ -389,3 +390,15 @@ def test_checking_loads_neither_onnx_nor_onnx_runtime():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.split("\n")[1] == "[]", done.stderr
+
+
+def test_nothing_outside_the_folder_goes_round_its_one_door():
+    inside = ROOT / "deploy" / "bundle" / "graph"
+    files = [p for d in ("deploy", "export", "ksim", "robots", "toolkit") for p in (ROOT / d).rglob("*.py")]
+    users = {p.relative_to(ROOT): p.read_text() for p in files if inside not in p.parents}
+    assert any("from deploy.bundle.graph import" in text and "read_graphs(" in text for text in users.values())
+    assert [str(p) for p, text in users.items() if re.search(r"(from|import) deploy\.bundle\.graph\.", text)] == []
+    # where a graph is loaded: of a bundle that was read, in one place; of a graph that was just made, in the export
+    assert sorted(str(p) for p, text in users.items() if "InferenceSession(" in text) == [
+        "deploy/bundle/session.py", "export/compare.py",
+    ]  # fmt: skip

@@ -543,7 +543,7 @@ def test_a_loop_that_is_much_slower_than_trained_ends_damped(options, server, mo
     server.delay_s = {"command": 0.015, "state": 0.015}
     report = run(options(duration_s=5.0, late_max=0.1))
     assert (report.ended, report.damped) == ("fault", True) and server.damped()
-    assert re.match(r"too slow: [23]\d\.\d ticks a second over the last [12]\.\d s, 50 are due ", report.message)
+    assert re.match(r"too slow: [123]\d\.\d ticks a second over the last [1-9]\.\d s, 50 are due ", report.message)
     # and with more room it goes on
     assert run(options(duration_s=1.5, log=report.log.with_name("b.mcap"), late_max=3.0)).ended == "completed"
 

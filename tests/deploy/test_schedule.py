@@ -81,3 +81,50 @@ def test_what_is_no_schedule_is_refused_in_one_line(tmp_path, spec, text, said):
 def test_a_schedule_and_a_command_are_not_both_taken(tmp_path):
     with pytest.raises(SettingsError, match="either --schedule or --command"):
         RunOptions(bundle=Path("p.kinfer"), command={"xvel": 0.0}, schedule=tmp_path / "course.yaml")
+
+
+def test_a_csv_file_says_the_same_and_an_empty_cell_is_rest(tmp_path, spec):
+    path = tmp_path / "course.CSV"
+    path.write_bytes("\ufeffat_s, xvel ,yawrate\r\n0,,\r\n1.5,0.05,\r\n\r\n4,1e-2,-0.02\r\n".encode())
+    schedule, yaml = read_schedule(path, spec), read_schedule(written(tmp_path, GOOD), spec)
+    assert schedule.begins_s == yaml.begins_s and schedule.commands.tolist() == yaml.commands.tolist()
+    assert schedule.kind == "schedule"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "got the header '' and 0 lines, expected a CSV file"),
+        ("at_s,xvel", "and 0 lines, expected a CSV file"),
+        ("0,0\n1,0.1", "got the header '0,0'"),
+        ("at_s;xvel\n0;0", "got the header 'at_s;xvel'"),
+        ("at_s,xvel,xvel\n0,0,0", "got the header"),
+        ("at_s,,xvel\n0,0,0", "got the header"),
+        ("at_s,xvel\n0,0,0", "entry 1: 3 cells, expected 2"),
+        ("at_s,xvel\n0,0\n1", "entry 2: 1 cells, expected 2"),
+        ("at_s,xvel\n,0", "entry 1: at_s: got None, expected a number"),
+        ("at_s,xvel\n0,fast", "entry 1: xvel: got 'fast', expected a number"),
+        ("at_s,xvel\n0,nan", "entry 1: xvel: got nan, expected a number"),
+        ("at_s,xvel\n0,9", "entry 1: xvel=9: expected -0.1 to 0.1"),
+        ("at_s,speed\n0,0", "entry 1: speed: unknown; this policy takes xvel"),
+        ("at_s,xvel\n0,0\n0,0", "entry 2: at_s 0: expected more than 0"),
+        ('at_s,xvel\n0,"\0"', "entry 1: xvel: got"),
+        ("at_s,xvel\n0,\xff", "got 'ÿ', expected a number"),
+        ("x" * 200_000, "field larger than field limit"),
+        ("at_s\n" + "\n" * 5_000_000, "more than 4194304 bytes"),
+    ],
+)
+def test_what_is_no_csv_schedule_is_refused_in_one_line(tmp_path, spec, text, said):
+    path = tmp_path / "course.csv"
+    path.write_text(text)
+    with pytest.raises(CheckError) as error:
+        read_schedule(path, spec)
+    assert said in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_csv_file_that_cannot_be_read_is_one_line(tmp_path, spec):
+    (tmp_path / "latin.csv").write_bytes(b"at_s,xvel\n0,\xff")
+    for name in ("latin.csv", "none.csv", "folder.csv"):
+        (tmp_path / "folder.csv").mkdir(exist_ok=True)
+        with pytest.raises(CheckError, match=rf"{name}: cannot read it \(.*\); expected a CSV file"):
+            read_schedule(tmp_path / name, spec)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from deploy.bundle.envelope import SLACK
-from deploy.bundle.session import known_inputs, observe
+from deploy.bundle.graph import known_inputs
+from deploy.bundle.session import observe
 from deploy.robot.state import RobotState
 from robots import inputs
 from robots.load import load_robot

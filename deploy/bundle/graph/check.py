@@ -1,12 +1,13 @@
 """Checks the ONNX graphs of a bundle before ONNX Runtime sees them; nothing is run.
 
-`check_graphs(bundle)` bounds what a graph may ask for in memory and work, follows every size through it, and
+`read_graphs(bundle)` bounds what a graph may ask for in memory and work, follows every size through it, and
 refuses what a policy has no use for. It allows whatever jax2onnx and tf2onnx make of a policy, old files of
 K-Scale's among them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from deploy.bundle.graph.size_up import size_up
 from deploy.bundle.graph.wire import Message, element_type, parse, tensor_array
 from deploy.errors import PolicyError
 from robots.bundle import Bundle
+from robots.inputs import POLICY_INPUTS
 
+CARRY = "carry"
 # What ONNX Runtime 1.20 and later reads.
 OPSETS, IR_VERSIONS = (7, 23), (3, 11)
 MAX_NODES = 10_000
@@ -48,6 +51,8 @@ class GraphFacts:
         inputs: shape of each input.
         outputs: shape of each output.
         properties: what the exporter wrote into it.
+        digest: SHA-256 of the file.
+        computes: SHA-256 of what it computes, without what its exporter noted beside it.
     """
 
     bytes: int
@@ -62,6 +67,8 @@ class GraphFacts:
     inputs: dict[str, tuple[int, ...]]
     outputs: dict[str, tuple[int, ...]]
     properties: dict[str, str]
+    digest: str
+    computes: str
 
 
 def _text(raw: bytes, limit: int = 60) -> str:
@@ -244,6 +251,30 @@ def _inputs(graph: Message, sizes: Mapping[str, int]) -> Iterable[tuple[bytes, V
         yield raw, Value(dtype=FLOAT, shape=shape)
 
 
+# who wrote a graph and what he wrote beside it; not what it computes
+_NOT_COMPUTED = ("metadata_props", "producer_name", "producer_version", "model_version", "doc_string", "domain")
+
+
+def _feed(digest: Any, value: Any) -> None:
+    """Hash a part of a graph: kind and length of each of its parts, and their content."""
+    if isinstance(value, dict):
+        value = [part for key in sorted(value) for part in (key, value[key])]
+        nested = True
+    else:
+        nested = isinstance(value, list) and len(value) > 0 and isinstance(value[0], dict)
+    raw = isinstance(value, (bytes, memoryview, np.ndarray))
+    content = b"" if nested else bytes(value) if raw else repr(value).encode()
+    digest.update(f"{type(value).__name__} {len(value) if nested else len(content)} ".encode() + content)
+    for part in value if nested else ():
+        _feed(digest, part)
+
+
+def known_inputs(joints: int, commands: int, carry_size: int) -> dict[str, int]:
+    """Size of every input that a .kinfer may declare, by name; some only before kinfer 0.6."""
+    sizes = {i.name: i.length(joints, commands) for i in POLICY_INPUTS}
+    return {**sizes, CARRY: carry_size}
+
+
 def check_graph(data: bytes, what: str, sizes: Mapping[str, int]) -> GraphFacts:
     """Check one graph.
 
@@ -280,6 +311,8 @@ def check_graph(data: bytes, what: str, sizes: Mapping[str, int]) -> GraphFacts:
                 )
     except ValueError as error:
         raise PolicyError(f"{what}: {_text(str(error).encode(), 400)}; export it again") from error
+    computes = hashlib.sha256()
+    _feed(computes, {key: value for key, value in model.items() if key not in _NOT_COMPUTED})
     producer = (_text(model.get(key, b"")) for key in ("producer_name", "producer_version"))
     return GraphFacts(
         bytes=len(data),
@@ -295,18 +328,17 @@ def check_graph(data: bytes, what: str, sizes: Mapping[str, int]) -> GraphFacts:
         outputs={_text(name): value.shape for name, value in outputs.items()},
         properties={_text(p.get("key", b"")): p.get("value", b"").decode("utf-8", "replace")
                     for p in model["metadata_props"]},
+        digest=hashlib.sha256(data).hexdigest(),
+        computes=computes.hexdigest(),
     )  # fmt: skip
 
 
-def check_graphs(bundle: Bundle, sizes: Mapping[str, int]) -> tuple[GraphFacts, GraphFacts]:
+def read_graphs(bundle: Bundle) -> tuple[GraphFacts, GraphFacts]:
     """Check both graphs of a bundle, and say what they are: (init_fn, step_fn).
-
-    Args:
-        bundle: as it was read.
-        sizes: of every input that a step may have, by name.
 
     Raises:
         PolicyError: one of them is not what a policy needs.
     """
+    sizes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size)
     init = check_graph(bundle.init_fn, "init_fn.onnx", {})
     return init, check_graph(bundle.step_fn, "step_fn.onnx", sizes)

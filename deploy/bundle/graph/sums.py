@@ -1,4 +1,4 @@
-"""Sizes and costs of operators that sum: products, recurrent cells, convolutions, reductions. See onnx_shapes.py."""
+"""Sizes and costs of operators that sum: products, recurrent cells, convolutions, reductions. See shapes.py."""
 
 from __future__ import annotations
 
