@@ -88,8 +88,8 @@ def _scan(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
     turns, n_consts, n_carry = params["length"], params["num_consts"], params["num_carry"]
     if turns > UNROLL_MAX:
         raise Refused(
-            f"a loop of {turns} turns (lax.scan, fori_loop): at most {UNROLL_MAX} are unrolled; compute it over a whole "
-            "axis at once, or spread it over control steps by the carry"
+            f"a loop of {turns} turns (lax.scan, fori_loop): at most {UNROLL_MAX} are unrolled; compute it over "
+            "a whole axis at once, or spread it over control steps by the carry"
         )
     body = params["jaxpr"]
     consts, carry, rows = inputs[:n_consts], inputs[n_consts : n_consts + n_carry], inputs[n_consts + n_carry :]
@@ -123,19 +123,6 @@ def _cond(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
     return chosen
 
 
-def _update(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
-    """Write a block into an array at a computed place: each element is taken from the block or left."""
-    operand, block, *starts = inputs
-    inside, source = jnp.ones(operand.shape, bool), block
-    for axis, start in enumerate(starts):
-        size, length = operand.shape[axis], block.shape[axis]
-        first = jnp.clip(start, 0, size - length)
-        place = jnp.arange(size, dtype=jnp.int32) - first.astype(jnp.int32)
-        inside &= jnp.expand_dims((place >= 0) & (place < length), [a for a in range(operand.ndim) if a != axis])
-        source = jnp.take(source, jnp.clip(place, 0, length - 1), axis=axis, mode="clip")
-    return [jnp.where(inside, source, operand)]
-
-
 RULES: dict[str, Rule] = {
     # calls, that the rules may reach what is in them
     "jit": _inline("jaxpr"),
@@ -152,8 +139,6 @@ RULES: dict[str, Rule] = {
     ),
     # jax2onnx takes two branches, not more
     "cond": _cond,
-    # jax2onnx asks for the size of the array at run time
-    "dynamic_update_slice": _update,
     # an order of all floats, NaN included, that jax.numpy's searchsorted asks for; jax2onnx does not know it
     "lt_to": lambda inputs, params: [lax.lt(*inputs)],
     "le_to": lambda inputs, params: [lax.le(*inputs)],
