@@ -14,7 +14,7 @@ import pytest
 
 from export import ExportError, convert
 from export.lowering import RULES, UNROLL_MAX
-from export.tracing import _convert, _look, flatten
+from export.tracing import _complete, _convert, _look, flatten
 from robots.spec import JointSpec, PolicySpec, RobotSpec, input_specs
 
 KEY = jax.random.key(0)
@@ -218,7 +218,8 @@ NEEDED = {
 def test_each_way_round_is_still_needed(rule, name, monkeypatch):
     policy, carry = CASES[name]()
     flat = flatten(policy, carry)
-    whole = spec().replace(carry_size=flat.carry.size, carry_layout=flat.layout)
+    whole = _complete(spec(), flat)
+    _look(_convert(flat, whole, 17, True), flat)
     monkeypatch.delitem(RULES, rule)
     with pytest.raises(Exception):  # noqa: B017
         _look(_convert(flat, whole, 17, True), flat)
@@ -226,6 +227,6 @@ def test_each_way_round_is_still_needed(rule, name, monkeypatch):
 
 def test_jax2onnxs_own_forms_of_layers_are_still_wrong_without_a_batch_axis():
     flat = flatten(*of_flax()["nnx Linear"]())
-    whole = spec().replace(carry_size=0, carry_layout=flat.layout)
+    whole = _complete(spec(), flat)
     with pytest.raises(Exception):  # noqa: B017
         _look(_convert(flat, whole, 17, False), flat)
