@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend import core
 
 from export.errors import ExportError
@@ -139,9 +138,14 @@ RULES: dict[str, Rule] = {
     ),
     # jax2onnx takes two branches, not more
     "cond": _cond,
-    # an order of all floats, NaN included, that jax.numpy's searchsorted asks for; jax2onnx does not know it
-    "lt_to": lambda inputs, params: [lax.lt(*inputs)],
-    "le_to": lambda inputs, params: [lax.le(*inputs)],
+    # a search among floats that may be NaN
+    **dict.fromkeys(
+        ("lt_to", "le_to"),
+        _refused(
+            "a search in a sorted table (jnp.searchsorted, digitize, interp) beside layers that JAX traces first; "
+            'say method="compare_all", or count jnp.sum(table < x)'
+        ),
+    ),
     # what no graph has
     **dict.fromkeys(
         ("random_bits", "random_seed", "random_wrap", "threefry2x32"),

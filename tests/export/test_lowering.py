@@ -209,8 +209,6 @@ def test_the_remedies_work():
 NEEDED = {
     "scan": "fori_loop",
     "cond": "switch",
-    "lt_to": "interp",
-    "le_to": "searchsorted",
 }
 
 
