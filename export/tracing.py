@@ -289,7 +289,7 @@ def _convert(flat: FlatPolicy, spec: PolicySpec, opset: int, lowered: bool) -> B
     return Bundle(
         joint_names=spec.robot.joint_names,
         command_names=spec.command_names,
-        carry_size=spec.carry_size,
+        carry_shape=(spec.carry_size,),
         init_fn=_serialize(init),
         step_fn=_serialize(model),
         spec=spec,
