@@ -73,7 +73,7 @@ def try_one(path: Path) -> tuple[str, str]:
         policy = OnnxPolicy(bundle)
         rng = np.random.default_rng(0)
         for _ in range(2):
-            policy.step({n: rng.normal(size=policy.sizes[n]).astype(np.float32) for n in policy.inputs})
+            policy.step({n: rng.normal(size=policy.shapes[n]).astype(np.float32) for n in policy.inputs})
     except BundleError as error:
         outcome, text = "BundleError", str(error)
     except PolicyError as error:

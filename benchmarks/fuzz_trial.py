@@ -91,8 +91,8 @@ def _door(name: str, bundle: Bundle) -> str:
         except PolicyError as error:
             return f"refused {error}"
         return "accepted"
-    sizes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size)
-    wrong = trial.answer(bundle.init_fn, bundle.step_fn, sizes, len(bundle.joint_names), name != "bare trial")
+    shapes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_shape)
+    wrong = trial.answer(bundle.init_fn, bundle.step_fn, shapes, len(bundle.joint_names), name != "bare trial")
     memory = any(w in wrong for w in ("bad_alloc", "Failed to allocate", "MemoryError"))
     return f"{'memory' if memory else 'refused'} {wrong}" if wrong else "accepted"
 
@@ -109,7 +109,7 @@ def _run(bundle: Bundle) -> str:
     rng, faults, slowest = np.random.default_rng(1), 0, 0.0
     for t in range(50):
         scale = (1.0, 1e3, 1e10, 1e19, 3e38)[t % 5]
-        fed = {n: (scale * rng.normal(size=policy.sizes[n]).clip(-1, 1)).astype(np.float32) for n in policy.inputs}
+        fed = {n: (scale * rng.normal(size=policy.shapes[n]).clip(-1, 1)).astype(np.float32) for n in policy.inputs}
         start = time.perf_counter()
         try:
             policy.step(fed)
@@ -183,10 +183,10 @@ def main(argv: list[str] | None = None) -> int:
         rows = [(n, *(t[d]["said"].split()[0] for d in DOORS), t.get("after", "")) for n, t in told.items()]
         _table("policies that behave for 20 steps", ("what it then does", *DOORS, "and then"), rows)
     bundle = read_bundle(seeds.SHIPPED)
-    sizes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size)
+    shapes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_shape)
     doors = {
         "check": lambda: read_graphs(bundle),
-        "trial": lambda: trial.try_out(bundle.init_fn, bundle.step_fn, sizes, len(bundle.joint_names)),
+        "trial": lambda: trial.try_out(bundle.init_fn, bundle.step_fn, shapes, len(bundle.joint_names)),
     }
     for name, door in doors.items():
         times = []

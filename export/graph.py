@@ -19,10 +19,13 @@ OPSET, IR_VERSION = 17, 8
 CARRY, ACTION, CARRY_OUT = "carry", "action", "carry_out"
 # The metadata property of both graphs that holds the spec, without the proofs, as canonical JSON.
 SPEC_PROPERTY = EXTRA_KEY
-# What may hold an integer that the graph computes; anything else on integers is arithmetic on the data path.
+# What may compute an integer: an index into a table, a count. What else there is on integers, ONNX and JAX may mean
+# differently.
 _INDEX_OPS = {
-    "ArgMax", "ArgMin", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Expand", "Gather", "Identity",
-    "If", "Loop", "Range", "Reshape", "Scan", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze", "Where",
+    "Abs", "Add", "ArgMax", "ArgMin", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Div", "Expand",
+    "Gather", "GatherElements", "GatherND", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Range", "ReduceMax",
+    "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Sign", "Slice", "Squeeze", "Sub", "TopK",
+    "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 
 

@@ -23,11 +23,26 @@ MATVEC = "matvec_"
 def rewrite(model: onnx.ModelProto) -> None:
     """All rewrites, in place."""
     fold_constants(model)
+    fold_choices(model)
     matvec_to_matmul(model)
     while _merge_products(_Values(model.graph)):
         pass
     while _fold_affine(_Values(model.graph)):
         pass
+
+
+def fold_choices(model: onnx.ModelProto) -> None:
+    """A Where whose condition is known is one of its branches: the other may be a NaN that is never taken, as in the
+    variance of jax.numpy.
+    """
+    constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    for node in model.graph.node:
+        condition = constants.get(node.input[0]) if node.op_type == "Where" else None
+        if condition is None or condition.size != 1:
+            continue
+        taken, other = (node.input[1], node.input[2]) if condition.all() else (node.input[2], node.input[1])
+        if other in constants and constants[other].size == 1:  # else it may be what gives the result its shape
+            node.CopyFrom(helper.make_node("Identity", [taken], list(node.output), name=node.name))
 
 
 def fold_constants(model: onnx.ModelProto) -> None:

@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export import graph
 from export.errors import ExportError
 from export.function import FlatPolicy, Step, flatten
+from export.lowering import lower
 from export.rewrites import rewrite
 from robots.bundle import Bundle
 from robots.spec import PolicySpec, canonical_json, input_specs
@@ -109,13 +110,16 @@ def _load_jax2onnx() -> None:
     jax.eval_shape(load)
 
 
-def trace(step: Step, spec: PolicySpec, *, opset: int = graph.OPSET) -> onnx.ModelProto:
+def trace(step: Step, spec: PolicySpec, *, opset: int = graph.OPSET, lowered: bool = False) -> onnx.ModelProto:
     """The function as jax2onnx makes it, its inputs in the order of the spec with the carry last.
 
     Args:
         step: over a flat carry of `spec.carry_size`.
         spec: what the policy is.
         opset: ONNX opset.
+        lowered: JAX traces the function first, so that jax2onnx sees JAX's primitives alone. It has forms of its own
+            for layers of flax and equinox and for functions of jax.numpy, which make smaller graphs, and of which some
+            are wrong for arrays without a batch axis.
 
     Raises:
         ExportError: jax2onnx cannot convert it.
@@ -129,15 +133,19 @@ def trace(step: Step, spec: PolicySpec, *, opset: int = graph.OPSET) -> onnx.Mod
     def positional(*args: Any) -> tuple[Any, Any]:
         return step(dict(zip(names, args[:-1], strict=True)), args[-1])
 
+    arguments = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+    function = lower(positional, arguments) if lowered else positional
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer
             model = to_onnx(
-                positional,
-                [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes],
+                function,
+                arguments,
                 model_name="step",
                 opset=opset,
                 input_names=[*names, graph.CARRY],
             )
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(
             f"policy function: jax2onnx cannot convert it: {_first_line(error)}; use operations that it knows"
@@ -207,8 +215,9 @@ def convert(step: Step, init_carry: Any, spec: PolicySpec, *, opset: int = graph
         raise ExportError(f"opset: got {opset}, expected {OPSET_MIN} to {graph.OPSET_MAX}")
     try:
         flat = flatten(step, init_carry)
-        bundle = _convert(flat, spec, opset)
-        _look(bundle, flat)
+        spec = _complete(spec, flat)
+        _check_step(flat.step, spec)
+        bundle = _either(flat, spec, opset)
     except ExportError:
         raise
     except ToolkitError as error:
@@ -216,6 +225,20 @@ def convert(step: Step, init_carry: Any, spec: PolicySpec, *, opset: int = graph
     except Exception as error:  # what JAX, jax2onnx and onnx raise has no common root
         raise ExportError(f"policy function or specification: cannot be converted: {_first_line(error)}") from error
     return bundle
+
+
+def _either(flat: FlatPolicy, spec: PolicySpec, opset: int) -> Bundle:
+    """By jax2onnx's own forms of layers, else by JAX's primitives; the second word is the one that tells why not."""
+    for lowered in (False, True):
+        try:
+            bundle = _convert(flat, spec, opset, lowered)
+            _look(bundle, flat)
+        except Exception:
+            if lowered:
+                raise
+        else:
+            return bundle
+    raise AssertionError
 
 
 def _look(bundle: Bundle, flat: FlatPolicy) -> None:
@@ -251,10 +274,8 @@ def _look(bundle: Bundle, flat: FlatPolicy) -> None:
         )
 
 
-def _convert(flat: FlatPolicy, spec: PolicySpec, opset: int) -> Bundle:
-    spec = _complete(spec, flat)
-    _check_step(flat.step, spec)
-    model = trace(flat.step, spec, opset=opset)
+def _convert(flat: FlatPolicy, spec: PolicySpec, opset: int, lowered: bool) -> Bundle:
+    model = trace(flat.step, spec, opset=opset, lowered=lowered)
     rewrite(model)
     graph.name_outputs(model, [graph.ACTION, graph.CARRY_OUT])
     graph.drop_unused(model, keep=graph.CARRY)
@@ -268,7 +289,7 @@ def _convert(flat: FlatPolicy, spec: PolicySpec, opset: int) -> Bundle:
     return Bundle(
         joint_names=spec.robot.joint_names,
         command_names=spec.command_names,
-        carry_size=spec.carry_size,
+        carry_shape=(spec.carry_size,),
         init_fn=_serialize(init),
         step_fn=_serialize(model),
         spec=spec,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ MAX_NAMES, MAX_NAME = 1024, 128
 _FREE = ("training", "proofs", "envelope", "self_test", "versions")
 
 
+# of a carry: elements in all, and axes
+CARRY_MAX, CARRY_AXES = 1_000_000, 8
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """A .kinfer file in memory.
@@ -38,7 +43,7 @@ class Bundle:
     Attributes:
         joint_names: the order of the action and of the joint inputs.
         command_names: the elements of the input `command`.
-        carry_size: length of the flat carry.
+        carry_shape: of the carry; ours are flat, K-Scale's may have any number of axes.
         init_fn: ONNX model without inputs; its output is the first carry.
         step_fn: ONNX model of one control step.
         spec: what our exporter added; None in a file that it did not write.
@@ -49,7 +54,7 @@ class Bundle:
 
     joint_names: tuple[str, ...]
     command_names: tuple[str, ...]
-    carry_size: int
+    carry_shape: tuple[int, ...]
     init_fn: bytes
     step_fn: bytes
     spec: PolicySpec | None = None
@@ -64,7 +69,7 @@ class Bundle:
         for what, outer, inner in (
             ("joint_names", self.joint_names, self.spec.robot.joint_names),
             ("command_names", self.command_names, self.spec.command_names),
-            ("carry_size", self.carry_size, self.spec.carry_size),
+            ("carry_size", self.carry_shape, (self.spec.carry_size,)),
         ):
             if outer != inner:
                 raise BundleError(f"{what}: got {outer}, expected {inner} as in {EXTRA_KEY}; export it again")
@@ -74,11 +79,16 @@ class Bundle:
         data: dict[str, Any] = {
             "joint_names": list(self.joint_names),
             "command_names": list(self.command_names),
-            "carry_size": [self.carry_size],  # a shape: kinfer 0.6.1 refuses a bare number
+            "carry_size": list(self.carry_shape),  # a shape: kinfer 0.6.1 refuses a bare number
         }
         if self.spec is not None:
             data[EXTRA_KEY] = self.spec.to_json()
         return data
+
+    @property
+    def carry_size(self) -> int:
+        """Elements of the carry."""
+        return math.prod(self.carry_shape)
 
     @property
     def digest(self) -> str:
@@ -200,10 +210,13 @@ def _parse(contents: dict[str, bytes]) -> Bundle:
         commands = tuple(f"command_{i}" for i in range(count))
     else:
         commands = _names(data, "command_names", 0)
-    carry_size = data.get("carry_size")
-    if isinstance(carry_size, list) and len(carry_size) == 1:
-        carry_size = carry_size[0]
-    carry_size = _integer(carry_size, "carry_size", 1_000_000, "one number, ")
+    carry = data.get("carry_size")
+    axes = carry if isinstance(carry, list) else [carry]  # a bare number before kinfer 0.6
+    if not 1 <= len(axes) <= CARRY_AXES:
+        raise ValueError(f"carry_size: got {len(axes)} numbers, expected a shape of 1 to {CARRY_AXES}")
+    shape = tuple(_integer(axis, "carry_size", CARRY_MAX, "") for axis in axes)
+    if math.prod(shape) > CARRY_MAX:
+        raise ValueError(f"carry_size: got {list(shape)}, expected at most {CARRY_MAX} elements")
     spec = None
     if EXTRA_KEY in data:
         _check_counts(data[EXTRA_KEY])
@@ -214,7 +227,7 @@ def _parse(contents: dict[str, bytes]) -> Bundle:
     return Bundle(
         joint_names=joints,
         command_names=commands,
-        carry_size=carry_size,
+        carry_shape=shape,
         init_fn=contents["init_fn.onnx"],
         step_fn=contents["step_fn.onnx"],
         spec=spec,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.parsers import expat
 
@@ -33,6 +33,8 @@ class Hinge:
         armature: rotor inertia [kg m^2], 0 where the model has none.
         friction_nm: Coulomb friction [N m].
         damping: viscous friction [N m s/rad].
+        follows: the joint that it follows by a mimic or an equality; empty for none.
+        undriven: the model has actuators, and none for this joint.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Hinge:
     armature: float
     friction_nm: float
     damping: float
+    follows: str = ""
+    undriven: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +61,7 @@ class Description:
         root: the outermost body that carries the first hinge.
         sites: (site, body) of every named site of these bodies.
         mass_kg: their mass, 0 where it hangs on the volume of a mesh.
-        home_rad: joint positions of the keyframe `home`, None where there is none.
-        keyframes: names of all keyframes.
+        keyframes: of each keyframe that has positions, its name and those of the hinges [rad].
     """
 
     hinges: tuple[Hinge, ...]
@@ -68,8 +71,7 @@ class Description:
     root: str
     sites: tuple[tuple[str, str], ...]
     mass_kg: float
-    home_rad: dict[str, float] | None
-    keyframes: tuple[str, ...] = ()
+    keyframes: tuple[tuple[str, dict[str, float]], ...] = ()
 
 
 def read_xml(path: Path) -> ET.Element:
@@ -252,17 +254,28 @@ class _Mjcf:
         if not own:
             raise RobotLoadError(f"{self.path}: no bodies; expected a robot in <worldbody>")
         mass = sum((mass for tree in own for mass in tree.masses), 0.0)
+        follows = self._followers()
+        driven = {element.get("joint") for section in self.root.findall("actuator") for element in section}
+        hinges = [hinge for tree in own for hinge in tree.hinges]
+        some = any(hinge.name in driven for hinge in hinges)
         return Description(
-            hinges=tuple(hinge for tree in own for hinge in tree.hinges),
+            hinges=tuple(
+                replace(h, follows=follows.get(h.name, ""), undriven=some and h.name not in driven) for h in hinges
+            ),
             slides=tuple(name for tree in own for name in tree.slides),
             floating=any(tree.floating for tree in own),
             bodies=tuple(name for tree in own for name in tree.bodies),
             root=own[0].bodies[0],
             sites=tuple(site for tree in own for site in tree.sites),
             mass_kg=mass if math.isfinite(mass) else 0.0,
-            home_rad=self._home(order),
-            keyframes=tuple(key.get("name", "unnamed") for key in self._keys()),
+            keyframes=self._keyframes(order),
         )
+
+    def _followers(self) -> dict[str, str]:
+        """Joints that an equality of two joints makes follow another: MuJoCo's joint1 follows its joint2."""
+        pairs = [joint for section in self.root.findall("equality") for joint in section.findall("joint")]
+        active = [joint for joint in pairs if joint.get("active", "true") != "false"]
+        return {joint.get("joint1", ""): joint.get("joint2", "") for joint in active if joint.get("joint2")}
 
     def _add(self, tree: _Tree, order: list[tuple[str, str]], body: ET.Element, childclass: str) -> None:
         """Take up one body."""
@@ -334,22 +347,21 @@ class _Mjcf:
             damping=number("damping"),
         )
 
-    def _keys(self) -> list[ET.Element]:
-        return [key for section in self.root.findall("keyframe") for key in section.findall("key")]
-
-    def _home(self, order: list[tuple[str, str]]) -> dict[str, float] | None:
+    def _keyframes(self, order: list[tuple[str, str]]) -> tuple[tuple[str, dict[str, float]], ...]:
         size = sum(_QPOS_SIZE[kind] for _, kind in order if kind in _QPOS_SIZE)
-        for key in self._keys():
-            if key.get("name") != "home" or "qpos" not in key.attrib:
+        found = []
+        for key in (key for section in self.root.findall("keyframe") for key in section.findall("key")):
+            if "qpos" not in key.attrib:
                 continue
-            qpos = _numbers(self.path, "keyframe home: qpos", key.attrib["qpos"], size)
-            home, at = {}, 0
-            for name, kind in order:
+            name = key.get("name", "unnamed")
+            qpos = _numbers(self.path, f"keyframe {name}: qpos", key.attrib["qpos"], size)
+            positions, at = {}, 0
+            for joint, kind in order:
                 if kind == "hinge":
-                    home[name] = qpos[at]
+                    positions[joint] = qpos[at]
                 at += _QPOS_SIZE.get(kind, 0)
-            return home
-        return None
+            found.append((name, positions))
+        return tuple(found)
 
 
 def _describe_urdf(path: Path, root: ET.Element) -> Description:
@@ -362,7 +374,7 @@ def _describe_urdf(path: Path, root: ET.Element) -> Description:
     floating = False
     for joint in root.findall("joint"):
         name, kind = _need(path, joint, "name"), _need(path, joint, "type")
-        child, parent = joint.find("child"), joint.find("parent")
+        child, parent, mimic = joint.find("child"), joint.find("parent"), joint.find("mimic")
         if child is None or parent is None:
             raise RobotLoadError(f"{path}: joint {name}: no <parent> or no <child>; give both")
         body = _need(path, child, "link")
@@ -387,6 +399,7 @@ def _describe_urdf(path: Path, root: ET.Element) -> Description:
                 armature=0.0,
                 friction_nm=number(dynamics, "friction"),
                 damping=number(dynamics, "damping"),
+                follows="" if mimic is None else _need(path, mimic, "joint"),
             )
         )
     roots = [link for link in links if link not in children]
@@ -405,5 +418,4 @@ def _describe_urdf(path: Path, root: ET.Element) -> Description:
         root=roots[0],
         sites=(),
         mass_kg=mass,
-        home_rad=None,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,14 @@ class Origins:
         feet: the feet's sites.
         home: the home pose.
         floating: whether the robot has a free base.
+        passive_rad: where the home pose's keyframe has the hinges without a motor [rad].
     """
 
     imu: Origin
     feet: Origin
     home: Origin
     floating: Origin
+    passive_rad: dict[str, float] = field(default_factory=dict)
 
 
 def load_robot(name_or_folder: str | Path) -> RobotSpec:
@@ -122,11 +124,11 @@ def read_robot(name_or_folder: str | Path) -> tuple[RobotSpec, Origins]:
     if not isinstance(extra, dict):
         raise RobotLoadError(f"{metadata_path}: {EXTRA_KEY}: got {type(extra).__name__}, expected an object")
     reader = _Metadata(metadata_path, metadata)
-    reader.check_joints(model_path, description)
+    hinges = reader.driven(model_path, description, extra)
     home, home_from = _home(reader, description, extra)
-    imu, imu_from = _imu_site(metadata_path, description, extra)
-    feet, feet_from = _foot_sites(metadata_path, description, extra)
-    joints = tuple(reader.joint(hinge, home.get(hinge.name)) for hinge in description.hinges)
+    imu, imu_from = _imu_site(metadata_path, model_path, description, extra)
+    feet, feet_from = _foot_sites(metadata_path, model_path, description, extra)
+    joints = tuple(reader.joint(hinge, home.get(hinge.name)) for hinge in hinges)
     frequency = reader.number(metadata, "control_frequency", "")
     if frequency is None or frequency <= 0:
         raise RobotLoadError(f"{metadata_path}: control_frequency: got {frequency}, expected a frequency in Hz")
@@ -147,7 +149,8 @@ def read_robot(name_or_folder: str | Path) -> tuple[RobotSpec, Origins]:
     except SpecError as error:
         raise RobotLoadError(f"{metadata_path}: {error}") from error
     floating = Origin(how="of the model") if description.floating else _floating_from(extra, feet)
-    return spec, Origins(imu=imu_from, feet=feet_from, home=home_from, floating=floating)
+    passive = {name: position for name, position in home.items() if name not in spec.joint_names}
+    return spec, Origins(imu=imu_from, feet=feet_from, home=home_from, floating=floating, passive_rad=passive)
 
 
 def _read_metadata(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -190,8 +193,12 @@ class _Metadata:
             raise RobotLoadError(f"{self.path}: {key}: got {got}, expected an object of objects, one for each name")
         return table
 
-    def check_joints(self, model_path: Path, description: Description) -> None:
-        """Every hinge is in the metadata, everything in the metadata is a hinge, each once."""
+    def driven(self, model_path: Path, description: Description, extra: dict[str, Any]) -> list[Hinge]:
+        """The hinges that have a motor: those of the metadata. Each of the others is passive by a rule.
+
+        A joint is passive that follows another one (mimic, equality), that the model has no actuator for while it has
+        them for others, or that `passive_joints` names.
+        """
         names = [hinge.name for hinge in description.hinges]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -207,12 +214,26 @@ class _Metadata:
                 f"{self.path}: joints that {model_path.name} does not have: {', '.join(missing)}; "
                 f"it has {', '.join(names) or 'none'}"
             )
-        unknown = [name for name in names if name not in self.joints]
+        told = extra.get("passive_joints", [])
+        if not isinstance(told, list) or not all(name in names for name in told):
+            raise RobotLoadError(
+                f"{self.path}: {EXTRA_KEY}: passive_joints: got {told!r:.100}, expected a list of hinges of the model: "
+                f"{', '.join(names)}"
+            )
+        both = [h for h in description.hinges if h.name in self.joints and (h.follows or h.name in told)]
+        if both:
+            why = ", ".join(f"{h.name} (follows {h.follows})" if h.follows else h.name for h in both)
+            raise RobotLoadError(
+                f"{self.path}: joints without a motor of their own: {why}; take them out of joint_name_to_metadata"
+            )
+        free = {h.name for h in description.hinges if h.follows or h.undriven} | set(told)
+        unknown = [name for name in names if name not in self.joints and name not in free]
         if unknown:
             raise RobotLoadError(
-                f"{self.path}: no entry for these joints of {model_path.name}: {', '.join(unknown)}; add them to "
-                "joint_name_to_metadata or remove the joints from the model"
+                f"{self.path}: no entry for these joints of {model_path.name}: {', '.join(unknown)}; add those with a "
+                f"motor to joint_name_to_metadata, those without to passive_joints under {EXTRA_KEY}"
             )
+        return [hinge for hinge in description.hinges if hinge.name in self.joints]
 
     def number(self, row: dict[str, Any], key: str, who: str) -> float | None:
         """A number that may be a string; None where it is absent or null."""
@@ -305,8 +326,9 @@ def _floating_from(extra: dict[str, Any], feet: tuple[str, ...]) -> Origin:
 
 
 def _home(reader: _Metadata, description: Description, extra: dict[str, Any]) -> tuple[dict[str, float], Origin]:
-    if description.home_rad is not None:
-        return description.home_rad, Origin(how="of keyframe home")
+    keys = dict(reversed(description.keyframes))  # of two with one name the first
+    if "home" in keys:
+        return keys["home"], Origin(how="of keyframe home")
     table = extra.get("home_deg", {})
     if not isinstance(table, dict):
         raise RobotLoadError(
@@ -318,46 +340,65 @@ def _home(reader: _Metadata, description: Description, extra: dict[str, Any]) ->
     values = {name: reader.number(table, name, f"{EXTRA_KEY}: home_deg: ") for name in table}
     home = {name: math.radians(value) for name, value in values.items() if value is not None}
     if home:
-        left = len(description.hinges) - len(home)
+        left = len(reader.joints) - len(home)
         zero = f", {left} joints that it does not name at zero" if left else ""
         return home, Origin(how=f"of home_deg in metadata.json{zero}", guess=bool(left))
-    others = f" (keyframes {', '.join(description.keyframes)} are not looked at)" if description.keyframes else ""
-    how = f"all zeros, or the nearest within the limits, as there is neither keyframe home nor home_deg{others}"
+    if "stand" in keys:
+        return keys["stand"], Origin(how="of keyframe stand")
+    if len(description.keyframes) == 1:
+        ((name, positions),) = description.keyframes
+        return positions, Origin(how=f"of the only keyframe, {name}")
+    others = f" (keyframes {', '.join(name for name, _ in description.keyframes)} are not looked at)" if keys else ""
+    how = (
+        f"all zeros, or the nearest within the limits, as there is neither keyframe home or stand nor home_deg{others}"
+    )
     return home, Origin(how=how, guess=True)
 
 
-def _imu_site(path: Path, description: Description, extra: dict[str, Any]) -> tuple[str, Origin]:
-    sites = dict(description.sites)
+def _imu_site(path: Path, model_path: Path, description: Description, extra: dict[str, Any]) -> tuple[str, Origin]:
+    sites = [site for site, _ in description.sites]
     if "imu_site" in extra:
         return _known(path, description, "imu_site", extra["imu_site"]), Origin(how="as metadata.json says")
     for name in ("imu_site", "imu"):
         if name in sites:
             return name, Origin(how="by its name")
-    on_imu = [site for site, body in description.sites if "imu" in body.lower()]
-    if len(on_imu) == 1:
-        return on_imu[0], Origin(how="the one site on a body called so", guess=True)
-    # a URDF has links only
-    for body in description.bodies:
-        if "imu" in body.lower():
-            return body, Origin(how="the first body called so", guess=True)
-    near = [site for site in sites if "imu" in site.lower()]
-    others = f"; sites {', '.join(near)} are not looked at" if near else ""
-    how = f"the first body's own frame, as no site is called imu or imu_site and imu_site is not set{others}"
+    ways = (
+        ("the one site called so", [site for site in sites if "imu" in site.lower()]),
+        ("the one site on a body called so", [site for site, body in description.sites if "imu" in body.lower()]),
+        ("the one body called so", [body for body in description.bodies if "imu" in body.lower()]),
+    )
+    for how, found in ways:
+        if len(found) > 1:
+            raise RobotLoadError(
+                f"{model_path}: more than one place that may be the IMU's: {', '.join(found)}; name one of them as "
+                f"imu_site under {EXTRA_KEY} in {path.name}"
+            )
+        if found:
+            return found[0], Origin(how=how)
+    how = "the first body's own frame, as no site or body has imu in its name and imu_site is not set"
     return description.root, Origin(how=how, guess=True)
 
 
-def _foot_sites(path: Path, description: Description, extra: dict[str, Any]) -> tuple[tuple[str, ...], Origin]:
+def _foot_sites(
+    path: Path, model_path: Path, description: Description, extra: dict[str, Any]
+) -> tuple[tuple[str, ...], Origin]:
     if "foot_sites" in extra:
         names = extra["foot_sites"]
         if not isinstance(names, list):
             raise RobotLoadError(f"{path}: {EXTRA_KEY}: foot_sites: got {names!r:.100}, expected a list of names")
         feet = tuple(_known(path, description, "foot_sites", name) for name in names)
         return feet, Origin(how="as metadata.json says")
-    sites = tuple(site for site, _ in description.sites if "foot" in site.lower())
+    sites = [(site, body) for site, body in description.sites if "foot" in site.lower()]
+    bodies = [body for _, body in sites]
+    if len(set(bodies)) < len(bodies):
+        raise RobotLoadError(
+            f"{model_path}: more than one site of a foot on one body: {', '.join(site for site, _ in sites)}; name one "
+            f"for each foot as foot_sites under {EXTRA_KEY} in {path.name}"
+        )
     if sites:
-        return sites, Origin(how="all sites called so", guess=True)
-    bodies = tuple(body for body in description.bodies if "foot" in body.lower())
-    return bodies, Origin(how="all bodies called so" if bodies else "nothing is called so", guess=True)
+        return tuple(site for site, _ in sites), Origin(how="all sites called so")
+    bodies = [body for body in description.bodies if "foot" in body.lower()]
+    return tuple(bodies), Origin(how="all bodies called so" if bodies else "nothing is called so", guess=True)
 
 
 def _known(path: Path, description: Description, key: str, name: object) -> str:

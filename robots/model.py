@@ -300,7 +300,7 @@ def _build(
     torso = _torso(model, imu_body, bodies)
     base = model.joint(base_joint).id if base_joint else -1
     base_qpos = int(model.jnt_qposadr[base]) if base_joint else -1
-    home_qpos = stand_at_home(model, spec, qpos_ids, base_qpos, base_body, floor_m)
+    home_qpos = stand_at_home(model, spec, qpos_ids, base_qpos, base_body, floor_m, origins.passive_rad)
     geoms = _foot_geoms(model, feet)
     for array in (qpos_ids, dof_ids, home_qpos, bodies, *geoms):
         array.setflags(write=False)

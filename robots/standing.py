@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,13 +26,29 @@ def colliding_geoms(model: mujoco.MjModel) -> np.ndarray:
 
 
 def stand_at_home(
-    model: mujoco.MjModel, spec: RobotSpec, qpos_ids: np.ndarray, base_qpos: int, base_body: int, floor_m: float
+    model: mujoco.MjModel,
+    spec: RobotSpec,
+    qpos_ids: np.ndarray,
+    base_qpos: int,
+    base_body: int,
+    floor_m: float,
+    passive_rad: Mapping[str, float],
 ) -> np.ndarray:
-    """The home pose; a floating robot stands with its lowest point on the floor. All else is as in the file."""
+    """The home pose; a floating robot stands with its lowest point on the floor. All else is as in the file.
+
+    Joints without a motor are where the home pose's keyframe has them; one that follows another is where that takes it.
+    """
     import mujoco
 
     qpos = model.qpos0.copy()
+    for name, position in passive_rad.items():
+        qpos[model.joint(name).qposadr[0]] = position
     qpos[qpos_ids] = spec.column("home_rad")
+    for equality in np.flatnonzero((model.eq_type == mujoco.mjtEq.mjEQ_JOINT) & model.eq_active0):
+        follower, leader = model.eq_obj1id[equality], model.eq_obj2id[equality]
+        own, other = model.jnt_qposadr[follower], model.jnt_qposadr[leader]
+        moved = 0.0 if leader < 0 else qpos[other] - model.qpos0[other]
+        qpos[own] = model.qpos0[own] + np.polynomial.polynomial.polyval(moved, model.eq_data[equality, :5])
     if base_body < 0:
         return qpos
     data = mujoco.MjData(model)

@@ -85,7 +85,7 @@ def operator(case: tuple) -> Seed | None:
     open_ended = [helper.make_tensor_value_info("action", TensorProto.FLOAT, None), _floats("carry_out", flat.size)]
     graph = helper.make_graph(nodes, "step", [_floats("carry", flat.size)], open_ended, weights)
     try:
-        size = check_graph(_model(graph, opset), "seed", {"carry": flat.size}).outputs["action"][0]
+        size = check_graph(_model(graph, opset), "seed", {"carry": (flat.size,)}).outputs["action"][0]
     except PolicyError as error:
         raise AssertionError(f"{op}: {error}") from error
     if not size:

@@ -1,7 +1,7 @@
 """A trial load, the other way to meet a hostile graph: a process with limits loads and runs it first.
 
 The product does not use it; fuzz_trial.py compares it with the check of deploy/bundle/graph, docs/safety.md says why
-the check stayed. As a program it reads sizes and both graphs from its input and answers with what was wrong.
+the check stayed. As a program it reads shapes and both graphs from its input and answers with what was wrong.
 """
 
 from __future__ import annotations
@@ -130,21 +130,21 @@ def look(data: bytes) -> None:
     _check_sizes(model)
 
 
-def run_graphs(init_fn: bytes, step_fn: bytes, sizes: dict[str, int], joints: int) -> None:
+def run_graphs(init_fn: bytes, step_fn: bytes, shapes: dict[str, tuple[int, ...]], joints: int) -> None:
     """Load both graphs and run a few steps."""
     init, step = _session(init_fn), _session(step_fn)
     if init.get_inputs() or len(init.get_outputs()) != 1 or len(step.get_outputs()) != 2:
         raise RefusedError("expected init_fn without inputs and with 1 output, step_fn with 2")
     for i in step.get_inputs():
-        if i.type != "tensor(float)" or i.shape != [sizes.get(i.name)]:
-            raise RefusedError(f"input {i.name[:60]}: {i.type} {i.shape!s:.60}; expected {sizes.get(i.name)} of float")
+        if i.type != "tensor(float)" or tuple(i.shape) != tuple(shapes.get(i.name, ())):
+            raise RefusedError(f"input {i.name[:60]}: {i.type} {i.shape!s:.60}; expected {shapes.get(i.name)} of float")
     names = [i.name for i in step.get_inputs()]
     rng = np.random.default_rng(0)
     carry = init.run(None, {})[0]
     for t in range(STEPS):
-        if getattr(carry, "dtype", None) != np.float32 or carry.shape != (sizes["carry"],):
-            raise RefusedError(f"a carry of another size or type than {sizes['carry']} of float")
-        fed = {n: (rng.normal(size=sizes[n]) * (t > 0)).astype(np.float32) for n in names}
+        if getattr(carry, "dtype", None) != np.float32 or carry.shape != tuple(shapes["carry"]):
+            raise RefusedError(f"a carry of another size or type than {shapes['carry']} of float")
+        fed = {n: (rng.normal(size=shapes[n]) * (t > 0)).astype(np.float32) for n in names}
         if "carry" in fed:
             fed["carry"] = carry
         start = time.perf_counter()
@@ -164,21 +164,23 @@ def limit() -> None:
         resource.setrlimit(nothing, (0, 0))
 
 
-def answer(init_fn: bytes, step_fn: bytes, sizes: dict[str, int], joints: int, with_list: bool = True) -> str:
+def answer(
+    init_fn: bytes, step_fn: bytes, shapes: dict[str, tuple[int, ...]], joints: int, with_list: bool = True
+) -> str:
     """Empty, or what is wrong in one line."""
     try:
         if with_list:
             look(init_fn)
             look(step_fn)
-        run_graphs(init_fn, step_fn, sizes, joints)
+        run_graphs(init_fn, step_fn, shapes, joints)
     except Exception as error:
         return f"{type(error).__name__} {' '.join(str(error).split())[:300]}"
     return ""
 
 
-def try_out(init_fn: bytes, step_fn: bytes, sizes: dict[str, int], joints: int) -> str:
+def try_out(init_fn: bytes, step_fn: bytes, shapes: dict[str, tuple[int, ...]], joints: int) -> str:
     """The same from a process started for it."""
-    head = json.dumps({"bytes": [len(init_fn), len(step_fn)], "sizes": sizes, "joints": joints}).encode()
+    head = json.dumps({"bytes": [len(init_fn), len(step_fn)], "shapes": shapes, "joints": joints}).encode()
     command = [sys.executable, "-P", __file__]
     try:
         whole = b"".join((head, b"\n", init_fn, step_fn))
@@ -194,7 +196,7 @@ def main() -> int:
     head = json.loads(sys.stdin.buffer.readline())
     init_fn, step_fn = (sys.stdin.buffer.read(n) for n in head["bytes"])
     limit()
-    print(json.dumps(answer(init_fn, step_fn, head["sizes"], head["joints"])))
+    print(json.dumps(answer(init_fn, step_fn, head["shapes"], head["joints"])))
     return 0
 
 

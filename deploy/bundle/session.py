@@ -55,7 +55,8 @@ class OnnxPolicy:
     Attributes:
         facts: what init_fn and step_fn are.
         inputs: names that `step` wants, in the graph's order, without the carry.
-        carry: the carry before the next step, float32 (carry_size,).
+        shapes: of every input that a policy of this robot may have, by name.
+        carry: the carry before the next step, float32, of the bundle's `carry_shape`.
 
     Raises:
         PolicyError: the graphs are not what the bundle says.
@@ -66,18 +67,18 @@ class OnnxPolicy:
         self._init = _session("init_fn.onnx", bundle.init_fn)
         self._step = _session("step_fn.onnx", bundle.step_fn)
         self._n = len(bundle.joint_names)
-        self._carry_size = bundle.carry_size
-        self.sizes = known_inputs(self._n, len(bundle.command_names), bundle.carry_size)
+        self._carry_shape = bundle.carry_shape
+        self.shapes = known_inputs(self._n, len(bundle.command_names), bundle.carry_shape)
         self._check_graphs(bundle)
         declared = [i.name for i in self._step.get_inputs()]
         self._takes_carry = CARRY in declared
         self.inputs = tuple(name for name in declared if name != CARRY)
         self._bind()
         first = self._run("init_fn.onnx", self._init, [self._init.get_outputs()[0].name], {})[0]
-        self._start = self._checked("init_fn.onnx: the carry", first, self._carry_size)
+        self._start = self._checked("init_fn.onnx: the carry", first, self._carry_shape)
         self.carry = self._start
         # the first call of a session allocates; it also shows what the output's shapes are
-        self.step({name: np.zeros(self.sizes[name], dtype=np.float32) for name in self.inputs}, check_finite=False)
+        self.step({name: np.zeros(self.shapes[name], dtype=np.float32) for name in self.inputs}, check_finite=False)
         self.reset()
 
     def _bind(self) -> None:
@@ -86,19 +87,19 @@ class OnnxPolicy:
         """
         self._binding, self._buffers = self._step.io_binding(), {}
         for value in self._step.get_inputs():
-            buffer = self._buffers[value.name] = np.zeros(self.sizes[value.name], np.float32)
+            buffer = self._buffers[value.name] = np.zeros(self.shapes[value.name], np.float32)
             self._binding.bind_input(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
         shapes = self.facts[1].outputs
         results = []
-        for value, what, size in zip(
-            self._step.get_outputs(), ("action", "carry"), (self._n, self._carry_size), strict=True
+        for value, what, shape in zip(
+            self._step.get_outputs(), ("action", "carry"), ((self._n,), self._carry_shape), strict=True
         ):
             # the shape as the graph makes it: ONNX Runtime writes into the buffer
-            if shapes.get(value.name) != (size,):
+            if shapes.get(value.name) != shape:
                 raise PolicyError(
-                    f"{what}: float32 of shape {shapes.get(value.name)}, expected ({size},); export the policy again"
+                    f"{what}: float32 of shape {shapes.get(value.name)}, expected {shape}; export the policy again"
                 )
-            buffer = np.zeros(size, np.float32)
+            buffer = np.zeros(shape, np.float32)
             self._binding.bind_output(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
             results.append(buffer)
         self._action_out, self._carry_out = results
@@ -113,15 +114,15 @@ class OnnxPolicy:
             got = len(self._init.get_outputs()), len(self._step.get_outputs())
             raise PolicyError(f"init_fn and step_fn: {got} outputs, expected 1 (carry) and 2 (action, carry)")
         for declared in self._step.get_inputs():
-            size = self.sizes.get(declared.name)
-            if size is None:
+            shape = self.shapes.get(declared.name)
+            if shape is None:
                 raise PolicyError(
-                    f"step_fn.onnx: input {declared.name!r} is unknown; expected some of {', '.join(self.sizes)}"
+                    f"step_fn.onnx: input {declared.name!r} is unknown; expected some of {', '.join(self.shapes)}"
                 )
-            if declared.type != "tensor(float)" or list(declared.shape) != [size]:
+            if declared.type != "tensor(float)" or tuple(declared.shape) != shape:
                 raise PolicyError(
                     f"step_fn.onnx: input {declared.name}: {declared.type} of shape {list(declared.shape)}, "
-                    f"expected tensor(float) of shape {[size]}"
+                    f"expected tensor(float) of shape {list(shape)}"
                 )
         if bundle.spec is not None:
             names = {i.name for i in self._step.get_inputs()} - {CARRY}
@@ -139,10 +140,10 @@ class OnnxPolicy:
             raise PolicyError(f"{what}: cannot be run ({_one_line(error)})") from error
 
     @staticmethod
-    def _checked(what: str, value: Any, size: int, check_finite: bool = True) -> np.ndarray:
+    def _checked(what: str, value: Any, shape: tuple[int, ...], check_finite: bool = True) -> np.ndarray:
         array = np.asarray(value)
-        if array.dtype != np.float32 or array.shape != (size,):
-            raise PolicyError(f"{what}: {array.dtype} of shape {array.shape}, expected float32 of shape ({size},)")
+        if array.dtype != np.float32 or array.shape != shape:
+            raise PolicyError(f"{what}: {array.dtype} of shape {array.shape}, expected float32 of shape {shape}")
         if check_finite and not np.isfinite(array).all():
             raise PolicyError(
                 f"{what}: got a value that is not finite at {np.flatnonzero(~np.isfinite(array)).tolist()}"
@@ -184,7 +185,7 @@ class OnnxPolicy:
         if check_finite:
             for what, out in self._results:
                 if not np.isfinite(out).all():
-                    self._checked(what, out, len(out))
+                    self._checked(what, out, out.shape)
         self.carry = self._carry_out.copy()
         return self._action_out.copy()
 
@@ -214,7 +215,7 @@ def _recorded(
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PolicyError(f"self-test: not readable ({_one_line(error)}); export the policy again") from error
     steps = len(actions) if actions.ndim else 0
-    shapes = {name: (steps, policy.sizes[name]) for name in policy.inputs}
+    shapes = {name: (steps, *policy.shapes[name]) for name in policy.inputs}
     whole = np.isfinite(actions).all() and np.isfinite(carry).all() and 0.0 < tolerance <= SELF_TEST_TOLERANCE_MAX
     if (
         not whole

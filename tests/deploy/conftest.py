@@ -183,7 +183,7 @@ def make_bundle(
     return Bundle(
         joint_names=robot.joint_names,
         command_names=("vx", "yaw"),
-        carry_size=carry_size,
+        carry_shape=(carry_size,),
         init_fn=model(init),
         step_fn=model(step),
         spec=spec,

@@ -26,7 +26,7 @@ from robots.bundle import Bundle, read_bundle
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "robots" / "kbot" / "policies" / "stand.kinfer"
-SIZES = {"joint_angles": 3, "carry": 2}
+SHAPES = {"joint_angles": (3,), "carry": (2,)}
 
 
 def floats(name: str, *shape: int) -> onnx.ValueInfoProto:
@@ -53,7 +53,7 @@ def step() -> onnx.ModelProto:
 def refused(model: onnx.ModelProto | bytes, message: str) -> None:
     data = model if isinstance(model, bytes) else model.SerializeToString()
     with pytest.raises(PolicyError, match=message) as caught:
-        check_graph(data, "step_fn.onnx", SIZES)
+        check_graph(data, "step_fn.onnx", SHAPES)
     assert str(caught.value).startswith("step_fn.onnx: ") and str(caught.value).isprintable()
 
 
@@ -70,7 +70,7 @@ def test_the_shipped_graphs_pass_and_their_facts_are_those_that_onnx_reads():
 
 
 def test_an_ordinary_graph_passes():
-    facts = check_graph(step().SerializeToString(), "step_fn.onnx", SIZES)
+    facts = check_graph(step().SerializeToString(), "step_fn.onnx", SHAPES)
     # 3 sums and 2 copies written
     assert (facts.work, facts.memory_bytes, facts.weights) == (5, 4 * (3 + 2) + 8 * 2, 3)
 
@@ -205,7 +205,7 @@ def test_what_could_do_harm_is_refused_with_one_line(case):
 def test_what_other_exporters_write_passes(change):
     model = step()
     change(model)
-    check_graph(model.SerializeToString(), "step_fn.onnx", SIZES)
+    check_graph(model.SerializeToString(), "step_fn.onnx", SHAPES)
 
 
 def test_a_policy_too_large_for_a_control_loop_is_refused(monkeypatch):
@@ -278,7 +278,7 @@ def test_every_prefix_and_every_flipped_byte_is_refused_or_read_as_onnx_reads_it
     for k in range(len(whole)):
         for data in (whole[:k], whole[:k] + bytes([whole[k] ^ 0x11]) + whole[k + 1 :]):
             try:
-                facts = check_graph(data, "step_fn.onnx", SIZES)
+                facts = check_graph(data, "step_fn.onnx", SHAPES)
             except PolicyError as error:
                 assert str(error).isprintable()
                 continue

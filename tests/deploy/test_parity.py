@@ -92,7 +92,7 @@ def make_kbot_bundle(amplitude_rad: float, balance: bool = True, period_s: float
     return Bundle(
         joint_names=ROBOT.joint_names,
         command_names=(),
-        carry_size=1,
+        carry_shape=(1,),
         init_fn=model(
             [helper.make_node("Identity", ["start"], ["carry"])], [], [tensor("carry", 1)], [const("start", [0])]
         ),

@@ -1,14 +1,20 @@
 """The ONNX policy: what it declares is checked, what it computes is what the graph says."""
 
 import dataclasses
+import io
+import json
 import math
+import tarfile
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from deploy.bundle.session import OnnxPolicy, observe, self_test, spec_without_exporter
 from deploy.errors import PolicyError
 from deploy.robot.state import RobotState
+from robots.bundle import read_bundle
+from robots.errors import BundleError
 
 STATE = RobotState(
     joint_position=np.array([0.1, 0.2, 0.3]),
@@ -23,7 +29,7 @@ STATE = RobotState(
 
 
 def zeros(policy):
-    return {name: np.zeros(policy.sizes[name], dtype=np.float32) for name in policy.inputs}
+    return {name: np.zeros(policy.shapes[name], dtype=np.float32) for name in policy.inputs}
 
 
 def test_a_step_computes_the_graph_and_carries_on(bundle):
@@ -196,3 +202,58 @@ def test_a_self_test_that_is_none_is_refused(bundle, change):
 def test_a_self_test_without_its_parts_is_refused(bundle):
     with pytest.raises(PolicyError, match="self-test: not readable"):
         self_test(OnnxPolicy(bundle), bundle.spec.replace(self_test={"steps": 3}))
+
+
+@pytest.mark.parametrize(("written", "shape"), [([2, 3], (2, 3)), ([6], (6,)), (6, (6,)), ([2, 1, 3], (2, 1, 3))])
+def test_a_carry_of_any_shape_is_run_as_k_scales_files_have_it(tmp_path, written, shape):
+    # the carry of kscalelabs' published walking policies is an array of two layers; ours are flat
+    ones = numpy_helper.from_array(np.ones(shape, np.float32), "one")
+    zeros = numpy_helper.from_array(np.zeros(shape, np.float32), "zero")
+    value = lambda name, s: helper.make_tensor_value_info(name, TensorProto.FLOAT, s)  # noqa: E731
+    step = [
+        helper.make_node("Add", ["carry", "one"], ["carry_out"]),
+        helper.make_node("ReduceSum", ["carry"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["joint_angles", "sum"], ["action"]),
+    ]
+    outputs = [value("action", [2]), value("carry_out", shape)]
+    graphs = {
+        "init_fn.onnx": ([helper.make_node("Identity", ["zero"], ["carry"])], [], [value("carry", shape)], [zeros]),
+        "step_fn.onnx": (step, [value("joint_angles", [2]), value("carry", shape)], outputs, [ones]),
+    }
+    told = {"joint_names": ["a", "b"], "command_names": [], "carry_size": written}
+    members = {"metadata.json": json.dumps(told).encode()}
+    for name, (nodes, inputs, outs, weights) in graphs.items():
+        graph = helper.make_graph(nodes, "g", inputs, outs, weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        members[name] = model.SerializeToString()
+    path = tmp_path / "theirs.kinfer"
+    with tarfile.open(path, "w:gz") as tar:
+        for name in ("init_fn.onnx", "step_fn.onnx", "metadata.json"):
+            info = tarfile.TarInfo(name)
+            info.size = len(members[name])
+            tar.addfile(info, io.BytesIO(members[name]))
+    bundle = read_bundle(path)
+    assert bundle.carry_shape == shape and bundle.carry_size == 6
+    policy = OnnxPolicy(bundle)
+    angles = {"joint_angles": np.float32([0.5, -0.5])}
+    assert policy.step(angles).tolist() == [0.5, -0.5] and policy.carry.shape == shape
+    assert policy.step(angles).tolist() == [6.5, 5.5]
+    policy.reset()
+    assert not policy.carry.any()
+
+
+@pytest.mark.parametrize("written", [[], [2, -1], [2, 0.5], ["2"], [1000, 1001], [1] * 9, None, {"a": 1}])
+def test_a_carry_that_is_no_shape_is_refused_in_one_line(tmp_path, written, kinfer):
+    with tarfile.open(kinfer) as tar:
+        members = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+    data = json.loads(members["metadata.json"]) | {"carry_size": written}
+    members["metadata.json"] = json.dumps(data).encode()
+    path = tmp_path / "p.kinfer"
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(BundleError, match="carry_size: got") as caught:
+        read_bundle(path)
+    assert "\n" not in str(caught.value)

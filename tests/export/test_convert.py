@@ -124,12 +124,6 @@ def foreign(trained, inputs: tuple[str, ...], carry_size: int) -> PolicySpec:
     )
 
 
-def scanned(inputs, carry):
-    weight = 0.3 * jnp.cos(jnp.arange(N * N, dtype=jnp.float32)).reshape(N, N)
-    out, _ = jax.lax.scan(lambda c, _: (jnp.tanh(weight @ c), None), inputs["joint_angles"], length=3)
-    return out, jnp.concatenate([carry[1:], out[:1]])
-
-
 POLICIES = {
     "without a state": (lambda i, c: (0.5 * i["joint_angles"], c), ("joint_angles", "time"), 1),
     "whose action is an input": (lambda i, c: (i["joint_angles"], jnp.tanh(c)), ("joint_angles",), 4),
@@ -149,7 +143,10 @@ POLICIES = {
 
 
 BROKEN = {
-    "a scan": (scanned, "a loop, which could run without end"),
+    "a loop until something is so": (
+        lambda i, c: (jax.lax.while_loop(lambda v: v[0] < 1, lambda v: v + 1, i["joint_angles"]), c + 0.0),
+        "a loop that ends when something is so",
+    ),
     "a weight that is not finite": (lambda i, c: (i["joint_angles"] * jnp.full(N, jnp.nan), c + 0.0), "not finite"),
     "a rounding mode that ONNX has not": (
         lambda i, c: (jax.lax.round(0 * i["joint_angles"] + 2.5, jax.lax.RoundingMethod.AWAY_FROM_ZERO), c + 0.0),
@@ -233,9 +230,9 @@ def test_half_precision_on_the_data_path_is_refused(trained):
     refused(r"got FLOAT16, expected float32", step, trained)
 
 
-def test_integer_arithmetic_on_the_data_path_is_refused(trained):
+def test_bits_of_integers_on_the_data_path_are_refused(trained):
     def step(i, c):
-        return (i["joint_angles"].astype(jnp.int32) * 3).astype(jnp.float32), c
+        return (i["joint_angles"].astype(jnp.uint32) << 1).astype(jnp.float32), c
 
     refused(r"got integer arithmetic, expected float32", step, trained)
 

@@ -103,7 +103,7 @@ def _blind(whole):
     """A self-test of one step with every input 0."""
     record = whole.spec.self_test
     policy = OnnxPolicy(whole)
-    zeros = {name: np.zeros(policy.sizes[name], np.float32) for name in record["inputs"]}
+    zeros = {name: np.zeros(policy.shapes[name], np.float32) for name in record["inputs"]}
     action = policy.step(zeros)
     return {
         "inputs": {name: [v.tolist()] for name, v in zeros.items()},

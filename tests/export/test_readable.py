@@ -48,7 +48,7 @@ def exported(function) -> bytes:
 def test_ordinary_policy_code_is_readable_on_the_robot(case):
     function = ORDINARY[case]
     data = exported(function)
-    facts = check_graph(data, "step_fn.onnx", SIZES)
+    facts = check_graph(data, "step_fn.onnx", {name: (n,) for name, n in SIZES.items()})
     assert facts.nodes > 0 and len(facts.outputs) == 2
     angles, carry = np.float32([0.5, -0.25, 0.75]), np.linspace(0, 1, 8, dtype=np.float32)
     options = ort.SessionOptions()
@@ -62,4 +62,4 @@ def test_ordinary_policy_code_is_readable_on_the_robot(case):
 def test_a_loop_is_refused_with_what_to_do():
     data = exported(lambda a, c: (jax.lax.fori_loop(0, 3, lambda i, x: x * 2, a), c))
     with pytest.raises(PolicyError, match=r"a loop, which could run without end; unroll it"):
-        check_graph(data, "step_fn.onnx", SIZES)
+        check_graph(data, "step_fn.onnx", {name: (n,) for name, n in SIZES.items()})

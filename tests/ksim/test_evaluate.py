@@ -238,7 +238,7 @@ def bundle_of(robot, commands=("vx", "yaw_rate"), task="kbot_stand", with_spec=T
         action_high_rad=tuple(robot.column("upper_rad")),
     )
     return Bundle(
-        joint_names=robot.joint_names, command_names=commands, carry_size=1, init_fn=init, step_fn=step,
+        joint_names=robot.joint_names, command_names=commands, carry_shape=(1,), init_fn=init, step_fn=step,
         spec=spec if with_spec else None,
     )  # fmt: skip
 

@@ -35,14 +35,15 @@ def test_what_a_file_says_and_what_is_guessed_of_a_small_robot(write_robot, crat
     said = parts(build_model(write_robot(crate_xml)))
     assert said["base"] == "base: free joint base (of the model)"
     assert said["IMU"] == "IMU: imu on body pelvis (by its name)"
-    assert said["feet"] == "feet: left_foot, right_foot (guess: all sites called so)"
+    assert said["feet"] == "feet: left_foot, right_foot (all sites called so)"
     assert said["floor"] == "floor: added" and "11.00 kg" in said
     assert said["beside the robot"] == "beside the robot: foot_crate"
 
 
 def test_each_guess_is_named_with_its_reason(write_robot, biped_xml, tmp_path):
-    text = biped_xml.replace('<key name="home"', '<key name="stand"').replace("<freejoint/>", "")
-    text = text.replace('qpos="0 0 1 1 0 0 0 ', 'qpos="').replace('site name="imu"', 'site name="chest_imu"')
+    keys = '<key name="tall" qpos="0 0 0 0 0"/><key name="low" qpos="0 0.1 0.1 0.1 0.1"/>'
+    text = biped_xml.replace('<key name="home" qpos="0 0 1 1 0 0 0  0.1 0.2 -0.1 0.3"/>', keys)
+    text = text.replace("<freejoint/>", "").replace('site name="imu"', 'site name="chest"')
     text = text.replace('<gyro name="g" site="imu" noise="0.1"/>', "")
     text = text.replace("<worldbody>", '<asset><mesh name="cover" file="cover.stl"/></asset><worldbody>')
     cover = '<geom type="mesh" mesh="cover" contype="0" conaffinity="0"/>'
@@ -54,9 +55,10 @@ def test_each_guess_is_named_with_its_reason(write_robot, biped_xml, tmp_path):
     assert said["base"] == "base: free joint base (guess: because it has feet and nothing says otherwise)"
     assert built.base_added
     imu = understood(built).split("IMU: ")[1].split("; feet")[0]
-    assert imu.startswith("pelvis on body pelvis (guess: the first body's own frame, as no site is called imu")
-    assert imu.endswith("sites chest_imu are not looked at)")
-    assert "guess: all zeros" in said["home"] and "(keyframes stand are not looked at)" in said["home"]
+    assert imu.startswith(
+        "pelvis on body pelvis (guess: the first body's own frame, as no site or body has imu in its name"
+    )
+    assert "guess: all zeros" in said["home"] and "(keyframes tall, low are not looked at)" in said["home"]
     assert said["passive joints"] == "passive joints: wag" and said["meshes left out"] == "meshes left out: cover.stl"
     corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], "<f4") * 0.1
     sides = [corners[list(side)] for side in ((0, 2, 1), (0, 1, 3), (0, 3, 2), (1, 2, 3))]

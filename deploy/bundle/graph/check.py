@@ -234,20 +234,20 @@ def _declared(info: Message, what: str) -> tuple[int, ...] | None:
     return tuple(d["dim_value"] for d in dims)
 
 
-def _inputs(graph: Message, sizes: Mapping[str, int]) -> Iterable[tuple[bytes, Value]]:
+def _inputs(graph: Message, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[tuple[bytes, Value]]:
     weights = {tensor.get("name", b"") for tensor in graph["initializer"]}
     for info in graph["input"]:
         raw = info.get("name", b"")
         if raw in weights:  # as files before IR version 4 list them
             continue
         name = _text(raw)
-        if name not in sizes:
-            expected = f"some of {', '.join(sizes)}" if sizes else "none"
+        if name not in shapes:
+            expected = f"some of {', '.join(shapes)}" if shapes else "none"
             raise ValueError(f"input {name!r} is unknown; expected {expected}")
         shape = _declared(info, f"input {name}")
-        if shape is None or shape != (sizes[name],):
+        if shape is None or shape != shapes[name]:
             got = "a size that is not fixed" if shape is None else f"tensor(float) of shape {list(shape[:8])}"
-            raise ValueError(f"input {name}: {got}, expected tensor(float) of shape {[sizes[name]]}")
+            raise ValueError(f"input {name}: {got}, expected tensor(float) of shape {list(shapes[name])}")
         yield raw, Value(dtype=FLOAT, shape=shape)
 
 
@@ -269,19 +269,19 @@ def _feed(digest: Any, value: Any) -> None:
         _feed(digest, part)
 
 
-def known_inputs(joints: int, commands: int, carry_size: int) -> dict[str, int]:
-    """Size of every input that a .kinfer may declare, by name; some only before kinfer 0.6."""
-    sizes = {i.name: i.length(joints, commands) for i in POLICY_INPUTS}
-    return {**sizes, CARRY: carry_size}
+def known_inputs(joints: int, commands: int, carry_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Shape of every input that a .kinfer may declare, by name; some only before kinfer 0.6."""
+    shapes = {i.name: (i.length(joints, commands),) for i in POLICY_INPUTS}
+    return {**shapes, CARRY: carry_shape}
 
 
-def check_graph(data: bytes, what: str, sizes: Mapping[str, int]) -> GraphFacts:
+def check_graph(data: bytes, what: str, shapes: Mapping[str, tuple[int, ...]]) -> GraphFacts:
     """Check one graph.
 
     Args:
         data: the model.
         what: its name, for errors.
-        sizes: of every input that it may have, by name.
+        shapes: of every input that it may have, by name.
 
     Raises:
         PolicyError: it is not a graph that a policy needs, or asks for too much.
@@ -292,7 +292,7 @@ def check_graph(data: bytes, what: str, sizes: Mapping[str, int]) -> GraphFacts:
         if not IR_VERSIONS[0] <= ir_version <= IR_VERSIONS[1]:
             raise ValueError(f"IR version {ir_version}; expected {IR_VERSIONS[0]} to {IR_VERSIONS[1]}")
         graph, walk = model["graph"], _Walk(model)
-        given = list(_inputs(graph, sizes))
+        given = list(_inputs(graph, shapes))
         inputs = dict(given)
         if len(inputs) != len(given):
             raise ValueError("an input given twice")
@@ -339,6 +339,6 @@ def read_graphs(bundle: Bundle) -> tuple[GraphFacts, GraphFacts]:
     Raises:
         PolicyError: one of them is not what a policy needs.
     """
-    sizes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_size)
+    shapes = known_inputs(len(bundle.joint_names), len(bundle.command_names), bundle.carry_shape)
     init = check_graph(bundle.init_fn, "init_fn.onnx", {})
-    return init, check_graph(bundle.step_fn, "step_fn.onnx", sizes)
+    return init, check_graph(bundle.step_fn, "step_fn.onnx", shapes)
