@@ -41,12 +41,16 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _lock_memory() -> bool:
-    """Lock what is in memory now; what comes later is not, so that no allocation of the run can fail by it."""
+def _memory(call: str, *arguments: int) -> bool:
     try:
-        return ctypes.CDLL(None).mlockall(_MCL_CURRENT) == 0
+        return getattr(ctypes.CDLL(None), call)(*arguments) == 0
     except (OSError, AttributeError, TypeError):  # no such function on this system
         return False
+
+
+def _lock_memory() -> bool:
+    """Lock what is in memory now; what comes later is not, so that no allocation of the run can fail by it."""
+    return _memory("mlockall", _MCL_CURRENT)
 
 
 @contextlib.contextmanager
@@ -77,9 +81,12 @@ def realtime(wanted: bool, cpu: int | None = None) -> Iterator[Granted]:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
             before = policy
+    locked = wanted and _lock_memory()
     try:
-        yield Granted(priority=before is not None, memory=wanted and _lock_memory(), cpu=cpu)
+        yield Granted(priority=before is not None, memory=locked, cpu=cpu)
     finally:
+        if locked:
+            _memory("munlockall")
         if before is not None:
             os.sched_setscheduler(0, *before)
         if affinity is not None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -604,3 +605,12 @@ def test_an_imu_that_is_turned_is_refused_before_the_robot_is_touched(options, s
     with pytest.raises(SafetyError, match="up by its accelerometer is 90 degrees away"):
         run(options())
     assert not [kind for kind, _ in server.requests if kind in ("command", "configure")]
+
+
+def test_the_memory_that_a_run_locks_is_given_back(options):
+    def locked_kb() -> int:
+        return int(re.search(r"VmLck:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+    before = locked_kb()
+    report = run(options(realtime=True, duration_s=0.1))
+    assert report.exit_code == 0 and locked_kb() <= before
