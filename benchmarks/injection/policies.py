@@ -97,7 +97,7 @@ def slow(seconds: float) -> Callable[[Path], Path]:
 
     def make(folder: Path) -> Path:
         few, took = OnnxPolicy(_working(10)), []
-        feed = {name: np.zeros(few.sizes[name], np.float32) for name in few.inputs}
+        feed = {name: np.zeros(few.shapes[name], np.float32) for name in few.inputs}
         for _ in range(5):
             began = time.perf_counter()
             few.step(feed)

@@ -355,7 +355,7 @@ def test_what_is_planted_in_a_server_is_found(options, server, plant, what, word
 
 
 def test_a_server_that_answers_after_every_deadline_is_red_and_has_no_figures(options, server):
-    server.delay_s["imu"] = 0.6
+    server.delay_s["imu"] = 2.0
     found, probe = check(options())
     assert one(found, "states").level is RED and len(probe.time_s) == 0
     assert figures(probe)["round_trip_p50_s"] is None and figures(probe)["channels"]["gyro"]["rate_hz"] is None

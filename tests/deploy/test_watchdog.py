@@ -149,7 +149,7 @@ def test_a_run_that_ends_by_itself_leaves_no_watchdog_and_no_note(kinfer, server
 
 
 def test_a_second_run_on_the_same_robot_is_refused(kinfer, server, tmp_path):
-    child, _ = begin(kinfer, server, tmp_path)
+    child, _ = begin(kinfer, server, tmp_path, "--watchdog", "2")
     requests = len(server.requests)
     second = subprocess.run(
         [*RUN, str(kinfer), "--port", str(server.port), "--log", str(tmp_path / "second.mcap")],
