@@ -33,6 +33,8 @@ RUN = [sys.executable, "-m", "deploy.control.run"]
 def begin(kinfer, server, tmp_path, *more):
     """`ksim run` in a process of its own, its policy running."""
     log = tmp_path / "run.mcap"
+    if "--watchdog" not in more:  # longer than a user's: a test machine with two busy cores misses 0.15 s
+        more = (*more, "--watchdog", "0.5")
     child = subprocess.Popen(
         [
             *RUN,
