@@ -57,16 +57,11 @@ def _run(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[
         return atom.val if isinstance(atom, core.Literal) else known[atom]
 
     for eqn in jaxpr.eqns:
-        inputs, name = [value(atom) for atom in eqn.invars], eqn.primitive.name
-        rule = RULES.get(name)
+        inputs, rule = [value(atom) for atom in eqn.invars], RULES.get(eqn.primitive.name)
         try:
             found = rule(inputs, eqn.params) if rule is not None else eqn.primitive.bind(*inputs, **eqn.params)
         except Refused as refused:
             raise ExportError(f"policy function: {refused}{_line(eqn)}") from refused
-        except NotImplementedError as error:
-            raise ExportError(
-                f"policy function: {name}{_line(eqn)}: jax2onnx cannot convert it; write it with other operations"
-            ) from error
         outputs = found if eqn.primitive.multiple_results or isinstance(found, (list, tuple)) else [found]
         known.update(zip(eqn.outvars, outputs, strict=True))
     return [value(atom) for atom in jaxpr.outvars]

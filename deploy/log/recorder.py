@@ -12,7 +12,6 @@ import selectors
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
@@ -28,6 +27,7 @@ from mcap.records import Attachment, Channel, Footer, Message, Metadata
 from mcap.stream_reader import CRCValidationError, StreamReader
 from zstandard import ZstdError
 
+from deploy.child import start_child
 from deploy.errors import LogError
 from deploy.log.tick import BODY, JOINTS, PHASES, TIMES, Tick, pack
 from deploy.log.writer import BUNDLE_NAME, CLOSE, EVENT, FORMAT, FRAME, HEAD, OPEN, TICK
@@ -53,18 +53,7 @@ class LogProcess:
     def __init__(self) -> None:
         self.link, theirs = socket.socketpair()
         self.link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-        # -P: nothing that lies in the current folder is taken for ours
-        command = [sys.executable, "-P", "-m", "deploy.log.writer", str(theirs.fileno())]
-        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-        with theirs:
-            self.process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": path},
-                start_new_session=True,
-            )
+        self.process = start_child("deploy.log.writer", theirs)
 
     def close(self) -> None:
         """Nothing more is to be written; a second call does nothing. A writer that hangs is left to itself."""
