@@ -18,8 +18,8 @@ from deploy.bundle.preflight import prepare
 from deploy.control.findings import AMBER, GREEN, RED, Finding, Probe, next_step, to_json, worst
 from deploy.control.judge_joints import actuator_findings, gain_findings, server_findings, wiggle_findings
 from deploy.control.judge_sensors import channel_findings, clock_findings, figures, imu_findings, link_findings
-from deploy.control.loop import Stop, Stopped
 from deploy.control.run import alone, or_stop, signals
+from deploy.control.stop import Stop, Stopped
 from deploy.control.watchdog import Watchdog
 from deploy.control.wiggle import Wiggle
 from deploy.errors import CheckError, ConnectionLost, DeployError, OptionError

@@ -12,7 +12,7 @@ import numpy as np
 from deploy.control.findings import AMBER, GREEN, RED, Finding, Probe, listed
 from deploy.control.loop import READ_SHARE
 from deploy.robot.dialects import Dialect
-from deploy.robot.kos import GyroCheck
+from deploy.robot.gyro import GyroCheck
 from deploy.robot.safety import FRAME_MAX_RAD, Limits, gravity_error_rad
 from deploy.robot.state import RobotState
 from robots.rotation import GRAVITY_M_S2

@@ -11,7 +11,7 @@ import numpy as np
 from deploy.errors import ConnectionLost
 from deploy.robot.faults import Clamp, Fault, FaultKind
 from deploy.robot.frozen import FrozenChannels, FrozenLimits
-from deploy.robot.kos import GyroCheck
+from deploy.robot.gyro import GyroCheck
 from deploy.robot.safety import Limits, check_motion, check_state
 from deploy.robot.state import RobotState
 

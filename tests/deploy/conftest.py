@@ -417,3 +417,16 @@ def dead_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def guard(policy_spec_factory, robot):
+    from tests.deploy.live_commands import guard_of
+
+    return guard_of(
+        policy_spec_factory,
+        robot,
+        ("xvel", -0.5, 1.0, "m/s"),
+        ("yawrate", -1.0, 1.0, "rad/s"),
+        ("baseheight", -0.3, 0.1, "m"),
+    )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from deploy.errors import ConnectionLost, DeployError, FaultError, SafetyError
-from deploy.robot.kos import GyroCheck, KosRobot
+from deploy.robot.gyro import GyroCheck
+from deploy.robot.kos import KosRobot
 from deploy.robot.safety import Limits, damp, hold, limit, nominal
 from deploy.robot.state import RobotState
 
