@@ -160,7 +160,7 @@ def test_a_policy_runs_on_each_and_leaves_it_damped(bundle_factory, tmp_path, se
         report = run(
             RunOptions(
                 bundle=kinfer, port=twin.port, duration_s=0.3, log=log, watchdog_s=0.0, late_max=10.0,
-                lost_ticks_max=100, connect_timeout_s=30.0,
+                lost_ticks_max=100, connect_timeout_s=30.0, tilt_max_rad=np.pi,
             )
         )  # fmt: skip
         kp, kd, enabled = (np.array(v) for v in (twin.plant.kp, twin.plant.kd, twin.plant.enabled))
