@@ -17,7 +17,14 @@ import numpy as np
 from deploy.bundle.preflight import prepare
 from deploy.control.findings import AMBER, GREEN, RED, Finding, Probe, next_step, to_json, worst
 from deploy.control.judge_joints import actuator_findings, gain_findings, server_findings, wiggle_findings
-from deploy.control.judge_sensors import channel_findings, clock_findings, figures, imu_findings, link_findings
+from deploy.control.judge_sensors import (
+    channel_findings,
+    clock_findings,
+    figures,
+    imu_findings,
+    link_findings,
+    margin_findings,
+)
 from deploy.control.run import alone, or_stop, signals
 from deploy.control.stop import Stop, Stopped
 from deploy.control.watchdog import Watchdog
@@ -120,7 +127,8 @@ def findings(p: Probe, spec: PolicySpec | None, limits: Limits) -> list[Finding]
         )
         return found
     reads = spec is not None and any(a.name == "accelerometer" for a in spec.inputs)
-    found += [*imu_findings(p, limits, reads), *channel_findings(p, spec), *link_findings(p), *clock_findings(p)]
+    found += [*imu_findings(p, limits, reads), *channel_findings(p, spec), *margin_findings(p, spec)]
+    found += [*link_findings(p), *clock_findings(p)]
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.bundle.margins import Measured, Verdict, compare
 from deploy.control.findings import AMBER, GREEN, RED, Finding, Probe, listed
 from deploy.control.loop import READ_SHARE
 from deploy.robot.dialects import Dialect
@@ -22,6 +23,7 @@ from robots.spec import PolicySpec
 REST_RAD, REST_GYRO_RAD_S = 0.02, 0.1
 # Up by accelerometer and by orientation are nearer than this where mounting and bias are as they should be [rad].
 FRAME_GOOD_RAD = 0.2
+_LADDERS = {"imu_age_s": "IMU", "joint_age_s": "joints", "action_latency_s": "command"}
 
 
 def imu_findings(p: Probe, limits: Limits, reads_accelerometer: bool) -> Iterator[Finding]:
@@ -166,7 +168,7 @@ def channel_seen(values: np.ndarray, time_s: np.ndarray, paced: int) -> ChannelS
 def trained_age_s(spec: PolicySpec | None, channel: str) -> float | None:
     """How old a channel ("joints" or "imu") may have been in training [s]; None where nobody can tell.
 
-    This is the one place that says how much is allowed: a margin that was measured for the bundle belongs here.
+    What the policy bears beyond that is told by its margins: `margin_findings`.
     """
     if spec is None or not (spec.training or spec.observation_latency_s[1]):
         return None  # another exporter's bundle says nothing of its training
@@ -253,7 +255,7 @@ def _channel(name: str, c: ChannelSeen, trip_s: float, allowed_s: float | None, 
     if level is GREEN:
         return Finding("channels", name, level, got, expected if allowed_s else "")
     # an encoder at rest repeats its bits though each is new
-    if name == "joints" and level is RED and float(np.ptp(p.position, axis=0).max(initial=0.0)) < 0.01:
+    if name == "joints" and level is RED and not moved(p):
         level = AMBER
     return Finding(
         "channels",
@@ -263,6 +265,45 @@ def _channel(name: str, c: ChannelSeen, trip_s: float, allowed_s: float | None, 
         expected,
         "make the sensor's driver faster, or train with a channel this slow (channels.imu.rate_hz)",
     )
+
+
+def margin_findings(p: Probe, spec: PolicySpec | None) -> Iterator[Finding]:
+    """What was measured against what the policy bears in simulation, where its bundle tells (robots/margins.py).
+
+    A margin is of readings that are all equally late. So red is a channel that is beyond it by its mean age, amber one
+    that is so by its greatest. How old a value was when the server got it is in neither.
+    """
+    if spec is None or spec.margins is None:
+        return
+    trip = float(np.median(p.round_trip_s))
+    held = {name: c.hold_s for name, c in channels_seen(p).items() if c.changes and math.isfinite(c.hold_s)}
+    holds = {
+        "imu_age_s": [held[name] for name in ("gyro", "orientation") if name in held],
+        # encoders at rest repeat their bits though each reading is new
+        "joint_age_s": [held["joints"]] if "joints" in held and moved(p) else [],
+    }
+
+    def measured(share: float) -> Measured:
+        ages = {name: max(values) * share + trip for name, values in holds.items() if values}
+        return Measured(**ages, command_age_s=trip)
+
+    worst = {f.ladder: f for f in compare(spec.margins, measured(1.0))}
+    for mean in compare(spec.margins, measured(0.5)):
+        most = worst[mean.ladder]
+        if most.verdict is Verdict.UNKNOWN:
+            continue
+        beyond = RED if mean.verdict is Verdict.BEYOND else AMBER
+        level = GREEN if most.verdict is Verdict.WITHIN else beyond
+        expected, do = "", ""
+        if level is not GREEN:
+            expected = "at most what it stands"
+            do = "a faster sensor or link, or a policy that was trained for this"
+        yield Finding("margins", _LADDERS[mean.ladder], level, most.text, expected, do)
+
+
+def moved(p: Probe) -> bool:
+    """Some joint moved while it was probed."""
+    return float(np.ptp(p.position, axis=0).max(initial=0.0)) >= 0.01
 
 
 def link_findings(p: Probe) -> Iterator[Finding]:

@@ -48,8 +48,8 @@ class Stop:
 
     def ask(self) -> None:
         """Ask the source of commands."""
-        if self.source is not None and (by := self.source.stop_asked()):
-            self.set(Ended.STOPPED, f"{by} was pressed")
+        if self.source is not None and (asked := self.source.stop_asked()):
+            self.set(Ended.STOPPED, f"{asked.by} was pressed", now=not asked.gently)
 
     def check(self) -> None:
         """Raise Stopped when the end was asked for."""

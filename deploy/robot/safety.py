@@ -46,9 +46,12 @@ class Limits:
         kp: position gain [N m/rad].
         kd: velocity gain [N m s/rad].
         torque_limit: the limit that the controller sets [N m].
+        torque_max: the most that the motor can give [N m].
         tilt_max_rad: more tilt of the IMU than this is a fall [rad].
         range_slack_rad: how far beyond its limits a joint may be measured [rad]; as in a policy's inputs.
         over_speed: a joint faster than this many times its no-load speed is a fault.
+        over_torque: a motor that tells more than this many times its greatest torque is a fault.
+        spin_max_rad_s: an IMU that turns faster than this is a fault [rad/s].
         stale_ticks_max: more ticks than this without anything new measured is a fault.
         temperature_max_c: a motor hotter than this is a fault [Celsius].
         jump_max_rad: a joint that is farther than this from where its speed takes it, from one reading to the next,
@@ -64,9 +67,12 @@ class Limits:
     kp: np.ndarray
     kd: np.ndarray
     torque_limit: np.ndarray
+    torque_max: np.ndarray
     tilt_max_rad: float = 1.0
     range_slack_rad: float = LIMIT_SLACK_RAD
     over_speed: float = 1.5
+    over_torque: float = 1.5
+    spin_max_rad_s: float = 15.0
     stale_ticks_max: int = 7
     temperature_max_c: float = 100.0
     jump_max_rad: float = 0.15
@@ -84,6 +90,7 @@ class Limits:
             kp=np.asarray(robot.column("kp")),
             kd=np.asarray(robot.column("kd")),
             torque_limit=np.asarray(robot.column("torque_limit_nm")),
+            torque_max=np.asarray(robot.column("torque_max_nm")),
             tilt_max_rad=tilt_max_rad,
             stale_ticks_max=stale_ticks_max,
         )
@@ -233,12 +240,17 @@ def check_state(state: RobotState, limits: Limits, stale_ticks: int = 0) -> tupl
     if state.tilt_rad > limits.tilt_max_rad:
         faults.append(Fault(kind=FaultKind.FALL, value=state.tilt_rad, high=limits.tilt_max_rad))
     faults += _out_of_range(state, limits, limits.range_slack_rad)
-    fastest = limits.over_speed * limits.velocity_max
-    for i in np.flatnonzero(np.abs(state.joint_velocity) > fastest):
-        speed = state.joint_velocity[i]
-        faults.append(
-            Fault(kind=FaultKind.OVER_SPEED, where=limits.names[i], value=speed, low=-fastest[i], high=fastest[i])
-        )
+    spin = float(np.linalg.norm(state.gyro_b))
+    if spin > limits.spin_max_rad_s:
+        faults.append(Fault(kind=FaultKind.SPIN, where="gyro", value=spin, high=limits.spin_max_rad_s))
+    for kind, values, most in (
+        (FaultKind.OVER_SPEED, state.joint_velocity, limits.over_speed * limits.velocity_max),
+        (FaultKind.OVER_TORQUE, state.joint_torque, limits.over_torque * limits.torque_max),
+    ):
+        faults += [
+            Fault(kind=kind, where=limits.names[i], value=values[i], low=-most[i], high=most[i])
+            for i in np.flatnonzero(np.abs(values) > most)
+        ]
     if state.joint_temperature is not None:
         for i in np.flatnonzero(state.joint_temperature > limits.temperature_max_c):
             heat = state.joint_temperature[i]

@@ -22,6 +22,7 @@ from deploy.robot.dialects import KBOT, KOS_SIM, TWIN, ZBOT
 from deploy.robot.interface import JointSeen
 from deploy.robot.safety import Limits
 from robots.errors import SpecError
+from robots.margins import Ladder, Margins, Rung
 from robots.rotation import from_rotvec, multiply, rotate_inverse
 from toolkit.files import shipped_policy
 
@@ -215,6 +216,31 @@ def test_a_slow_imu_is_red_unless_the_policy_was_trained_for_it(robot, policy_sp
     for unknown in (None, policy_spec_factory(robot)):
         assert one(judged(probe, unknown), "gyro", "channels").level is AMBER
     assert one(judged(probe), "joints", "channels").level is GREEN
+
+
+def with_margins(spec, **greatest_s):
+    """The policy stands up to these, and falls with twice as much."""
+    ladders = {
+        name: Ladder(rungs=tuple(Rung(value=v, survived=s, episodes=10) for v, s in ((0.0, 10), (m, 10), (2 * m, 0))))
+        for name, m in greatest_s.items()
+    }
+    return spec.replace(margins=Margins(**ladders))
+
+
+def test_what_was_measured_is_held_against_the_margins_of_the_bundle(robot, policy_spec_factory):
+    probe, spec = make_probe(robot), policy_spec_factory(robot)
+    assert not [f for f in judged(probe, spec) if f.group == "margins"]
+    good = with_margins(spec, imu_age_s=0.03, joint_age_s=0.001, action_latency_s=0.001)
+    told = {f.what: (f.level, f.got) for f in judged(probe, good) if f.group == "margins"}
+    # at rest the encoders say nothing of their age
+    assert told.keys() == {"IMU", "command"}
+    assert told["IMU"] == (GREEN, "IMU readings late by 2 ms: in simulation the policy stands up to 30 ms")
+    assert told["command"] == (RED, "commands late by 2 ms: in simulation the policy stands up to 1 ms only")
+    # a gyro of 20 Hz is held for 50 ms: 2 to 52 ms old, 27 in the mean
+    slow = dataclasses.replace(probe, gyro_b=held(probe.gyro_b, probe.time_s, 20.0))
+    for margin_s, level in ((0.02, RED), (0.04, AMBER), (0.08, GREEN)):
+        spec = with_margins(policy_spec_factory(robot), imu_age_s=margin_s)
+        assert one(judged(slow, spec), "IMU", "margins").level is level
 
 
 def test_a_server_that_repeats_old_values_is_red_and_a_simulator_that_holds_the_robot_amber(robot):

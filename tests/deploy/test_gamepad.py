@@ -25,6 +25,7 @@ from deploy.control.commands.gamepad import (
     deflection,
     is_gamepad,
 )
+from deploy.control.commands.source import StopAsked
 from deploy.control.run import main
 from deploy.errors import CheckError
 from tests.deploy.live_commands import Ticks, until
@@ -37,7 +38,7 @@ def test_sticks_drive_to_the_ends_of_the_range_and_rest_in_their_middle(guard):
     assert deflection(55, -100, 100) == pytest.approx(0.5)
     sticks = Sticks(guard, {ABS_X: (-100, 100), ABS_Y: (-100, 100), ABS_RX: (-100, 100), ABS_Z: (0, 255)})
     for code, value in ((ABS_Y, -100), (ABS_RX, 55), (ABS_Z, 255), (ABS_X, -100)):
-        assert sticks.event(EV_ABS, code, value) == ""
+        assert sticks.event(EV_ABS, code, value) is None
     assert sticks.values.tolist() == pytest.approx([1.0, -0.5, 0.0]), "forward, to the right; the trigger is no stick"
     sticks.event(EV_ABS, ABS_Y, 55)
     assert sticks.values[0] == pytest.approx(-0.25), "half of what is behind"
@@ -47,10 +48,10 @@ def test_sticks_drive_to_the_ends_of_the_range_and_rest_in_their_middle(guard):
 
 def test_b_and_start_stop_when_they_are_pressed(guard):
     sticks = Sticks(guard, {ABS_X: (0, 255), ABS_Y: (0, 255), ABS_Z: (0, 255)})
-    assert "B" in sticks.event(EV_KEY, BTN_EAST, 1) and "START" in sticks.event(EV_KEY, BTN_START, 1)
-    assert (
-        sticks.event(EV_KEY, BTN_EAST, 0) == sticks.event(EV_KEY, 0x130, 1) == sticks.event(EV_SYN, BTN_EAST, 1) == ""
-    )
+    assert sticks.event(EV_KEY, BTN_EAST, 1) == StopAsked("the gamepad's B")
+    assert sticks.event(EV_KEY, BTN_START, 1) == StopAsked("the gamepad's START", gently=True)
+    for type_, code, value in ((EV_KEY, BTN_EAST, 0), (EV_KEY, 0x130, 1), (EV_SYN, BTN_EAST, 1)):
+        assert sticks.event(type_, code, value) is None
     sticks.event(EV_ABS, ABS_Z, 0)
     assert sticks.values[1] == 1.0, "a pad without RX has its second stick at Z"
 
@@ -112,7 +113,7 @@ def test_a_gamepad_is_followed_unplugged_and_plugged_in_again(guard):
         ticks.reach([1.0, 0.0, 0.0])
         time.sleep(0.7)  # a stick that is held sends nothing
         ticks.reach([1.0, 0.0, 0.0])
-        assert source.status() == "gamepad: xvel 1.00; B or START stops"
+        assert source.status() == "gamepad: xvel 1.00; B stops, START stops gently"
         pad.positions[ABS_Y] = 100
         pad.send(EV_SYN, SYN_DROPPED, 0)  # the kernel lost events: where the sticks are is asked anew
         ticks.reach([-0.5, 0.0, 0.0])
@@ -124,7 +125,7 @@ def test_a_gamepad_is_followed_unplugged_and_plugged_in_again(guard):
         again.positions[ABS_RX] = -100
         pads.append(again)
         ticks.reach([0.0, 1.0, 0.0])
-        assert source.stop_asked() == ""
+        assert source.stop_asked() is None
         again.send(EV_KEY, BTN_START, 1)
         until(source.stop_asked)
     finally:

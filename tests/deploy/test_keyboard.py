@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from deploy.control.commands.keyboard import Keyboard, Keys
+from deploy.control.commands.source import StopAsked
 from deploy.control.run import RunOptions, run
 from deploy.log.recorder import read_log
 from tests.deploy.live_commands import Ticks, check_record, until
@@ -25,14 +26,15 @@ def pressed(guard, text):
 
 
 def test_k_scale_s_keys_step_and_end_where_theirs_do_or_the_policy_s_range(guard):
-    assert pressed(guard, "www") == ({"xvel": 0.3, "yawrate": 0.0, "baseheight": 0.0}, False)
+    assert pressed(guard, "www") == ({"xvel": 0.3, "yawrate": 0.0, "baseheight": 0.0}, [])
     assert pressed(guard, "wwWwwwwwwwww")[0]["xvel"] == 0.8, "their end, within the range"
     assert pressed(guard, "ssssssss")[0]["xvel"] == -0.5, "the range's end"
     assert pressed(guard, "ssssssssw")[0]["xvel"] == -0.4, "a key at the end is not owed back"
     assert pressed(guard, "qqe=--")[0] == {"xvel": 0.0, "yawrate": 0.1, "baseheight": -0.05}
-    assert pressed(guard, "wwq0") == (dict.fromkeys(guard.names, 0.0), False)
+    assert pressed(guard, "wwq0") == (dict.fromkeys(guard.names, 0.0), [])
     assert pressed(guard, "adrfzx\n?")[0] == dict.fromkeys(guard.names, 0.0), "no such commands here"
-    assert pressed(guard, "w w")[1]
+    assert pressed(guard, "w w")[1] == [StopAsked("the space bar")]
+    assert pressed(guard, "w\x7f")[1] == pressed(guard, "\x08")[1] == [StopAsked("backspace", gently=True)]
 
 
 def test_sequences_of_other_keys_are_none_and_may_come_in_parts(guard):
@@ -120,6 +122,38 @@ def test_keys_drive_a_run_and_space_stops_it_with_the_terminal_as_it_was(termina
     assert log.result["ended"] == "stopped" and log.phase[-1] == "damp" and log.metadata["command_source"] == "keyboard"
     assert check_record(log)[:, 0].max() == np.float32(0.2)
     assert log.metadata["schedule"] == [{"at_s": 0.0, "vx": 0.0, "yaw": 0.0}]
+
+
+def test_backspace_brings_the_command_to_zero_and_softens_before_the_robot_is_limp(terminal, server, tmp_path):
+    terminal.type("ww")
+    until(lambda: server.target_deg[31] == pytest.approx(np.rad2deg(0.3 + 0.02), abs=1e-3))
+    terminal.type("\x7f")
+    out, _ = terminal.end()
+    assert terminal.child.returncode == 0 and "ended      stopped: backspace was pressed" in out
+    assert server.damped()
+    log = read_log(tmp_path / "run.mcap")
+    stopping = np.flatnonzero(log.phase == "stop")
+    # 1 s of rest and 0.3 s of softening, but for ticks that a busy machine left out
+    assert 20 <= len(stopping) <= 67 and log.phase[-1] == "damp"
+    assert np.nanmin(log.inputs["command"][stopping, 0]) == 0.0
+
+
+def test_a_stop_at_once_counts_more_than_a_gentle_one(guard):
+    master, slave = pty.openpty()
+    source = Keyboard(guard, slave)
+    try:
+        os.write(master, b"\x7f")
+        until(source.stop_asked)
+        assert source.stop_asked().gently
+        os.write(master, b" ")
+        until(lambda: not source.stop_asked().gently)
+        os.write(master, b"\x7f")
+        time.sleep(0.3)
+        assert source.stop_asked() == StopAsked("the space bar")
+    finally:
+        source.close()
+        os.close(master)
+        os.close(slave)
 
 
 @pytest.mark.parametrize(("key", "code"), [("\x03", 130), ("\x1c", -signal.SIGQUIT)])

@@ -162,9 +162,21 @@ def test_tilt_beyond_the_limit_is_a_fall(limits):
     assert told(check_state(tilted(1.01), limits))[0].startswith("tilt 1.01 rad")
 
 
+def test_an_imu_that_turns_faster_than_a_robot_does_is_a_fault(limits):
+    assert not check_state(make_state(gyro_b=[9.0, 12.0, 0.0]), limits)
+    (fault,) = check_state(make_state(gyro_b=[9.1, 12.0, 0.0]), limits)
+    assert str(fault) == "spin: the IMU turns at 15.1 rad/s, limit 15 rad/s"
+
+
 def test_each_fault_names_its_joint(limits):
     assert "out of range: knee at -1.300 rad" in told(check_state(make_state(joint_position=[0, -1.3, 0]), limits))[0]
     assert "over-speed: ankle at 23.0 rad/s" in told(check_state(make_state(joint_velocity=[0, 0, 23]), limits))[0]
+    # 1.5 times 30 N m
+    assert (
+        "over-torque: knee at -45.1 N m, limit 45.0"
+        in told(check_state(make_state(joint_torque=[0, -45.1, 0]), limits))[0]
+    )
+    assert not check_state(make_state(joint_torque=[45.0, -45.0, 0]), limits)
     assert told(check_state(make_state(joint_velocity=[0, 0, 22]), limits)) == ()
     assert told(check_state(make_state(joint_torque=[math.nan, 0, 0]), limits)) == ("not finite: joint_torque of hip",)
     assert told(check_state(make_state(gyro_b=[math.inf, 0, 0]), limits)) == ("not finite: gyro_b of IMU",)

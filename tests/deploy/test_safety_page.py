@@ -33,6 +33,7 @@ def test_the_limits_on_the_page_are_those_of_the_code():
     number = lambda kind: float(re.search(r"[\d.]+", faults[kind])[0])  # noqa: E731
     assert number("joint out of range") == limits["range_slack_rad"].default
     assert number("over-speed") == limits["over_speed"].default
+    assert number("over-torque") == limits["over_torque"].default and number("spin") == limits["spin_max_rad_s"].default
     assert number("too hot") == limits["temperature_max_c"].default
     assert number("jumped") == limits["jump_max_rad"].default
     assert number("stale") == limits["stale_ticks_max"].default == number("frozen") == frozen.channel_ticks

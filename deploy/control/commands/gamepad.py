@@ -1,8 +1,8 @@
 """Commands from a gamepad, on Linux, by evdev.
 
-Left stick: up and down xvel, left and right yvel. Right stick: left and right yawrate. B (circle on a PlayStation's) or
-START stops. A stick at its end asks for the end of the range of training; one within a tenth of its middle for zero.
-K-Scale's own programs send a gamepad over UDP and have no map of their own to follow.
+Left stick: up and down xvel, left and right yvel. Right stick: left and right yawrate. B (circle on a PlayStation's)
+stops, START stops gently. A stick at its end asks for the end of the range of training; one within a tenth of its
+middle for zero. K-Scale's own programs send a gamepad over UDP and have no map of their own to follow.
 
 A stick that is held sends nothing. What silence means here: the thread puts the sticks' positions again ten times a
 second, for as long as the device is there. An unplugged one is silent; when it is back it is taken up again.
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deploy.control.commands.guard import CommandGuard
-from deploy.control.commands.source import WAIT_S, LiveSource
+from deploy.control.commands.source import WAIT_S, LiveSource, StopAsked
 from deploy.errors import CheckError
 from robots.command_names import known_as
 
@@ -28,7 +28,7 @@ EV_SYN, EV_KEY, EV_ABS = 0, 1, 3
 SYN_DROPPED = 3
 ABS_X, ABS_Y, ABS_Z, ABS_RX = 0, 1, 2, 3
 BTN_GAMEPAD, BTN_EAST, BTN_START = 0x130, 0x131, 0x13B
-STOPS = {BTN_EAST: "the gamepad's B", BTN_START: "the gamepad's START"}
+STOPS = {BTN_EAST: StopAsked("the gamepad's B"), BTN_START: StopAsked("the gamepad's START", gently=True)}
 DEAD_ZONE = 0.1
 AGAIN_S = 0.5
 
@@ -66,10 +66,10 @@ class Sticks:
         self._axes = AXES if ABS_RX in ranges else {ABS_X: AXES[ABS_X], ABS_Y: AXES[ABS_Y], ABS_Z: AXES[ABS_RX]}
         self.codes = tuple(code for code in self._axes if code in ranges)
 
-    def event(self, type_: int, code: int, value: int) -> str:
-        """Take one of Linux's input events; what it stops with, empty where it does not."""
+    def event(self, type_: int, code: int, value: int) -> StopAsked | None:
+        """Take one of Linux's input events; the wish for the end, None where it is none."""
         if type_ == EV_KEY and value == 1:
-            return STOPS.get(code, "")
+            return STOPS.get(code)
         if type_ == EV_ABS and code in self.codes:
             axis, guard = self._axes[code], self._guard
             name = known_as(axis.command, guard.names)
@@ -77,7 +77,7 @@ class Sticks:
                 i, share = guard.names.index(name), axis.sign * deflection(value, *self._ranges[code])
                 end = guard.high[i] if share > 0 else guard.low[i]
                 self.values[i] = guard.rest[i] + abs(share) * (end - guard.rest[i])
-        return ""
+        return None
 
 
 def _evdev() -> Any:
@@ -136,7 +136,7 @@ class Gamepad(LiveSource):
         ModuleNotFoundError: evdev is not installed.
     """
 
-    kind, hint = "gamepad", "B or START stops"
+    kind, hint = "gamepad", "B stops, START stops gently"
 
     def __init__(self, guard: CommandGuard, path: str = "", find: Callable[[str], Any] = find_gamepad) -> None:
         super().__init__(guard)
@@ -150,10 +150,10 @@ class Gamepad(LiveSource):
         ranges = {code: (info.min, info.max) for code, info in device.capabilities().get(EV_ABS, ())}
         self._sticks = Sticks(self.guard, ranges)
         self._device = device
-        self._ask()
+        self._look()
         self.tell(f"{device.name} at {device.path}")
 
-    def _ask(self) -> None:
+    def _look(self) -> None:
         """Where the sticks are now: at the start, and where the kernel lost events."""
         for code in self._sticks.codes:
             self._sticks.event(EV_ABS, code, self._device.absinfo(code).value)
@@ -168,8 +168,8 @@ class Gamepad(LiveSource):
             if select.select([self._device.fd], [], [], WAIT_S)[0]:
                 for event in self._device.read():
                     if (event.type, event.code) == (EV_SYN, SYN_DROPPED):
-                        self._ask()
-                    self._stop_by = self._stop_by or self._sticks.event(event.type, event.code, event.value)
+                        self._look()
+                    self._ask(self._sticks.event(event.type, event.code, event.value))
         except BlockingIOError:
             pass
         except OSError as error:

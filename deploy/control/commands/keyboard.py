@@ -1,9 +1,9 @@
 """Commands from the keyboard of the terminal that the run is in.
 
 Followed: pyfirmware's firmware/commands/keyboard.py and kinfer-sim's keyboard.py. Keys, steps and ends are theirs; `0`
-takes all commands to zero. Ours beside: the space bar stops the run; a key's value ends at the range of training; a
-key whose command the policy does not take does nothing; an arrow key does nothing (there its escape sequence ends in a
-letter that is a key). Their keys for motions of the arms are not here.
+takes all commands to zero. Ours beside: the space bar stops the run, backspace stops it gently; a key's value ends at
+the range of training; a key whose command the policy does not take does nothing; an arrow key does nothing (there its
+escape sequence ends in a letter that is a key). Their keys for motions of the arms are not here.
 
 A value stays until a key changes it. What silence means here: the thread puts the values again ten times a second, for
 as long as its terminal is there and the run in its foreground. A closed terminal, or a run that was put into the
@@ -26,7 +26,7 @@ from types import FrameType
 import numpy as np
 
 from deploy.control.commands.guard import CommandGuard, keyboard_max
-from deploy.control.commands.source import WAIT_S, LiveSource
+from deploy.control.commands.source import WAIT_S, LiveSource, StopAsked
 from deploy.errors import CheckError
 from robots.command_names import known_as
 
@@ -45,7 +45,12 @@ KEYS = {
     "t": ("basepitch", 0.1),
     "g": ("basepitch", -0.1),
 }
-ZERO, STOP = "0", " "
+ZERO = "0"
+STOPS = {
+    " ": StopAsked("the space bar"),
+    "\x7f": StopAsked("backspace", gently=True),
+    "\x08": StopAsked("backspace", gently=True),
+}
 _ESCAPE = 0x1B
 
 
@@ -60,28 +65,28 @@ class Keys:
         self._guard, self.values = guard, guard.rest.copy()
         self._sequence = ""
 
-    def press(self, data: bytes) -> bool:
-        """Take what a terminal sent; whether the stop was in it."""
-        return any([self._one(byte) for byte in data])
+    def press(self, data: bytes) -> list[StopAsked]:
+        """Take what a terminal sent; the wishes for the end that were in it."""
+        return [stop for byte in data if (stop := self._one(byte))]
 
-    def _one(self, byte: int) -> bool:
+    def _one(self, byte: int) -> StopAsked | None:
         # ESC, then one character, or "[" and parameters up to a letter or ~, or "O" and one character
         if byte == _ESCAPE:
             self._sequence = "\x1b"
-            return False
+            return None
         key = chr(byte)
         if self._sequence:
             first = len(self._sequence) == 1
             self._sequence += key
             if (first and key not in "[O") or (not first and 0x40 <= byte <= 0x7E):
                 self._sequence = ""
-            return False
+            return None
         key = key.lower()
         if key == ZERO:
             self.values = self._guard.rest.copy()
         elif key in KEYS:
             self._step(*KEYS[key])
-        return key == STOP
+        return STOPS.get(key)
 
     def _step(self, command: str, step: float) -> None:
         guard, name = self._guard, known_as(command, self._guard.names)
@@ -104,7 +109,7 @@ class Keyboard(LiveSource):
         CheckError: it is no terminal, or the run is not in its foreground.
     """
 
-    kind, hint = "keyboard", "space stops"
+    kind, hint = "keyboard", "space stops, backspace stops gently"
 
     def __init__(self, guard: CommandGuard, terminal: int | None = None) -> None:
         super().__init__(guard)
@@ -154,8 +159,8 @@ class Keyboard(LiveSource):
             data = os.read(self._terminal, 1024)
             if not data:
                 raise OSError("the terminal is gone")
-            if self._keys.press(data):
-                self._stop_by = "the space bar"
+            for stop in self._keys.press(data):
+                self._ask(stop)
         self._put(self._keys.values)
 
     def _on_quit(self, signum: int, frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,19 @@ from deploy.control.commands.guard import ChangeKind, CommandGuard, Guarded
 WAIT_S = 0.1
 # lines that nobody has asked for yet; the oldest go first
 NEWS_MAX = 32
+
+
+@dataclass(frozen=True)
+class StopAsked:
+    """The wish for the end of a run.
+
+    Attributes:
+        by: what was pressed, such as "the space bar".
+        gently: zero command first, then softer and softer, as at the end of a run's time.
+    """
+
+    by: str
+    gently: bool = False
 
 
 class CommandSource(abc.ABC):
@@ -35,9 +49,9 @@ class CommandSource(abc.ABC):
     def at(self, time_s: float) -> np.ndarray:
         """The command at a time since the policy's first tick [s], (commands,). Never waits."""
 
-    def stop_asked(self) -> str:
-        """What asked for the end of the run, such as "the space bar"; empty where nothing did."""
-        return ""
+    def stop_asked(self) -> StopAsked | None:
+        """The wish for the end of the run; None where there is none."""
+        return None
 
     def news(self) -> list[str]:
         """What there is to tell since it was last asked, one line each."""
@@ -76,7 +90,7 @@ class LiveSource(CommandSource):
         self.last = Guarded(command=guard.rest)
         self._newest = (guard.rest, -np.inf)
         self._time_s: float | None = None
-        self._stop_by = ""
+        self._stop: StopAsked | None = None
         self._news: deque[str] = deque(maxlen=NEWS_MAX)
         self._silent = False
         self._told: set[str] = set()
@@ -118,9 +132,14 @@ class LiveSource(CommandSource):
                 self.tell(f"{change.command}={change.wanted:g} is outside the range of training (told once a command)")
         return self.last.command
 
-    def stop_asked(self) -> str:
-        """What asked for the end of the run; empty where nothing did."""
-        return self._stop_by
+    def stop_asked(self) -> StopAsked | None:
+        """The wish for the end of the run; None where there is none."""
+        return self._stop
+
+    def _ask(self, stop: StopAsked | None) -> None:
+        """Wish for the end; the first wish counts, but one that is not gentle counts more than one that is."""
+        if stop is not None and (self._stop is None or (self._stop.gently and not stop.gently)):
+            self._stop = stop
 
     def news(self) -> list[str]:
         """The lines since it was last asked."""
