@@ -17,6 +17,8 @@ from deploy.robot.state import RobotState
 
 # The policy may have more than this share of its targets changed by safety for so long, without a pause.
 CLAMPED_SHARE, CLAMPED_S = 0.5, 1.0
+# Over how long the loop's rate is looked at.
+SLOW_S = 1.0
 
 
 class Monitor:
@@ -54,7 +56,7 @@ class Monitor:
         frozen = FrozenLimits(base_fixed=base_fixed)
         frozen = replace(frozen, channel_ticks=frozen.channel_ticks * every, joint_ticks=frozen.joint_ticks * every)
         self._frozen = FrozenChannels(limits.names, frozen)
-        self._recent: deque[float] = deque(maxlen=1 + max(2, round(1.0 / period_s)))
+        self._recent: deque[float] = deque()
         self.gyro, self.gyro_done = gyro, False
         self.lost_in_row = self._stale_in_row = self._clamped_in_row = 0
 
@@ -113,12 +115,15 @@ class Monitor:
         """The end of a tick [s]: over the last second the loop was about as fast as in training."""
         if self._simulated:
             return ()
-        self._recent.append(now)
-        took = self._recent[-1] - self._recent[0]
-        nominal = (len(self._recent) - 1) * self._period_s
-        if len(self._recent) < (self._recent.maxlen or 0) or took <= (1.0 + self._late_max) * nominal:
+        recent = self._recent
+        recent.append(now)
+        while len(recent) > 2 and recent[1] <= now - SLOW_S:
+            recent.popleft()
+        took = now - recent[0]
+        nominal = (len(recent) - 1) * self._period_s
+        if took < SLOW_S or took <= (1.0 + self._late_max) * nominal:
             return ()
-        rate, wanted = (len(self._recent) - 1) / took, 1.0 / self._period_s
+        rate, wanted = (len(recent) - 1) / took, 1.0 / self._period_s
         detail = (
             f"too slow: {rate:.1f} ticks a second over the last {took:.1f} s, {wanted:g} are due "
             f"(state round trip {1e3 * round_trip_s:.0f} ms); look at the link and what else runs here"
