@@ -1,5 +1,6 @@
 """Files as K-Scale's exporters leave them, written with onnx and tarfile and with nothing of ours, and pyfirmware's
-way of starting one, written from what facts there are of it."""
+way of starting one, written from what facts there are of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is, by its content: told where another kind of file was expected. Nothing is loaded or unpacked for it."""
+"""What a file is, by its first bytes: told where another kind of file was expected. Nothing is loaded for it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _text(head: bytes) -> FileKind | None:
         if error.start < len(head) - 3 or len(head) < _HEAD:  # else a character that the end of the head cuts
             return None
         text = head[: error.start].decode("utf-8-sig")
-    if any(c not in "\t\n\r\f" and ord(c) < 32 or ord(c) == 127 for c in text):
+    if any((c not in "\t\n\r\f" and ord(c) < 32) or ord(c) == 127 for c in text):
         return None
     text = text.lstrip().lower()
     if text.startswith("version https://git-lfs.github.com/spec/"):
@@ -167,7 +167,7 @@ def _protobuf(file: BinaryIO) -> FileKind:
 
 
 def kind_of(path: str | Path) -> FileKind:
-    """What a file is, by its content.
+    """What a file is, by its content, whatever its name.
 
     Raises:
         OSError: it cannot be read.

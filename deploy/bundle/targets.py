@@ -248,7 +248,7 @@ def fits(found: Sequence[Finding]) -> bool:
 
 
 def rows(judged: Fits) -> list[tuple[str, str]]:
-    """(runtime, whether the bundle fits it) of each; what keeps it from running and what is to be known, a line each."""
+    """(runtime, whether the bundle fits it) of each: a line for each thing that keeps it out or is to be known."""
     out = []
     for target, found in judged.items():
         lines = [f"does NOT fit: {f.text}" for f in found if f.blocks] or ["fits"]

@@ -230,7 +230,7 @@ def test_what_is_no_file_or_no_archive_is_refused(tmp_path):
         with pytest.raises(BundleError, match=message):
             read_bundle(path)
     (tmp_path / "text.kinfer").write_text("hello")
-    with pytest.raises(BundleError, match="is text; expected a .kinfer bundle"):
+    with pytest.raises(BundleError, match=r"is text; expected a \.kinfer bundle"):
         read_bundle(tmp_path / "text.kinfer")
 
 
