@@ -37,10 +37,10 @@ _FREE = ("training", "proofs", "envelope", "self_test", "versions")
 CARRY_MAX, CARRY_AXES = 1_000_000, 8
 _EXPECTED = f"a .kinfer bundle, which is a gzip tar of {', '.join(MEMBERS)}"
 _REMEDIES = {
-    FileKind.CHECKPOINT: "ksim export CKPT -o policy.kinfer makes one of it",
+    FileKind.CHECKPOINT: "export it first: ksim export {path} -o policy.kinfer",
     FileKind.ONNX: "name the .kinfer that was exported with it (ksim export CKPT -o policy.kinfer)",
     FileKind.OLD_BUNDLE: "export its policy again",
-    FileKind.LOG: "ksim log and ksim parity read logs",
+    FileKind.LOG: "ksim log info {path} tells what it says",
     FileKind.KSCALE_CHECKPOINT: "K-Scale's convert.py makes a .kinfer of it",
     FileKind.TAR: "gzip it",
 }

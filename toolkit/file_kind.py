@@ -195,7 +195,7 @@ def mistaken(path: str | Path, expected: str, maybe: set[FileKind], remedies: Ma
         path: the file.
         expected: what was, as the line tells it.
         maybe: the kinds that it may have, damaged or not.
-        remedies: what to do about a kind, for this reader alone.
+        remedies: what to do about a kind, for this reader alone; {path} stands for the file.
     """
     try:
         kind = kind_of(path)
@@ -203,5 +203,5 @@ def mistaken(path: str | Path, expected: str, maybe: set[FileKind], remedies: Ma
         return None
     if kind in maybe:
         return None
-    remedy = remedies.get(kind) or _REMEDIES.get(kind) or "name another file"
+    remedy = (remedies.get(kind) or _REMEDIES.get(kind) or "name another file").replace("{path}", str(path))
     return f"{path}: is {kind.value}; expected {expected}; {remedy}"

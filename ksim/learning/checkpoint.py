@@ -40,7 +40,7 @@ _SHAPES = (*("network", "hidden", "layers", "head", "history", "normalise", "hol
 _DATE = (1980, 1, 1, 0, 0, 0)
 _REMEDIES = {
     FileKind.BUNDLE: "name the checkpoint that it was exported from; the name of a bundle ends in .kinfer",
-    FileKind.LOG: "ksim log and ksim parity read logs",
+    FileKind.LOG: "ksim log info {path} tells what it says",
 }
 
 

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from deploy.bundle.preflight import prepare
 from deploy.bundle.session import OnnxPolicy
 from deploy.control.run import RunOptions, run
 from deploy.errors import CheckError
@@ -93,6 +94,20 @@ def test_quaternion_and_heading_are_those_of_the_imu_w_first(tmp_path):
         np.testing.assert_allclose(log.inputs["quaternion"][row], server.quat_wxyz, atol=1e-3)
         np.testing.assert_allclose(log.inputs["initial_heading"][row], [yaw], atol=1e-3)
         np.testing.assert_allclose(log.inputs["command"][row], [0.25, 0, 0, 0, 0, 0])
+
+
+def test_the_home_pose_of_the_file_is_where_the_run_begins(tmp_path):
+    home = [h + 0.1 if name == "dof_left_wrist_00" else h for name, h in zip(kscale.JOINTS, kscale.HOME, strict=True)]
+    ready = prepare(kscale.write(tmp_path / "p.kinfer", joint_biases=home), "kbot", {})
+    assert ready.spec.robot.column("home_rad") == home
+    (line,) = (w for w in ready.warnings if "home" in w and "robot kbot" in w)
+    assert line == "the home pose is the bundle's, not that of robot kbot: dof_left_wrist_00 0.1, not 0 rad"
+    ready = prepare(kscale.write(tmp_path / "q.kinfer"), "kbot", {})
+    assert not [w for w in ready.warnings if "robot kbot" in w]
+    with pytest.raises(
+        CheckError, match=r"joint_biases: .* none of robot kbot: joint dof_right_shoulder_pitch_03: home"
+    ):
+        prepare(kscale.write(tmp_path / "r.kinfer", joint_biases=[9.0] * 20), "kbot", {})
 
 
 def test_without_a_robot_it_is_told_what_the_file_lacks(tmp_path):
