@@ -6,8 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from deploy.bundle.graph import read_graphs
+from deploy.bundle.targets import TITLES, Finding, Target, fits, judge, rows
+from deploy.bundle.targets import to_json as fits_json
 from export.errors import ExportError
 from export.options import ProofOptions
 from export.tracing import convert
@@ -66,12 +69,31 @@ def output_paths(path: str | Path, *, onnx_only: bool = False) -> tuple[Path | N
     return None if onnx_only else path, alone
 
 
+def judged(bundle: Bundle, path: str | Path, target: Target | None = None) -> dict[Target, tuple[Finding, ...]]:
+    """What each runtime, or one of them, does not take of a bundle of that file name.
+
+    Raises:
+        ExportError: one is named, and it does not run the bundle.
+    """
+    found = judge(bundle, *read_graphs(bundle), Path(path).name)
+    if target is None:
+        return found
+    if not fits(found[target]):
+        why = "; ".join(f.text for f in found[target] if f.blocks)
+        raise ExportError(
+            f"--target {target.value}: {TITLES[target]} would not run it: {why}; "
+            "expected a policy that fits; train one that does, or leave --target out"
+        )
+    return {target: found[target]}
+
+
 def export_checkpoint(
     checkpoint: str | Path,
     output: str | Path,
     *,
     force: bool = False,
     onnx_only: bool = False,
+    target: Target | None = None,
     log: Callable[[str], None] = lambda text: None,
     **proof: Any,
 ) -> Exported:
@@ -82,11 +104,13 @@ def export_checkpoint(
         output: the .kinfer file to write; policy.onnx goes beside it under the same stem.
         force: write it also where it is not the policy; `proofs.failures` in its spec then lists why.
         onnx_only: write the .onnx file alone; `output` may name it.
+        target: a runtime that the bundle has to fit.
         log: called with one line per stage.
         proof: of `export.validate.validate`: episodes, seed, steps, engines, margin_episodes.
 
     Raises:
-        ExportError: the export is not the policy, and `force` is false; nothing is written.
+        ExportError: the export is not the policy, and `force` is false, or does not fit the target; nothing is
+            written.
     """
     from export.validate import validate
     from ksim.learning.checkpoint import load_trained
@@ -95,6 +119,7 @@ def export_checkpoint(
     trained = load_trained(checkpoint)
     log("tracing the policy to ONNX")
     bundle = convert(trained.policy.step, trained.policy.init_carry(), trained.spec)
+    judged(bundle, output, target)  # before minutes of proofs
     report = validate(bundle, trained.policy, trained.config, keep_going=force, log=log, **proof)
     return write_proven(output, bundle, report, onnx_only=onnx_only)
 
@@ -106,11 +131,19 @@ class ExportOptions(ProofOptions):
     checkpoint: Annotated[str, Option("a .ckpt file that ksim train wrote", positional=True)]
     output: Annotated[str, Option("the bundle to write", short="-o")] = "policy.kinfer"
     onnx_only: Annotated[bool, Option("write policy.onnx alone, proven the same way")] = False
+    target: Annotated[
+        Literal["all", "kos", "kinfer", "pyfirmware"],
+        Option("the runtime that it has to fit; all: say of each whether it does"),
+    ] = "all"
     report: Annotated[
         str | None,
         Option("folder of the report (default: policy.report.html and .json beside the bundle)", metavar="DIR"),
     ] = None
     force: Annotated[bool, Option("write it, marked as unvalidated, also where a proof fails (exit status 2)")] = False
+
+    def check(self) -> None:
+        bundle = self.target == "all" or not self.onnx_only
+        self.require(bundle, "target", self.target, "all with --onnx-only, which writes no bundle")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,24 +156,27 @@ def main(argv: list[str] | None = None) -> int:
         argv,
         "ksim export",
         "Write a checkpoint as policy.kinfer and policy.onnx, after proving that they are the policy.",
-        "ksim export runs/stand/model.ckpt -o policy.kinfer",
+        "ksim export runs/stand/model.ckpt -o policy.kinfer\n"
+        "  ksim export runs/walk/model.ckpt -o walk.kinfer --target pyfirmware",
     )
-    done = export_checkpoint(
-        args.checkpoint, args.output, force=args.force, onnx_only=args.onnx_only, log=to_stderr, **args.arguments()
-    )
+    target = None if args.target == "all" else Target(args.target)
+    how = {"force": args.force, "onnx_only": args.onnx_only, "target": target}
+    done = export_checkpoint(args.checkpoint, args.output, log=to_stderr, **how, **args.arguments())
     written = done.kinfer or done.onnx
     latency = None if done.report.numbers is None else latency_us(done.bundle)
     folder, stem = (Path(args.report), "report") if args.report else (written.parent, f"{written.stem}.report")
+    found = {} if done.kinfer is None else judged(done.bundle, done.kinfer, target)
     pages = write_report(folder, written.name, done.bundle, done.report, latency, stem)
     if args.json:
         files = {"kinfer": str(done.kinfer)} if done.kinfer else {}
         files |= {"onnx": str(done.onnx), "report": [str(p) for p in pages]}
-        print(
-            json.dumps({"files": files, "digest": done.bundle.digest, **done.report.to_json(), "latency_us": latency})
-        )
+        about = {"files": files, "digest": done.bundle.digest, "targets": fits_json(found)}
+        print(json.dumps({**about, **done.report.to_json(), "latency_us": latency}))
     else:
         title = f"{done.kinfer} and {done.onnx.name}" if done.kinfer else str(done.onnx)
         show(title, done.report, latency, pages)
+        for name, told in rows(found):
+            print("\n".join(f"{name}: {line}" for line in told.split("\n")))
     if done.report.failures:
         to_stderr(f"ksim export: {written} is written and marked as unvalidated: {done.report.failures[0]}")
         return 2

@@ -293,4 +293,5 @@ def _convert(flat: FlatPolicy, spec: PolicySpec, opset: int, lowered: bool) -> B
         init_fn=_serialize(init),
         step_fn=_serialize(model),
         spec=spec,
+        joint_biases=tuple(spec.robot.column("home_rad")),
     )

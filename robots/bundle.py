@@ -11,7 +11,7 @@ import gzip
 import io
 import math
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from robots.archive import unpack
 from robots.errors import BundleError, RobotsError, SpecError
 from robots.spec import PolicySpec, canonical_json, digest
 from toolkit import strict_json
+from toolkit.file_kind import FileKind, mistaken
 from toolkit.files import atomic_path
 from toolkit.strict_json import check_text
 
@@ -34,6 +35,32 @@ _FREE = ("training", "proofs", "envelope", "self_test", "versions")
 
 # of a carry: elements in all, and axes
 CARRY_MAX, CARRY_AXES = 1_000_000, 8
+_EXPECTED = f"a .kinfer bundle, which is a gzip tar of {', '.join(MEMBERS)}"
+_REMEDIES = {
+    FileKind.CHECKPOINT: "export it first: ksim export {path} -o policy.kinfer",
+    FileKind.ONNX: "name the .kinfer that was exported with it (ksim export CKPT -o policy.kinfer)",
+    FileKind.OLD_BUNDLE: "export its policy again",
+    FileKind.LOG: "ksim log info {path} tells what it says",
+    FileKind.KSCALE_CHECKPOINT: "K-Scale's convert.py makes a .kinfer of it",
+    FileKind.TAR: "gzip it",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsWritten:
+    """How a file says what it says, where runtimes take one form and not another. The defaults are how we write.
+
+    Attributes:
+        members: their order in the archive.
+        named_commands: `command_names` is there; files from before kinfer 0.6 have only their number.
+        carry_shape: `carry_size` is a shape; files from before kinfer 0.6 may have a bare number.
+        odd_biases: `joint_biases` is there and is not one number for each joint, so it was not read.
+    """
+
+    members: tuple[str, ...] = MEMBERS
+    named_commands: bool = True
+    carry_shape: bool = True
+    odd_biases: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +74,9 @@ class Bundle:
         init_fn: ONNX model without inputs; its output is the first carry.
         step_fn: ONNX model of one control step.
         spec: what our exporter added; None in a file that it did not write.
+        joint_biases: the home pose [rad], in the order of the joints, where K-Scale's runtimes look for it; None
+            where the file has none.
+        written: the form of the file that it was read from; two bundles may differ in it and be equal.
 
     Raises:
         BundleError: names are given twice, or the spec says something else than the fields.
@@ -58,6 +88,8 @@ class Bundle:
     init_fn: bytes
     step_fn: bytes
     spec: PolicySpec | None = None
+    joint_biases: tuple[float, ...] | None = None
+    written: AsWritten = field(default=AsWritten(), compare=False)
 
     def __post_init__(self) -> None:
         for what, names in (("joint_names", self.joint_names), ("command_names", self.command_names)):
@@ -70,8 +102,9 @@ class Bundle:
             ("joint_names", self.joint_names, self.spec.robot.joint_names),
             ("command_names", self.command_names, self.spec.command_names),
             ("carry_size", self.carry_shape, (self.spec.carry_size,)),
+            ("joint_biases", self.joint_biases, tuple(self.spec.robot.column("home_rad"))),
         ):
-            if outer != inner:
+            if outer not in (inner, None):
                 raise BundleError(f"{what}: got {outer}, expected {inner} as in {EXTRA_KEY}; export it again")
 
     def metadata(self) -> dict[str, Any]:
@@ -81,6 +114,8 @@ class Bundle:
             "command_names": list(self.command_names),
             "carry_size": list(self.carry_shape),  # a shape: kinfer 0.6.1 refuses a bare number
         }
+        if self.joint_biases is not None:
+            data["joint_biases"] = list(self.joint_biases)
         if self.spec is not None:
             data[EXTRA_KEY] = self.spec.to_json()
         return data
@@ -137,7 +172,8 @@ def read_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     if not path.is_file():
-        raise BundleError(f"{path}: no such file; expected a .kinfer bundle (ksim export CKPT -o policy.kinfer)")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise BundleError(f"{path}: {what}; expected a .kinfer bundle (ksim export CKPT -o policy.kinfer)")
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -145,7 +181,9 @@ def read_bundle(path: str | Path) -> Bundle:
         with path.open("rb") as file:
             contents = unpack(file, _LIMITS)
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: not a readable gzip tar: {_short(error)}; export it again") from error
+        maybe = {FileKind.BUNDLE, FileKind.BROKEN_GZIP, FileKind.GZIP_TAR}
+        other = mistaken(path, _EXPECTED, maybe, _REMEDIES)
+        raise BundleError(other or f"{path}: not a readable gzip tar: {_short(error)}; export it again") from error
     missing = [name for name in MEMBERS if name not in contents]
     if missing:
         raise BundleError(f"{path}: no {', '.join(missing)}; expected exactly {', '.join(MEMBERS)}; export it again")
@@ -183,6 +221,15 @@ def _integer(value: Any, key: str, limit: int, what: str) -> int:
     return value
 
 
+def _biases(data: dict[str, Any]) -> tuple[float, ...] | None:
+    """The home pose; None where there is none, or something that is not one number for each joint."""
+    biases = data.get("joint_biases")
+    if not isinstance(biases, list) or len(biases) != len(data["joint_names"]):
+        return None
+    numbers = all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in biases)
+    return tuple(float(b) for b in biases) if numbers else None
+
+
 def _check_counts(data: Any) -> None:
     """No list of the contract is longer than names may be; what validation adds is bounded by the member's size.
 
@@ -205,8 +252,9 @@ def _parse(contents: dict[str, bytes]) -> Bundle:
     if not isinstance(data, dict):
         raise ValueError(f"got {type(data).__name__}, expected an object")
     joints = _names(data, "joint_names", 1)
-    if data.get("command_names") is None:  # files before kinfer 0.6
-        count = _integer(data.get("num_commands", 0), "num_commands", MAX_NAMES, "")
+    named = data.get("command_names") is not None
+    if not named:  # files before kinfer 0.6
+        count = _integer(data.get("num_commands") or 0, "num_commands", MAX_NAMES, "")
         commands = tuple(f"command_{i}" for i in range(count))
     else:
         commands = _names(data, "command_names", 0)
@@ -224,6 +272,13 @@ def _parse(contents: dict[str, bytes]) -> Bundle:
             spec = PolicySpec.from_json(data[EXTRA_KEY])
         except SpecError as error:
             raise ValueError(f"{EXTRA_KEY}: {error}") from error
+    biases = _biases(data)
+    written = AsWritten(
+        members=tuple(contents),
+        named_commands=named,
+        carry_shape=isinstance(carry, list),
+        odd_biases=biases is None and data.get("joint_biases") is not None,
+    )
     return Bundle(
         joint_names=joints,
         command_names=commands,
@@ -231,4 +286,6 @@ def _parse(contents: dict[str, bytes]) -> Bundle:
         init_fn=contents["init_fn.onnx"],
         step_fn=contents["step_fn.onnx"],
         spec=spec,
+        joint_biases=biases,
+        written=written,
     )

@@ -12,6 +12,8 @@ from typing import Any
 from deploy.bundle.graph import GraphFacts, read_graphs
 from deploy.bundle.margins import to_json as margins_json
 from deploy.bundle.session import OnnxPolicy
+from deploy.bundle.targets import Fits, judge
+from deploy.bundle.targets import to_json as fits_json
 from deploy.errors import PolicyError
 from robots.bundle import EXTRA_KEY, Bundle, read_bundle
 from robots.errors import SpecError
@@ -32,6 +34,7 @@ class Card:
         step: facts of the graph of a step.
         runs: empty where ONNX Runtime runs it here, else why not.
         stamp: whether the graphs carry the specification of metadata.json: "the same", "another" or "none".
+        fits: what each runtime does not take of it.
     """
 
     path: Path
@@ -42,6 +45,7 @@ class Card:
     step: GraphFacts
     runs: str
     stamp: str
+    fits: Fits
 
     @property
     def spec(self) -> PolicySpec | None:
@@ -83,9 +87,13 @@ class Card:
             "state": self.state,
             "runs": self.runs or True,
             "stamp": self.stamp,
+            "targets": fits_json(self.fits),
             "joint_names": list(bundle.joint_names),
             "command_names": list(bundle.command_names),
             "carry_size": bundle.carry_size,
+            "carry_shape": list(bundle.carry_shape),
+            "joint_biases": bundle.joint_biases,
+            "members": list(bundle.written.members),
             "spec": None if spec is None else spec.replace(self_test={}, margins=None).to_json(),
             "self_test_steps": self.self_test_steps,
             "self_test_parts": list(self.self_test_parts),
@@ -139,6 +147,7 @@ def make_card(path: str | Path) -> Card:
     except PolicyError as error:
         runs = str(error)
     stamps = {_stamp(bundle, init), _stamp(bundle, step)}
+    stamp = stamps.pop() if len(stamps) == 1 else "another"
     return Card(
         path=path,
         size=len(data),
@@ -147,7 +156,8 @@ def make_card(path: str | Path) -> Card:
         init=init,
         step=step,
         runs=runs,
-        stamp=stamps.pop() if len(stamps) == 1 else "another",
+        stamp=stamp,
+        fits=judge(bundle, init, step, path.name, runs=runs, stamp=stamp),
     )
 
 

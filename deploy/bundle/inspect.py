@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from deploy.bundle.card import Card, Difference, compare, flatten, graph_relations, make_card
 from deploy.bundle.graph import GraphFacts
 from deploy.bundle.margins import NOT_MEASURED, answer_rows, conditions, ladder_rows
+from deploy.bundle.targets import rows as fit_rows
 from robots.margins import Margins
 from robots.spec import ArraySpec
 from toolkit.cli import Option, options
@@ -158,7 +159,17 @@ def _head(card: Card) -> list[tuple[str, str]]:
 def _joints(page: _Page, card: Card) -> None:
     spec = card.spec
     if spec is None:
-        page.pairs(f"joints (ids, gains, limits, home: {UNKNOWN})", [("", ", ".join(card.bundle.joint_names))])
+        home = card.bundle.joint_biases
+        told = f"joints (ids, gains, limits{'' if home else ', home'}: {UNKNOWN})"
+        if home:
+            page.table(
+                told,
+                ("name", "home [rad]"),
+                zip(card.bundle.joint_names, map(_number, home), strict=True),
+                "home [rad]",
+            )
+        else:
+            page.pairs(told, [("", ", ".join(card.bundle.joint_names))])
         return
     names = ("name", "id", "kp", "kd", "torque", "speed", "lower", "upper", "home", "actuator")
     rows = []
@@ -201,6 +212,8 @@ def _interface(page: _Page, card: Card) -> None:
         page.table(f"carry: {card.bundle.carry_size} numbers", ("part", "shape", "elements"), layout, "shape")
     else:
         told = "" if spec is None or not spec.carry_size else f"; what each is: {UNKNOWN}"
+        shape = card.bundle.carry_shape
+        told = f", an array of {'x'.join(map(str, shape))}{told}" if len(shape) > 1 else told
         page.text(f"carry: {card.bundle.carry_size} numbers{told}\n")
 
 
@@ -289,6 +302,7 @@ def show_card(card: Card) -> None:
     """Print everything that a bundle tells."""
     page, spec = _Page(), card.spec
     page.pairs(f"{card.path.name}", _head(card))
+    page.pairs("runtimes", fit_rows(card.fits))
     _joints(page, card)
     _interface(page, card)
     if spec is not None:

@@ -14,6 +14,7 @@ from deploy.bundle.session import OnnxPolicy, self_test, spec_without_exporter
 from deploy.errors import CheckError
 from robots.bundle import Bundle, read_bundle
 from robots.command_names import known_as
+from robots.errors import SpecError
 from robots.load import built_in_robots, load_robot
 from robots.spec import PolicySpec, RobotSpec
 
@@ -71,10 +72,10 @@ def differences(trained: RobotSpec, robot: RobotSpec) -> list[str]:
 
 
 def in_bundle_order(bundle: Bundle, robot: RobotSpec) -> RobotSpec:
-    """The robot with its joints in the bundle's order.
+    """The robot with its joints in the bundle's order, and at home where the bundle says, if it does.
 
     Raises:
-        CheckError: the two do not have the same joints.
+        CheckError: the two do not have the same joints, or the bundle's home pose is beyond the robot's limits.
     """
     missing = [n for n in bundle.joint_names if n not in robot.joint_names]
     extra = [n for n in robot.joint_names if n not in bundle.joint_names]
@@ -82,7 +83,23 @@ def in_bundle_order(bundle: Bundle, robot: RobotSpec) -> RobotSpec:
         parts = [f"the robot has no {', '.join(missing)}"] if missing else []
         parts += [f"the bundle does not command {', '.join(extra)}"] if extra else []
         raise CheckError(f"bundle and robot {robot.name}: {'; '.join(parts)}; expected the same joints in both")
-    return robot.replace(joints=tuple(robot.joint(n) for n in bundle.joint_names))
+    joints = [robot.joint(n) for n in bundle.joint_names]
+    if bundle.joint_biases is not None:
+        try:
+            joints = [j.replace(home_rad=home) for j, home in zip(joints, bundle.joint_biases, strict=True)]
+        except SpecError as error:
+            raise CheckError(
+                f"joint_biases: the bundle's home pose is none of robot {robot.name}: {error}; "
+                "name the robot that it is for"
+            ) from error
+    return robot.replace(joints=tuple(joints))
+
+
+def _other_home(spec: PolicySpec, robot: RobotSpec) -> list[str]:
+    """That the home pose is the bundle's, where the robot's own is another."""
+    apart = {j.name: (j.home_rad, robot.joint(j.name).home_rad) for j in spec.robot.joints}
+    told = [f"{n} {a:.4g}, not {b:.4g}" for n, (a, b) in apart.items() if abs(a - b) > TOLERANCE * max(1.0, abs(a))]
+    return [f"the home pose is the bundle's, not that of robot {robot.name}: {_list(told)} rad"] if told else []
 
 
 def parse_commands(pairs: Sequence[str]) -> dict[str, float]:
@@ -238,6 +255,7 @@ def prepare(
     if spec is None:
         assert loaded is not None
         spec = spec_without_exporter(bundle, policy, in_bundle_order(bundle, loaded))
+        warnings += _other_home(spec, loaded)
     command = command_vector(spec, commands)
     warnings += _check_contract(spec, policy, bundle.spec is not None)
     return Prepared(

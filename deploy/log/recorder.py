@@ -34,6 +34,7 @@ from deploy.log.writer import BUNDLE_NAME, CLOSE, EVENT, FORMAT, FRAME, HEAD, OP
 from robots.bundle import Bundle, read_bundle
 from robots.errors import BundleError, SpecError
 from robots.spec import PolicySpec
+from toolkit.file_kind import FileKind, mistaken
 
 # How long the writer may take: to come up; to take what waits for it in memory; to finish [s].
 READY_S, HELD_S, CLOSE_S = 20.0, 10.0, 10.0
@@ -335,7 +336,9 @@ def _ticks(path: Path, raw: _Raw) -> Iterator[dict[str, Any]]:
         # The rest is missing or damaged; what came before it stands, if it is enough.
         raw.footer = False
         if not raw.metadata:
-            raise LogError(f"{path}: not a log of ksim run ({str(error) or 'it breaks off at its head'})") from error
+            other = mistaken(path, "a log of ksim run (.mcap)", {FileKind.LOG, FileKind.UNKNOWN}, {})
+            reason = f"{path}: not a log of ksim run ({str(error) or 'it breaks off at its head'})"
+            raise LogError(other or reason) from error
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); expected a log of ksim run") from error
 

@@ -31,12 +31,17 @@ from robots.command_names import COMMAND_ALIASES
 from robots.errors import SpecError
 from robots.spec import PolicySpec, RobotSpec, digest, input_specs
 from toolkit.errors import SettingsError
+from toolkit.file_kind import FileKind, mistaken
 from toolkit.files import atomic_path
 from toolkit.strict_json import loads
 
 # of the policy's settings, those that say what its networks are made of, and what they see and move
 _SHAPES = (*("network", "hidden", "layers", "head", "history", "normalise", "hold", "passthrough", "clock"),)
 _DATE = (1980, 1, 1, 0, 0, 0)
+_REMEDIES = {
+    FileKind.BUNDLE: "name the checkpoint that it was exported from; the name of a bundle ends in .kinfer",
+    FileKind.LOG: "ksim log info {path} tells what it says",
+}
 
 
 def named_leaves(tree: Any, prefix: str) -> dict[str, np.ndarray]:
@@ -105,8 +110,6 @@ def read(path: str | Path, wanted: tuple[str, ...] = ("",)) -> tuple[dict[str, A
         inside = path / "model.ckpt"
         hint = f"did you mean {inside}?" if inside.is_file() else "name a file in it"
         raise CheckpointError(f"{path}: is a folder, expected a checkpoint; {hint}")
-    if path.suffix == ".kinfer" and path.is_file():
-        raise CheckpointError(f"{path}: is a bundle, expected the checkpoint that it was exported from (.ckpt)")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected a checkpoint (ksim train writes model.ckpt)")
     try:
@@ -122,8 +125,9 @@ def read(path: str | Path, wanted: tuple[str, ...] = ("",)) -> tuple[dict[str, A
                     arrays[key] = np.lib.format.read_array(data, allow_pickle=False)
     except Exception as error:  # zipfile, zlib and numpy have no common root for what a damaged file makes them raise
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+        other = mistaken(path, "a checkpoint of ksim train (.ckpt)", {FileKind.CHECKPOINT, FileKind.UNKNOWN}, _REMEDIES)
         raise CheckpointError(
-            f"{path}: not a readable checkpoint ({reason}); it may be truncated or altered"
+            other or f"{path}: not a readable checkpoint ({reason}); it may be truncated or altered"
         ) from error
     if not isinstance(meta, dict):
         raise CheckpointError(f"{path}: its description is {type(meta).__name__}, expected an object")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,21 +32,59 @@ CONFIG = dataclasses.replace(
     policy=PolicyConfig(hidden=16, layers=2, head=16, critic_hidden=4, critic_head=4, smoothing=0.2),
 )
 
+ROOT = Path(__file__).parents[2]
+KINFER = "0.6.1"
+# what pip says where a package cannot be had, and not where something of ours is wrong
+UNAVAILABLE = ("No matching distribution found", "NewConnectionError", "ConnectTimeout", "ReadTimeout", "getaddrinfo")
+
 # This process compiles more than it computes. The commands that tests run as processes compile as a person's do.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def write_untrained(path: Path, config: Config) -> Path:
+    """A checkpoint of an untrained model whose actions are not small."""
+    robot = load_robot(config.robot)
+    model = make_model(robot, 5, config, key=jax.random.key(3))
+    where = lambda m: m.actor.net.output_layer.weight  # noqa: E731
+    model = eqx.tree_at(where, model, 100.0 * where(model))
+    meta = {"config": config.to_dict(), "robot": robot.to_json(), "robot_digest": robot.digest, "critic": 5}
+    checkpoint.write(path, meta, checkpoint.model_arrays(model))
+    return path
 
 
 @pytest.fixture(scope="session")
 def checkpoint_path(tmp_path_factory) -> Path:
     """A checkpoint of an untrained model whose actions are not small."""
-    robot = load_robot(CONFIG.robot)
-    model = make_model(robot, 5, CONFIG, key=jax.random.key(3))
-    where = lambda m: m.actor.net.output_layer.weight  # noqa: E731
-    model = eqx.tree_at(where, model, 100.0 * where(model))
-    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
-    meta = {"config": CONFIG.to_dict(), "robot": robot.to_json(), "robot_digest": robot.digest, "critic": 5}
-    checkpoint.write(path, meta, checkpoint.model_arrays(model))
-    return path
+    return write_untrained(tmp_path_factory.mktemp("checkpoint") / "model.ckpt", CONFIG)
+
+
+@pytest.fixture
+def untrained(tmp_path_factory) -> Callable[..., Path]:
+    """`untrained(*names)`: a checkpoint of a policy with commands of these names."""
+
+    def make(*names: str) -> Path:
+        commands = {name: UniformCommand(name=name, range=(-0.5, 0.5)) for name in names}
+        folder = tmp_path_factory.mktemp("untrained")
+        return write_untrained(folder / "model.ckpt", dataclasses.replace(CONFIG, commands=commands))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def kinfer_python() -> Path:
+    """The interpreter of an environment that has kinfer."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    home = ROOT / ".cache" / f"kinfer-{KINFER}-py{version}"
+    python, done = home / "bin" / "python", home / "installed"
+    if not done.is_file():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True, capture_output=True, text=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
+        made = subprocess.run([*pip, f"kinfer=={KINFER}"], capture_output=True, text=True)
+        if made.returncode and any(sign in made.stderr for sign in UNAVAILABLE):
+            pytest.skip(f"kinfer {KINFER} for Python {version} cannot be downloaded here")
+        assert made.returncode == 0, made.stderr
+        done.write_text("")
+    return python
 
 
 @pytest.fixture(scope="session")

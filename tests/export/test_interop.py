@@ -7,39 +7,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from deploy.bundle.session import OnnxPolicy
 from robots import Bundle, read_bundle, write_bundle
 from robots.spec import ArraySpec
+from tests.export.conftest import KINFER
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "robots" / "kbot" / "policies" / "stand.kinfer"
-KINFER = "0.6.1"
 STEPS = 1000
-# what pip says where a package cannot be had, and not where something of ours is wrong
-UNAVAILABLE = ("No matching distribution found", "NewConnectionError", "ConnectTimeout", "ReadTimeout", "getaddrinfo")
-
-
-@pytest.fixture(scope="session")
-def kinfer_python() -> Path:
-    """The interpreter of an environment that has kinfer."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    home = ROOT / ".cache" / f"kinfer-{KINFER}-py{version}"
-    python, done = home / "bin" / "python", home / "installed"
-    if not done.is_file():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True, capture_output=True, text=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
-        made = subprocess.run([*pip, f"kinfer=={KINFER}"], capture_output=True, text=True)
-        if made.returncode and any(sign in made.stderr for sign in UNAVAILABLE):
-            pytest.skip(f"kinfer {KINFER} for Python {version} cannot be downloaded here")
-        assert made.returncode == 0, made.stderr
-        done.write_text("")
-    return python
 
 
 def drawn(spec: ArraySpec, rng: np.random.Generator) -> np.ndarray:

@@ -376,7 +376,7 @@ def test_a_start_that_does_not_fit_is_one_line_and_leaves_nothing(whole, ksim, c
         (tmp_path / "half.ckpt", (), "may be truncated"),
         (whole[0], (), r"is a folder, expected a checkpoint; did you mean .*model\.ckpt"),
         (tmp_path, (), "is a folder, expected a checkpoint; name a file in it"),
-        (shipped_policy("stand", ".kinfer"), (), "is a bundle, expected the checkpoint"),
+        (shipped_policy("stand", ".kinfer"), (), "is a .kinfer bundle; expected a checkpoint"),
         (tmp_path / "nan.ckpt", (), "not finite"),
         (tmp_path / "level.ckpt", (), "level 3.0, expected 0 to 1"),
         (model, ("policy.hidden=9",), "its policy.hidden: 8; this run has 9"),
