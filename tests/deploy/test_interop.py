@@ -33,6 +33,8 @@ KOS_SIM = "0.0.14"
 # the newest of what it needs no longer fits it
 BESIDE = ("kmv==0.1.13", "numpy==2.2.6", "mujoco==3.17.0")
 UNAVAILABLE = ("No matching distribution found", "NewConnectionError", "ConnectTimeout", "ReadTimeout", "getaddrinfo")
+# how long the policy runs there [s]
+SECONDS = float(os.environ.get("KOS_SIM_SECONDS", "3"))
 NO_GRAPHICS = re.compile(r"lib(GL|EGL|OSMesa|glfw|X)\w*\.so|Failed to load GLFW", re.IGNORECASE)
 
 
@@ -108,10 +110,11 @@ def test_the_shipped_policy_runs_on_k_scales_simulator_and_leaves_it_damped(port
     log = tmp_path / "run.mcap"
     # a busy machine may answer late, which is not what is asked here
     options = RunOptions(
-        bundle=KBOT / "policies" / "stand.kinfer", port=port, duration_s=3.0, log=log,
+        bundle=KBOT / "policies" / "stand.kinfer", port=port, duration_s=SECONDS, log=log,
         lost_ticks_max=200, connect_timeout_s=30.0, watchdog_s=0.0, late_max=10.0, base_fixed=True,
     )  # fmt: skip
     report = run(options)
+    print(report.summary())
     assert (report.ended, report.damped, report.exit_code) == ("completed", True, 0), report
     # the base is fixed: MuJoCo's accelerometer is 0 there, which a policy that reads it would be refused for
     assert NO_ACCELEROMETER in report.warnings
