@@ -73,8 +73,8 @@ def main() -> None:
             out, err = loop.communicate()
         if loop.returncode:
             raise SystemExit(f"the run ended with {loop.returncode}: {err or out}")
-        report, took = json.loads(out), time.monotonic() - began
-    said = f"{report['run_ticks']} ticks of the policy in {took:.0f} s, ended: {report['ended']}."
+        report = json.loads(out)
+    said = f"The policy ran for {report['survived_s']:.0f} simulated seconds; ended: {report['ended']}."
     lines = [f"Measured on {platform.system()} {platform.machine()}, {os.cpu_count()} processors. {said}", *lines]
     print(said)
     if args.markdown is not None:
