@@ -20,6 +20,7 @@ from export.errors import ExportError
 from ksim.cli import run_verb
 from robots import Bundle, load_robot, read_bundle, write_bundle
 from tests import kscale
+from toolkit.files import shipped_policy
 
 FAR = [2.1 if name == "dof_left_elbow_02" else angle for name, angle in zip(kscale.JOINTS, kscale.HOME, strict=True)]
 STRANGE = [*kscale.JOINTS[:-1], "tail"]
@@ -99,6 +100,13 @@ def test_an_export_starts_in_pyfirmware_and_carries_its_home_pose(bundle: Bundle
     found = make_card(path).fits
     assert all(fits(each) for each in found.values())
     assert {f.gap for f in found[Target.PYFIRMWARE]} == {Gap.GAINS}
+
+
+@pytest.mark.parametrize("name", ["stand", "walk"])
+def test_a_shipped_policy_starts_in_pyfirmware(name):
+    path = shipped_policy(name, ".kinfer")
+    assert read_bundle(path).joint_biases is not None
+    assert np.ptp(kscale.start_as_pyfirmware(path), axis=0).max() > 0
 
 
 def test_a_home_pose_that_is_not_the_specifications_is_refused(bundle: Bundle, tmp_path):
