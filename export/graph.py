@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
+from deploy.bundle.targets import IR_MAX, OPSET_MAX
 from export.errors import ExportError
 from robots.bundle import EXTRA_KEY
 from robots.spec import PolicySpec, canonical_json
 
-# K-Scale's runtime bundles ONNX Runtime 1.20, which reads opsets to 21 and IR versions to 10.
-OPSET_MAX, IR_MAX = 21, 10
 # Opset 17 has all that policies need and is read by ONNX Runtime 1.13 and later; its own IR version is 8.
 OPSET, IR_VERSION = 17, 8
 CARRY, ACTION, CARRY_OUT = "carry", "action", "carry_out"

@@ -78,7 +78,7 @@ class OnnxBatchPolicy:
 
     def init(self, envs: int) -> Any:
         self._policy.reset()
-        return np.tile(self._policy.carry, (envs, 1))
+        return np.stack([self._policy.carry] * envs)
 
     def step(self, inputs: dict[str, Any], carry: Any) -> tuple[Any, Any]:
         rows = {k: np.asarray(v, np.float32) for k, v in inputs.items()}

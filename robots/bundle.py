@@ -174,10 +174,10 @@ def read_bundle(path: str | Path) -> Bundle:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise BundleError(f"{path}: {what}; expected a .kinfer bundle (ksim export CKPT -o policy.kinfer)")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise BundleError(f"{path}: {size} bytes; expected at most {MAX_BYTES}; export it again")
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ValueError(f"{size} bytes; expected at most {MAX_BYTES}")
         with path.open("rb") as file:
             contents = unpack(file, _LIMITS)
     except (OSError, ValueError) as error:

@@ -82,7 +82,7 @@ VERBS = {
 EXPECTED = {
     "kinfer": "expected a .kinfer bundle",
     "ckpt": "expected a checkpoint of ksim train",
-    "mcap": "expected a log of ksim run",
+    "mcap": "not a log of ksim run",
 }
 
 
@@ -98,7 +98,8 @@ def test_what_was_given_instead_is_told_in_one_line(verb, kind, tmp_path, capsys
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if line.startswith("ksim ")]
     assert out == "" and lines == [err.strip()], err
-    assert f"{paths['file']}: {told}" in err and EXPECTED[takes] in err
+    said = f"not a log of ksim run (it {told}" if takes == "mcap" else told
+    assert f"{paths['file']}: {said}" in err and EXPECTED[takes] in err
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 

@@ -76,6 +76,8 @@ def _gzip(head: bytes) -> FileKind:
         return FileKind.BROKEN_GZIP
     if len(block) < _BLOCK:
         return FileKind.GZIP if stream.eof else FileKind.BROKEN_GZIP
+    if not any(block):  # what a tar ends with
+        return FileKind.GZIP_TAR
     name = _first_member(block)
     if name is None:
         return FileKind.GZIP

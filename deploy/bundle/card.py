@@ -214,7 +214,8 @@ def compare(a: Card, b: Card) -> list[Difference]:
             add(f"{what}: order", _order(one), _order(other))
         else:
             add(what, _order(tuple(n for n in one if n not in other)), _order(tuple(n for n in other if n not in one)))
-    add("carry_size", a.bundle.carry_size, b.bundle.carry_size)
+    add("carry_size", a.bundle.carry_shape, b.bundle.carry_shape)
+    add("joint_biases", a.bundle.joint_biases, b.bundle.joint_biases)
     add("graphs: inputs", _order(tuple(a.step.inputs)), _order(tuple(b.step.inputs)))
     for what in ("opset", "ir_version", "nodes", "weights", "bytes"):
         add(f"graphs: {what}", getattr(a.step, what), getattr(b.step, what))

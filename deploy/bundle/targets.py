@@ -1,6 +1,6 @@
 """Which runtimes a bundle fits, and what does not fit: K-Bots are driven in three ways. Pure, but for one data file.
 
-What kinfer 0.6.1 takes was tried with it (tests/deploy/test_targets.py does so again). What pyfirmware takes was read
+What kinfer 0.6.1 takes was tried with it (tests/export/test_runtimes.py does so again). What pyfirmware takes was read
 in kscalelabs/pyfirmware as of 2025-10-23; its gains are in robots/kbot/pyfirmware.json.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import robots
 from deploy.bundle.graph import CARRY, GraphFacts
 from robots.bundle import MEMBERS, Bundle
-from robots.inputs import BY_NAME
+from robots.inputs import POLICY_INPUTS
 from robots.spec import PolicySpec
 
 
@@ -108,7 +108,9 @@ Fits = Mapping[Target, tuple[Finding, ...]]
 
 # ONNX Runtime 1.20, which kinfer 0.6.1 brings
 OPSET_MAX, IR_MAX = 21, 10
-PYFIRMWARE_INPUTS = (*("joint_angles", "joint_angular_velocities", "projected_gravity", "gyroscope", "command", CARRY),)
+# pyfirmware gives these and takes no fewer: all of today's but two
+_NOT_GIVEN = ("accelerometer", "time")
+PYFIRMWARE_INPUTS = (*(i.name for i in POLICY_INPUTS if not i.old and i.name not in _NOT_GIVEN), CARRY)
 # its keyboard needs the first three; what else it can set
 PYFIRMWARE_KEYS = ("xvel", "yvel", "yawrate")
 PYFIRMWARE_COMMANDS = (
@@ -155,10 +157,10 @@ def _signature(init: GraphFacts, step: GraphFacts) -> Iterator[Finding]:
 
 def _kinfer(bundle: Bundle, init: GraphFacts, step: GraphFacts) -> Iterator[Finding]:
     yield from _signature(init, step)
-    known = tuple(name for name, each in BY_NAME.items() if not each.old)
-    unknown = tuple(name for name in step.inputs if name not in (*known, CARRY))
+    known = (*(i.name for i in POLICY_INPUTS if not i.old), CARRY)
+    unknown = tuple(name for name in step.inputs if name not in known)
     if unknown:
-        yield Finding(gap=Gap.INPUT, got=unknown, expected=(*known, CARRY))
+        yield Finding(gap=Gap.INPUT, got=unknown, expected=known)
     if not bundle.written.named_commands:
         yield Finding(gap=Gap.COMMANDS_NOT_NAMED)
     if not bundle.written.carry_shape:

@@ -34,7 +34,7 @@ from deploy.log.writer import BUNDLE_NAME, CLOSE, EVENT, FORMAT, FRAME, HEAD, OP
 from robots.bundle import Bundle, read_bundle
 from robots.errors import BundleError, SpecError
 from robots.spec import PolicySpec
-from toolkit.file_kind import FileKind, mistaken
+from toolkit.file_kind import FileKind, kind_of
 
 # How long the writer may take: to come up; to take what waits for it in memory; to finish [s].
 READY_S, HELD_S, CLOSE_S = 20.0, 10.0, 10.0
@@ -336,9 +336,10 @@ def _ticks(path: Path, raw: _Raw) -> Iterator[dict[str, Any]]:
         # The rest is missing or damaged; what came before it stands, if it is enough.
         raw.footer = False
         if not raw.metadata:
-            other = mistaken(path, "a log of ksim run (.mcap)", {FileKind.LOG, FileKind.UNKNOWN}, {})
-            reason = f"{path}: not a log of ksim run ({str(error) or 'it breaks off at its head'})"
-            raise LogError(other or reason) from error
+            kind = kind_of(path)
+            told = str(error) or "it breaks off at its head"
+            told = told if kind in (FileKind.LOG, FileKind.UNKNOWN) else f"it is {kind.value}"
+            raise LogError(f"{path}: not a log of ksim run ({told})") from error
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); expected a log of ksim run") from error
 

@@ -119,7 +119,7 @@ def test_a_whole_log_stays_what_it_is(log, tmp_path, capsys):
 
 def test_what_is_no_log_is_refused_in_one_line_and_leaves_nothing(tmp_path, log):
     (tmp_path / "text").write_text("hello world, not a log")
-    for name, said in (("text", "is text; expected a log of ksim run"), ("none", "no such file")):
+    for name, said in (("text", "not a log of ksim run"), ("none", "no such file")):
         with pytest.raises(LogError, match=said):
             main(["recover", str(tmp_path / name), "-o", str(tmp_path / "b.mcap")])
     with pytest.raises(LogError, match="it is the log; expected another file"):

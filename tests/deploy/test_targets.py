@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from deploy.bundle.card import make_card
+from deploy.bundle.card import compare, make_card
 from deploy.bundle.inspect import main
 from deploy.bundle.targets import Gap, Target, fits, pyfirmware_gains
 from robots.bundle import read_bundle, write_bundle
@@ -108,6 +108,16 @@ def test_a_home_pose_of_anothers_file_is_shown(tmp_path, capsys):
     assert main([str(kscale.write(tmp_path / "p.kinfer"))]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["dof_left_knee_04", "0.8727"] in rows and ["dof_right_elbow_02", "1.571"] in rows
+
+
+def test_files_that_differ_in_home_pose_or_shape_of_the_carry_alone_are_not_the_same(tmp_path):
+    one = kscale.write(tmp_path / "a.kinfer")
+    other = kscale.write(tmp_path / "b.kinfer", joint_biases=...)
+    assert [(d.field, d.b) for d in compare(make_card(one), make_card(other))] == [("joint_biases", None)]
+    flat = kscale.write(tmp_path / "c.kinfer", carry=(256,))
+    assert ("carry_size", (2, 128), (256,)) in [(d.field, d.a, d.b) for d in compare(make_card(one), make_card(flat))]
+    packed = kscale.write(tmp_path / "d.kinfer", order=kscale.ORDER[::-1])
+    assert compare(make_card(one), make_card(packed)) == []
 
 
 @pytest.mark.parametrize("biases", [[["dof_left_knee_04", 0.1]], {"a": 1.0}, [0.1, 0.2], "home"])

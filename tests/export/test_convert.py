@@ -93,7 +93,7 @@ def test_kinfer_file_has_exactly_the_members_and_keys_that_k_scale_reads(bundle,
     assert metadata["joint_names"] == list(bundle.spec.robot.joint_names)
     assert metadata["command_names"] == ["xvel", "yvel", "yawrate"]
     assert metadata["carry_size"] == [2 * 2 * 16 + 2 * N]  # a shape, not a number
-    assert set(metadata) == {"joint_names", "command_names", "carry_size", "ksim2real"}
+    assert set(metadata) == {"joint_names", "command_names", "carry_size", "joint_biases", "ksim2real"}
 
 
 def test_the_same_policy_gives_the_same_bytes_here_and_in_another_process(bundle, trained, checkpoint_path, tmp_path):

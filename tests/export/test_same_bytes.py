@@ -25,10 +25,16 @@ def test_two_exports_in_fresh_processes_give_the_same_bytes(checkpoint_path, tmp
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiles in half the time
         command += ["--episodes", "2", "--margin-episodes", "1"]
-        running.append(subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE))
+        command += ["--target", "all" if seed == "1" else "pyfirmware"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, cwd=folder, env=env, **pipes))
+    answers = []
     for process in running:
-        _, said = process.communicate(timeout=550)
-        assert process.returncode == 0, said.decode()
+        out, said = process.communicate(timeout=550)
+        assert process.returncode == 0, said
+        answers.append([line for line in out.splitlines() if ": fits" in line])
+    every = ["kos (ksim run): fits", "kinfer 0.6.1: fits", "pyfirmware (2025-10-23): fits"]
+    assert answers == [every, every[2:]]
     one, other = (tmp_path / seed for seed in ("1", "271828"))
     for name in ("policy.kinfer", "policy.onnx"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name

@@ -484,6 +484,9 @@ def test_the_export_command_prints_one_json_object_and_writes_the_same_bytes_aga
     assert answer["files"] == {"kinfer": str(out), "onnx": str(tmp_path / "p.onnx"), "report": pages}
     assert answer["error_max"] <= 1e-5 and answer["latency_us"]["p50"] > 0
     assert answer["digest"] == read_bundle(out).digest
+    assert {name: told["fits"] for name, told in answer["targets"].items()} == dict.fromkeys(
+        ("kos", "kinfer", "pyfirmware"), True
+    )
     assert "tracing the policy to ONNX" in stderr
     assert out.read_bytes() == exported.kinfer.read_bytes()
     assert (tmp_path / "p.onnx").read_bytes() == exported.onnx.read_bytes()

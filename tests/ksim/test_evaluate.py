@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from deploy.bundle.session import OnnxPolicy
 from ksim.curriculum import FixedCurriculum
 from ksim.environment import make_environment
 from ksim.errors import KsimError
@@ -26,8 +27,9 @@ from ksim.evaluate import (
 from ksim.learning import checkpoint
 from ksim.learning.policy import make_model
 from ksim.load import load_config
-from robots import Bundle, load_robot, write_bundle
+from robots import Bundle, load_robot, read_bundle, write_bundle
 from robots.spec import CommandSpec, PolicySpec, input_specs
+from tests import kscale
 from toolkit.files import shipped_config
 
 
@@ -346,3 +348,21 @@ def test_the_answer_names_the_robot_and_bad_numbers_are_refused_before_anything_
     assert json.loads(done.stdout)["robot"] == "kbot"
     done = ksim("eval", "home", "--episodes", "1", "--set", "episode_length_s=0.1")
     assert done.stdout.startswith("home on kbot: survived ")
+
+
+def test_a_carry_of_more_axes_stays_with_its_environment(tmp_path) -> None:
+    bundle = read_bundle(kscale.write(tmp_path / "p.kinfer", carry=(2, 5)))
+    batch, alone = OnnxBatchPolicy(bundle), OnnxPolicy(bundle)
+    rng = np.random.default_rng(0)
+    shapes = {name: alone.shapes[name] for name in alone.inputs}
+    rows = [{name: rng.normal(size=(3, *s)).astype(np.float32) for name, s in shapes.items()} for _ in range(4)]
+    carry = batch.init(3)
+    assert carry.shape == (3, 2, 5)
+    for row in rows:
+        targets, carry = batch.step(row, carry)
+    for env in range(3):
+        alone.reset()
+        for row in rows:
+            action = alone.step({name: values[env] for name, values in row.items()})
+        np.testing.assert_array_equal(targets[env], action)
+        np.testing.assert_array_equal(carry[env], alone.carry)

@@ -117,6 +117,26 @@ def test_a_bundle_from_before_named_commands_gets_names(tmp_path):
     assert back.command_names == ("command_0", "command_1")
 
 
+def test_the_home_pose_is_written_to_the_last_digit_and_a_file_without_it_keeps_its_digest(tmp_path, bundle):
+    home = tuple(bundle.spec.robot.column("home_rad"))
+    homed = dataclasses.replace(bundle, joint_biases=home)
+    write_bundle(tmp_path / "p.kinfer", homed)
+    back = read_bundle(tmp_path / "p.kinfer")
+    assert back == homed and back.joint_biases == home and back.digest == homed.digest != bundle.digest
+    with pytest.raises(BundleError, match=r"joint_biases: got .*, expected .* as in ksim2real"):
+        dataclasses.replace(bundle, joint_biases=home[::-1])
+    write_bundle(tmp_path / "q.kinfer", bundle)
+    assert read_bundle(tmp_path / "q.kinfer").joint_biases is None
+
+
+def test_how_a_file_says_it_is_kept_and_makes_no_other_bundle_of_it(tmp_path):
+    first, second = (dict(sorted(plain().items(), reverse=way)) for way in (False, True))
+    a, b = read_bundle(pack(tmp_path / "a.kinfer", first)), read_bundle(pack(tmp_path / "b.kinfer", second))
+    assert (a.written.members, b.written.members) == (tuple(first), tuple(second)) and a == b
+    old = read_bundle(pack(tmp_path / "c.kinfer", plain(command_names=None, num_commands=None, carry_size=3)))
+    assert not old.written.named_commands and not old.written.carry_shape and old.command_names == ()
+
+
 def test_a_truncated_file_is_refused_at_every_length(tmp_path, bundle):
     write_bundle(tmp_path / "p.kinfer", bundle)
     whole = (tmp_path / "p.kinfer").read_bytes()
