@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from export.errors import ExportError
 from export.options import ProofOptions
-from export.tracing import convert
 from robots.bundle import Bundle, write_bundle
-from toolkit.cli import Option, options
+from toolkit.cli import Option, importing, options
 from toolkit.files import atomic_path
 
 if TYPE_CHECKING:
@@ -88,6 +87,7 @@ def export_checkpoint(
     Raises:
         ExportError: the export is not the policy, and `force` is false; nothing is written.
     """
+    from export.tracing import convert
     from export.validate import validate
     from ksim.learning.checkpoint import load_trained
 
@@ -115,9 +115,6 @@ class ExportOptions(ProofOptions):
 
 def main(argv: list[str] | None = None) -> int:
     """`ksim export`."""
-    from export.report import show, write_report
-    from export.validate import latency_us, to_stderr
-
     args = options(
         ExportOptions,
         argv,
@@ -125,6 +122,10 @@ def main(argv: list[str] | None = None) -> int:
         "Write a checkpoint as policy.kinfer and policy.onnx, after proving that they are the policy.",
         "ksim export runs/stand/model.ckpt -o policy.kinfer",
     )
+    with importing("export"):
+        from export.report import show, write_report
+        from export.validate import latency_us, to_stderr
+
     done = export_checkpoint(
         args.checkpoint, args.output, force=args.force, onnx_only=args.onnx_only, log=to_stderr, **args.arguments()
     )

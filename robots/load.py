@@ -140,18 +140,23 @@ def read_robot(name_or_folder: str | Path) -> tuple[RobotSpec, Origins]:
     with found.noted():
         model_path = model_file(folder, named)
         description = describe(model_path, read_xml(model_path), reader.joints if reader else ())
-    if reader is None or description is None:
+    if description is None:
         found.check()
-    assert reader is not None and description is not None, "what is missing was told"
-    extra, model = reader.extra, model_path.name
-    hinges = reader.driven(model_path, description)
-    home, home_from, imu, feet = {}, Origin(), ("", Origin()), ((), Origin())
-    with found.noted():
-        home, home_from = _home(reader, model, description, found)
+    assert description is not None, "what is missing was told"
+    imu, feet = ("", Origin()), ((), Origin())
+    extra = {} if reader is None else reader.extra
     with found.noted():
         imu = _imu_site(path, model_path, description, extra)
     with found.noted():
         feet = _foot_sites(path, model_path, description, extra)
+    if reader is None:
+        found.check()
+    assert reader is not None, "what is missing was told"
+    model = model_path.name
+    hinges = reader.driven(model_path, description)
+    home, home_from = {}, Origin()
+    with found.noted():
+        home, home_from = _home(reader, model, description)
     told: dict[str, tuple[JointSpec, dict[str, Origin]]] = {}
     for hinge in hinges:
         at = (home[hinge.name], home_from) if hinge.name in home else None
@@ -227,7 +232,7 @@ def _floating_from(
     return Origin(how=f"{why} and nothing says otherwise", guess=True)
 
 
-def _home(reader: Metadata, model: str, description: Description, found: Problems) -> tuple[dict[str, float], Origin]:
+def _home(reader: Metadata, model: str, description: Description) -> tuple[dict[str, float], Origin]:
     keys = dict(reversed(description.keyframes))  # of two with one name the first
     if "home" in keys:
         return keys["home"], Origin(how="of keyframe home", file=model, key="keyframe home")

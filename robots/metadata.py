@@ -29,7 +29,10 @@ def read_metadata(path: Path) -> tuple[dict[str, Any], bytes]:
         RobotLoadError: it is not there, or no JSON object.
     """
     if not path.is_file():
-        raise RobotLoadError(f"robot folder {path.parent}: no metadata.json; expected one in the K-Scale schema")
+        raise RobotLoadError(
+            f"robot folder {path.parent}: no metadata.json; expected one in the K-Scale schema; "
+            f"ksim inspect {path.parent} prints one to start with, for the joints of its model"
+        )
     try:
         data = path.read_bytes()
         metadata = json.loads(data.decode(), object_pairs_hook=_unique)
@@ -79,6 +82,8 @@ class Metadata:
         if not isinstance(extra, dict):
             self._wrong(f"{EXTRA_KEY}: got {type(extra).__name__}, expected an object")
             extra = {}
+        if not isinstance(extra.get("floating", True), bool):
+            self._wrong(f"{EXTRA_KEY}: floating: got {extra['floating']!r:.100}, expected true or false")
         self.extra: dict[str, Any] = extra
         self.frequency = self._frequency(data)
         self._incomplete: set[str] = set()
@@ -166,9 +171,8 @@ class Metadata:
         if sliding:
             of_model(f"joints that are not hinges: {', '.join(sliding)}; expected hinges only")
         if missing:
-            self._wrong(
-                f"joints that {model_path.name} does not have: {', '.join(missing)}; it has {', '.join(names) or 'none'}"
-            )
+            there = ", ".join(names) or "none"
+            self._wrong(f"joints that {model_path.name} does not have: {', '.join(missing)}; it has {there}")
         if both:
             why = ", ".join(f"{h.name} (follows {h.follows})" if h.follows else h.name for h in both)
             self._wrong(f"joints without a motor of their own: {why}; take them out of {JOINTS}")
@@ -321,4 +325,13 @@ def draft(hinges: tuple[Hinge, ...]) -> dict[str, Any]:
     joints = {
         h.name: {**empty, "actuator_type": "motor", **({} if h.range_rad is not None else bounds)} for h in driven
     }
-    return {JOINTS: joints, TYPES: {"motor": dict.fromkeys(TYPE_KEYS)}, FREQUENCY: 50}
+    return {JOINTS: joints, TYPES: {"motor": dict.fromkeys(TYPE_KEYS)}, FREQUENCY: 50, EXTRA_KEY: {}}
+
+
+def as_text(metadata: Mapping[str, Any]) -> str:
+    """JSON with one line for each entry of a table."""
+    parts = []
+    for key, value in metadata.items():
+        rows = ",\n".join(f"    {_line(name, row)}" for name, row in value.items()) if isinstance(value, dict) else ""
+        parts.append(f"  {json.dumps(key)}: {{\n{rows}\n  }}" if rows else f"  {_line(key, value)}")
+    return "{\n" + ",\n".join(parts) + "\n}"

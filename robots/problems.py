@@ -90,8 +90,9 @@ class Problems:
             return
         if len(self._found) == 1:
             raise RobotLoadError(str(self._found[0]), self._found)
-        inside = f"{self._folder}/"
-        told = "; ".join(f"({i}) {str(p).replace(inside, '')}" for i, p in enumerate(self._found, 1))
+        inside = (f"robot folder {self._folder}: ", f"{self._folder}/")
+        texts = [str(p).replace(inside[0], "", 1).replace(inside[1], "", 1) for p in self._found]
+        told = "; ".join(f"({i}) {text}" for i, text in enumerate(texts, 1))
         raise RobotLoadError(
             f"robot folder {self._folder}: {len(self._found)} things are missing or wrong: {told}; "
             f"ksim inspect {self._folder} lists them one by one",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from robots.description import describe, read_xml
 from robots.errors import RobotLoadError
 from robots.load import built_in_robots, model_file, read_robot, robot_folder
-from robots.metadata import draft
+from robots.metadata import EXTRA_KEY, as_text, draft
 from robots.origins import Origin, Origins
 from robots.problems import Problem
 from robots.spec import RobotSpec
@@ -25,7 +26,8 @@ _GAINS = {
     "velocity_max_rad_s": "speed", "lower_rad": "lower", "upper_rad": "upper", "home_rad": "home",
 }  # fmt: skip
 _ROTORS = {
-    "name": "name", "armature": "armature", "friction_nm": "friction", "damping": "damping", "actuator_type": "actuator",
+    "name": "name", "armature": "armature", "friction_nm": "friction", "damping": "damping",
+    "actuator_type": "actuator",
 }  # fmt: skip
 _TABLES = (
     ("joints: kp [N m/rad], kd [N m s/rad], torque limit/at most [N m], speed [rad/s], angles [rad]", _GAINS),
@@ -80,6 +82,9 @@ def inspect_robot(name: str, page: Page, *, as_json: bool) -> int:
         numbers = [column for column in fields.values() if column not in ("name", "actuator")]
         page.table(title, tuple(fields.values()), joints, ", ".join(numbers))
     page.pairs("where each is from", _sources(spec, origins))
+    guesses = _guesses(spec, origins)
+    if guesses:
+        page.pairs(f"guessed; to say it, write under {EXTRA_KEY} in metadata.json", guesses)
     if origins.passive:
         page.pairs("passive joints", [(joint or "unnamed", str(why)) for joint, why in origins.passive.items()])
     if built is None:
@@ -87,6 +92,18 @@ def inspect_robot(name: str, page: Page, *, as_json: bool) -> int:
     elif built.meshes:
         page.pairs("meshes", [(mesh, str(file)) for mesh, file in built.meshes.items()])
     return 0
+
+
+def _guesses(spec: RobotSpec, origins: Origins) -> list[tuple[str, str]]:
+    """What was guessed, and the line of metadata.json that says it."""
+    home = {j.name: round(math.degrees(j.home_rad), 3) for j in spec.joints}
+    lines = (
+        ("base", origins.floating, {"floating": origins.free}),
+        ("IMU", origins.imu, {"imu_site": spec.imu_site}),
+        ("feet", origins.feet, {"foot_sites": list(spec.foot_sites)}),
+        ("home", origins.home, {"home_deg": home}),
+    )
+    return [(what, json.dumps(line)[1:-1]) for what, origin, line in lines if origin.guess]
 
 
 def _short(value: Any) -> str:
@@ -173,6 +190,6 @@ def _lacks(folder: Path, problems: Sequence[Problem], page: Page, as_json: bool)
         lines += [
             f"{folder / 'metadata.json'} to start with; put your robot's numbers in place of each null "
             "(id on the bus, kp [N m/rad], kd [N m s/rad], max_torque [N m], max_velocity [rad/s], angles [deg]):",
-            json.dumps(start, indent=1),
+            as_text(start),
         ]
     page.text("\n".join(lines))

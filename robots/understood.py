@@ -61,7 +61,7 @@ def facts(spec: RobotSpec, origins: Origins, built: BuiltModel | None = None) ->
                 what="meshes",
                 said=f"{len(built.meshes)} read" if built.meshes else "",
                 line="" if built.missing_meshes else "all meshes are there",
-            ),  # fmt: skip
+            ),
             Fact(what="meshes left out", said=", ".join(built.missing_meshes)),
         ]
     free = built.base_body >= 0 if built is not None else origins.free
