@@ -19,7 +19,8 @@ def meant(path: str | Path) -> str:
         if head[:2] == b"PK" and zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if "meta.json" in archive.namelist():
-                    return f"is a checkpoint, expected a bundle; export it first: ksim export {path} -o {path.with_suffix('.kinfer')}"
+                    to = path.with_suffix(".kinfer")
+                    return f"is a checkpoint, expected a bundle; export it first: ksim export {path} -o {to}"
     except (OSError, ValueError, zipfile.BadZipFile):
         pass
     return ""

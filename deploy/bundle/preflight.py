@@ -18,6 +18,7 @@ from robots.load import built_in_robots, read_robot, with_home_of
 from robots.origins import Origin
 from robots.spec import PolicySpec, RobotSpec
 from robots.understood import as_line, facts, told_by_bundle
+from toolkit.files import packaged
 
 COMPARED = ("id", "kp", "kd", "torque_limit_nm", "lower_rad", "upper_rad", "home_rad")
 # The property of both graphs that holds the digest of the specification they were exported with.
@@ -217,6 +218,7 @@ def prepare(
     Raises:
         ToolkitError: something does not fit; the message says what.
     """
+    path = packaged(path)
     bundle = read_bundle(path)
     data = Path(path).read_bytes()
     if robot is None and bundle.spec is not None and bundle.spec.robot.name in built_in_robots():
