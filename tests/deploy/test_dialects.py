@@ -17,6 +17,7 @@ pytest.importorskip("mujoco")
 from deploy.control.check import CheckOptions, check
 from deploy.control.run import RunOptions, run
 from deploy.errors import FaultError, OptionError
+from deploy.log.recorder import read_log
 from deploy.robot.dialects import DIALECTS, KBOT, KOS_SIM, TWIN, ZBOT, named, told_apart
 from deploy.robot.kos import KosRobot
 from deploy.robot.safety import Limits, damp, nominal
@@ -169,6 +170,28 @@ def test_a_policy_runs_on_each_and_leaves_it_damped(bundle_factory, tmp_path, se
     assert not kp.any() and enabled.all()
     wanted = np.asarray(ROBOT.column("kd"))
     np.testing.assert_allclose(kd, np.floor(wanted) if server == "zbot" else wanted)
+
+
+def test_the_way_home_begins_when_a_z_bot_lets_targets_through(bundle_factory, tmp_path):
+    """Its server holds targets back for 2 s after each configuration: a ramp that had begun would come as one jump."""
+    kinfer, log = tmp_path / "kbot.kinfer", tmp_path / "run.mcap"
+    straight = tuple(joint.replace(home_rad=0.0) for joint in ROBOT.joints)
+    write_bundle(kinfer, bundle_factory(ROBOT.replace(name="straight", joints=straight)))
+    with Twin("kbot", server="zbot", start="hang") as twin:
+        options = RunOptions(
+            bundle=kinfer, port=twin.port, duration_s=0.2, log=log, watchdog_s=2.0, late_max=10.0, ramp_s=2.0,
+            lost_ticks_max=100, connect_timeout_s=30.0, base_fixed=True,
+        )  # fmt: skip
+        report = run(options)
+    assert report.damped and report.ended in ("completed", "envelope"), report
+    told = read_log(log)
+    ramp = np.array([phase == "ramp" for phase in told.phase])
+    assert ramp.sum() > 50
+    first, last = told.joint_position[ramp][0], told.joint_position[ramp][-1]
+    knee = ROBOT.joint_names.index("dof_left_knee_04")
+    assert abs(last[knee] - first[knee]) > 0.2  # there was a way to go
+    # 1.875 times the way over 2 s is the ramp's greatest speed; a jump to where it is after 2 s would be much faster
+    assert np.abs(told.joint_velocity[ramp][:, knee]).max() < 4.0 * abs(last[knee] - first[knee]) / 2.0
 
 
 @pytest.mark.parametrize("server", ["kbot", "kos-sim", "zbot"])
