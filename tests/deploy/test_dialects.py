@@ -1,6 +1,7 @@
 """The kinds of KOS servers: what the twin says with the manners of each, how they are told apart, and a run on each."""
 
 import asyncio
+import dataclasses
 import math
 
 import grpc
@@ -172,6 +173,34 @@ def test_a_policy_runs_on_each_and_leaves_it_damped(bundle_factory, tmp_path, se
     np.testing.assert_allclose(kd, np.floor(wanted) if server == "zbot" else wanted)
 
 
+def test_what_only_the_torque_brings_is_not_asked_for_before_it(server, kinfer, tmp_path):
+    """A server whose joints are online, and tell their gains, only once these were set."""
+    everything = server.state
+
+    def state(request):
+        answer = everything(request)
+        for one in answer.states:
+            one.online = bool(server.gains.get(one.actuator_id, {}).get("torque_enabled"))
+            for field in () if one.actuator_id in server.gains else ("kp", "kd", "max_torque", "torque_enabled"):
+                one.ClearField(field)
+        return answer
+
+    server.state = state
+    options = RunOptions(
+        bundle=kinfer, port=server.port, server="zbot", gyro_unit="deg/s", duration_s=0.2, log=tmp_path / "run.mcap",
+        watchdog_s=2.0, late_max=10.0, lost_ticks_max=100, connect_timeout_s=30.0,
+    )  # fmt: skip
+    report = run(options)
+    assert (report.ended, report.damped) == ("completed", True), report
+    assert not [line for line in report.warnings if "gains" in line]
+    kinds = [kind for kind, _ in server.requests]
+    # looked at, held where it is, stiffened
+    assert kinds.index("state") < kinds.index("command") < kinds.index("configure")
+    server.gains.clear()
+    with pytest.raises(FaultError, match="is offline"):  # one that is limp and online by its own word is another kind
+        run(dataclasses.replace(options, server="kbot", log=tmp_path / "again.mcap"))
+
+
 def test_the_way_home_begins_when_a_z_bot_lets_targets_through(bundle_factory, tmp_path):
     """Its server holds targets back for 2 s after each configuration: a ramp that had begun would come as one jump."""
     kinfer, log = tmp_path / "kbot.kinfer", tmp_path / "run.mcap"
@@ -190,8 +219,8 @@ def test_the_way_home_begins_when_a_z_bot_lets_targets_through(bundle_factory, t
     first, last = told.joint_position[ramp][0], told.joint_position[ramp][-1]
     knee = ROBOT.joint_names.index("dof_left_knee_04")
     assert abs(last[knee] - first[knee]) > 0.2  # there was a way to go
-    # 1.875 times the way over 2 s is the ramp's greatest speed; a jump to where it is after 2 s would be much faster
-    assert np.abs(told.joint_velocity[ramp][:, knee]).max() < 4.0 * abs(last[knee] - first[knee]) / 2.0
+    # 1.875 times the way over 2 s is the greatest speed of the ramp; a busy machine sends it in coarser steps
+    assert np.abs(told.joint_velocity[ramp][:, knee]).max() < 10.0 * abs(last[knee] - first[knee]) / 2.0
 
 
 @pytest.mark.parametrize("server", ["kbot", "kos-sim", "zbot"])
