@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -276,3 +278,31 @@ def test_the_file_of_each_mesh_is_told_and_a_missing_one_named(write_robot, bipe
     )
     (folder / "meshes" / "sole.stl").write_bytes(bytes(80) + (4).to_bytes(4, "little") + faces)
     assert inspected(folder, capsys)["meshes"] == {"sole": str(folder / "meshes" / "sole.stl")}
+
+
+def test_the_whole_metadata_of_the_readme_has_every_key_and_loads_as_it_is_explained(tmp_path):
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").partition("## Your robot\n")[2]
+    metadata = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    explained = {
+        key for row in page.splitlines() if row.startswith("| `") for key in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    hip, big = metadata["joint_name_to_metadata"]["hip"], metadata["actuator_type_to_metadata"]["big"]
+    keys = {*hip, *big, *metadata["ksim2real"], "control_frequency"} - {"frictionloss"}
+    assert keys == explained
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    (tmp_path / "robot.xml").write_text(
+        """<mujoco><worldbody><body name="trunk" pos="0 0 1"><site name="imu"/><geom size="0.1" mass="3"/>
+        <body name="thigh"><joint name="hip" range="-90 90"/><geom size="0.05" mass="1"/>
+        <body name="shin"><joint name="knee" range="-90 5"/><geom size="0.05" mass="1"/><site name="foot"/>
+        <body name="tip"><joint name="toe" range="-5 5"/><geom size="0.02" mass="0.1"/></body>
+        </body></body></body></worldbody></mujoco>"""
+    )
+    robot, origins = read_robot(tmp_path)
+    assert (robot.name, robot.imu_site, robot.foot_sites, origins.free) == ("hopper", "imu", ("foot",), True)
+    assert [*origins.passive] == ["toe"] and not any(
+        origin.guess for origin in (origins.imu, origins.feet, origins.home, origins.floating)
+    )
+    spec = robot.joint("hip")
+    assert (spec.torque_limit_nm, spec.torque_max_nm, spec.armature, spec.friction_nm) == (84, 120, 0.04, 0.2)
+    degrees = [math.degrees(v) for v in (spec.lower_rad, spec.upper_rad, spec.home_rad)]
+    assert degrees == pytest.approx([-60, 90, 20])  # of 127 in the metadata and 90 in the model the narrower
