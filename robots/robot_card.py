@@ -103,7 +103,9 @@ def _guesses(spec: RobotSpec, origins: Origins) -> list[tuple[str, str]]:
         ("feet", origins.feet, {"foot_sites": list(spec.foot_sites)}),
         ("home", origins.home, {"home_deg": home}),
     )
-    return [(what, json.dumps(line)[1:-1]) for what, origin, line in lines if origin.guess]
+    rows = [(what, json.dumps(line)[1:-1]) for what, origin, line in lines if origin.guess]
+    none = "; or in the list one site or body of each foot"
+    return [(what, line + none if what == "feet" and not spec.foot_sites else line) for what, line in rows]
 
 
 def _short(value: Any) -> str:
