@@ -97,7 +97,7 @@ class RunOptions(Settings):
         view: port of a page on this machine that shows the run, 0 for any; None for no page. A page that is not to be
             had is no reason not to run.
         on_view: called with the line that tells where it is, or why there is none.
-        on_robot: called with the line of what was understood of the robot.
+        on_robot: called with the line of what was understood of the robot, before it is touched.
     """
 
     bundle: Annotated[Path, Option("the policy, a .kinfer file", positional=True)]
@@ -342,6 +342,8 @@ async def _control(
             watchdog = await or_stop(stop, starting)
         # after all that takes time: the first target is where the robot is now
         first = await or_stop(stop, _first_reading(robot, limits, accelerometer))
+        if options.on_robot is not None:
+            options.on_robot(ready.understood)
         settings = _settings(options, ready, commands, granted, robot)
         recorder = Recorder(
             log,
@@ -482,8 +484,6 @@ def run(options: RunOptions) -> RunReport:
     commands: CommandSource = Schedule.constant(ready.command)
     if options.schedule is not None:
         commands = read_schedule(options.schedule, ready.spec)
-    if options.on_robot is not None:
-        options.on_robot(ready.understood)
     if options.on_warning is not None:
         for line in ready.warnings:
             options.on_warning(line)
