@@ -19,7 +19,6 @@ from robots.archive import unpack
 from robots.errors import BundleError, RobotsError, SpecError
 from robots.spec import PolicySpec, canonical_json, digest
 from toolkit import strict_json
-from toolkit.file_kinds import meant
 from toolkit.files import atomic_path
 from toolkit.strict_json import check_text
 
@@ -139,8 +138,6 @@ def read_bundle(path: str | Path) -> Bundle:
     path = Path(path)
     if not path.is_file():
         raise BundleError(f"{path}: no such file; expected a .kinfer bundle (ksim export CKPT -o policy.kinfer)")
-    if other := meant(path):
-        raise BundleError(f"{path}: {other}")
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:

@@ -15,8 +15,6 @@ from deploy.control.run import RunOptions
 from deploy.errors import LogError, OptionError
 from deploy.log.place import check_place
 from deploy.robot.address import addressed
-from robots.bundle import read_bundle
-from robots.errors import BundleError
 from toolkit.files import packaged
 
 ROOT = Path(__file__).parents[1]
@@ -59,22 +57,6 @@ def test_the_verbs_take_a_port_behind_the_host(verb, tmp_path):
     argv = [verb, *first, "--host", "127.0.0.1:1", *(["--for", "0"] if verb == "damp" else [])]
     done = ksim(tmp_path, *argv)
     assert done.returncode == 1 and "no KOS server at 127.0.0.1:1 within" in done.stderr, done.stderr
-
-
-def test_another_file_than_a_bundle_is_told_what_it_is(tmp_path):
-    with pytest.raises(
-        BundleError, match=r"stand\.ckpt: is a checkpoint, expected a bundle; export it first: ksim exp"
-    ):
-        read_bundle(POLICIES / "stand.ckpt")
-    log = tmp_path / "run.kinfer"  # whatever it is called
-    log.write_bytes(b"\x89MCAP0\r\n" + bytes(100))
-    with pytest.raises(
-        BundleError, match=r"is a log of ksim run, expected a bundle; ksim log info .*run\.kinfer tells"
-    ):
-        read_bundle(log)
-    for verb in ("run", "check", "inspect"):
-        done = ksim(tmp_path, verb, POLICIES / "walk.ckpt")
-        assert done.returncode == 1 and "ksim export" in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_a_log_that_cannot_be_written_is_refused_before_the_bundle_is_looked_at(tmp_path):
