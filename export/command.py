@@ -13,9 +13,8 @@ from deploy.bundle.targets import TITLES, Finding, Target, fits, judge, rows
 from deploy.bundle.targets import to_json as fits_json
 from export.errors import ExportError
 from export.options import ProofOptions
-from export.tracing import convert
 from robots.bundle import Bundle, write_bundle
-from toolkit.cli import Option, options
+from toolkit.cli import Option, importing, options
 from toolkit.files import atomic_path
 
 if TYPE_CHECKING:
@@ -112,6 +111,7 @@ def export_checkpoint(
         ExportError: the export is not the policy, and `force` is false, or does not fit the target; nothing is
             written.
     """
+    from export.tracing import convert
     from export.validate import validate
     from ksim.learning.checkpoint import load_trained
 
@@ -148,9 +148,6 @@ class ExportOptions(ProofOptions):
 
 def main(argv: list[str] | None = None) -> int:
     """`ksim export`."""
-    from export.report import show, write_report
-    from export.validate import latency_us, to_stderr
-
     args = options(
         ExportOptions,
         argv,
@@ -159,6 +156,10 @@ def main(argv: list[str] | None = None) -> int:
         "ksim export runs/stand/model.ckpt -o policy.kinfer\n"
         "  ksim export runs/walk/model.ckpt -o walk.kinfer --target pyfirmware",
     )
+    with importing("export"):
+        from export.report import show, write_report
+        from export.validate import latency_us, to_stderr
+
     target = None if args.target == "all" else Target(args.target)
     how = {"force": args.force, "onnx_only": args.onnx_only, "target": target}
     done = export_checkpoint(args.checkpoint, args.output, log=to_stderr, **how, **args.arguments())

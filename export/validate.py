@@ -1,15 +1,12 @@
-"""`ksim validate`: the proof of export/proof.py, and in simulation the closed loop (closed_loop.py) and the margins."""
+"""The proof of export/proof.py, and in simulation the closed loop (closed_loop.py) and the margins."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +14,15 @@ from export.closed_loop import ENGINES, closed_loop
 from export.compare import session
 from export.errors import ExportError
 from export.margins import MarginSettings, measure
-from export.options import EPISODES, MARGIN_EPISODES, ProofOptions
+from export.options import EPISODES, MARGIN_EPISODES
 from export.proof import NO_SPEC, STEPS, Prover, Recording, Report, Stages
 from ksim.config import Config
 from ksim.environment import make_environment
 from ksim.evaluate import Evaluation, JaxBatchPolicy, OnnxBatchPolicy, evaluate
-from ksim.learning.checkpoint import Trained, load_trained
+from ksim.learning.checkpoint import Trained
 from ksim.learning.policy import Policy
-from robots.bundle import Bundle, read_bundle
+from robots.bundle import Bundle
 from robots.spec import PolicySpec
-from toolkit.cli import Option, options
 from toolkit.errors import ToolkitError
 
 # The envelope of inputs: whole episodes that lasted, and so much of those that ended in a fall.
@@ -169,44 +165,3 @@ def check_origin(bundle: Bundle, trained: Trained) -> None:
             )
     if bundle.spec.robot != trained.spec.robot:
         raise ExportError("bundle: its robot differs from the checkpoint's; name the checkpoint it was exported from")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidateOptions(ProofOptions):
-    """The options of `ksim validate`."""
-
-    bundle: Annotated[str, Option("a .kinfer file", positional=True)]
-    checkpoint: Annotated[str, Option("the .ckpt file that it was exported from")]
-    out: Annotated[str | None, Option("write report.json and report.html into this folder", metavar="DIR")] = None
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`ksim validate`."""
-    from export.report import show, write_report
-
-    args = options(
-        ValidateOptions,
-        argv,
-        "ksim validate",
-        "Prove that a bundle is the policy of a checkpoint: graph, numbers, behaviour in simulation, wrong contracts.",
-        "ksim validate policy.kinfer --checkpoint runs/stand/model.ckpt --out reports/",
-    )
-    bundle, trained = read_bundle(args.bundle), load_trained(args.checkpoint)
-    check_origin(bundle, trained)
-    alone = Path(args.bundle).with_suffix(".onnx")
-    if alone.is_file() and alone.read_bytes() != bundle.step_fn:
-        raise ExportError(f"{alone}: its bytes differ from step_fn of {args.bundle}, expected the same; export again")
-    report = validate(bundle, trained.policy, trained.config, **args.arguments(), keep_going=True, log=to_stderr)
-    latency = None if report.numbers is None else latency_us(bundle)
-    files = []
-    if args.out is not None:
-        files = write_report(Path(args.out), Path(args.bundle).name, bundle, report, latency)
-    if args.json:
-        about = {"digest": bundle.digest, "files": [str(f) for f in files]}
-        print(json.dumps({**about, **report.to_json(), "latency_us": latency}))
-    else:
-        show(args.bundle, report, latency, files)
-    for failure in report.failures:
-        more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
-        raise ExportError(f"{failure}{more}; the bundle is not the policy")
-    return 0

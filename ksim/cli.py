@@ -24,8 +24,11 @@ VERBS = {
     "replay": ("ksim.replay_command:main", "play one episode again and log every step of it"),
     "diff": ("ksim.diff_command:main", "the first step at which two logged episodes part, and the likely layer"),
     "export": ("export.command:main", "checkpoint -> policy.kinfer and policy.onnx, proven"),
-    "validate": ("export.validate:main", "prove that a bundle is its checkpoint"),
-    "inspect": ("deploy.bundle.inspect:main", "what a bundle is, or how two differ"),
+    "validate": ("export.validate_command:main", "prove that a bundle is its checkpoint"),
+    "inspect": (
+        "deploy.bundle.inspect:main",
+        "what a bundle is, or how two differ; what was understood of a robot's folder",
+    ),
     "twin": ("deploy.twin.server:main", "a KOS server over a simulated robot"),
     "check": ("deploy.control.check:main", "look at a robot before a policy runs on it: green, amber or red"),
     "run": ("deploy.control.run:main", "run a bundle on a robot over KOS"),

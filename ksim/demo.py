@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from ksim.demo_stages import (
     MARKER,
     Stages,
@@ -37,7 +34,8 @@ from toolkit.files import locked, shipped_config, shipped_policy
 from toolkit.settings import Bound
 
 if TYPE_CHECKING:
-    pass
+    from rich.console import Console
+    from rich.table import Table
 
 GOOD_ENOUGH = 0.8
 TASK, SHIPPED = "kbot_stand", "stand"
@@ -192,9 +190,11 @@ def main(argv: list[str] | None = None) -> int:
         "ksim demo --out runs/demo",
     )
     check_folder(Path(args.out))
-    for module in ("jax", "jax2onnx", "onnx", "mujoco"):
+    for module in ("jax", "jax2onnx", "onnx", "mujoco", "rich"):
         if importlib.util.find_spec(module) is None:
             raise KsimError(f"needs {module}; install it with: pip install 'ksim2real[all]'")
+    from rich.console import Console
+
     console = Console(stderr=True)
     if args.walk:
         from ksim.demo_walk import demo_walk, walk_table

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from ksim.errors import KsimError
 from robots import rotation
 from toolkit.files import LOCK, atomic_path, shipped_config
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from ksim.recording import Recording
 
 MARKER, ROBOT = ".ksim-demo", "kbot"
@@ -189,6 +190,8 @@ def finish(stages: Stages, result: dict[str, Any], files: list[Path]) -> dict[st
 
 def closing_table(title: str) -> Table:
     """An empty table of what was found."""
+    from rich.table import Table
+
     table = Table(title=title, show_header=False, title_style="bold")
     table.add_column("what", style="cyan", no_wrap=True)
     table.add_column("figure", overflow="fold")

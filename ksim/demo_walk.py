@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from rich.console import Console
-from rich.table import Table
 
 from ksim.demo_stages import (
     MARKER,
@@ -26,6 +24,10 @@ from ksim.demo_stages import (
 from ksim.suite.twins import COURSE, COURSE_S
 from robots import rotation
 from toolkit.files import atomic_path, locked, shipped_policy
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 TASK, SHIPPED = "kbot_walk", "walk"
 

@@ -502,7 +502,8 @@ def make_scene(config: Config) -> Scene:
     built = flat if physics.ground is None else built_as(ground=physics.ground)
     if built.base_body < 0 and config.needs_free_base:
         raise ConfigError(
-            f"task {config.task}: robot {built.spec.name} is fixed to the world; expected one that can fall"
+            f"task {config.task}: robot {built.spec.name} is fixed to the world; expected one that can fall; "
+            f"ksim inspect {config.robot} says why (foot_sites, floating)"
         )
     return Scene(
         built=built,

@@ -23,7 +23,7 @@ from ksim.environment import EnvBatch, Environment, make_environment
 from ksim.errors import KsimError
 from ksim.learning.checkpoint import load_trained
 from ksim.learning.policy import Policy
-from ksim.load import load_config
+from ksim.load import from_dict, load_config
 from ksim.scene import Scene
 from ksim.types import Drive, EnvState, PhysicsParams, PhysicsState
 from robots import Bundle, RobotLoadError, load_robot, read_bundle
@@ -31,7 +31,7 @@ from robots.command_names import COMMAND_ALIASES
 from robots.load import robot_folder
 from robots.spec import PolicySpec, RobotSpec
 from toolkit.errors import FileError, SettingsError
-from toolkit.files import shipped_config
+from toolkit.files import packaged, shipped_config
 from toolkit.settings import apply_overrides
 
 
@@ -389,8 +389,36 @@ def _fitted(
     return policy if same else ByName(policy, *places)
 
 
+# of what a bundle tells of its training, the sections of a configuration
+_TOLD = ("physics", "policy", "events", "randomizations", "channels", "observations", "resets", "rewards", "actuators")
+
+
+def _as_trained(name: str, shipped: Config, spec: PolicySpec) -> Config:
+    """The shipped task with what a bundle says of its training: for a robot that is not the task's own.
+
+    Raises:
+        KsimError: what it says is not of this version.
+    """
+    data = shipped.to_dict()
+    for room in _TOLD:
+        told = spec.training.get(room, data[room])
+        # of the policy it leaves the critic out
+        data[room] = {**data[room], **told} if room == "policy" and isinstance(told, dict) else told
+    data["episode_length_s"] = spec.training.get("episode_length_s", shipped.episode_length_s)
+    try:
+        return from_dict(data)
+    except SettingsError as error:
+        raise KsimError(
+            f"{name}: what it says of its training does not fit this version ({' '.join(str(error).split())[:300]}); "
+            "name its task with --config"
+        ) from error
+
+
 def _bundle_task(name: str, bundle: Bundle, config: str | None, overrides: Sequence[str]) -> Config:
-    """The task of a bundle: what is given, else the shipped one of its name, on the robot that it names."""
+    """The task of a bundle: what is given, else the shipped one of its name, on the robot that it names.
+
+    Of another robot than the shipped task's it is the task as the bundle says that it was trained in.
+    """
     if config is not None:
         return load_config(config, overrides)
     if bundle.spec is None:
@@ -405,6 +433,7 @@ def _bundle_task(name: str, bundle: Bundle, config: str | None, overrides: Seque
             f"{name}: its task {task!r:.100} is not one of ours ({' '.join(str(error).split())}); evaluate it in your "
             "own simulation, or name a task of ksim train that has its commands with --config"
         ) from error
+    own = shipped.robot
     if not any(text.partition("=")[0].strip() == "robot" for text in overrides):
         try:
             if Path(robot).name != robot:
@@ -416,6 +445,8 @@ def _bundle_task(name: str, bundle: Bundle, config: str | None, overrides: Seque
                 "name the folder of its description: --set robot=FOLDER"
             ) from None
         shipped = replace(shipped, robot=robot)
+    if robot != own:
+        shipped = _as_trained(name, shipped, bundle.spec)
     return apply_overrides(shipped, overrides)
 
 
@@ -433,6 +464,7 @@ def load_policy(name: str, config: str | None = None, overrides: Sequence[str] =
     Raises:
         KsimError: there is no task for it, or it was trained for another robot than the task's.
     """
+    name = str(packaged(name))
     if name == "home":
         task = load_config(config or shipped_config("kbot_stand.yaml"), overrides)
         return task, HoldHome(load_robot(task.robot))

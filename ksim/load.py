@@ -15,6 +15,7 @@ from ksim.config import Config
 from ksim.errors import ConfigError
 from ksim.tasks import known, task_config
 from toolkit.errors import SettingsError
+from toolkit.files import packaged
 from toolkit.settings import apply_overrides, merge
 from toolkit.yaml_file import YamlError, read_yaml
 
@@ -40,10 +41,12 @@ def from_dict(data: Any, base: Config | None = None) -> Config:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """A configuration from a YAML file, with `key=value` overrides (dotted keys, YAML values).
 
+    One that ships is found from any folder: `configs/kbot_walk.yaml`.
+
     Raises:
         SettingsError: the file is missing or not YAML, or a key is wrong.
     """
-    path = Path(path)
+    path = packaged(path)
     what = "a YAML configuration such as configs/kbot_stand.yaml"
     if not path.exists():
         raise ConfigError(f"{path}: no such file; expected {what}")

@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from ksim.errors import ConfigError
-from ksim.options import SEED, KsimOptions
+from ksim.options import SEED, ShownPolicy
 from toolkit.cli import Option, importing, options
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayOptions(KsimOptions):
+class ReplayOptions(ShownPolicy):
     """The options of `ksim replay`."""
 
-    checkpoint: Annotated[
-        str | None, Option("a .ckpt, a .kinfer, or the word 'home': the PD hold", metavar="POLICY")
-    ] = None
     seed: Annotated[int, Option("seed of the episode"), SEED] = 1000
     out: Annotated[
         str | None, Option("where the log goes, as JSON lines (default: episode-seedN.jsonl)", metavar="FILE")
@@ -42,10 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         argv,
         "ksim replay",
         "Play one episode again and log every step: same seed, same bytes. Two logs are compared by ksim diff.",
-        "ksim replay --checkpoint runs/stand/model.ckpt --seed 3 --out episode.jsonl",
+        "ksim replay runs/stand/model.ckpt --seed 3 --out episode.jsonl",
     )
     if not args.checkpoint and not args.schema:
-        raise ConfigError("--checkpoint: got none; expected a policy to play; name a .ckpt or a .kinfer")
+        raise ConfigError("policy: got none; expected a policy to play; name a .ckpt or a .kinfer")
     out = args.out or f"episode-seed{args.seed}.jsonl"
     _check_files(args, out)
     with importing("replay"):

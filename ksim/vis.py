@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ksim.errors import ConfigError, KsimError
-from ksim.options import SEED, SEED_MAX, KsimOptions
+from ksim.options import SEED, SEED_MAX, ShownPolicy
 from toolkit.cli import Option, importing, options
 from toolkit.settings import Bound
 
@@ -27,10 +27,9 @@ SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisOptions(KsimOptions):
+class VisOptions(ShownPolicy):
     """The options of `ksim vis`."""
 
-    checkpoint: Annotated[str, Option("a .ckpt or a .kinfer")]
     seed: Annotated[int, Option("of the episode"), SEED] = 0
     seconds: Annotated[
         float | None,
@@ -44,6 +43,10 @@ class VisOptions(KsimOptions):
     port: Annotated[int, Option("of the page in the browser, 0 for any"), Bound(0, 65535, "a port")] = 8080
     set: Annotated[tuple[str, ...], Option("override a key of the task", metavar="KEY=VALUE")] = ()
     json: Annotated[bool, Option("print one JSON object on stdout")] = False
+
+    def check(self) -> None:
+        super().check()
+        self.require(self.checkpoint is not None, "policy", None, "a policy to show; name a .ckpt or a .kinfer")
 
 
 def _overrides(args: VisOptions) -> list[str]:
@@ -67,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         "ksim vis",
         "Run a policy in simulation and show it with command, velocity, pushes, contact forces, rewards and torque: "
         "in a window where there is a screen, else as a video file; or live in a browser.",
-        "ksim vis --checkpoint runs/kbot_stand-seed0/model.ckpt --out stand.mp4 --plots stand.html",
+        "ksim vis runs/kbot_stand-seed0/model.ckpt --out stand.mp4 --plots stand.html",
     )
     live = args.live or args.browser
     window = has_screen() and not args.browser and (live or args.out is None)
@@ -79,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         from ksim.evaluate import load_policy
         from ksim.recording import record
 
+    assert args.checkpoint is not None
     config, policy = load_policy(args.checkpoint, overrides=_overrides(args))
     environment = make_environment(config, 1, "mujoco")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.parsers import expat
@@ -35,6 +35,7 @@ class Hinge:
         damping: viscous friction [N m s/rad].
         follows: the joint that it follows by a mimic or an equality; empty for none.
         undriven: the model has actuators, and none for this joint.
+        of_robot: it is in a tree of the robot's; False for the hinge of a door beside it.
     """
 
     name: str
@@ -45,23 +46,27 @@ class Hinge:
     damping: float
     follows: str = ""
     undriven: bool = False
+    of_robot: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """A model file without its geometry.
 
-    The robot is the trees of bodies that have hinges; what else an MJCF has, a crate or a table, is not told of.
+    The robot is the trees of bodies that carry the joints with a motor. What else an MJCF has, a crate, a table or a
+    door, is not told of but by its hinges.
 
     Attributes:
         hinges: all hinges, in document order.
         slides: names of the robot's slide and ball joints, which no motor law here drives.
         floating: whether a body of the robot has a free joint.
+        free_joint: its name; empty where it has none, or there is no such joint.
         bodies: names of the robot's bodies or links, in document order.
         root: the outermost body that carries the first hinge.
         sites: (site, body) of every named site of these bodies.
         mass_kg: their mass, 0 where it hangs on the volume of a mesh.
         keyframes: of each keyframe that has positions, its name and those of the hinges [rad].
+        others: names of the bodies on the world that are not the robot's.
     """
 
     hinges: tuple[Hinge, ...]
@@ -72,6 +77,8 @@ class Description:
     sites: tuple[tuple[str, str], ...]
     mass_kg: float
     keyframes: tuple[tuple[str, dict[str, float]], ...] = ()
+    free_joint: str = ""
+    others: tuple[str, ...] = ()
 
 
 def read_xml(path: Path) -> ET.Element:
@@ -85,18 +92,38 @@ def read_xml(path: Path) -> ET.Element:
     return root
 
 
-def describe(path: Path, root: ET.Element) -> Description:
+def included(path: Path) -> set[Path]:
+    """The files that an MJCF includes, with those that they include; none of a file that cannot be read."""
+    found: set[Path] = set()
+    todo = [path]
+    while todo and len(found) < 100:
+        one = todo.pop()
+        try:
+            data = one.read_bytes()
+            _refuse_entities(one, data)
+            elements = list(ET.fromstring(data).iter("include"))
+        except (OSError, ET.ParseError, expat.ExpatError, ValueError, LookupError, RobotLoadError):
+            continue
+        new = {(path.parent / element.get("file", "")).resolve() for element in elements} - found
+        found |= new
+        todo += new
+    return found - {path.resolve()}
+
+
+def describe(path: Path, root: ET.Element, driven: Collection[str] = ()) -> Description:
     """Read a robot's model.
 
     Args:
         path: the file, for messages.
         root: its root, from `read_xml`.
+        driven: names of the joints with a motor: the robot is the trees that carry them. Where there are none of
+            these, it is the trees that have hinges.
 
     Raises:
         RobotLoadError: the file is neither MJCF nor URDF, or uses what cannot be followed.
     """
     if root.tag == "mujoco":
-        return _Mjcf(path, root).describe()
+        return _Mjcf(path, root).describe(driven)
     if root.tag == "robot":
         return _describe_urdf(path, root)
     raise RobotLoadError(f"{path}: root element <{root.tag}>; expected <mujoco> (MJCF) or <robot> (URDF)")
@@ -169,7 +196,7 @@ def _numbers(path: Path, what: str, text: str, count: int | None = None) -> list
     return values
 
 
-@dataclass
+@dataclass(eq=False)
 class _Tree:
     """A body on the world with all that hangs on it, while it is read."""
 
@@ -179,6 +206,7 @@ class _Tree:
     sites: list[tuple[str, str]] = field(default_factory=list)
     masses: list[float] = field(default_factory=list)
     floating: bool = False
+    free_joint: str = ""
 
 
 def _outermost(parent: ET.Element) -> Iterator[ET.Element]:
@@ -241,7 +269,7 @@ class _Mjcf:
             elif element.tag != "body":
                 yield element, childclass
 
-    def describe(self) -> Description:
+    def describe(self, driven: Collection[str]) -> Description:
         trees: list[_Tree] = []
         order: list[tuple[str, str]] = []  # (name, type) of every joint, for keyframes
         for world in self.root.findall("worldbody"):
@@ -250,25 +278,34 @@ class _Mjcf:
                 if id(body) in outermost:
                     trees.append(_Tree())
                 self._add(trees[-1], order, body, childclass)
-        own = [tree for tree in trees if tree.hinges] or trees
+        carrying = [tree for tree in trees if any(hinge.name in driven for hinge in tree.hinges)]
+        own = carrying or [tree for tree in trees if tree.hinges] or trees
         if not own:
             raise RobotLoadError(f"{self.path}: no bodies; expected a robot in <worldbody>")
         mass = sum((mass for tree in own for mass in tree.masses), 0.0)
         follows = self._followers()
-        driven = {element.get("joint") for section in self.root.findall("actuator") for element in section}
-        hinges = [hinge for tree in own for hinge in tree.hinges]
-        some = any(hinge.name in driven for hinge in hinges)
+        moved = {element.get("joint") for section in self.root.findall("actuator") for element in section}
+        some = any(hinge.name in moved for tree in trees for hinge in tree.hinges)
         return Description(
             hinges=tuple(
-                replace(h, follows=follows.get(h.name, ""), undriven=some and h.name not in driven) for h in hinges
+                replace(
+                    hinge,
+                    follows=follows.get(hinge.name, ""),
+                    undriven=some and hinge.name not in moved,
+                    of_robot=tree in own,
+                )
+                for tree in trees
+                for hinge in tree.hinges
             ),
             slides=tuple(name for tree in own for name in tree.slides),
             floating=any(tree.floating for tree in own),
+            free_joint=next((tree.free_joint for tree in own if tree.free_joint), ""),
             bodies=tuple(name for tree in own for name in tree.bodies),
             root=own[0].bodies[0],
             sites=tuple(site for tree in own for site in tree.sites),
             mass_kg=mass if math.isfinite(mass) else 0.0,
             keyframes=self._keyframes(order),
+            others=tuple(tree.bodies[0] or "unnamed" for tree in trees if tree not in own),
         )
 
     def _followers(self) -> dict[str, str]:
@@ -290,7 +327,7 @@ class _Mjcf:
                 if kind == "hinge":
                     tree.hinges.append(self._hinge(element, attributes, name))
                 elif kind == "free":
-                    tree.floating = True
+                    tree.floating, tree.free_joint = True, element.get("name", "")
                 else:
                     tree.slides.append(element.get("name", ""))
             elif element.tag == "inertial":

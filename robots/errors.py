@@ -1,6 +1,14 @@
 """The exception root of the robots package."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from toolkit.errors import SettingsError, ToolkitError
+
+if TYPE_CHECKING:
+    from robots.problems import Problem
 
 
 class RobotsError(ToolkitError):
@@ -12,7 +20,15 @@ class SpecError(RobotsError, SettingsError):
 
 
 class RobotLoadError(RobotsError):
-    """A robot folder is missing something or contradicts itself."""
+    """A robot folder is missing something or contradicts itself.
+
+    Attributes:
+        problems: what, as values; empty where there is only the text.
+    """
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class BundleError(RobotsError):

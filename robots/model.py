@@ -10,12 +10,11 @@ so that the robot's own computer can load the rest.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ import numpy as np
 from robots.description import read_xml
 from robots.errors import RobotLoadError
 from robots.ground import Ground
-from robots.load import EXTRA_KEY, Origins, model_file, read_robot, robot_folder
+from robots.load import Origins, read_robot, robot_folder
 from robots.scene import find_or_add_floor, lay_ground
 from robots.spec import JointSpec, RobotSpec
 from robots.standing import colliding_geoms, height_of, stand_at_home
@@ -105,8 +104,8 @@ class BuiltModel:
         geoms_by_foot: the same of each foot, by its name.
         standing_height_m: of the base in the world in the home pose; of the first body of a robot that is fixed.
         origins: where what the loader had to look for came from; robots/understood.py tells it.
+        meshes: the file that each mesh was read from, by the mesh's name.
         missing_meshes: files of meshes that are only to be seen, and were left out because they are not there.
-        names_meshes: the model names files of meshes.
         floor_added: the file had no floor.
         base_added: the file had no free joint for the base.
     """
@@ -132,8 +131,8 @@ class BuiltModel:
     geoms_by_foot: dict[str, np.ndarray]
     standing_height_m: float
     origins: Origins
+    meshes: Mapping[str, Path] = field(default_factory=dict)
     missing_meshes: tuple[str, ...] = ()
-    names_meshes: bool = False
     floor_added: bool = False
     base_added: bool = False
 
@@ -203,17 +202,15 @@ def build_model(
             robot has nothing to stand on, a sensor is not known, or MuJoCo refuses the model.
     """
     folder = robot_folder(robot)
-    path = model_file(folder)
-    root = read_xml(path)
     spec, origins = read_robot(folder)
+    path = origins.model
+    root = read_xml(path)
     wanted = tuple(sorted(set(sensors)))
     if fresh:
-        return _build(folder, path, root, spec, origins, timestep_s, shapes, wanted, ground, solver)
+        return _build(path, root, spec, origins, timestep_s, shapes, wanted, ground, solver)
     key = (folder.resolve(), _fingerprint(path, root), spec.digest, timestep_s, shapes, wanted, ground, solver)
     with _built_lock:
-        built = _built.pop(key, None) or _build(
-            folder, path, root, spec, origins, timestep_s, shapes, wanted, ground, solver
-        )
+        built = _built.pop(key, None) or _build(path, root, spec, origins, timestep_s, shapes, wanted, ground, solver)
         _built[key] = built  # last used, last to go
         while len(_built) > _BUILT_MAX:
             del _built[next(iter(_built))]
@@ -242,7 +239,6 @@ def _places(path: Path, root: ET.Element, name: str) -> list[Path]:
 
 
 def _build(
-    folder: Path,
     path: Path,
     xml: ET.Element,
     spec: RobotSpec,
@@ -260,8 +256,8 @@ def _build(
     except ValueError as error:
         raise _refused(path, error) from error
     mjspec.modelfiledir = str(path.parent.resolve())  # where its textures are
-    colliding, names_meshes = _colliding(mjspec), any(mesh.file for mesh in mjspec.meshes)
-    mjspec.assets, missing = _load_meshes(mjspec, path, xml, colliding)
+    colliding = _colliding(mjspec)
+    mjspec.assets, meshes, missing = _load_meshes(mjspec, path, xml, colliding)
     if not shapes:
         _drop_shapes(mjspec, colliding)
     own = _own_sensors(mjspec, path, spec, sensors)
@@ -273,7 +269,7 @@ def _build(
     for joint in spec.joints:
         _set_joint(mjspec, joint)
     root = _root(mjspec, spec)
-    base_joint, base_added = _free_root(mjspec, root, spec, wanted=_wants_free_root(folder, spec))
+    base_joint, base_added = _free_root(mjspec, root, spec, wanted=origins.wants_free)
     imu = _site(mjspec, root, spec.imu_site)
     foot_sites = [_site(mjspec, root, name) for name in spec.foot_sites]
     feet = [_touch_site(site, path, colliding, bool(base_joint)) for site in foot_sites]
@@ -329,8 +325,8 @@ def _build(
         geoms_by_foot=dict(zip(spec.foot_sites, geoms, strict=True)),
         standing_height_m=height_of(model, home_qpos, root_body),
         origins=origins,
+        meshes=meshes,
         missing_meshes=missing,
-        names_meshes=names_meshes,
         floor_added=floor_added,
         base_added=base_added,
     )
@@ -356,11 +352,12 @@ def _drop_shapes(mjspec: mujoco.MjSpec, colliding: Callable[[mujoco.MjsGeom], bo
 
 def _load_meshes(
     mjspec: mujoco.MjSpec, path: Path, xml: ET.Element, colliding: Callable[[mujoco.MjsGeom], bool]
-) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """(contents of the mesh files by name, those that are only to be seen and are missing)."""
+) -> tuple[dict[str, bytes], dict[str, Path], tuple[str, ...]]:
+    """(contents of the mesh files by name, the file of each mesh, those that are only to be seen and are missing)."""
     import mujoco
 
     assets: dict[str, bytes] = {}
+    files: dict[str, Path] = {}
     missing: dict[str, str] = {}
     for number, mesh in enumerate(mjspec.meshes):
         if not mesh.file:
@@ -372,6 +369,7 @@ def _load_meshes(
         else:
             mesh.file = f"{number}{found.suffix.lower()}"
             assets[mesh.file] = found.read_bytes()
+            files[mesh.name] = found
     mjspec.meshdir = ""
     needed = set()
     for body in mjspec.bodies:
@@ -389,7 +387,7 @@ def _load_meshes(
         )
     for mesh in [m for m in mjspec.meshes if m.name in missing]:
         mjspec.delete(mesh)
-    return assets, tuple(sorted(missing.values()))
+    return assets, files, tuple(sorted(missing.values()))
 
 
 def _set_options(mjspec: mujoco.MjSpec, timestep_s: float, solver: str) -> None:
@@ -422,11 +420,6 @@ def _set_joint(mjspec: mujoco.MjSpec, joint: JointSpec) -> None:
     motor.gear = [1, 0, 0, 0, 0, 0]
     motor.ctrllimited, motor.forcelimited, motor.actlimited = no, no, no
     motor.ctrlrange, motor.forcerange = [0, 0], [0, 0]
-
-
-def _wants_free_root(folder: Path, spec: RobotSpec) -> bool:
-    extra = json.loads((folder / "metadata.json").read_text(encoding="utf-8")).get(EXTRA_KEY, {})
-    return bool(extra.get("floating", spec.foot_sites))
 
 
 def _root(mjspec: mujoco.MjSpec, spec: RobotSpec) -> mujoco.MjsBody:

@@ -1,45 +1,99 @@
-"""What was understood of a robot folder, in one line: what the loader guessed is called a guess."""
+"""What was understood of a robot folder: each value with its source, in one line or in full. A guess is called one."""
 
 from __future__ import annotations
 
-from robots.load import Origin
-from robots.model import BuiltModel
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from robots.origins import Origin, Origins
+from robots.spec import RobotSpec
+
+if TYPE_CHECKING:
+    from robots.model import BuiltModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One thing that was understood.
+
+    Attributes:
+        what: a word or two.
+        said: its value; empty where there is nothing to say.
+        origin: where it is from; None where that goes without saying.
+        line: how it stands in the line, where that is not "what: said (origin)".
+    """
+
+    what: str
+    said: str
+    origin: Origin | None = None
+    line: str = ""
+
+    def __str__(self) -> str:
+        rule = "" if self.origin is None or not self.origin.how else self.origin.how
+        guess = "guess: " if self.origin is not None and self.origin.guess else ""
+        return self.line or f"{self.what}: {self.said}{f' ({guess}{rule})' if rule else ''}"
 
 
 def understood(built: BuiltModel) -> str:
     """One line: base, IMU, feet, home pose, motors, passive joints, mass, meshes, and what else is in the file."""
-    return "; ".join(" ".join(part.split()) for part in _parts(built) if part)
+    return as_line(facts(built.spec, built.origins, built))
 
 
-def _told(what: str, origin: Origin) -> str:
-    return f"{what} ({'guess: ' if origin.guess else ''}{origin.how})"
+def as_line(found: list[Fact]) -> str:
+    """Facts in one line."""
+    return "; ".join(" ".join(str(fact).split()) for fact in found if fact.said)
 
 
-def _meshes(built: BuiltModel) -> str:
-    """What is said of meshes; nothing where the file names none."""
-    if built.missing_meshes:
-        return f"meshes left out: {', '.join(built.missing_meshes)}"
-    return "all meshes are there" if built.names_meshes else ""
-
-
-def _parts(built: BuiltModel) -> list[str]:
-    model, spec, origins = built.model, built.spec, built.origins
-    base = f"base: free joint {built.base_joint}" if built.base_body >= 0 else "base: fixed to the world"
-    imu = spec.imu_site or model.body(built.imu_body).name
-    own = [model.joint(i) for i in range(model.njnt) if model.jnt_bodyid[i] in built.bodies]
-    driven = {*spec.joint_names, built.base_joint}
-    passive = [joint.name or "unnamed" for joint in own if joint.name not in driven]
-    others = [model.body(i).name or "unnamed" for i in range(1, model.nbody) if i not in built.bodies]
+def facts(spec: RobotSpec, origins: Origins, built: BuiltModel | None = None) -> list[Fact]:
+    """What was understood; with the compiled model also what only MuJoCo knows."""
+    base, mass, height, more = origins.base, spec.mass_kg, "", []
+    others, passive = origins.others, [*origins.passive]
+    if built is not None:
+        base, mass, height = built.base_joint, built.mass_kg, f"base at {built.standing_height_m:.3f} m"
+        model = built.model
+        others = tuple(
+            model.body(i).name or "unnamed" for i in range(1, model.nbody)
+            if i not in built.bodies and model.body_parentid[i] == 0
+        )  # fmt: skip
+        more = [
+            Fact(what="floor", said="added" if built.floor_added else ""),
+            Fact(
+                what="meshes",
+                said=f"{len(built.meshes)} read" if built.meshes else "",
+                line="" if built.missing_meshes else "all meshes are there",
+            ),
+            Fact(what="meshes left out", said=", ".join(built.missing_meshes)),
+        ]
+    free = built.base_body >= 0 if built is not None else origins.free
+    joint = f"free joint {base}".rstrip() if base or built is not None else "free"
+    imu = f"{spec.imu_site} on body {origins.imu_body}" if spec.imu_site else "the base's own frame"
+    motors = f"{len(spec.joints)} motors"
+    kilograms = f"{mass:.2f} kg"
     return [
-        f"robot {spec.name}",
-        _told(base, origins.floating),
-        _told(f"IMU: {imu} on body {model.body(built.imu_body).name}", origins.imu),
-        _told(f"feet: {', '.join(built.foot_names) or 'none'}", origins.feet),
-        _told(f"home: base at {built.standing_height_m:.3f} m", origins.home),
-        f"{len(spec.joints)} motors",
-        f"passive joints: {', '.join(passive) or 'none'}",
-        f"{built.mass_kg:.2f} kg",
-        "floor: added" if built.floor_added else "",
-        _meshes(built),
-        f"beside the robot: {', '.join(others)}" if others else "",
+        Fact(what="robot", said=spec.name, origin=origins.name, line=f"robot {spec.name}"),
+        Fact(what="base", said=joint if free else "fixed to the world", origin=origins.floating),
+        Fact(what="IMU", said=imu, origin=origins.imu),
+        Fact(what="feet", said=", ".join(spec.foot_sites) or "none", origin=origins.feet),
+        Fact(what="home", said=height or "each joint's", origin=origins.home, line=_home(origins, height)),
+        Fact(what="motors", said=motors, line=motors),
+        Fact(what="passive joints", said=", ".join(name or "unnamed" for name in passive) or "none"),
+        Fact(what="mass", said=kilograms if mass else "", origin=origins.mass, line=kilograms),
+        *more,
+        Fact(what="beside the robot", said=", ".join(others)),
     ]
+
+
+def _home(origins: Origins, height: str) -> str:
+    """The home pose; without a height its source alone."""
+    guess = "guess: " if origins.home.guess else ""
+    return f"home: {height} ({guess}{origins.home.how})" if height else f"home: {guess}{origins.home.how}"
+
+
+def told_by_bundle(spec: RobotSpec) -> str:
+    """One line of the robot that a bundle was made for, where its folder is not at hand."""
+    feet = ", ".join(spec.foot_sites) or "none"
+    mass = f"; {spec.mass_kg:.2f} kg" if spec.mass_kg else ""
+    return (
+        f"robot {spec.name}, as the bundle says: IMU: {spec.imu_site or 'not told'}; feet: {feet}; home: the bundle's; "
+        f"{len(spec.joints)} motors{mass}"
+    )

@@ -76,13 +76,17 @@ def test_an_unknown_option_of_any_verb_is_one_line(verb):
     assert done.stderr.endswith(f"; see ksim {verb} --help\n")
 
 
-@pytest.mark.parametrize(
-    "verb", ["demo", "train", "eval", "vis", "replay", "diff", "twin", "check", "run", "damp", "parity"]
+EXTRA = (
+    *("jax", "jaxlib", "equinox", "optax", "mujoco", "jax2onnx", "onnx", "jaxtyping", "rich", "tensorboardX"),
+    *("imageio_ffmpeg", "viser", "evdev"),
 )
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_the_help_needs_no_package_of_an_extra(verb):
     """As on the base install: these may not be imported."""
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(('jax', 'equinox', 'optax', 'mujoco', 'jax2onnx'))); "
+        f"import sys; sys.modules.update(dict.fromkeys({EXTRA})); "
         f"from ksim.cli import main; sys.exit(main(['{verb}', '--help']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

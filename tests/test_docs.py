@@ -165,9 +165,9 @@ def test_the_tests_in_the_docs_pass(folder):
 
 
 def test_what_the_docs_look_at_is_said_without_a_guess(folder):
-    done = python(folder, "look.py", "./stilts")
+    done = python(folder, "-m", "ksim.cli", "inspect", "./stilts")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("robot stilts; base: free joint") and "guess" not in done.stdout
+    assert done.stdout.startswith("robot stilts\n") and "guess" not in done.stdout
 
 
 def test_the_tasks_of_the_docs_make_a_step(folder):

@@ -25,7 +25,7 @@ S = TypeVar("S", bound="Settings")
 _EXTRAS = {"train": "train", "eval": "train", "vis": "train", "export": "export", "validate": "export"}
 _EXTRAS |= {"twin": "sim", "parity": "sim", "replay": "train", "diff": "train", "view": "view"}
 _EXTRA_MODULES = {
-    *("equinox", "imageio_ffmpeg", "jax", "jax2onnx", "jaxtyping", "mujoco", "onnx", "optax", "tensorboardX"),
+    *("equinox", "imageio_ffmpeg", "jax", "jax2onnx", "jaxtyping", "mujoco", "onnx", "optax", "rich", "tensorboardX"),
     *("evdev", "viser"),
 }
 # modules that the verb's own extra does not bring

@@ -150,6 +150,19 @@ def shipped_config(name: str) -> Path:
     raise FileError(f"configuration {name!r}: not shipped; there is {', '.join(known) or 'none'}")
 
 
+def packaged(path: str | Path) -> Path:
+    """The path; where nothing is there, the file of the package that it names as one in a clone would.
+
+    That is `configs/NAME` or `robots/...`, from any folder.
+    """
+    path = Path(path)
+    if path.exists() or path.is_absolute() or ".." in path.parts:
+        return path
+    root = Path(__file__).parent.parent
+    places = {"configs": (root / path, root / "ksim" / path), "robots": (root / path,)}
+    return next((p for p in places.get(path.parts[0] if path.parts else "", ()) if p.is_file()), path)
+
+
 def shipped_policy(name: str, suffix: str) -> Path:
     """A shipped policy's file, e.g. `shipped_policy("stand", ".ckpt")`."""
     return Path(__file__).parent.parent / "robots" / "kbot" / "policies" / f"{name}{suffix}"

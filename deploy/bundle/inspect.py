@@ -17,6 +17,7 @@ from deploy.bundle.graph import GraphFacts
 from deploy.bundle.margins import NOT_MEASURED, answer_rows, conditions, ladder_rows
 from deploy.bundle.targets import rows as fit_rows
 from robots.margins import Margins
+from robots.robot_card import inspect_robot, is_robot
 from robots.spec import ArraySpec
 from toolkit.cli import Option, options
 from toolkit.settings import Settings
@@ -355,7 +356,7 @@ def show_differences(a: Card, b: Card, found: list[Difference]) -> None:
 class InspectOptions(Settings):
     """The options of `ksim inspect`."""
 
-    bundle: Annotated[str, Option("a .kinfer file", positional=True)]
+    bundle: Annotated[str, Option("a .kinfer file, a robot's folder, or a built-in robot", positional=True)]
     other: Annotated[str | None, Option("another, to compare it with", positional=True)] = None
     json: Annotated[bool, Option("print one JSON object, every number in full")] = False
 
@@ -367,9 +368,12 @@ def main(argv: list[str] | None = None) -> int:
         argv,
         "ksim inspect",
         "Print what a bundle is: robot, joints, inputs, commands, training, proofs, graphs, digests.\n"
-        "With a second bundle: how the two differ. Exit status 0: read, or the same; 1: they differ, or an error.",
-        "ksim inspect policy.kinfer\n  ksim inspect old.kinfer new.kinfer",
+        "With a second bundle: how the two differ. Exit status 0: read, or the same; 1: they differ, or an error.\n"
+        "Of a robot's folder: what was understood of it and where each value is from, or all that it lacks.",
+        "ksim inspect policy.kinfer\n  ksim inspect old.kinfer new.kinfer\n  ksim inspect path/to/robot",
     )
+    if args.other is None and is_robot(args.bundle):
+        return inspect_robot(args.bundle, _Page(), as_json=args.json)
     card = make_card(args.bundle)
     if args.other is None:
         print(json.dumps(card.to_json())) if args.json else show_card(card)

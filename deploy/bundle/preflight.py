@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,11 @@ from deploy.errors import CheckError
 from robots.bundle import Bundle, read_bundle
 from robots.command_names import known_as
 from robots.errors import SpecError
-from robots.load import built_in_robots, load_robot
+from robots.load import built_in_robots, read_robot, with_home_of
+from robots.origins import Origin
 from robots.spec import PolicySpec, RobotSpec
+from robots.understood import as_line, facts, told_by_bundle
+from toolkit.files import packaged
 
 COMPARED = ("id", "kp", "kd", "torque_limit_nm", "lower_rad", "upper_rad", "home_rad")
 # The property of both graphs that holds the digest of the specification they were exported with.
@@ -38,6 +41,7 @@ class Prepared:
         command: the command vector (commands,).
         compared: name of the robot that the bundle was compared with; empty for none.
         warnings: what could not be checked, or was waived, one line each.
+        understood: what was understood of the robot, in one line.
     """
 
     data: bytes
@@ -47,6 +51,7 @@ class Prepared:
     command: np.ndarray
     compared: str = ""
     warnings: tuple[str, ...] = ()
+    understood: str = ""
 
 
 def _list(items: Sequence[str]) -> str:
@@ -230,11 +235,18 @@ def prepare(
     Raises:
         ToolkitError: something does not fit; the message says what.
     """
+    path = packaged(path)
     bundle = read_bundle(path)
     data = Path(path).read_bytes()
-    loaded = None if robot is None else load_robot(robot)
-    if loaded is None and bundle.spec is not None and bundle.spec.robot.name in built_in_robots():
-        loaded = load_robot(bundle.spec.robot.name)
+    if robot is None and bundle.spec is not None and bundle.spec.robot.name in built_in_robots():
+        robot = bundle.spec.robot.name
+    loaded, understood = None, "" if bundle.spec is None else told_by_bundle(bundle.spec.robot)
+    if robot is not None:
+        loaded, origins = read_robot(robot)
+        if bundle.spec is not None and origins.home.guess:
+            loaded = with_home_of(loaded, origins, bundle.spec.robot)
+            origins = replace(origins, home=Origin(how="the bundle's, where the folder says none"))
+        understood = as_line(facts(loaded, origins))
     if bundle.spec is None and loaded is None:
         raise CheckError(
             f"{path}: it tells joint names only, no ids, gains or limits (another exporter wrote it); "
@@ -266,4 +278,5 @@ def prepare(
         command=command,
         compared="" if loaded is None else loaded.name,
         warnings=tuple(warnings),
+        understood=understood,
     )

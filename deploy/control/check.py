@@ -30,6 +30,7 @@ from deploy.control.stop import Stop, Stopped
 from deploy.control.watchdog import Watchdog
 from deploy.control.wiggle import Wiggle
 from deploy.errors import CheckError, ConnectionLost, DeployError, OptionError
+from deploy.robot.address import addressed
 from deploy.robot.dialects import GyroUnit, Server
 from deploy.robot.faults import text_of
 from deploy.robot.interface import Sight
@@ -330,6 +331,7 @@ Exit code: 0 for green and amber, 1 for red or where it could not be looked at.
 def main(argv: list[str] | None = None) -> int:
     """The command `ksim check`."""
     args = options(CheckOptions, argv, "ksim check", _DESCRIPTION, "ksim check policy.kinfer --host 127.0.0.1")
+    args = addressed(args)
     _confirmed(args)
     if not args.json and sys.stderr.isatty():
         print(f"looking for {args.probe_s:g} s: turn the robot by hand meanwhile", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from deploy.errors import OptionError
+from deploy.robot.address import addressed
 from deploy.robot.damping import Damping, damp_joints
 from deploy.robot.kos import KosRobot
 from deploy.robot.safety import Limits, damp
@@ -71,7 +72,7 @@ every joint has acknowledged, else 1.
 
 def main(argv: list[str] | None = None) -> int:
     """The command."""
-    args = options(DampOptions, argv, "ksim damp", _DESCRIPTION, "ksim damp --host 127.0.0.1")
+    args = addressed(options(DampOptions, argv, "ksim damp", _DESCRIPTION, "ksim damp --host 127.0.0.1"))
     spec = _spec(args)
     with asyncio.Runner() as runner:
         result = runner.run(_damp(spec, args))

@@ -274,6 +274,7 @@ class ControlLoop:
         self._configuring = False
         if self._watchdog is not None:
             self._watchdog.check()  # it may have damped the robot while this process hung
+        await self._settle()
         different = await self._robot.gain_differences(nominal(self._limits))
         self._gains_at_first = different
         if different:
@@ -284,6 +285,21 @@ class ControlLoop:
             )
         self.event("plan", f"ramp: {ramp_ticks} ticks, {far:.3f} rad from home; then {steps} steps of the policy")
         self._step(self._reading(done=True), 0.0)
+
+    async def _settle(self) -> None:
+        """Look at the robot, now stiff where it was found, until its server lets targets through.
+
+        A ramp that began before would reach the motors as one jump.
+        """
+        until = self._now() + self._robot.settle_s
+        while self._now() < until and self._stop.ended is None:
+            if self._watchdog is not None:
+                self._watchdog.touched()
+                self._watchdog.check()
+            with contextlib.suppress(ConnectionLost):  # the watchdog counts the silence
+                self._state = await self._robot.read(self.period_s)
+            await asyncio.sleep(self.period_s)
+            self._stop.ask()
 
     async def _grid(self) -> None:
         period, k = self.period_s, 0

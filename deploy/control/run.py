@@ -29,7 +29,9 @@ from deploy.control.report import RunReport
 from deploy.control.stop import Stop, Stopped
 from deploy.control.watchdog import Watchdog
 from deploy.errors import DeployError, LogError, OptionError, SafetyError
+from deploy.log.place import check_place
 from deploy.log.recorder import LogProcess, Recorder
+from deploy.robot.address import addressed
 from deploy.robot.dialects import GyroUnit, Server
 from deploy.robot.faults import text_of
 from deploy.robot.kos import KosRobot
@@ -96,6 +98,7 @@ class RunOptions(Settings):
         view: port of a page on this machine that shows the run, 0 for any; None for no page. A page that is not to be
             had is no reason not to run.
         on_view: called with the line that tells where it is, or why there is none.
+        on_robot: called with the line of what was understood of the robot, before it is touched.
     """
 
     bundle: Annotated[Path, Option("the policy, a .kinfer file", positional=True)]
@@ -179,6 +182,7 @@ class RunOptions(Settings):
         Bound(0, 65535, "a port"),
     ] = None
     on_view: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
+    on_robot: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
     on_second: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
     on_warning: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
     error: ClassVar[type[SettingsError]] = OptionError
@@ -339,6 +343,8 @@ async def _control(
             watchdog = await or_stop(stop, starting)
         # after all that takes time: the first target is where the robot is now
         first = await or_stop(stop, _first_reading(robot, limits, accelerometer))
+        if options.on_robot is not None:
+            options.on_robot(ready.understood)
         settings = _settings(options, ready, commands, granted, robot)
         recorder = Recorder(
             log,
@@ -470,6 +476,7 @@ def run(options: RunOptions) -> RunReport:
     log = options.log
     if log is None:
         log = Path(f"run_{datetime.datetime.now():%Y%m%d_%H%M%S}.mcap")
+    check_place(log)
     if log.exists() and not options.force:
         raise LogError(f"log {log}: it exists; expected a new file; name another or add --force")
     if log.exists() and options.bundle.exists() and log.samefile(options.bundle):
@@ -553,6 +560,7 @@ def main(argv: list[str] | None = None) -> int:
         _DESCRIPTION,
         "ksim run policy.kinfer --host 127.0.0.1 --duration 20 --command xvel=0 --log run.mcap",
     )
+    args = addressed(args)
 
     def warn(line: str) -> None:
         print(f"ksim run: warning: {line}", file=sys.stderr, flush=True)
@@ -561,7 +569,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"ksim run: {line}", file=sys.stderr, flush=True)
 
     live = sys.stderr.isatty()
-    report = run(replace(args, on_second=_StatusLine() if live else None, on_warning=warn, on_view=show))
+    report = run(replace(args, on_second=_StatusLine() if live else None, on_warning=warn, on_view=show, on_robot=show))
     with contextlib.suppress(OSError):
         if live:
             print("\r\x1b[K", end="", file=sys.stderr)

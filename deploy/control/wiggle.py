@@ -87,7 +87,7 @@ class Wiggle:
         self._configuring = False
         self.gains = await self._robot.gain_differences(nominal(self._limits))
         self._due = time.monotonic()
-        await self._hold(STILL_S)
+        await self._hold(STILL_S + self._robot.settle_s)
         for name in joints:
             if self._on_joint is not None:
                 self._on_joint(name)

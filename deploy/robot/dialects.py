@@ -31,6 +31,7 @@ class Dialect:
         online_is_torque: `online` means that torque is on: a limp joint seems to be offline.
         faults_are_history: `faults` tells what was once wrong, so that only a change is a fault.
         places: its Reset puts joints and base where it is asked to.
+        settle_s: targets reach no motor for so long after a ConfigureActuator [s]; the last one then comes at once.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Dialect:
     online_is_torque: bool = False
     faults_are_history: bool = False
     places: bool = False
+    settle_s: float = 0.0
 
 
 KBOT = Dialect(name="kbot", gyro_unit="deg/s")
@@ -67,6 +69,7 @@ ZBOT = Dialect(
     register_gains=True,
     online_is_torque=True,
     faults_are_history=True,
+    settle_s=2.0,
 )
 TWIN = Dialect(name="twin", gyro_unit="deg/s", simulates=True, tells_gains=True, places=True)
 DIALECTS = {d.name: d for d in (KBOT, KOS_SIM, ZBOT, TWIN)}

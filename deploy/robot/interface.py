@@ -28,6 +28,11 @@ class Robot(Protocol):
         ...
 
     @property
+    def settle_s(self) -> float:
+        """For how long after gains were set a target moves nothing [s]."""
+        ...
+
+    @property
     def connected(self) -> bool:
         """Whether there is a connection; the robot behind it may be gone."""
         ...

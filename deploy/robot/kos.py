@@ -141,6 +141,11 @@ class KosRobot:
         """What the server's gyro is taken to speak."""
         return self._gyro_unit_set or self.dialect.gyro_unit
 
+    @property
+    def settle_s(self) -> float:
+        """For how long after gains were set a target moves nothing [s]."""
+        return self.dialect.settle_s
+
     async def identify(self, server: str = "auto", timeout_s: float = 1.0) -> str:
         """Take the server for the one named, or find out which it is by two questions that change nothing.
 
@@ -465,8 +470,8 @@ class KosRobot:
             SafetyError: the gains did not come from the safety layer.
         """
         answers = await self._call("configure", *self._configured(gains, range(len(self._ids)), timeout_s))
-        if gains.torque_enabled:
-            self._enabled |= {id_ for id_, answer in zip(self._ids, answers, strict=True) if answer.success}
+        took = {id_ for id_, answer in zip(self._ids, answers, strict=True) if answer.success}
+        self._enabled = self._enabled | took if gains.torque_enabled else self._enabled - took
         refused = [
             f"{self._name[id_]} (id {id_}): {_one_line(answer.error.message)}"
             for id_, answer in zip(self._ids, answers, strict=True)
@@ -499,6 +504,8 @@ class KosRobot:
                 failed[name] = _one_line(answer.error.message) or "refused"
             elif gains.torque_enabled:
                 self._enabled.add(self.spec.joint(name).id)
+            else:
+                self._enabled.discard(self.spec.joint(name).id)
         return failed
 
     async def gain_differences(self, gains: Gains, timeout_s: float = 0.5) -> list[str]:

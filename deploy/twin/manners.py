@@ -43,6 +43,7 @@ class Imitation(Services):
     ) -> None:
         super().__init__(plant, lockstep, faults, tell)
         self.dialect = dialect
+        self._deaf_until_s = -math.inf
         if "rad/s" in (dialect.gyro_unit, plant.reality.sensors.gyro_unit):
             self._gyro_scale = 1.0
         if "torque_enabled" in dialect.ignores:  # kos-sim: the motors are on from the start, with the gains of the file
@@ -50,6 +51,9 @@ class Imitation(Services):
                 plant.configure(i, kp=j.kp, kd=j.kd, max_torque=j.torque_limit_nm, torque_enabled=True)
 
     def CommandActuators(self, request: Any) -> Any:
+        self.catch_up()
+        if self.plant.time_s < self._deaf_until_s:  # kos-zbot: no target goes to the bus so soon after a configuration
+            return actuator_pb2.CommandActuatorsResponse()
         answer = super().CommandActuators(request)
         if self.dialect.lists_all:  # kos-sim, kos-zbot: no word on any of them
             del answer.results[:]
@@ -71,7 +75,9 @@ class Imitation(Services):
             for field, values in (("kp", plant.kp), ("kd", plant.kd), ("max_torque", plant.max_torque)):
                 if not told.HasField(field):
                     setattr(told, field, float(values[joint]))
-        return super().ConfigureActuator(told)
+        answer = super().ConfigureActuator(told)
+        self._deaf_until_s = self.plant.time_s + self.dialect.settle_s
+        return answer
 
     def GetActuatorsState(self, request: Any) -> Any:
         d, ids = self.dialect, list(request.actuator_ids)

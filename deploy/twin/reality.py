@@ -18,6 +18,7 @@ import numpy as np
 from deploy.errors import DeployError
 from robots.spec import RobotSpec
 from toolkit.errors import SettingsError
+from toolkit.files import packaged
 from toolkit.settings import Bound, Range, Settings, from_dict, nearest
 from toolkit.yaml_file import YamlError, quote, read_yaml
 
@@ -259,7 +260,7 @@ def load_reality(path: str | Path | None) -> Reality:
     """
     if path is None:
         return Reality()
-    path = Path(path)
+    path = packaged(path)
     try:
         data = read_yaml(path, "a reality YAML file such as configs/reality_demo.yaml")
     except YamlError as error:

@@ -23,6 +23,7 @@ import grpc.aio
 import numpy as np
 
 from deploy.errors import DeployError
+from deploy.robot.address import addressed
 from deploy.twin.faults import Faults, faults_help, parse_fault
 from deploy.twin.manners import Aborted, calls_as, services_as
 from deploy.twin.plant import Plant
@@ -429,6 +430,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{faults_help()}",
         "ksim twin --fault imu_frozen@5\n  ksim twin --robot kbot --port 50051 --reality configs/reality_demo.yaml",
     )
+    args = addressed(args)
     if args.truth:
         _check_truth(Path(args.truth))
     twin = Twin(

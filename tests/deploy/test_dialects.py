@@ -1,6 +1,7 @@
 """The kinds of KOS servers: what the twin says with the manners of each, how they are told apart, and a run on each."""
 
 import asyncio
+import dataclasses
 import math
 
 import grpc
@@ -17,6 +18,7 @@ pytest.importorskip("mujoco")
 from deploy.control.check import CheckOptions, check
 from deploy.control.run import RunOptions, run
 from deploy.errors import FaultError, OptionError
+from deploy.log.recorder import read_log
 from deploy.robot.dialects import DIALECTS, KBOT, KOS_SIM, TWIN, ZBOT, named, told_apart
 from deploy.robot.kos import KosRobot
 from deploy.robot.safety import Limits, damp, nominal
@@ -169,6 +171,56 @@ def test_a_policy_runs_on_each_and_leaves_it_damped(bundle_factory, tmp_path, se
     assert not kp.any() and enabled.all()
     wanted = np.asarray(ROBOT.column("kd"))
     np.testing.assert_allclose(kd, np.floor(wanted) if server == "zbot" else wanted)
+
+
+def test_what_only_the_torque_brings_is_not_asked_for_before_it(server, kinfer, tmp_path):
+    """A server whose joints are online, and tell their gains, only once these were set."""
+    everything = server.state
+
+    def state(request):
+        answer = everything(request)
+        for one in answer.states:
+            one.online = bool(server.gains.get(one.actuator_id, {}).get("torque_enabled"))
+            for field in () if one.actuator_id in server.gains else ("kp", "kd", "max_torque", "torque_enabled"):
+                one.ClearField(field)
+        return answer
+
+    server.state = state
+    options = RunOptions(
+        bundle=kinfer, port=server.port, server="zbot", gyro_unit="deg/s", duration_s=0.2, log=tmp_path / "run.mcap",
+        watchdog_s=2.0, late_max=10.0, lost_ticks_max=100, connect_timeout_s=30.0,
+    )  # fmt: skip
+    report = run(options)
+    assert (report.ended, report.damped) == ("completed", True), report
+    assert not [line for line in report.warnings if "gains" in line]
+    kinds = [kind for kind, _ in server.requests]
+    # looked at, held where it is, stiffened
+    assert kinds.index("state") < kinds.index("command") < kinds.index("configure")
+    server.gains.clear()
+    with pytest.raises(FaultError, match="is offline"):  # one that is limp and online by its own word is another kind
+        run(dataclasses.replace(options, server="kbot", log=tmp_path / "again.mcap"))
+
+
+def test_the_way_home_begins_when_a_z_bot_lets_targets_through(bundle_factory, tmp_path):
+    """Its server holds targets back for 2 s after each configuration: a ramp that had begun would come as one jump."""
+    kinfer, log = tmp_path / "kbot.kinfer", tmp_path / "run.mcap"
+    straight = tuple(joint.replace(home_rad=0.0) for joint in ROBOT.joints)
+    write_bundle(kinfer, bundle_factory(ROBOT.replace(name="straight", joints=straight)))
+    with Twin("kbot", server="zbot", start="hang") as twin:
+        options = RunOptions(
+            bundle=kinfer, port=twin.port, duration_s=0.2, log=log, watchdog_s=2.0, late_max=10.0, ramp_s=2.0,
+            lost_ticks_max=100, connect_timeout_s=30.0, base_fixed=True,
+        )  # fmt: skip
+        report = run(options)
+    assert report.damped and report.ended in ("completed", "envelope"), report
+    told = read_log(log)
+    ramp = np.array([phase == "ramp" for phase in told.phase])
+    assert ramp.sum() > 50
+    first, last = told.joint_position[ramp][0], told.joint_position[ramp][-1]
+    knee = ROBOT.joint_names.index("dof_left_knee_04")
+    assert abs(last[knee] - first[knee]) > 0.2  # there was a way to go
+    # 1.875 times the way over 2 s is the greatest speed of the ramp; a busy machine sends it in coarser steps
+    assert np.abs(told.joint_velocity[ramp][:, knee]).max() < 10.0 * abs(last[knee] - first[knee]) / 2.0
 
 
 @pytest.mark.parametrize("server", ["kbot", "kos-sim", "zbot"])

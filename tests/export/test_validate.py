@@ -245,7 +245,7 @@ def test_a_refused_export_writes_nothing(checkpoint_path, tmp_path, monkeypatch,
     def bad(*args):
         return damage(convert(*args), stale_carry)
 
-    monkeypatch.setattr("export.command.convert", bad)
+    monkeypatch.setattr("export.tracing.convert", bad)
     with pytest.raises(ExportError, match="the bundle is not the policy and is refused"):
         export_checkpoint(checkpoint_path, tmp_path / "policy.kinfer", **SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -257,7 +257,7 @@ def test_a_forced_export_is_written_marked_and_ends_with_status_2(
     def bad(*args):
         return damage(convert(*args), stale_carry)
 
-    monkeypatch.setattr("export.command.convert", bad)
+    monkeypatch.setattr("export.tracing.convert", bad)
     out = tmp_path / "policy.kinfer"
     assert export_main([str(checkpoint_path), "-o", str(out), *OPTIONS, "--force", "--json"]) == 2
     stdout, stderr = capfd.readouterr()
