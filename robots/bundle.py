@@ -254,7 +254,7 @@ def _parse(contents: dict[str, bytes]) -> Bundle:
     joints = _names(data, "joint_names", 1)
     named = data.get("command_names") is not None
     if not named:  # files before kinfer 0.6
-        count = _integer(data.get("num_commands") or 0, "num_commands", MAX_NAMES, "")
+        count = 0 if data.get("num_commands") is None else _integer(data["num_commands"], "num_commands", MAX_NAMES, "")
         commands = tuple(f"command_{i}" for i in range(count))
     else:
         commands = _names(data, "command_names", 0)

@@ -225,6 +225,7 @@ BAD_METADATA = {
         {"command_names": ..., "num_commands": 10**9},
         "num_commands: got 1000000000, expected 0 to 1024",
     ),
+    "false for commands": ({"command_names": ..., "num_commands": False}, "num_commands: got False, expected 0 to"),
     "no carry": ({"carry_size": ...}, "carry_size: got None"),
     "negative carry": ({"carry_size": -1}, "carry_size: got -1"),
     "true for a carry": ({"carry_size": True}, "carry_size: got True"),
