@@ -53,8 +53,9 @@ class Page(Protocol):
 
 
 def is_robot(name: str) -> bool:
-    """Whether a word names a robot: a folder, or a built-in one where there is no file of that name."""
-    return Path(name).is_dir() or (name in built_in_robots() and not Path(name).exists())
+    """Whether a word names a robot: a folder that is not called as a bundle, or a built-in one and no file."""
+    path = Path(name)
+    return (path.is_dir() and path.suffix != ".kinfer") or (name in built_in_robots() and not path.exists())
 
 
 def inspect_robot(name: str, page: Page, *, as_json: bool) -> int:

@@ -14,7 +14,7 @@ import pytest
 from robots.errors import RobotLoadError
 from robots.load import load_robot, model_file, read_robot
 from robots.problems import Problem
-from robots.robot_card import inspect_robot
+from robots.robot_card import inspect_robot, is_robot
 from robots.understood import as_line, facts
 
 LINK = (
@@ -306,3 +306,13 @@ def test_the_whole_metadata_of_the_readme_has_every_key_and_loads_as_it_is_expla
     assert (spec.torque_limit_nm, spec.torque_max_nm, spec.armature, spec.friction_nm) == (84, 120, 0.04, 0.2)
     degrees = [math.degrees(v) for v in (spec.lower_rad, spec.upper_rad, spec.home_rad)]
     assert degrees == pytest.approx([-60, 90, 20])  # of 127 in the metadata and 90 in the model the narrower
+
+
+def test_a_word_is_a_robot_where_it_names_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "p.kinfer").mkdir()
+    assert is_robot("mine") and is_robot("./mine") and is_robot("kbot")
+    assert not is_robot("p.kinfer") and not is_robot("policy.kinfer") and not is_robot("nobody")
+    (tmp_path / "kbot").touch()  # a bundle of that name
+    assert not is_robot("kbot")
