@@ -75,11 +75,11 @@ def test_a_run_goes_to_the_bundle_s_home(headless, tmp_path):
     from deploy.twin.server import Twin
 
     said: list[str] = []
-    with Twin(str(headless)) as twin:
+    with Twin(str(headless), lockstep=True) as twin:  # a busy machine changes nothing
         report = run(
             RunOptions(
-                bundle=STAND, robot=headless, port=twin.port, reset=True, duration_s=0.5, log=tmp_path / "run.mcap",
-                watchdog_s=2.0, late_max=10.0, lost_ticks_max=100, connect_timeout_s=30.0, on_robot=said.append,
+                bundle=STAND, robot=headless, port=twin.port, reset=True, step_lock=True, duration_s=0.5,
+                log=tmp_path / "run.mcap", connect_timeout_s=30.0, on_robot=said.append,
             )
         )  # fmt: skip
     assert (report.ended, report.compared) == ("completed", "kbot-headless"), report
