@@ -103,9 +103,15 @@ def export_checkpoint(
 class ExportOptions(ProofOptions):
     """The options of `ksim export`."""
 
-    checkpoint: Annotated[str, Option("a .ckpt file that ksim train wrote", positional=True)]
+    checkpoint: Annotated[str, Option("a .ckpt file that ksim train wrote, or an .onnx file of others", positional=True)]
     output: Annotated[str, Option("the bundle to write", short="-o")] = "policy.kinfer"
     onnx_only: Annotated[bool, Option("write policy.onnx alone, proven the same way")] = False
+    spec: Annotated[
+        str | None, Option("of an .onnx file: what its observation and action are, YAML", metavar="FILE")
+    ] = None
+    recorded: Annotated[
+        str | None, Option("of an .onnx file: your own obs and actions, .npz, to compare with", metavar="FILE")
+    ] = None
     report: Annotated[
         str | None,
         Option("folder of the report (default: policy.report.html and .json beside the bundle)", metavar="DIR"),
@@ -123,8 +129,14 @@ def main(argv: list[str] | None = None) -> int:
         argv,
         "ksim export",
         "Write a checkpoint as policy.kinfer and policy.onnx, after proving that they are the policy.",
-        "ksim export runs/stand/model.ckpt -o policy.kinfer",
+        "ksim export runs/stand/model.ckpt -o policy.kinfer\n  ksim export theirs.onnx --spec spec.yaml -o policy.kinfer",
     )
+    if Path(args.checkpoint).suffix == ".onnx":
+        from export.onnx_command import run
+
+        return run(args)
+    if args.spec is not None or args.recorded is not None:
+        raise ExportError(f"--spec and --recorded: for an .onnx file; {args.checkpoint} says itself what it is")
     done = export_checkpoint(
         args.checkpoint, args.output, force=args.force, onnx_only=args.onnx_only, log=to_stderr, **args.arguments()
     )

@@ -49,7 +49,9 @@ class Episode:
         if term.source != PHASE:
             return np.asarray(inputs[term.source], _F)[list(term.index)]
         added, cycle = self.plan.cycles[term.clock]
-        share = np.mod((self.steps * added) % cycle / cycle + np.asarray(term.starts), 1.0)
+        # float32 here too: where a cycle ends, 1 and a hair less than 1 are far apart
+        passed = _F(self.steps * added % cycle) / _F(cycle) + np.asarray(term.starts, _F)
+        share = np.float64(passed - np.floor(passed))
         forms: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "sin": lambda s: np.sin(2.0 * np.pi * s),
             "cos": lambda s: np.cos(2.0 * np.pi * s),
