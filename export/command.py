@@ -103,7 +103,9 @@ def export_checkpoint(
 class ExportOptions(ProofOptions):
     """The options of `ksim export`."""
 
-    checkpoint: Annotated[str, Option("a .ckpt file that ksim train wrote, or an .onnx file of others", positional=True)]
+    checkpoint: Annotated[
+        str, Option("a .ckpt file of ksim train, or an .onnx file of others", positional=True)
+    ]
     output: Annotated[str, Option("the bundle to write", short="-o")] = "policy.kinfer"
     onnx_only: Annotated[bool, Option("write policy.onnx alone, proven the same way")] = False
     spec: Annotated[
@@ -129,7 +131,8 @@ def main(argv: list[str] | None = None) -> int:
         argv,
         "ksim export",
         "Write a checkpoint as policy.kinfer and policy.onnx, after proving that they are the policy.",
-        "ksim export runs/stand/model.ckpt -o policy.kinfer\n  ksim export theirs.onnx --spec spec.yaml -o policy.kinfer",
+        "ksim export runs/stand/model.ckpt -o policy.kinfer\n"
+        "  ksim export theirs.onnx --spec spec.yaml -o policy.kinfer",
     )
     if Path(args.checkpoint).suffix == ".onnx":
         from export.onnx_command import run

@@ -95,7 +95,9 @@ def _load(path: Path) -> onnx.ModelProto:
         model = onnx.load_model(path)  # and the weights that lie beside it
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf and onnx have no common root
-        raise ExportError(f"{path}: not an ONNX model ({' '.join(str(error).split())[:200]}); export it again") from error
+        raise ExportError(
+            f"{path}: not an ONNX model ({' '.join(str(error).split())[:200]}); export it again"
+        ) from error
     return inliner.inline_local_functions(model) if model.functions else model
 
 
@@ -217,7 +219,9 @@ def read_onnx(path: str | Path, states: Mapping[str, str] | None = None) -> Onnx
         _fix(value)
     shapes = {v.name: _shape(v) for v in model.graph.input}
     if len(shapes[obs]) not in (1, 2) or int(np.prod(shapes[obs])) != shapes[obs][-1]:
-        raise ExportError(f"{path}: input {obs}: got shape {list(shapes[obs])}, expected [1, N]; export it for one robot")
+        raise ExportError(
+            f"{path}: input {obs}: got shape {list(shapes[obs])}, expected [1, N]; export it for one robot"
+        )
     _prune(model, [actions, *pairs.values()])
     unread = [n for n in shapes if n not in {i for node in graph.nodes(model.graph) for i in node.input}]
     if unread:

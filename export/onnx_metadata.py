@@ -68,7 +68,9 @@ class Metadata:
 
 def _items(text: str) -> list[str]:
     """What stands between the commas that are in no bracket."""
-    return [item.strip().strip("'\"") for item in re.split(r",(?![^\[(]*[\])])", text.strip().strip("[]"))] if text else []
+    return (
+        [item.strip().strip("'\"") for item in re.split(r",(?![^\[(]*[\])])", text.strip().strip("[]"))] if text else []
+    )
 
 
 def _rounded(path: Path, key: str, items: Sequence[str]) -> Rounded:

@@ -23,7 +23,7 @@ from export.onnx_spec import COMMAND, CONSTANT, GRAVITY, LAST_ACTION, PHASE, His
 from robots.inputs import BY_NAME, JOINT_ANGLES, JOINTS
 from robots.load import load_robot
 from robots.rotation import GRAVITY_M_S2
-from robots.spec import CommandSpec, PolicySpec, RobotSpec, input_specs
+from robots.spec import CommandSpec, PolicySpec, RobotSpec, digest, input_specs
 from toolkit.errors import ToolkitError
 from toolkit.setting_values import nearest
 
@@ -458,7 +458,9 @@ class _Planner:
                 control_period_s=self.period,
                 action_low_rad=tuple(ends[0].tolist()),
                 action_high_rad=tuple(ends[1].tolist()),
-                training={"by": self.file.path.name, "spec": spec.to_dict()},
+                weights_digest=digest(self.file.model.SerializeToString(deterministic=True)),
+                config_digest=spec.digest,
+                training={"by": f"another toolkit, as {self.file.path.name}"},
             ),
             terms=terms,
             frame=frame if frame is not None and frame.length > 1 else None,
