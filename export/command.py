@@ -103,9 +103,7 @@ def export_checkpoint(
 class ExportOptions(ProofOptions):
     """The options of `ksim export`."""
 
-    checkpoint: Annotated[
-        str, Option("a .ckpt file of ksim train, or an .onnx file of others", positional=True)
-    ]
+    checkpoint: Annotated[str, Option("a .ckpt file of ksim train, or an .onnx file of others", positional=True)]
     output: Annotated[str, Option("the bundle to write", short="-o")] = "policy.kinfer"
     onnx_only: Annotated[bool, Option("write policy.onnx alone, proven the same way")] = False
     spec: Annotated[

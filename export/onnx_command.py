@@ -73,6 +73,25 @@ def _double_gap(plan: Plan, file: OnnxFile, recording: Recording) -> float:
     return worst
 
 
+def make(path: str | Path, spec: OnnxSpec) -> tuple[OnnxFile, Plan, FileReference, Bundle]:
+    """The file, what the description means for it, the reference of a proof, and the bundle without one.
+
+    Raises:
+        ExportError: description and file do not fit together, or `ksim run` would not take the graph.
+    """
+    file = read_onnx(path, spec.states)
+    plan = make_plan(spec, file, read_metadata(file.path, file.metadata))
+    reference = FileReference(plan, file)
+    contract = plan.spec.replace(carry_size=reference.start.size, carry_layout=layout(plan, file))
+    bundle = assemble(compose(plan, file), reference.start, contract)
+    try:
+        OnnxPolicy(bundle)
+    except PolicyError as error:
+        reason = str(error).removesuffix("; export it again")
+        raise ExportError(f"{path}: its graph is not one that ksim run takes: {reason}; write it otherwise") from error
+    return file, plan, reference, bundle
+
+
 def export_file(
     path: str | Path,
     spec: OnnxSpec,
@@ -83,7 +102,7 @@ def export_file(
     force: bool = False,
     log: Callable[[str], None] = lambda text: None,
 ) -> FromFile:
-    """Make a bundle of an ONNX policy and prove it against the file itself.
+    """Make a bundle of an ONNX policy and prove it against the file itself; see `make`.
 
     Args:
         path: the .onnx file.
@@ -97,8 +116,7 @@ def export_file(
     Raises:
         ExportError: description, file or recording do not fit together, or the bundle is not the policy.
     """
-    file = read_onnx(path, spec.states)
-    plan = make_plan(spec, file, read_metadata(file.path, file.metadata))
+    file, plan, reference, bundle = make(path, spec)
     pairs = None if recorded is None else read_pairs(recorded, plan, file)
     recording = drawn_recording(plan, seed) if pairs is None else recording_of(pairs, plan)
     found: dict[str, float] = {}
@@ -108,15 +126,6 @@ def export_file(
     notes = list(plan.notes)
     if file.double:
         notes.append(f"the file is float64; in float32 its actions are within {_double_gap(plan, file, recording):.1e}")
-    reference = FileReference(plan, file)
-    parts = layout(plan, file)
-    spec_of = plan.spec.replace(carry_size=reference.start.size, carry_layout=parts)
-    bundle = assemble(compose(plan, file), reference.start, spec_of)
-    try:
-        OnnxPolicy(bundle)
-    except PolicyError as error:
-        reason = str(error).removesuffix("; export it again")
-        raise ExportError(f"{path}: its graph is not one that ksim run takes: {reason}; write it otherwise") from error
     stages = Stages(force, log)
     prover = Prover(bundle, None, reference.start, steps=steps, seed=seed, stages=stages, reference=reference)
     if JOINT_ANGLES not in recording.unseen:

@@ -10,10 +10,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, compose, inliner, numpy_helper, version_converter
+from onnx.reference import ReferenceEvaluator
 
 from export import graph
 from export.compare import session
@@ -95,10 +97,13 @@ def _load(path: Path) -> onnx.ModelProto:
         model = onnx.load_model(path)  # and the weights that lie beside it
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf and onnx have no common root
-        raise ExportError(
-            f"{path}: not an ONNX model ({' '.join(str(error).split())[:200]}); export it again"
-        ) from error
-    return inliner.inline_local_functions(model) if model.functions else model
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(f"{path}: not an ONNX model ({reason}); export it again") from error
+    model = inliner.inline_local_functions(model) if model.functions else model
+    custom = sorted({f"{n.domain}.{n.op_type}" for n in graph.nodes(model.graph) if n.domain not in ("", "ai.onnx")})
+    if custom:
+        raise ExportError(f"{path}: operators {', '.join(custom)}; expected only ONNX's own; export it without them")
+    return model
 
 
 def _tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
@@ -240,7 +245,11 @@ def read_onnx(path: str | Path, states: Mapping[str, str] | None = None) -> Onnx
     model.ir_version = graph.IR_VERSION if opset <= graph.OPSET else graph.IR_MAX
     run = session(model.SerializeToString(), str(path))
     wanted = [actions, *pairs.values()]
-    made = run.run(wanted, {n: np.zeros(s, np.float32) for n, s in shapes.items()})
+    try:
+        made = run.run(wanted, {n: np.zeros(s, np.float32) for n, s in shapes.items()})
+    except Exception as error:  # its exceptions have no common root
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(f"{path}: cannot be run for one robot ({reason}); export it with a batch of one") from error
     for value, array in zip(model.graph.output, made, strict=True):
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, TensorProto.FLOAT, array.shape))
     for (name, after), array in zip(pairs.items(), made[1:], strict=True):
@@ -281,17 +290,18 @@ class Network:
     Args:
         file: what `read_onnx` gave.
         original: run the file itself, as it lies on the disk; else the graph that was made of it.
+
+    Raises:
+        ExportError: it cannot be run.
     """
 
     def __init__(self, file: OnnxFile, *, original: bool) -> None:
-        import onnxruntime as ort
-
         self._file = file
-        if original:
-            options = ort.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            options.log_severity_level = 3
-            self._run = ort.InferenceSession(str(file.path), options, providers=["CPUExecutionProvider"])
+        self._run: Any
+        if original and file.double:  # of which ONNX Runtime has not every operator
+            self._run = ReferenceEvaluator(str(file.path))
+        elif original:
+            self._run = session(str(file.path), str(file.path))
         else:
             self._run = session(file.model.SerializeToString(), str(file.path))
         self._type = np.float64 if original and file.double else np.float32

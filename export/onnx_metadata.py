@@ -67,10 +67,8 @@ class Metadata:
 
 
 def _items(text: str) -> list[str]:
-    """What stands between the commas that are in no bracket."""
-    return (
-        [item.strip().strip("'\"") for item in re.split(r",(?![^\[(]*[\])])", text.strip().strip("[]"))] if text else []
-    )
+    """What stands between the commas of a text."""
+    return [item.strip().strip("'\"") for item in text.strip().strip("[]").split(",")] if text else []
 
 
 def _rounded(path: Path, key: str, items: Sequence[str]) -> Rounded:

@@ -503,7 +503,8 @@ def _sizes(plan: Plan, file: OnnxFile) -> str:
     ]
     steps = f", times {plan.frame.length} steps" if plan.frame else ""
     return (
-        f"the terms give {plan.size} values, {file.obs} of {file.path.name} takes {file.size}: {', '.join(rows)}{steps}; "
+        f"the terms give {plan.size} values, {file.obs} of {file.path.name} takes {file.size}: "
+        f"{', '.join(rows)}{steps}; "
         "expected the same number; correct the terms, their joints or their history"
     )
 

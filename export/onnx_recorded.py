@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -177,9 +178,7 @@ def recording_of(pairs: Pairs, plan: Plan) -> Recording:
     """
     inputs, unseen = _inputs_of(pairs, plan)
     bounds = [*np.flatnonzero(pairs.starts), len(pairs.starts)]
-    episodes = [
-        {name: rows[a:b] for name, rows in inputs.items()} for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    episodes = [{name: rows[a:b] for name, rows in inputs.items()} for a, b in itertools.pairwise(bounds)]
     return dataclasses.replace(Recording.of_episodes(plan.spec, episodes), unseen=unseen)
 
 

@@ -130,7 +130,7 @@ class Action(_OnnxSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Gains(_OnnxSettings):
-    """Gains of training, where they are not the robot folder's: one number, a list in the order of `joints`, or by joint.
+    """Gains of training, where they are not the robot's: one number, a list in the order of `joints`, or by joint.
 
     Attributes:
         kp: [N m/rad].
