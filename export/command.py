@@ -86,6 +86,12 @@ def judged(bundle: Bundle, path: str | Path, target: Target | None = None) -> di
     return {target: found[target]}
 
 
+def show_fits(found: dict[Target, tuple[Finding, ...]]) -> None:
+    """Print what each runtime says of a bundle, a line for each thing."""
+    for name, told in rows(found):
+        print("\n".join(f"{name}: {line}" for line in told.split("\n")))
+
+
 def export_checkpoint(
     checkpoint: str | Path,
     output: str | Path,
@@ -128,13 +134,19 @@ def export_checkpoint(
 class ExportOptions(ProofOptions):
     """The options of `ksim export`."""
 
-    checkpoint: Annotated[str, Option("a .ckpt file that ksim train wrote", positional=True)]
+    checkpoint: Annotated[str, Option("a .ckpt file of ksim train, or an .onnx file of others", positional=True)]
     output: Annotated[str, Option("the bundle to write", short="-o")] = "policy.kinfer"
     onnx_only: Annotated[bool, Option("write policy.onnx alone, proven the same way")] = False
     target: Annotated[
         Literal["all", "kos", "kinfer", "pyfirmware"],
         Option("the runtime that it has to fit; all: say of each whether it does"),
     ] = "all"
+    spec: Annotated[
+        str | None, Option("of an .onnx file: what its observation and action are, YAML", metavar="FILE")
+    ] = None
+    recorded: Annotated[
+        str | None, Option("of an .onnx file: your own obs and actions, .npz, to compare with", metavar="FILE")
+    ] = None
     report: Annotated[
         str | None,
         Option("folder of the report (default: policy.report.html and .json beside the bundle)", metavar="DIR"),
@@ -154,8 +166,15 @@ def main(argv: list[str] | None = None) -> int:
         "ksim export",
         "Write a checkpoint as policy.kinfer and policy.onnx, after proving that they are the policy.",
         "ksim export runs/stand/model.ckpt -o policy.kinfer\n"
-        "  ksim export runs/walk/model.ckpt -o walk.kinfer --target pyfirmware",
+        "  ksim export runs/walk/model.ckpt -o walk.kinfer --target pyfirmware\n"
+        "  ksim export theirs.onnx --spec spec.yaml -o policy.kinfer",
     )
+    if Path(args.checkpoint).suffix == ".onnx":
+        from export.onnx_command import run
+
+        return run(args)
+    if args.spec is not None or args.recorded is not None:
+        raise ExportError(f"--spec and --recorded: for an .onnx file; {args.checkpoint} says itself what it is")
     with importing("export"):
         from export.report import show, write_report
         from export.validate import latency_us, to_stderr
@@ -176,8 +195,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         title = f"{done.kinfer} and {done.onnx.name}" if done.kinfer else str(done.onnx)
         show(title, done.report, latency, pages)
-        for name, told in rows(found):
-            print("\n".join(f"{name}: {line}" for line in told.split("\n")))
+        show_fits(found)
     if done.report.failures:
         to_stderr(f"ksim export: {written} is written and marked as unvalidated: {done.report.failures[0]}")
         return 2

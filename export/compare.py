@@ -53,8 +53,10 @@ _LEVELS = {
 }
 
 
-def session(model: bytes, what: str = "graph", *, threads: int = 1, level: str = "all") -> onnxruntime.InferenceSession:
-    """ONNX Runtime as the robot runs it: one thread, every optimisation, unless told otherwise.
+def session(
+    model: bytes | str, what: str = "graph", *, threads: int = 1, level: str = "all"
+) -> onnxruntime.InferenceSession:
+    """ONNX Runtime as the robot runs a model, or a file: one thread, every optimisation, unless told otherwise.
 
     Raises:
         ExportError: ONNX Runtime refuses the graph.

@@ -60,11 +60,13 @@ class Recording:
         inputs: by name, (M, k), float32.
         starts: where an episode starts, (M,).
         healthy: which rows show the robot as it should be: they make the envelope, (M,).
+        unseen: inputs whose values stand for ones that nobody recorded: of these there is no envelope.
     """
 
     inputs: Mapping[str, np.ndarray]
     starts: np.ndarray
     healthy: np.ndarray
+    unseen: frozenset[str] = frozenset()
 
     def first_rows(self, most: int | None = None) -> list[dict[str, np.ndarray]]:
         """The first row of each episode, of at most so many."""
@@ -298,7 +300,9 @@ def envelope_of(spec: PolicySpec, recording: Recording) -> dict[str, Any]:
         recording: its healthy rows.
     """
     rows = {
-        a.name: recording.inputs[a.name][recording.healthy] for a in spec.inputs if a.name not in ("time", "command")
+        a.name: recording.inputs[a.name][recording.healthy]
+        for a in spec.inputs
+        if a.name not in ("time", "command", *recording.unseen)
     }
     return {
         name: {"low": _float32_json(v.min(axis=0)), "high": _float32_json(v.max(axis=0))} for name, v in rows.items()
@@ -407,19 +411,31 @@ class Prover:
         steps: length of each sequence.
         seed: of the resets and of the drawn inputs.
         stages: where failures go.
+        reference: what stands for the JAX form where there is none; `step` is then not called.
 
     Raises:
         ExportError: the bundle has no specification, or `steps` is less than 1.
     """
 
-    def __init__(self, bundle: Bundle, step: Step, start: Any, *, steps: int, seed: int, stages: Stages) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        step: Step | None,
+        start: Any,
+        *,
+        steps: int,
+        seed: int,
+        stages: Stages,
+        reference: Any = None,
+    ) -> None:
         if bundle.spec is None:
             raise ExportError(NO_SPEC)
         if steps < 1:
             raise ExportError(f"steps: got {steps}, expected 1 or more")
         self.bundle, self.spec, self.steps, self._stages = bundle, bundle.spec, steps, stages
         self.rng = np.random.default_rng(seed)
-        self._step, self._start = step, np.asarray(start)
+        self._start = np.asarray(start)
+        self._given = Reference(step, self._start) if step is not None else reference
         self._facts: dict[str, Any] = {"step_bytes": len(bundle.step_fn), "step_digest": digest(bundle.step_fn)}
         self._found: dict[str, Difference] = {}
         self._edges: tuple[str, ...] = ()
@@ -451,7 +467,7 @@ class Prover:
         stages.require(self._init_error, 0.0, "init_fn against the JAX initial carry")
         stages.log(f"drawn and extreme inputs: {steps} steps each")
         self._wide, resets = drawn(self.spec.inputs, steps, rng), rng.random(steps) < 0.02
-        self._reference, self._scan_error = Reference(self._step, self._start).check(self._wide, resets)
+        self._reference, self._scan_error = self._given.check(self._wide, resets)
         self._against("drawn inputs", self._wide, resets)
         edges = extreme(self.spec.inputs, max(1, steps // 5), rng)
         self._edges = tuple(edges)
@@ -520,7 +536,7 @@ class Prover:
         )
 
 
-def _check_starts(spec: PolicySpec, recording: Recording) -> None:
+def check_starts(spec: PolicySpec, recording: Recording) -> None:
     """`ksim run` will start the policy from the home pose of a robot that stands: the recording shows both.
 
     Raises:
@@ -586,7 +602,7 @@ def prove(
     if not prover.spec.inputs:
         raise ExportError("policy function: reads no input, expected one or more; there is nothing to prove it on")
     recording = Recording.of_episodes(prover.spec, episodes)
-    _check_starts(prover.spec, recording)
+    check_starts(prover.spec, recording)
     prover.graphs()
     prover.ranges()
     prover.recorded(recording)

@@ -280,8 +280,18 @@ def _convert(flat: FlatPolicy, spec: PolicySpec, opset: int, lowered: bool) -> B
     graph.name_outputs(model, [graph.ACTION, graph.CARRY_OUT])
     graph.drop_unused(model, keep=graph.CARRY)
     used = {v.name for v in model.graph.input}
-    spec = spec.replace(inputs=tuple(a for a in spec.inputs if a.name in used), versions=_versions(spec)).contract()
-    model, init = graph.infer(model), _init_model(flat.carry, opset)
+    return assemble(model, flat.carry, spec.replace(inputs=tuple(a for a in spec.inputs if a.name in used)))
+
+
+def assemble(model: onnx.ModelProto, carry: np.ndarray, spec: PolicySpec) -> Bundle:
+    """The bundle of a step graph and its first carry, (carry,), both checked and stamped with the spec.
+
+    Raises:
+        ExportError: the graph is not what the spec says.
+    """
+    spec = spec.replace(versions=_versions(spec)).contract()
+    opset = max(o.version for o in model.opset_import)
+    model, init = graph.infer(model), _init_model(carry, opset)
     for each in (model, init):
         _stamp(each, spec)
     graph.check_step(model, spec)
