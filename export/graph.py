@@ -22,8 +22,8 @@ SPEC_PROPERTY = EXTRA_KEY
 # What may compute an integer: an index into a table, a count. What else there is on integers, ONNX and JAX may mean
 # differently.
 _INDEX_OPS = {
-    "Abs", "Add", "ArgMax", "ArgMin", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Div", "Expand",
-    "Gather", "GatherElements", "GatherND", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Range", "ReduceMax",
+    "Abs", "Add", "ArgMax", "ArgMin", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "CumSum", "Div",
+    "Expand", "Gather", "GatherElements", "GatherND", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Range", "ReduceMax",
     "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Sign", "Slice", "Squeeze", "Sub", "TopK",
     "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip

@@ -69,6 +69,9 @@ def fold_constants(model: onnx.ModelProto) -> None:
                 ir_version=model.ir_version,
             )
         ).run(None, {i: constants[i] for i in node.input if i})
+        if any(np.size(v) > 1 and np.asarray(v).dtype.kind == "f" and not np.isfinite(v).all() for v in values):
+            kept.append(node)  # a mask: one infinity is told from damaged weights, many are not
+            continue
         for name, value in zip(names, values, strict=True):
             constants[name] = np.asarray(value)
             graph.initializer.append(numpy_helper.from_array(constants[name], name))
