@@ -44,12 +44,24 @@ def _first(index: Any, k: int) -> Any:
     return lax.index_in_dim(index, k, -1, keepdims=False)
 
 
-def gather(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
-    """lax.gather, all of its forms."""
+def known_gather(inputs: list[Any], params: dict[str, Any], run: Any) -> list[Any]:
+    """A lookup at known places that are all there: what it would give elsewhere, a NaN, need not be in the graph."""
+    operand, indices = inputs
+    if not isinstance(indices, jax.core.Tracer):
+        dims = params["dimension_numbers"].start_index_map
+        top = [operand.shape[dim] - params["slice_sizes"][dim] for dim in dims]
+        if ((np.asarray(indices) >= 0) & (np.asarray(indices) <= top)).all():
+            params = {**params, "mode": _Mode.PROMISE_IN_BOUNDS, "fill_value": None}
+    return [lax.gather_p.bind(operand, indices, **params)]
+
+
+def gather(inputs: list[Any], params: dict[str, Any]) -> list[Any] | None:
+    """lax.gather at computed places, all of its forms."""
     operand, indices = inputs
     numbers, sizes, strides = params["dimension_numbers"], params["slice_sizes"], _strides(operand.shape)
-    if operand.size == 0 or not jnp.issubdtype(indices.dtype, jnp.integer):
-        return [lax.gather_p.bind(operand, indices, **params)]
+    promised = _Mode.from_any(params["mode"]) is _Mode.PROMISE_IN_BOUNDS
+    if operand.size == 0 or (promised and not isinstance(indices, jax.core.Tracer)):
+        return None
     indices = lax.convert_element_type(indices, jnp.int32)
     batch = indices.shape[:-1]
     start, valid = jnp.zeros(batch, jnp.int32), None
@@ -96,6 +108,9 @@ def dynamic_slice(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
     """A slice of fixed sizes at a computed place."""
     operand, *starts = inputs
     sizes = params["slice_sizes"]
+    if not any(isinstance(s, jax.core.Tracer) for s in starts):
+        first = [min(max(int(s), 0), n - k) for s, n, k in zip(starts, operand.shape, sizes, strict=True)]
+        return [lax.slice(operand, first, [s + k for s, k in zip(first, sizes, strict=True)])]
     places = jnp.zeros(sizes, jnp.int32)
     starts = _clamped([lax.convert_element_type(s, jnp.int32) for s in starts], operand.shape, sizes)
     for dim, (start, stride) in enumerate(zip(starts, _strides(operand.shape), strict=True)):

@@ -13,6 +13,7 @@ import contextlib
 import linecache
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ _TEXT_MAX = 90
 
 Run = Callable[[Any, Sequence[Any]], list[Any]]
 Unfold = Callable[[list[Any], dict[str, Any], Run], list[Any]]
-Rule = Callable[[list[Any], dict[str, Any]], list[Any]]
+# None: there is nothing to go around
+Rule = Callable[[list[Any], dict[str, Any]], list[Any] | None]
 
 
 class Refused(Exception):
@@ -44,18 +46,38 @@ class LoweringError(ExportError):
     """The same, with the line of the user's code."""
 
 
-def lower(function: Callable[..., Any], arguments: Sequence[jax.ShapeDtypeStruct]) -> Callable[..., tuple[Any, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """A function of arrays, to a tuple of arrays, without what is gone around.
+
+    Attributes:
+        function: the same function.
+        around: the entries of `RULES` that it needed.
+    """
+
+    function: Callable[..., tuple[Any, ...]]
+    around: frozenset[str]
+
+
+def lower(function: Callable[..., Any], arguments: Sequence[jax.ShapeDtypeStruct]) -> Lowered:
     """The same function of the same arrays, without what `UNFOLD` and `RULES` name.
 
     Args:
         function: of arrays, to a tuple of arrays.
         arguments: their shapes.
 
-    The result raises LoweringError, with the line of the user's code, where something has no form in a graph.
+    Raises:
+        LoweringError: something has no form in a graph; the message has the line of the user's code.
     """
     closed = jax.make_jaxpr(function)(*arguments)
     flat = jax.make_jaxpr(lambda *args: _unfolded(closed.jaxpr, closed.consts, args, None))(*arguments)
-    return lambda *args: tuple(_bound(flat.jaxpr, flat.consts, args))
+    around: set[str] = set()
+
+    def lowered(*args: Any) -> tuple[Any, ...]:
+        return tuple(_bound(flat.jaxpr, flat.consts, args, around))
+
+    jax.eval_shape(lowered, *arguments)
+    return Lowered(function=lowered, around=frozenset(around))
 
 
 def where(traceback: Any) -> str:
@@ -142,8 +164,8 @@ def _imprecise(atom: Any) -> str:
     return str(kind) if inexact and kind != jnp.float32 else ""
 
 
-def _bound(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    """The primitives that something reads, those of `RULES` another way."""
+def _bound(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], around: set[str]) -> list[Any]:
+    """The primitives that something reads, those of `RULES` another way; which ones is added to `around`."""
     values = Values(jaxpr, consts, args)
     for eqn in _read(jaxpr):
         at, rule = eqn.source_info.traceback, RULES.get(eqn.primitive.name)
@@ -152,9 +174,13 @@ def _bound(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> lis
                 for kind in filter(None, map(_imprecise, [*eqn.invars, *eqn.outvars])):
                     raise Refused(f"{kind} in {eqn.primitive.name}; {_PRECISION.get(kind, _CAST)}")
                 inputs = values.of(eqn.invars)
-                found = rule(inputs, eqn.params) if rule else eqn.primitive.bind(*inputs, **eqn.params)
+                found = rule(inputs, eqn.params) if rule else None
             except Refused as refused:
                 raise LoweringError(f"policy function: {refused}{where(at)}") from refused
+            if found is None:
+                found = eqn.primitive.bind(*inputs, **eqn.params)
+            else:
+                around.add(eqn.primitive.name)
         values.keep(eqn, found)
     return values.of(jaxpr.outvars)
 
@@ -240,6 +266,7 @@ UNFOLD: dict[str, Unfold] = {
     "scan": _scan,
     "cond": _cond,
     "platform_index": _platform,
+    "gather": indexing.known_gather,
 }
 
 
@@ -268,11 +295,11 @@ def _choose(condition: Any, true: Any, false: Any) -> Any:
     return lax.bitwise_or(lax.bitwise_and(condition, true), lax.bitwise_and(lax.bitwise_not(condition), false))
 
 
-def _select_n(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
+def _select_n(inputs: list[Any], params: dict[str, Any]) -> list[Any] | None:
     """ONNX Runtime has no Where of bools."""
     condition, *cases = inputs
     if cases[0].dtype != bool or condition.dtype != bool or len(cases) != 2:
-        return [lax.select_n(condition, *cases)]
+        return None
     condition = condition if condition.ndim else lax.broadcast(condition, cases[0].shape)
     return [_choose(condition, cases[1], cases[0])]
 
@@ -292,12 +319,12 @@ def _atan2(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
     return [lax.select(lax.eq(x, zero) & ~flat, lax.select(negative(y), -pi, pi) / 2, slope + turned)]
 
 
-def _pad(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
+def _pad(inputs: list[Any], params: dict[str, Any]) -> list[Any] | None:
     """What is put between elements, as the gradient of a convolution and associative_scan do."""
     operand, value = inputs
     config = params["padding_config"]
     if not any(inner for _, _, inner in config):
-        return [lax.pad(operand, value, config)]
+        return None
     shape = jax.eval_shape(lambda v, w: lax.pad(v, w, config), operand, value).shape
     places, inside = np.zeros(shape, np.int32), np.ones(shape, bool)
     for dim, (low, _, inner) in enumerate(config):

@@ -29,6 +29,7 @@ def rewrite(model: onnx.ModelProto) -> None:
         pass
     while _fold_affine(_Values(model.graph)):
         pass
+    mask_constants(model)
 
 
 def fold_choices(model: onnx.ModelProto) -> None:
@@ -69,14 +70,57 @@ def fold_constants(model: onnx.ModelProto) -> None:
                 ir_version=model.ir_version,
             )
         ).run(None, {i: constants[i] for i in node.input if i})
-        if any(np.size(v) > 1 and np.asarray(v).dtype.kind == "f" and not np.isfinite(v).all() for v in values):
-            kept.append(node)  # a mask: one infinity is told from damaged weights, many are not
-            continue
         for name, value in zip(names, values, strict=True):
             constants[name] = np.asarray(value)
             graph.initializer.append(numpy_helper.from_array(constants[name], name))
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def mask_constants(model: onnx.ModelProto) -> None:
+    """A constant with infinities or NaNs that only chooses, bounds or masks is chosen from finite ones.
+
+    As a constant no robot's runtime can tell it from damaged weights.
+    """
+    graph, made, changed = model.graph, [], {}
+    readers: dict[str, set[str]] = {}
+    for node in (n for inner in graphs(graph) for n in inner.node):
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+
+    def constant(name: str, value: object, kind: type = np.float32) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value, kind), name))
+        return name
+
+    for tensor in list(graph.initializer):
+        array = numpy_helper.to_array(tensor) if tensor.data_type == TensorProto.FLOAT else np.zeros(())
+        if np.isfinite(array).all() or (array.size == 1 and not np.isnan(array).any()):
+            continue
+        if readers.get(tensor.name, set()) - (_CHOOSING if np.isnan(array).any() else _MASKING):
+            continue
+        last = constant(f"{tensor.name}_finite", np.where(np.isfinite(array), array, 0.0))
+        for what, here in (("nan", np.isnan(array)), ("low", array == -np.inf), ("high", array == np.inf)):
+            if not here.any():
+                continue
+            value = f"{tensor.name}_{what}"
+            if what == "nan":
+                made.append(helper.make_node("Log", [constant(f"{value}_of", -1.0)], [value], name=value))
+            else:
+                constant(value, np.inf if what == "high" else -np.inf)
+            out, mask = f"{value}_chosen", constant(f"{value}_where", here, bool)
+            made.append(helper.make_node("Where", [mask, value, last], [out], name=out))
+            last = out
+        changed[tensor.name] = last
+    for inner in graphs(graph):
+        for node in inner.node:
+            node.input[:] = [changed.get(i, i) for i in node.input]
+    nodes = [*made, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+_CHOOSING = {"Where"}
+_MASKING = {*_CHOOSING, "Add", "Sub", "Max", "Min", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Clip"}
 
 
 def matvec_to_matmul(model: onnx.ModelProto) -> None:
