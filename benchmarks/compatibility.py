@@ -1,43 +1,69 @@
-import sys, time, collections
-from tried.case import Case, rows, spec
-import numpy as np, jax
+"""What of other people works: layers and operations of their policies, their robots, their runtimes.
+
+Run: python benchmarks/compatibility.py [--only lax.scan] [--packages FOLDER] [--markdown docs/compatibility.md]
+
+Each policy of benchmarks/tried is exported by export.convert, and its steps are compared with JAX's on drawn inputs and
+on such at which operations differ. The robots are the MJCF files of packages that lie in FOLDER, which
+    pip install --no-deps --target FOLDER playground mjlab robosuite-models dm-control gymnasium
+fills. Each version of ONNX Runtime that pip finds for this Python is put into a folder of its own, as kinfer is.
+What a machine lacks is said in its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+from tried import export_all, robots, runtimes
+from tried.case import Case
+
 jax.config.update("jax_disable_most_optimizations", True)
-from export import ExportError, convert
-from export.compare import Onnx, Reference
-from export.function import flatten
-import export.lowering as L, export.tracing as T
-from tried import layers, operations
-only = sys.argv[1] if len(sys.argv) > 1 else ""
-R = rows()
-resets = np.zeros(len(R["time"]), bool)
-for case in layers.CASES + operations.CASES:
-    if only not in case.group and only not in case.name: continue
-    t=time.time()
+
+
+def cases(only: str) -> list[Case]:
+    """The policies whose name, or part of the table, holds a word."""
     try:
-        step, carry = case.make()
-        flat = flatten(step, carry)
-    except Exception as e:
-        print("BROKEN CASE", case.group, case.name, type(e).__name__, str(e)[:300], flush=True); continue
-    used=[]
-    orig=T._convert
-    def conv(f,s,o,lowered):
-        used.append(lowered); return orig(f,s,o,lowered)
-    T._convert=conv
-    try:
-        b = convert(step, carry, spec())
-        ref = Reference(flat.step, flat.carry).run(R, resets)
-        got = Onnx(b).run(R, resets, ref.before)
-        err = 0
-        for a, c in ((got.actions, ref.actions), (got.carries, ref.carries)):
-            same = (a == c) | (np.isnan(a) & np.isnan(c))
-            with np.errstate(all="ignore"): e = np.where(same, 0, np.abs(a - c) / np.maximum(1, np.abs(c)))
-            e = np.where(np.isnan(e), np.inf, e)
-            if e.max() > err:
-                err = e.max(); at = np.unravel_index(e.argmax(), e.shape); what=(at, a[at], c[at], R["joint_angles"][at[0]], R["gyroscope"][at[0]], R["time"][at[0]])
-        res = f"ok {err:.1e}" if err <= 1e-5 else f"WRONG {err:.3g} {what}"
-    except ExportError as e:
-        res = f"REFUSED {e}"
-    except Exception as e:
-        res = f"CRASH {type(e).__name__} {str(e)[:300]}"
-    T._convert=orig
-    print(f"{time.time()-t:5.1f}s {case.group}: {case.name}: {res} {'lowered' if len(used)>1 else ''}", flush=True)
+        from tried import layers, operations, policies
+    except ImportError as error:
+        raise SystemExit(f"{error}; pip install '.[export]' brings all that is needed") from error
+    every = [*policies.CASES, *layers.CASES, *operations.CASES]
+    return [case for case in every if only in case.name or only in case.group]
+
+
+def tables(only: str, packages: Path, folder: Path) -> Iterator[str]:
+    """The page's lines."""
+    yield from export_all.tables(cases(only), folder)
+    if not only:
+        yield from robots.tables(packages)
+        yield from runtimes.tables(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--only", default="", help="policies whose name, or part of the table, holds this; no others")
+    parser.add_argument("--packages", type=Path, default=Path(".cache/robots"), help="folder of packages with robots")
+    parser.add_argument("--markdown", type=Path, help="write the tables into this file, between its two marks")
+    args = parser.parse_args()
+    if args.only and args.markdown:
+        parser.error("--markdown writes all tables; leave --only out")
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for line in tables(args.only, args.packages, Path(folder)):
+            print(line, flush=True)
+            lines.append(line)
+    if args.markdown is not None:
+        before, _, rest = args.markdown.read_text(encoding="utf-8").partition("<!-- table -->\n")
+        _, _, after = rest.partition("<!-- end of table -->")
+        table = "\n".join(lines)
+        args.markdown.write_text(f"{before}<!-- table -->\n{table}\n\n<!-- end of table -->{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

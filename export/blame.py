@@ -19,7 +19,20 @@ from export.rewrites import rewrite
 
 LIMIT = 1e-5
 # What to write in place of operations that are often asked for, by JAX's primitive.
-REMEDIES: Mapping[str, str] = {}
+_CONSTANT = "do it in training, and keep the result as a constant"
+REMEDIES: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("lu", "custom_linear_solve", "triangular_solve", "cholesky"),
+        f"of a constant matrix {_CONSTANT}; a solution of two or three unknowns write out by Cramer's rule (jnp.cross)",
+    ),
+    **dict.fromkeys(("svd", "eigh", "eig", "qr", "schur"), _CONSTANT),
+    "fft": "multiply by the matrix of the transform, jnp.cos and jnp.sin of 2 pi k n / N, real and imaginary part apart",
+    **dict.fromkeys(
+        ("and", "or", "xor", "not", "shift_left", "shift_right_logical", "shift_right_arithmetic"),
+        "take bits of an integer apart by // and %",
+    ),
+    "sort": "sort keys and values apart: order = jnp.argsort(keys), then values[order]",
+}
 
 
 def culprit(
@@ -81,7 +94,7 @@ def _alone(eqn: Any, inputs: list[Any], free: list[int], expected: Sequence[Any]
         names = [i.name for i in model.graph.input]
         got = session(model.SerializeToString()).run(None, dict(zip(names, map(np.asarray, given), strict=True)))
     except ExportError as error:
-        return str(error).split(";")[0]
+        return str(error).split(";")[0].removeprefix("it: ")
     except Exception as error:
         return f"ONNX Runtime cannot run it ({type(error).__name__})"
     for ours, theirs in zip(got, expected, strict=True):

@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import linecache
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -80,27 +82,35 @@ def lower(function: Callable[..., Any], arguments: Sequence[jax.ShapeDtypeStruct
     return Lowered(function=lowered, around=frozenset(around))
 
 
-def where(traceback: Any) -> str:
+def where(at: Any) -> str:
     """The user's line that asks for an operation, as (file:line: text); empty where JAX does not tell."""
     try:
         from jax._src import source_info_util
 
-        frames = [f for f in source_info_util.user_frames(traceback) if not _LIBRARY.search(f.file_name)]
+        frames = [f for f in source_info_util.user_frames(at) if not _LIBRARY.search(f.file_name)]
     except Exception:  # JAX's own, and may change
         return ""
-    if not frames:
-        return ""
-    text = " ".join(linecache.getline(frames[0].file_name, frames[0].start_line).split())
+    return _told(frames[0].file_name, frames[0].start_line) if frames else ""
+
+
+def raised(error: BaseException) -> str:
+    """The user's line that an exception came from, in the same words."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _LIBRARY.search(f.filename)]
+    return _told(frames[-1].filename, frames[-1].lineno or 0) if frames else ""
+
+
+def _told(file: str, line: int) -> str:
+    text = " ".join(linecache.getline(file, line).split())
     text = f"{text[: _TEXT_MAX - 3]}..." if len(text) > _TEXT_MAX else text
-    return f" ({Path(frames[0].file_name).name}:{frames[0].start_line}{text and f': {text}'})"
+    return f" ({Path(file).name}:{line}{text and f': {text}'})"
 
 
-def _as_of(traceback: Any) -> Any:
+def _as_of(at: Any) -> Any:
     """What is bound in it keeps the user's line."""
     try:
         from jax._src import source_info_util
 
-        return source_info_util.user_context(traceback)
+        return source_info_util.user_context(at)
     except Exception:  # JAX's own, and may change
         return contextlib.nullcontext()
 
@@ -337,6 +347,50 @@ def _pad(inputs: list[Any], params: dict[str, Any]) -> list[Any] | None:
     return [lax.select(jnp.asarray(inside), found, lax.broadcast(value, shape))]
 
 
+def _conv(inputs: list[Any], params: dict[str, Any]) -> list[Any] | None:
+    """A transposed convolution is a plain one of what it reads with zeros between."""
+    if all(d == 1 for d in params["lhs_dilation"]):
+        return None
+    lhs, rhs = inputs
+    config = [(0, 0, 0)] * lhs.ndim
+    for dim, dilation in zip(params["dimension_numbers"].lhs_spec[2:], params["lhs_dilation"], strict=True):
+        config[dim] = (0, 0, dilation - 1)
+    spread = _pad([lhs, lax.full((), 0, lhs.dtype)], {"padding_config": config})
+    params = {**params, "lhs_dilation": (1,) * len(params["lhs_dilation"])}
+    return [lax.conv_general_dilated_p.bind(spread[0] if spread else lhs, rhs, **params)]
+
+
+def _running(combine: Callable[[Any, Any], Any]) -> Rule:
+    """A running product and the like, step by step: ONNX has none up to opset 21, or one that overflows."""
+
+    def rule(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
+        (x,), axis = inputs, params["axis"]
+        if x.shape[axis] > UNROLL_MAX:
+            raise Refused(
+                f"a running product or log-sum over {x.shape[axis]} elements: at most {UNROLL_MAX} are written out; "
+                "use jnp.cumsum, of logarithms where it is a product"
+            )
+        rows = [lax.slice_in_dim(x, k, k + 1, axis=axis) for k in range(x.shape[axis])]
+        rows = list(accumulate(rows[::-1] if params["reverse"] else rows, combine))
+        return [lax.concatenate(rows[::-1] if params["reverse"] else rows, axis)]
+
+    return rule
+
+
+def _integer_pow(inputs: list[Any], params: dict[str, Any]) -> list[Any] | None:
+    """The power of an integer, as products."""
+    (x,), power = inputs, params["y"]
+    if not jnp.issubdtype(x.dtype, jnp.integer) or not 0 < power <= UNROLL_MAX:
+        return None
+    return [list(accumulate([x] * power, lax.mul))[-1]]
+
+
+def _log_add(a: Any, b: Any) -> Any:
+    """log(exp(a) + exp(b))."""
+    most, least = lax.max(a, b), lax.min(a, b)
+    return most + lax.log1p(lax.exp(lax.select(lax.eq(most, least), lax.full_like(a, 0), least - most)))
+
+
 _MOST = float(np.finfo(np.float32).max)
 RULES: dict[str, Rule] = {
     "select_n": _select_n,
@@ -356,6 +410,10 @@ RULES: dict[str, Rule] = {
     "scatter_max": indexing.scatter(lax.max, lax.reduce_max, -_MOST),
     "scatter-max": indexing.scatter(lax.max, lax.reduce_max, -_MOST),
     "pad": _pad,
+    "conv_general_dilated": _conv,
+    "integer_pow": _integer_pow,
+    "cumprod": _running(lax.mul),
+    "cumlogsumexp": _running(_log_add),
     "while": _refused(
         "a loop that ends when something is so (lax.while_loop); use a Python loop, or lax.fori_loop with fixed bounds"
     ),

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export import graph
 from export.errors import ExportError
 from export.function import FlatPolicy, Step, flatten
-from export.lowering import LoweringError, lower
+from export.lowering import LoweringError, lower, raised
 from export.rewrites import rewrite
 from robots.bundle import Bundle
 from robots.spec import PolicySpec, canonical_json, input_specs
@@ -80,7 +80,8 @@ def _check_step(step: Step, spec: PolicySpec) -> None:
             "add it to the spec's inputs if it is one"
         ) from error
     except Exception as error:
-        raise ExportError(f"policy function: cannot be traced: {_first_line(error)}") from error
+        hint = "; call a copy of the module in the step, nnx.clone(module)" if "trace level" in str(error) else ""
+        raise ExportError(f"policy function: cannot be traced: {_first_line(error)}{raised(error)}{hint}") from error
     expected = ((len(spec.robot.joints),), "float32")
     got = (action.shape, str(action.dtype)) if hasattr(action, "shape") else type(action).__name__
     if got != expected:
@@ -252,8 +253,12 @@ def _either(flat: FlatPolicy, spec: PolicySpec, opset: int) -> Bundle:
     except LoweringError:
         raise
     except ExportError as error:
-        found = _culprit(flat, spec, opset)
-        raise ExportError(f"policy function: {found}") from error if found else error
+        found = ""
+        with contextlib.suppress(Exception):  # it goes through JAX's own traces
+            found = _culprit(flat, spec, opset)
+        if not found:
+            raise
+        raise ExportError(f"policy function: {found}") from error
 
 
 def _culprit(flat: FlatPolicy, spec: PolicySpec, opset: int) -> str:

@@ -148,7 +148,7 @@ NNX: dict[str, Callable[[], Made]] = {
     "nnx.ConvTranspose": lambda: of(lambda x, m=nnx.ConvTranspose(5, 3, (2,), rngs=_rngs()): m(table(x))),
     "nnx.LayerNorm": lambda: of(nnx.LayerNorm(5, rngs=_rngs())),
     "nnx.RMSNorm": lambda: of(nnx.RMSNorm(5, rngs=_rngs())),
-    "nnx.GroupNorm": lambda: of(nnx.Sequential(nnx.Linear(5, 8, rngs=_rngs()), nnx.GroupNorm(8, num_groups=4, rngs=_rngs()))),
+    "nnx.GroupNorm": lambda: of(lambda x, m=nnx.GroupNorm(5, num_groups=5, rngs=_rngs()): m(table(x)[None])),
     "nnx.BatchNorm(use_running_average=True)": lambda: of(nnx.BatchNorm(5, use_running_average=True, rngs=_rngs())),
     "nnx.Dropout(deterministic=True)": lambda: of(nnx.Dropout(0.5, deterministic=True, rngs=_rngs())),
     "nnx.Embed at a computed index": lambda: of(lambda x, m=nnx.Embed(7, 4, rngs=_rngs()): m(whole(x))),
@@ -158,15 +158,17 @@ NNX: dict[str, Callable[[], Made]] = {
     "nnx.OptimizedLSTMCell": lambda: _nnx_cell(nnx.OptimizedLSTMCell(5, 8, rngs=_rngs())),
     "nnx.GRUCell": lambda: _nnx_cell(nnx.GRUCell(5, 8, rngs=_rngs())),
     "nnx.SimpleCell": lambda: _nnx_cell(nnx.SimpleCell(5, 8, rngs=_rngs())),
-    "nnx.RNN(nnx.GRUCell) over a history": lambda: of(
-        lambda x, m=nnx.RNN(nnx.GRUCell(5, 8, rngs=_rngs()), rngs=_rngs()): m(table(x))
+    "nnx.RNN(nnx.GRUCell) over a history, nnx.clone in the step": lambda: of(
+        lambda x, m=nnx.RNN(nnx.GRUCell(5, 8, rngs=_rngs()), rngs=_rngs()): nnx.clone(m)(table(x))
     ),
     "nnx.MultiHeadAttention over a history": lambda: of(
         lambda x, m=nnx.MultiHeadAttention(2, 5, 8, decode=False, rngs=_rngs()): m(table(x))
     ),
     "nnx.avg_pool": lambda: of(lambda x: nnx.avg_pool(table(x)[None], (2,), strides=(2,))),
     "nnx.max_pool": lambda: of(lambda x: nnx.max_pool(table(x)[None], (2,))),
-    "nnx.jit(nnx.Linear)": lambda: of(lambda x, m=nnx.Linear(5, 4, rngs=_rngs()): nnx.jit(lambda m, x: m(x))(m, x)),
+    "nnx.jit(nnx.Linear), nnx.clone in the step": lambda: of(
+        lambda x, m=nnx.Linear(5, 4, rngs=_rngs()): nnx.jit(lambda m, x: m(x))(nnx.clone(m), x)
+    ),
 }
 
 EQUINOX: dict[str, Callable[[], Made]] = {
