@@ -31,7 +31,10 @@ from export.errors import ExportError
 # A loop of more turns would make a graph too long to read.
 UNROLL_MAX = 64
 # Files whose lines are not the user's own.
-_LIBRARY = re.compile(r"[/\\](?:site-packages[/\\](?:jax|jaxlib|jax2onnx|flax|equinox|jaxtyping|beartype)[/\\]|export[/\\]\w+\.py$)")
+_LIBRARY = re.compile(
+    r"[/\\]site-packages[/\\](?:jax|jaxlib|jax2onnx|flax|equinox|jaxtyping|beartype)[/\\]|^"
+    + re.escape(str(Path(__file__).parent))
+)
 _TEXT_MAX = 90
 
 Run = Callable[[Any, Sequence[Any]], list[Any]]
@@ -164,7 +167,7 @@ def _constant(eqn: Any, inputs: Sequence[Any]) -> bool:
     if any(isinstance(v, jax.core.Tracer) for v in inputs):
         return False
     kinds = [getattr(atom.aval, "dtype", jnp.float32) for atom in eqn.outvars]
-    return any(map(_imprecise, eqn.invars)) or all(kind in (jnp.int32, bool) for kind in kinds)
+    return any(map(_imprecise, [*eqn.invars, *eqn.outvars])) or all(kind in (jnp.int32, bool) for kind in kinds)
 
 
 def _imprecise(atom: Any) -> str:
@@ -256,12 +259,6 @@ def _cond(inputs: list[Any], params: dict[str, Any], run: Run) -> list[Any]:
     return chosen
 
 
-def _platform(inputs: list[Any], params: dict[str, Any], run: Run) -> list[Any]:
-    """lax.platform_dependent: the robot computes on its CPU."""
-    platforms = params["platforms"]
-    return [np.int32(next((k for k, names in enumerate(platforms) if names is None or "cpu" in names), 0))]
-
-
 # Calls, that the rules may reach what is in them; loops, of which jax2onnx makes a Loop, which no robot's runtime
 # should meet; branches, of which jax2onnx takes two and not more.
 UNFOLD: dict[str, Unfold] = {
@@ -275,7 +272,6 @@ UNFOLD: dict[str, Unfold] = {
     "checkpoint": _inline("jaxpr"),
     "scan": _scan,
     "cond": _cond,
-    "platform_index": _platform,
     "gather": indexing.known_gather,
 }
 
@@ -399,16 +395,11 @@ RULES: dict[str, Rule] = {
     "dynamic_slice": indexing.dynamic_slice,
     "dynamic_update_slice": indexing.dynamic_update_slice,
     "scatter": indexing.scatter(None, None, None),
-    "scatter_add": indexing.scatter(lax.add, lax.reduce_sum, 0),
-    "scatter-add": indexing.scatter(lax.add, lax.reduce_sum, 0),
-    "scatter_sub": indexing.scatter(lax.sub, lax.reduce_sum, 0),
-    "scatter-sub": indexing.scatter(lax.sub, lax.reduce_sum, 0),
-    "scatter_mul": indexing.scatter(lax.mul, lax.reduce_prod, 1),
-    "scatter-mul": indexing.scatter(lax.mul, lax.reduce_prod, 1),
-    "scatter_min": indexing.scatter(lax.min, lax.reduce_min, _MOST),
-    "scatter-min": indexing.scatter(lax.min, lax.reduce_min, _MOST),
-    "scatter_max": indexing.scatter(lax.max, lax.reduce_max, -_MOST),
-    "scatter-max": indexing.scatter(lax.max, lax.reduce_max, -_MOST),
+    lax.scatter_add_p.name: indexing.scatter(lax.add, lax.reduce_sum, 0),
+    lax.scatter_sub_p.name: indexing.scatter(lax.sub, lax.reduce_sum, 0),
+    lax.scatter_mul_p.name: indexing.scatter(lax.mul, lax.reduce_prod, 1),
+    lax.scatter_min_p.name: indexing.scatter(lax.min, lax.reduce_min, _MOST),
+    lax.scatter_max_p.name: indexing.scatter(lax.max, lax.reduce_max, -_MOST),
     "pad": _pad,
     "conv_general_dilated": _conv,
     "integer_pow": _integer_pow,

@@ -229,9 +229,33 @@ def _affine(values: _Values, node: onnx.NodeProto) -> tuple[str, np.ndarray, np.
     return None
 
 
+# What makes a jump of a rounding, and what passes one on.
+_JUMPS = {"Floor", "Ceil", "Round", "Mod"}
+_PASSING = {
+    "Abs", "Add", "Clip", "Concat", "Div", "Expand", "Gather", "Identity", "Max", "Min", "Mul", "Neg", "Reshape", "Slice",
+    "Split", "Squeeze", "Sub", "Unsqueeze",
+}  # fmt: skip
+
+
+def _before_jumps(graph: onnx.GraphProto) -> set[str]:
+    """Values that are floored, or turned into an index: a frame of a motion must not be the next one by a rounding."""
+    found: set[str] = set()
+    for node in reversed(graph.node):
+        whole = node.op_type == "Cast" and helper.get_node_attr_value(node, "to") in _WHOLE
+        if node.op_type in _JUMPS or whole or (node.op_type in _PASSING and found & set(node.output)):
+            found.update(node.input)
+    return found
+
+
+_WHOLE = {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8}
+
+
 def _fold_affine(values: _Values) -> bool:
     """Turn one chain of three or more sums and products with constants into one product and one sum."""
+    exact = _before_jumps(values.graph)
     for last in reversed(values.graph.node):
+        if last.output[0] in exact:
+            continue
         chain, x = [], last.output[0]
         scale, offset = np.asarray(1.0), np.asarray(0.0)
         while (node := values.maker.get(x)) is not None and (found := _affine(values, node)) is not None:
