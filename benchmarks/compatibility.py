@@ -20,7 +20,6 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
-
 from tried import export_all, robots, runtimes
 from tried.case import Case
 

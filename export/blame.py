@@ -26,12 +26,10 @@ REMEDIES: Mapping[str, str] = {
         f"of a constant matrix {_CONSTANT}; a solution of two or three unknowns write out by Cramer's rule (jnp.cross)",
     ),
     **dict.fromkeys(("svd", "eigh", "eig", "qr", "schur"), _CONSTANT),
-    "fft": "multiply by the matrix of the transform, jnp.cos and jnp.sin of 2 pi k n / N, real and imaginary part apart",
     **dict.fromkeys(
         ("and", "or", "xor", "not", "shift_left", "shift_right_logical", "shift_right_arithmetic"),
         "take bits of an integer apart by // and %",
     ),
-    "sort": "sort keys and values apart: order = jnp.argsort(keys), then values[order]",
 }
 
 

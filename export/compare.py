@@ -337,7 +337,7 @@ def compare(
     limit = action_limit = ERROR_LIMIT
     if carry_limited:
         # no step is wrong: it is what they add up to
-        if share.max() <= 1.0 and ERROR_LIMIT < max(action.max(), carry.max()):
+        if share.max() <= 1.0 and max(action.max(), carry.max()) > ERROR_LIMIT:
             signs = np.random.default_rng(0).choice([-1.0, 1.0], apart.shape)
             other = reference.run(inputs, resets, signs * step_apart.max(axis=0))
             limit = max(limit, float(greatest(_apart(other.carries, truth.carries), small).max()))

@@ -151,8 +151,7 @@ def scatter(combine: Callable[[Any, Any], Any], reduce: Callable[[Any, tuple[int
         operand, indices, updates = inputs
         numbers, strides = params["dimension_numbers"], _strides(operand.shape)
         indices = lax.convert_element_type(indices, jnp.int32)
-        batch, rank = indices.shape[:-1], updates.ndim
-        outside = [axis for axis in range(rank) if axis not in numbers.update_window_dims]
+        outside = [axis for axis in range(updates.ndim) if axis not in numbers.update_window_dims]
         gone = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
         window = [dim for dim in range(operand.ndim) if dim not in gone]
         sizes = {dim: updates.shape[axis] for dim, axis in zip(window, numbers.update_window_dims, strict=True)}
@@ -169,10 +168,7 @@ def scatter(combine: Callable[[Any, Any], Any], reduce: Callable[[Any, tuple[int
             held, ok = _within(start, operand.shape[dim] - sizes.get(dim, 1))
             along[dim] = held if along[dim] is None else along[dim] + held
             valid = valid if clip else valid & ok
-        del batch
-        places = sum(
-            (v * s for v, s in zip(along, strides, strict=True)), start=jnp.zeros(updates.shape, jnp.int32)
-        )
+        places = sum((v * s for v, s in zip(along, strides, strict=True)), start=jnp.zeros(updates.shape, jnp.int32))
         return [_written(operand, places, valid, updates)]
 
     def _written(operand: Any, places: Any, valid: Any, updates: Any) -> Any:

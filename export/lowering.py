@@ -173,8 +173,9 @@ def _constant(eqn: Any, inputs: Sequence[Any]) -> bool:
 def _imprecise(atom: Any) -> str:
     """The name of a type that a policy's graph does not have."""
     kind = getattr(atom.aval, "dtype", None)
-    inexact = kind is not None and not jax.dtypes.issubdtype(kind, jax.dtypes.extended) and jnp.issubdtype(kind, jnp.inexact)
-    return str(kind) if inexact and kind != jnp.float32 else ""
+    if kind is None or jnp.issubdtype(kind, jax.dtypes.extended) or not jnp.issubdtype(kind, jnp.inexact):
+        return ""
+    return "" if kind == jnp.float32 else str(kind)
 
 
 def _bound(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], around: set[str]) -> list[Any]:

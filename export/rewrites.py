@@ -232,8 +232,8 @@ def _affine(values: _Values, node: onnx.NodeProto) -> tuple[str, np.ndarray, np.
 # What makes a jump of a rounding, and what passes one on.
 _JUMPS = {"Floor", "Ceil", "Round", "Mod"}
 _PASSING = {
-    "Abs", "Add", "Clip", "Concat", "Div", "Expand", "Gather", "Identity", "Max", "Min", "Mul", "Neg", "Reshape", "Slice",
-    "Split", "Squeeze", "Sub", "Unsqueeze",
+    "Abs", "Add", "Clip", "Concat", "Div", "Expand", "Gather", "Identity", "Max", "Min", "Mul", "Neg", "Reshape",
+    "Slice", "Split", "Squeeze", "Sub", "Unsqueeze",
 }  # fmt: skip
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tried.case import Case, rows, spec
 
 import export.tracing
 from export import ExportError, convert
 from export.compare import Onnx, Reference, compare
 from export.function import flatten
 from robots.bundle import write_bundle
+from tried.case import Case, rows, spec
 
 LINE = re.compile(r" \((\w+\.py):\d+(?:: .*)?\)(?=;|$)")
 PACKAGES = ("jax", "flax", "equinox", "jax2onnx", "onnx", "onnxruntime")
@@ -71,7 +71,9 @@ def attempt(case: Case, path: Path | None = None) -> Tried:
         return Tried(works=False, said=f"wrong by {error:.2g} in a step", error=error)
     if path is not None:
         write_bundle(path.with_suffix(".kinfer"), bundle)
-        np.savez(path.with_suffix(".npz"), actions=onnx.run(given, resets).actions, **{k: given[k] for k in onnx.inputs})
+        np.savez(
+            path.with_suffix(".npz"), actions=onnx.run(given, resets).actions, **{k: given[k] for k in onnx.inputs}
+        )
     said = ""
     if ways[-1]:
         said = f"around {', '.join(f'`{name}`' for name in sorted(around))}" if around else "by JAX's primitives"

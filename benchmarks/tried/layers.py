@@ -1,3 +1,4 @@
+# ruff: noqa: B008 (a layer is made once, with its policy)
 """Layers of flax (linen, nnx) and equinox, as a policy calls them: on one observation, without a batch axis."""
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
 from tried.case import Case, Made, cell, of
 
 KEY = jax.random.key(0)
@@ -201,9 +203,7 @@ EQUINOX: dict[str, Callable[[], Made]] = {
             *(table(x) for _ in range(3)), mask=jnp.tril(jnp.ones((4, 4), bool))
         )
     ),
-    "eqx.nn.RotaryPositionalEmbedding": lambda: of(
-        lambda x, m=eqx.nn.RotaryPositionalEmbedding(4): m(table(x)[:, :4])
-    ),
+    "eqx.nn.RotaryPositionalEmbedding": lambda: of(lambda x, m=eqx.nn.RotaryPositionalEmbedding(4): m(table(x)[:, :4])),
     "eqx.nn.Sequential, eqx.nn.Lambda": lambda: of(
         eqx.nn.Sequential([eqx.nn.Linear(5, 4, key=KEY), eqx.nn.Lambda(jnp.tanh)])
     ),

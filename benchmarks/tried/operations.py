@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
 from tried.case import Case, Made, at_time, of
 from tried.layers import table, whole
 
@@ -74,7 +75,9 @@ ARITHMETIC: X = {
     "jnp.maximum, minimum, clip": lambda x: (jnp.maximum(x, 0.1), jnp.minimum(x, x[::-1]), jnp.clip(x, -1.0, 1.0)),
     "jnp.clip between vectors": lambda x: jnp.clip(x, -jnp.abs(x[::-1]), jnp.abs(x[::-1])),
     "jnp.nan_to_num": lambda x: jnp.nan_to_num(jnp.where(x > 1, jnp.nan, x)),
-    "jnp.isnan, isfinite, isinf": lambda x: [f(jnp.where(x > 1, jnp.inf, x)) for f in (jnp.isnan, jnp.isfinite, jnp.isinf)],
+    "jnp.isnan, isfinite, isinf": lambda x: [
+        f(jnp.where(x > 1, jnp.inf, x)) for f in (jnp.isnan, jnp.isfinite, jnp.isinf)
+    ],
     "jnp.deg2rad, rad2deg": lambda x: (jnp.deg2rad(x), jnp.rad2deg(x)),
     "jnp.interp": lambda x: jnp.interp(x, KNOTS, VALUES),
     "jnp.interp(left=, right=)": lambda x: jnp.interp(x, KNOTS, VALUES, left=-1.0, right=9.0),
@@ -96,7 +99,11 @@ TRIGONOMETRY: X = {
     "wrap to pi: (x + pi) % (2 pi) - pi": lambda x: (jnp.clip(x, -3, 3) + jnp.pi) % (2 * jnp.pi) - jnp.pi,
 }  # fmt: skip
 REDUCTIONS: X = {
-    "jnp.sum, prod over axes": lambda x: (jnp.sum(table(x), 0), jnp.sum(table(x), (0, 1)), jnp.prod(jnp.tanh(table(x)), 1)),
+    "jnp.sum, prod over axes": lambda x: (
+        jnp.sum(table(x), 0),
+        jnp.sum(table(x), (0, 1)),
+        jnp.prod(jnp.tanh(table(x)), 1),
+    ),
     "jnp.mean, with keepdims": lambda x: (jnp.mean(table(x), 0), jnp.mean(table(x), -1, keepdims=True), jnp.mean(x)),
     "jnp.mean(where=)": lambda x: jnp.mean(x, where=jnp.arange(5) < 3),
     "jnp.std, var": lambda x: (jnp.std(x), jnp.var(x), jnp.std(table(x), 0), jnp.var(table(x), 1)),
@@ -183,7 +190,7 @@ SHAPES: X = {
         jnp.concatenate([x, x]), jnp.stack([x, x], 1), jnp.hstack([x, x]), jnp.vstack([x, 2 * x])
     ),
     "jnp.split, array_split": lambda x: (*jnp.split(x, [2, 4]), *jnp.array_split(x, 2)),
-    "jnp.reshape, ravel, x.T, transpose": lambda x: (table(x).reshape(5, 4), table(x).T, jnp.transpose(table(x), (1, 0))),
+    "jnp.reshape, x.T, jnp.transpose": lambda x: (table(x).reshape(5, 4), table(x).T, jnp.transpose(table(x), (1, 0))),
     "jnp.tile, repeat": lambda x: (jnp.tile(x, 2), jnp.repeat(x, 2), jnp.repeat(table(x), 2, axis=0)),
     "jnp.pad, also mode='edge'": lambda x: (jnp.pad(x, 1), jnp.pad(x, (1, 2), mode="edge")),
     "jnp.broadcast_to, x[None], expand_dims, squeeze": lambda x: (
@@ -192,7 +199,7 @@ SHAPES: X = {
     "jnp.swapaxes, moveaxis": lambda x: (jnp.swapaxes(table(x), 0, 1), jnp.moveaxis(table(x)[None], 0, 2)),
     "jnp.rot90, triu, tril, diag": lambda x: (jnp.rot90(table(x)), jnp.triu(table(x)), jnp.tril(table(x)), jnp.diag(x)),
     "jnp.meshgrid": lambda x: jnp.meshgrid(x, x[:2]),
-    "jnp.arange, linspace, eye, ones_like": lambda x: x * jnp.arange(5) + jnp.linspace(0, 1, 5) + jnp.ones_like(x) @ jnp.eye(5),
+    "jnp.arange, linspace, eye": lambda x: x * jnp.arange(5) + jnp.linspace(0, 1, 5) + jnp.ones_like(x) @ jnp.eye(5),
     "jnp.insert, append, delete": lambda x: (jnp.insert(x, 1, 9.0), jnp.append(x, 1.0), jnp.delete(x, 2)),
     "jax.flatten_util.ravel_pytree": lambda x: jax.flatten_util.ravel_pytree({"a": x, "b": x[:2]})[0],
 }  # fmt: skip
@@ -239,7 +246,9 @@ NEURAL |= {
     "jax.nn.glu": lambda x: jax.nn.glu(x[:4]),
     "jax.nn.softmax(axis=0, where=)": lambda x: jax.nn.softmax(table(x), 0, where=table(x) > -1),
     "jax.nn.one_hot": lambda x: jax.nn.one_hot(whole(x), 7),
-    "jax.nn.dot_product_attention": lambda x: jax.nn.dot_product_attention(*(table(x).reshape(4, 1, 5) for _ in range(3))),
+    "jax.nn.dot_product_attention": lambda x: jax.nn.dot_product_attention(
+        *(table(x).reshape(4, 1, 5) for _ in range(3))
+    ),
     "jax.scipy.special.erf, erfc": lambda x: (jax.scipy.special.erf(x), jax.scipy.special.erfc(x)),
     "jax.scipy.special.ndtr, jax.lax.erf_inv": lambda x: (jax.scipy.special.ndtr(x), lax.erf_inv(0.9 * jnp.tanh(x))),
     "jax.scipy.special.gammaln, digamma": lambda x: jax.scipy.special.gammaln(1.5 + jnp.abs(jnp.tanh(x))),
@@ -323,7 +332,9 @@ TIME: dict[str, Callable[[], Made]] = {
     "jax.vmap(jnp.interp) over the joints": lambda: at_time(
         lambda t: jax.vmap(lambda c: jnp.interp(t, 0.02 * jnp.arange(60.0), c))(CLIP.T)
     ),
-    "lax.dynamic_slice of the next 5 frames": lambda: at_time(lambda t: lax.dynamic_slice(CLIP, (_frame(t), 0), (5, 2)).ravel()),
+    "lax.dynamic_slice of the next 5 frames": lambda: at_time(
+        lambda t: lax.dynamic_slice(CLIP, (_frame(t), 0), (5, 2)).ravel()
+    ),
     "sin, cos of the phase": lambda: at_time(lambda t: jnp.stack([jnp.sin(2 * jnp.pi * t), jnp.cos(2 * jnp.pi * t)])),
 }
 

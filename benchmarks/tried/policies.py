@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+
 from tried.case import Case, Made, see
 from tried.operations import CLIP
 

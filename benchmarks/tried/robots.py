@@ -26,7 +26,9 @@ PACKAGES = {
     "gymnasium": "gymnasium",
 }
 # scenes around a robot, parts of one, hands and grippers, and what moves in a plane and has no base
-SKIPPED = re.compile(r"scene|test|gripper|sensor|/common/|hand|cube|peg|fruitfly/|drosophila|floor|arena|schema|/props/")
+SKIPPED = re.compile(
+    r"scene|test|gripper|sensor|/common/|hand|cube|peg|fruitfly/|drosophila|floor|arena|schema|/props/"
+)
 MOTORS_MIN = 6
 
 
@@ -101,9 +103,16 @@ def tables(packages: Path) -> Iterator[str]:
             yield f"| {name} | | not tried | it is not in the folder that --packages names |"
             continue
         version = next(
-            (d.version for d in importlib.metadata.distributions(path=[str(packages)]) if d.name.lower().replace("_", "-") == name), ""
+            (
+                d.version
+                for d in importlib.metadata.distributions(path=[str(packages)])
+                if d.name.lower().replace("_", "-") == name
+            ),
+            "",
         )
         for model in files(packages / folder):
             told = row(model)
-            short = "/".join(part for part in model.relative_to(packages / folder).parts if part not in ("_src", "xmls"))
+            short = "/".join(
+                part for part in model.relative_to(packages / folder).parts if part not in ("_src", "xmls")
+            )
             yield f"| {name} {version} | {short} | {told} |"
