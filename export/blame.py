@@ -23,7 +23,7 @@ _CONSTANT = "do it in training, and keep the result as a constant"
 REMEDIES: Mapping[str, str] = {
     **dict.fromkeys(
         ("lu", "custom_linear_solve", "triangular_solve", "cholesky"),
-        f"of a constant matrix {_CONSTANT}; a solution of two or three unknowns write out by Cramer's rule (jnp.cross)",
+        f"of a constant matrix {_CONSTANT}; write two or three unknowns out by Cramer's rule, with jnp.cross",
     ),
     **dict.fromkeys(("svd", "eigh", "eig", "qr", "schur"), _CONSTANT),
     **dict.fromkeys(
@@ -92,7 +92,7 @@ def _alone(eqn: Any, inputs: list[Any], free: list[int], expected: Sequence[Any]
         names = [i.name for i in model.graph.input]
         got = session(model.SerializeToString()).run(None, dict(zip(names, map(np.asarray, given), strict=True)))
     except ExportError as error:
-        return str(error).split(";")[0].removeprefix("it: ")
+        return str(error).split(";")[0].split(" ==>")[0].removeprefix("it: ")
     except Exception as error:
         return f"ONNX Runtime cannot run it ({type(error).__name__})"
     for ours, theirs in zip(got, expected, strict=True):
