@@ -302,9 +302,29 @@ def _choose(condition: Any, true: Any, false: Any) -> Any:
     return lax.bitwise_or(lax.bitwise_and(condition, true), lax.bitwise_and(lax.bitwise_not(condition), false))
 
 
+def _unusual(kind: Any) -> bool:
+    """An integer that ONNX Runtime 1.20 does not compute with, as those that jnp.searchsorted counts with."""
+    return jnp.issubdtype(kind, jnp.integer) and kind not in (jnp.int32, jnp.int64)
+
+
+def _as_int32(bind: Callable[..., Any]) -> Rule:
+    """The same operation, of int32."""
+
+    def rule(inputs: list[Any], params: dict[str, Any]) -> list[Any] | None:
+        kind = inputs[0].dtype
+        if not _unusual(kind):
+            return None
+        return [lax.convert_element_type(bind(*(lax.convert_element_type(v, jnp.int32) for v in inputs)), kind)]
+
+    return rule
+
+
 def _select_n(inputs: list[Any], params: dict[str, Any]) -> list[Any] | None:
-    """ONNX Runtime has no Where of bools."""
+    """ONNX Runtime has no Where of bools, and before 1.31 none of unsigned integers."""
     condition, *cases = inputs
+    if _unusual(cases[0].dtype):
+        whole = lax.select_n(condition, *(lax.convert_element_type(case, jnp.int32) for case in cases))
+        return [lax.convert_element_type(whole, cases[0].dtype)]
     if cases[0].dtype != bool or condition.dtype != bool or len(cases) != 2:
         return None
     condition = condition if condition.ndim else lax.broadcast(condition, cases[0].shape)
@@ -391,6 +411,12 @@ def _log_add(a: Any, b: Any) -> Any:
 _MOST = float(np.finfo(np.float32).max)
 RULES: dict[str, Rule] = {
     "select_n": _select_n,
+    "add": _as_int32(lax.add),
+    "sub": _as_int32(lax.sub),
+    "mul": _as_int32(lax.mul),
+    "div": _as_int32(lax.div),
+    "max": _as_int32(lax.max),
+    "min": _as_int32(lax.min),
     "atan2": _atan2,
     "gather": indexing.gather,
     "dynamic_slice": indexing.dynamic_slice,
