@@ -13,6 +13,8 @@ and `step`, both from the carry that the JAX form had, so that what one step add
 - elements of the carry beyond 10, counted apart as `large`: one millionth of the value, step alone. The simulation
   gives none; a raw action far out in the declared range is 20 to 40. Neighbouring float32 numbers are 4e-6 apart at
   40 and 6e-5 at 1000, so that 1e-5 cannot be held there; a millionth is 8 to 17 such neighbours.
+- an element of a step beyond its limit: how far the JAX form itself moves when each number that it is given moves to a
+  neighbour, four times over. Attention over large scores, or a division by little, makes more of a rounding than 1e-5.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ LARGE_VALUE, LARGE_LIMIT = 10.0, 1e-6
 SCAN_LIMIT = 1e-6
 SCAN_STEPS = 200
 WINDOWS = 20
+# Draws of a rounding of all that a step is given, and how many times as far as that an order of sums may take it.
+NUDGES, NUDGE, ROUNDINGS = 4, 2.0**-23, 4.0
 THREADS = (1, 2, 4)
 _LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -187,6 +191,23 @@ class Reference:
         actions, carries, begun = map(np.stack, zip(*out, strict=True))
         return Trace(actions=actions, carries=carries, before=begun)
 
+    def moved(self, inputs: Mapping[str, np.ndarray], before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How far (action, carry) of each step move when all that it is given moves to a neighbour, element by element.
+
+        Args:
+            inputs: by name, each (T, k).
+            before: the carry that each step begins with, (T, carry).
+        """
+        step = jax.jit(lambda *rows: jax.lax.map(lambda row: self._step(*row), rows))
+        given, rng = (_float32(inputs), np.asarray(before, np.float32)), np.random.default_rng(0)
+        with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):
+            truth = step(*given)
+            far = [np.zeros(np.shape(v)) for v in truth]
+            for _ in range(NUDGES):
+                other = jax.tree.map(lambda v: v * (1 + NUDGE * rng.choice(np.float32([-1, 1]), v.shape)), given)
+                far = [np.maximum(f, _apart(a, b)) for f, a, b in zip(far, step(*other), truth, strict=True)]
+        return far[0], far[1]
+
     def check(self, inputs: Mapping[str, np.ndarray], resets: np.ndarray) -> tuple[Reference, float]:
         """(what to trust, difference of the loop and the step called one by one, of the value where that is beyond 1).
 
@@ -229,6 +250,7 @@ class Difference:
         of_limit: how near: the difference as a share of its limit; 1 and less is within.
         windows: greatest carried difference of action or carry (elements up to 10) in each of 20 equal parts: how
             it grows.
+        step_limit: the widest limit of an element of a step that was needed.
     """
 
     steps: int
@@ -246,6 +268,7 @@ class Difference:
     worst_step: int
     of_limit: float
     windows: tuple[float, ...]
+    step_limit: float = ERROR_LIMIT
 
     @property
     def error(self) -> float:
@@ -255,8 +278,8 @@ class Difference:
     @property
     def limits_told(self) -> str:
         """The limits of what is carried in words, where they are not that of a single step."""
-        wider = {"action": self.action_limit, "carry": self.carry_limit}
-        return "".join(f", carried {what} {limit:.1e}" for what, limit in wider.items() if limit > ERROR_LIMIT)
+        wider = {"one step": self.step_limit, "carried action": self.action_limit, "carried carry": self.carry_limit}
+        return "".join(f", {what} {limit:.1e}" for what, limit in wider.items() if limit > ERROR_LIMIT)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -297,6 +320,7 @@ def compare(
 
     action, step_action = (greatest(_apart(t.actions, truth.actions)) for t in (carried, alone))
     apart, step_apart = (_apart(t.carries, truth.carries) for t in (carried, alone))
+    action_apart = _apart(alone.actions, truth.actions)
     carry, step_carry, large = greatest(apart, small), greatest(step_apart, small), greatest(apart, ~small)
     large_share = greatest(step_apart / np.maximum(size, LARGE_VALUE), ~small)
     found = np.stack([action, step_action, carry, step_carry, large, large_share])
@@ -304,10 +328,18 @@ def compare(
         at = int(np.argmax(~np.isfinite(found).all(axis=0)))
         raise ExportError(f"step_fn against the JAX policy: got a value that is not finite at step {at}, expected none")
     share = np.maximum(np.maximum(step_action, step_carry) / ERROR_LIMIT, large_share / LARGE_LIMIT)
+    step_limit = ERROR_LIMIT
+    if share.max() > 1.0:
+        # is it more than a rounding of what the step is given?
+        own = (np.full_like(action_apart, ERROR_LIMIT), np.where(small, ERROR_LIMIT, LARGE_LIMIT * size))
+        wide = [np.maximum(o, ROUNDINGS * m) for o, m in zip(own, reference.moved(inputs, truth.before), strict=True)]
+        pairs = list(zip((action_apart, step_apart), own, wide, strict=True))
+        share = np.maximum(*(greatest(gap / limits) for gap, _, limits in pairs))
+        step_limit = max(float(limits[gap > o].max(initial=ERROR_LIMIT)) for gap, o, limits in pairs)
     limit = action_limit = ERROR_LIMIT
     if carry_limited:
         # no step is wrong: it is what they add up to
-        if max(step_action.max(), step_carry.max()) <= ERROR_LIMIT < max(action.max(), carry.max()):
+        if share.max() <= 1.0 and max(action.max(), carry.max()) > ERROR_LIMIT:
             signs = np.random.default_rng(0).choice([-1.0, 1.0], apart.shape)
             other = reference.run(inputs, resets, signs * step_apart.max(axis=0))
             limit = max(limit, float(greatest(_apart(other.carries, truth.carries), small).max()))
@@ -330,14 +362,21 @@ def compare(
         worst_step=int(share.argmax()),
         of_limit=float(share.max()),
         windows=tuple(float(part.max()) for part in parts),
+        step_limit=step_limit,
     )
 
 
 def difference(
-    bundle: Bundle, step: Step, init_carry: Any, inputs: Mapping[str, np.ndarray], resets: np.ndarray
+    bundle: Bundle,
+    step: Step,
+    init_carry: Any,
+    inputs: Mapping[str, np.ndarray],
+    resets: np.ndarray,
+    *,
+    carry_limited: bool = True,
 ) -> Difference:
     """`compare` of a bundle and the function `step` that it was made from, with the first carry of the latter."""
-    return compare(Onnx(bundle), Reference(step, init_carry), inputs, resets)
+    return compare(Onnx(bundle), Reference(step, init_carry), inputs, resets, carry_limited=carry_limited)
 
 
 def _hash(trace: Trace) -> str:

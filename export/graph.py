@@ -21,9 +21,9 @@ SPEC_PROPERTY = EXTRA_KEY
 # What may compute an integer: an index into a table, a count. What else there is on integers, ONNX and JAX may mean
 # differently.
 _INDEX_OPS = {
-    "Abs", "Add", "ArgMax", "ArgMin", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Div", "Expand",
-    "Gather", "GatherElements", "GatherND", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Range", "ReduceMax",
-    "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Sign", "Slice", "Squeeze", "Sub", "TopK",
+    "Abs", "Add", "ArgMax", "ArgMin", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "CumSum", "Div",
+    "Expand", "Gather", "GatherElements", "GatherND", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Range",
+    "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Sign", "Slice", "Squeeze", "Sub", "TopK",
     "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 
@@ -137,7 +137,7 @@ def check_graph(model: onnx.ModelProto, what: str) -> None:
     _expect(not model.functions, f"{what}: local functions", len(model.functions), "none")
     inferred = infer(onnx.ModelProto.FromString(model.SerializeToString()))
     inexact = {TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
-    kinds = {v.name: v.type.tensor_type.elem_type for g in graphs(inferred.graph) for v in g.value_info}
+    kinds = {v.name: v.type.tensor_type.elem_type for g in graphs(inferred.graph) for v in (*g.value_info, *g.output)}
     kinds |= {i.name: i.data_type for g in graphs(inferred.graph) for i in g.initializer}
     for name, kind in kinds.items():
         if kind in inexact:

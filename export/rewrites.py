@@ -29,6 +29,7 @@ def rewrite(model: onnx.ModelProto) -> None:
         pass
     while _fold_affine(_Values(model.graph)):
         pass
+    mask_constants(model)
 
 
 def fold_choices(model: onnx.ModelProto) -> None:
@@ -74,6 +75,52 @@ def fold_constants(model: onnx.ModelProto) -> None:
             graph.initializer.append(numpy_helper.from_array(constants[name], name))
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def mask_constants(model: onnx.ModelProto) -> None:
+    """A constant with infinities or NaNs that only chooses, bounds or masks is chosen from finite ones.
+
+    As a constant no robot's runtime can tell it from damaged weights.
+    """
+    graph, made, changed = model.graph, [], {}
+    readers: dict[str, set[str]] = {}
+    for node in (n for inner in graphs(graph) for n in inner.node):
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+
+    def constant(name: str, value: object, kind: type = np.float32) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value, kind), name))
+        return name
+
+    for tensor in list(graph.initializer):
+        array = numpy_helper.to_array(tensor) if tensor.data_type == TensorProto.FLOAT else np.zeros(())
+        if np.isfinite(array).all() or (array.size == 1 and not np.isnan(array).any()):
+            continue
+        if readers.get(tensor.name, set()) - (_CHOOSING if np.isnan(array).any() else _MASKING):
+            continue
+        last = constant(f"{tensor.name}_finite", np.where(np.isfinite(array), array, 0.0))
+        for what, here in (("nan", np.isnan(array)), ("low", array == -np.inf), ("high", array == np.inf)):
+            if not here.any():
+                continue
+            value = f"{tensor.name}_{what}"
+            if what == "nan":
+                made.append(helper.make_node("Log", [constant(f"{value}_of", -1.0)], [value], name=value))
+            else:
+                constant(value, np.inf if what == "high" else -np.inf)
+            out, mask = f"{value}_chosen", constant(f"{value}_where", here, bool)
+            made.append(helper.make_node("Where", [mask, value, last], [out], name=out))
+            last = out
+        changed[tensor.name] = last
+    for inner in graphs(graph):
+        for node in inner.node:
+            node.input[:] = [changed.get(i, i) for i in node.input]
+    nodes = [*made, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+_CHOOSING = {"Where"}
+_MASKING = {*_CHOOSING, "Add", "Sub", "Max", "Min", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Clip"}
 
 
 def matvec_to_matmul(model: onnx.ModelProto) -> None:
@@ -182,9 +229,33 @@ def _affine(values: _Values, node: onnx.NodeProto) -> tuple[str, np.ndarray, np.
     return None
 
 
+# What makes a jump of a rounding, and what passes one on.
+_JUMPS = {"Floor", "Ceil", "Round", "Mod"}
+_PASSING = {
+    "Abs", "Add", "Clip", "Concat", "Div", "Expand", "Gather", "Identity", "Max", "Min", "Mul", "Neg", "Reshape",
+    "Slice", "Split", "Squeeze", "Sub", "Unsqueeze",
+}  # fmt: skip
+
+
+def _before_jumps(graph: onnx.GraphProto) -> set[str]:
+    """Values that are floored, or turned into an index: a frame of a motion must not be the next one by a rounding."""
+    found: set[str] = set()
+    for node in reversed(graph.node):
+        whole = node.op_type == "Cast" and helper.get_node_attr_value(node, "to") in _WHOLE
+        if node.op_type in _JUMPS or whole or (node.op_type in _PASSING and found & set(node.output)):
+            found.update(node.input)
+    return found
+
+
+_WHOLE = {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8}
+
+
 def _fold_affine(values: _Values) -> bool:
     """Turn one chain of three or more sums and products with constants into one product and one sum."""
+    exact = _before_jumps(values.graph)
     for last in reversed(values.graph.node):
+        if last.output[0] in exact:
+            continue
         chain, x = [], last.output[0]
         scale, offset = np.asarray(1.0), np.asarray(0.0)
         while (node := values.maker.get(x)) is not None and (found := _affine(values, node)) is not None:

@@ -13,6 +13,7 @@ import importlib.metadata
 import logging
 import pkgutil
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export import graph
 from export.errors import ExportError
 from export.function import FlatPolicy, Step, flatten
-from export.lowering import lower
+from export.lowering import LoweringError, lower, raised
 from export.rewrites import rewrite
 from robots.bundle import Bundle
 from robots.spec import PolicySpec, canonical_json, input_specs
@@ -32,7 +33,8 @@ from toolkit.errors import ToolkitError
 
 # Split has its sizes as an input from here on.
 OPSET_MIN = 13
-LOOK_STEPS, LOOK_LIMIT = 100, 1e-5
+LOOK_STEPS = 100
+LOOK_EDGES = (0.0, 0.5, -0.5, 1.0, -1.0, 1.5, -2.0, 2.5)
 
 
 def _complete(spec: PolicySpec, flat: FlatPolicy) -> PolicySpec:
@@ -78,7 +80,8 @@ def _check_step(step: Step, spec: PolicySpec) -> None:
             "add it to the spec's inputs if it is one"
         ) from error
     except Exception as error:
-        raise ExportError(f"policy function: cannot be traced: {_first_line(error)}") from error
+        hint = "; call a copy of the module in the step, nnx.clone(module)" if "trace level" in str(error) else ""
+        raise ExportError(f"policy function: cannot be traced: {_first_line(error)}{raised(error)}{hint}") from error
     expected = ((len(spec.robot.joints),), "float32")
     got = (action.shape, str(action.dtype)) if hasattr(action, "shape") else type(action).__name__
     if got != expected:
@@ -124,32 +127,38 @@ def trace(step: Step, spec: PolicySpec, *, opset: int = graph.OPSET, lowered: bo
     Raises:
         ExportError: jax2onnx cannot convert it.
     """
-    from jax2onnx import to_onnx
-
-    _load_jax2onnx()
-    names = [a.name for a in spec.inputs]
-    shapes = [a.shape for a in spec.inputs] + [(spec.carry_size,)]
-
-    def positional(*args: Any) -> tuple[Any, Any]:
-        return step(dict(zip(names, args[:-1], strict=True)), args[-1])
-
-    arguments = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
-    function = lower(positional, arguments) if lowered else positional
+    function, arguments = _positional(step, spec)
+    names = [*(a.name for a in spec.inputs), graph.CARRY]
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer
-            model = to_onnx(
-                function,
-                arguments,
-                model_name="step",
-                opset=opset,
-                input_names=[*names, graph.CARRY],
-            )
+        return _model(lower(function, arguments).function if lowered else function, arguments, opset, names)
     except ExportError:
         raise
     except Exception as error:
         raise ExportError(
             f"policy function: jax2onnx cannot convert it: {_first_line(error)}; use operations that it knows"
         ) from error
+
+
+def _positional(step: Step, spec: PolicySpec) -> tuple[Callable[..., tuple[Any, Any]], list[jax.ShapeDtypeStruct]]:
+    """The step as a function of arrays, the carry last, and their shapes."""
+    names = [a.name for a in spec.inputs]
+
+    def positional(*args: Any) -> tuple[Any, Any]:
+        return step(dict(zip(names, args[:-1], strict=True)), args[-1])
+
+    shapes = [*(a.shape for a in spec.inputs), (spec.carry_size,)]
+    return positional, [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+
+
+def _model(
+    function: Callable[..., Any], arguments: Sequence[Any], opset: int, names: list[str] | None = None
+) -> onnx.ModelProto:
+    """Any function of arrays as jax2onnx makes it."""
+    from jax2onnx import to_onnx
+
+    _load_jax2onnx()
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer
+        model = to_onnx(function, list(arguments), model_name="step", opset=opset, input_names=names)
     assert isinstance(model, onnx.ModelProto)
     model.ir_version = graph.IR_VERSION if opset <= graph.OPSET else graph.IR_MAX
     return model
@@ -228,17 +237,56 @@ def convert(step: Step, init_carry: Any, spec: PolicySpec, *, opset: int = graph
 
 
 def _either(flat: FlatPolicy, spec: PolicySpec, opset: int) -> Bundle:
-    """By jax2onnx's own forms of layers, else by JAX's primitives; the second word is the one that tells why not."""
-    for lowered in (False, True):
-        try:
-            bundle = _convert(flat, spec, opset, lowered)
+    """By jax2onnx's own forms of layers where there is nothing to go around, else by JAX's primitives.
+
+    Its own forms make smaller graphs. Some are wrong, which the short check tells.
+    """
+    if not lower(*_positional(flat.step, spec)).around:
+        with contextlib.suppress(Exception):
+            bundle = _convert(flat, spec, opset, False)
             _look(bundle, flat)
-        except Exception:
-            if lowered:
-                raise
-        else:
             return bundle
-    raise AssertionError
+    try:
+        bundle = _convert(flat, spec, opset, True)
+        _look(bundle, flat)
+        return bundle
+    except LoweringError:
+        raise
+    except ExportError as error:
+        found = ""
+        with contextlib.suppress(Exception):  # it goes through JAX's own traces
+            found = _culprit(flat, spec, opset)
+        if not found:
+            raise
+        raise ExportError(f"policy function: {found}") from error
+
+
+def _culprit(flat: FlatPolicy, spec: PolicySpec, opset: int) -> str:
+    """The operation at fault in words; empty where none is found."""
+    from export.blame import culprit
+
+    function, shapes = _positional(flat.step, spec)
+    lowered = lower(function, shapes).function
+    rows = _rows(spec)
+    for t in range(0, len(next(iter(rows.values()))), 10):
+        given = [*(rows[a.name][t] for a in spec.inputs), flat.carry]
+        found = culprit(lowered, given, lambda inner, arguments: _model(inner, arguments, opset))
+        if found:
+            return found
+    return ""
+
+
+def _rows(spec: PolicySpec) -> dict[str, np.ndarray]:
+    """Inputs of the short check: drawn ones, then such as operations differ at: zeros, halves, ones, ties."""
+    from export.compare import drawn
+
+    # a third of the declared range: near its ends values reach hundreds, where 1e-5 is a rounding error
+    rows = {k: np.float32(0.3) * v for k, v in drawn(spec.inputs, LOOK_STEPS, np.random.default_rng(0)).items()}
+    for array in spec.inputs:
+        low, high = (np.broadcast_to(v, array.shape) for v in (array.low, array.high))
+        edges = [np.clip(np.full(array.shape, edge), low, high) for edge in LOOK_EDGES]
+        rows[array.name] = np.concatenate([rows[array.name], edges]).astype(np.float32)
+    return rows or {"time": np.zeros((LOOK_STEPS, 1), np.float32)}
 
 
 def _look(bundle: Bundle, flat: FlatPolicy) -> None:
@@ -249,7 +297,7 @@ def _look(bundle: Bundle, flat: FlatPolicy) -> None:
     """
     from deploy.bundle.session import OnnxPolicy
     from deploy.errors import PolicyError
-    from export.compare import difference, drawn
+    from export.compare import difference
 
     assert bundle.spec is not None
     try:
@@ -260,17 +308,15 @@ def _look(bundle: Bundle, flat: FlatPolicy) -> None:
             f"policy function: its graph is not one that ksim run takes: {reason}; write it with other operations "
             "(a Python loop in place of jax.lax.scan, no random numbers, finite weights)"
         ) from error
-    rng = np.random.default_rng(0)
-    # a third of the declared range: near its ends values reach hundreds, where 1e-5 is a rounding error
-    inputs = {k: np.float32(0.3) * v for k, v in drawn(bundle.spec.inputs, LOOK_STEPS, rng).items()}
-    if not inputs:
-        inputs = {"time": np.zeros((LOOK_STEPS, 1), np.float32)}
-    found = difference(bundle, flat.step, flat.carry, inputs, rng.random(LOOK_STEPS) < 0.1)
-    error = max(found.step_action_error, found.step_carry_error)
-    if not error <= LOOK_LIMIT:
+    inputs = _rows(bundle.spec)
+    steps = len(next(iter(inputs.values())))
+    resets = np.random.default_rng(1).random(steps) < 0.1
+    found = difference(bundle, flat.step, flat.carry, inputs, resets, carry_limited=False)
+    if not found.of_limit <= 1.0:
         raise ExportError(
-            f"policy function: ONNX Runtime and JAX differ by {error:.3g} in a step of drawn inputs, expected at most "
-            f"{LOOK_LIMIT:g}: an operation means something else in ONNX, or loses digits; write it another way"
+            f"policy function: ONNX Runtime and JAX differ by {found.error:.3g} in a step of drawn inputs, expected at "
+            f"most {found.step_limit:g}: an operation means something else in ONNX, or loses digits; write it another "
+            "way"
         )
 
 

@@ -39,8 +39,11 @@ def find_or_add_floor(mjspec: mujoco.MjSpec, root: mujoco.MjsBody) -> tuple[str,
             width=64,
             height=384,
         )
+    # a file may have a texture or a material of that name and no floor
+    taken = {each.name for each in (*mjspec.textures, *mjspec.materials)}
+    look = next(name for name in ("floor", "added_floor", "ksim2real_floor") if name not in taken)
     mjspec.add_texture(
-        name="floor",
+        name=look,
         type=mujoco.mjtTexture.mjTEXTURE_2D,
         builtin=builtin.mjBUILTIN_CHECKER,
         mark=mujoco.mjtMark.mjMARK_EDGE,
@@ -50,8 +53,8 @@ def find_or_add_floor(mjspec: mujoco.MjSpec, root: mujoco.MjsBody) -> tuple[str,
         width=128,
         height=128,
     )
-    material = mjspec.add_material(name="floor", texrepeat=[1, 1], texuniform=True, reflectance=0.05)
-    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "floor"
+    material = mjspec.add_material(name=look, texrepeat=[1, 1], texuniform=True, reflectance=0.05)
+    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = look
     # Only the light from straight above casts shadows, slanted ones speckle the floor; both follow the robot.
     for direction, brightness, shadow in (([0, 0, -1], 0.35, True), ([-0.65, 0.4, -0.65], 0.45, False)):
         root.add_light(
@@ -68,7 +71,7 @@ def find_or_add_floor(mjspec: mujoco.MjSpec, root: mujoco.MjsBody) -> tuple[str,
         name="floor",
         type=mujoco.mjtGeom.mjGEOM_PLANE,
         size=[0, 0, 0.05],
-        material="floor",
+        material=look,
         rgba=[0.5, 0.5, 0.5, 1],
         group=0,
         contype=1,

@@ -150,7 +150,7 @@ BROKEN = {
     "a weight that is not finite": (lambda i, c: (i["joint_angles"] * jnp.full(N, jnp.nan), c + 0.0), "not finite"),
     "a rounding mode that ONNX has not": (
         lambda i, c: (jax.lax.round(0 * i["joint_angles"] + 2.5, jax.lax.RoundingMethod.AWAY_FROM_ZERO), c + 0.0),
-        "differ by 1 in a step",
+        r"round: gives .* in ONNX and .* in JAX \(test_convert.py:\d+: ",
     ),
     "a carry whose keys have no order": (None, "cannot be converted: ValueError"),
 }
@@ -227,14 +227,14 @@ def test_half_precision_on_the_data_path_is_refused(trained):
     def step(i, c):
         return i["joint_angles"].astype(jnp.float16).astype(jnp.float32), c
 
-    refused(r"got FLOAT16, expected float32", step, trained)
+    refused(r"float16 in convert_element_type; .*float32.* \(test_convert.py:\d+: return i", step, trained)
 
 
 def test_bits_of_integers_on_the_data_path_are_refused(trained):
     def step(i, c):
         return (i["joint_angles"].astype(jnp.uint32) << 1).astype(jnp.float32), c
 
-    refused(r"got integer arithmetic, expected float32", step, trained)
+    refused(r"take bits of an integer apart by // and %", step, trained)
 
 
 def test_a_graph_beyond_the_runtime_of_k_scale_is_refused(bundle, damage):

@@ -116,3 +116,43 @@ def test_a_chain_is_cut_where_something_else_reads_its_value():
     nodes = chain(("Mul", "_", "m"), ("Add", "_", "c"), ("Mul", "_", "m"), ("Add", "_", "c"))
     got = rewritten(model(nodes, {"x": 2}, {"y": 2, "v1": 2}, {"m": [3, 5], "c": [1.0]}))
     assert run(got, x=[1, 1]) == [[13.0, 31.0], [4.0, 6.0]]
+
+
+def test_a_chain_that_is_floored_stays_exact():
+    steps = (("Mul", "_", "m"), ("Add", "_", "c"), ("Mul", "_", "m"))
+    floored = [*chain(*steps), helper.make_node("Floor", ["y"], ["frame"]), helper.make_node("Neg", ["y"], ["z"])]
+    got = rewritten(model(floored, {"x": 1}, {"frame": 1, "z": 1}, {"m": [0.1], "c": [0.3]}))
+    assert operators(got) == {"Add": 1, "Floor": 1, "Mul": 2, "Neg": 1}
+    whole = [*chain(*steps[:2], ("Div", "_", "m")), helper.make_node("Cast", ["y"], ["k"], to=onnx.TensorProto.INT32)]
+    whole.append(helper.make_node("Cast", ["k"], ["frame"], to=onnx.TensorProto.FLOAT))
+    got = rewritten(model(whole, {"x": 1}, {"frame": 1}, {"m": [0.1], "c": [0.3]}))
+    assert operators(got) == {"Add": 1, "Cast": 2, "Div": 1, "Mul": 1}
+    assert run(got, x=[7]) == [[10.0]]  # (0.7 + 0.3) / 0.1
+
+
+def bad(got: onnx.ModelProto) -> list[str]:
+    """Constants that hold more than one infinity, or a NaN."""
+    arrays = {i.name: numpy_helper.to_array(i) for i in got.graph.initializer}
+    return [k for k, v in arrays.items() if v.dtype == np.float32 and not np.isfinite(v).all() and (v.size, 0) > (1, 0)]
+
+
+def test_a_mask_of_infinities_is_chosen_from_one():
+    mask = np.array([0.0, -np.inf, np.inf])
+    got = rewritten(model([helper.make_node("Add", ["x", "mask"], ["y"])], {"x": 3}, {"y": 3}, {"mask": mask}))
+    assert bad(got) == []
+    assert run(got, x=[1, 2, 3]) == [[1.0, -np.inf, np.inf]]
+
+
+def test_a_nan_that_a_choice_may_give_is_computed():
+    nodes = [helper.make_node("Less", ["x", "zero"], ["c"]), helper.make_node("Where", ["c", "nan", "x"], ["y"])]
+    got = rewritten(model(nodes, {"x": 2}, {"y": 2}, {"zero": [0.0], "nan": [np.nan, np.nan]}))
+    assert not any(np.isnan(numpy_helper.to_array(i)).any() for i in got.graph.initializer if i.data_type == 1)
+    (out,) = run(got, x=[1, -1])
+    assert out[0] == 1.0 and np.isnan(out[1])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_stay_what_they_are(value):
+    weights = np.array([[1.0, value], [0.0, 2.0]])
+    got = rewritten(model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": 2}, {"y": 2}, {"w": weights}))
+    assert bad(got) == ["w"]
