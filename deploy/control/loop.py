@@ -573,6 +573,7 @@ class ControlLoop:
             command_round_trip_s=took,
             inputs={},
             action=None,
+            target=None,
             sent=target.rad,
             stale=not fresh,
         )

@@ -352,7 +352,7 @@ def _rows(values: Sequence[Sequence[float | None] | None], width: int, dtype: An
     out = np.full((len(values), width), np.nan, dtype=dtype)
     for row, numbers in enumerate(values):
         if numbers is not None and len(numbers) == width:
-            out[row] = [np.nan if v is None else v for v in numbers]
+            out[row] = numbers
     return out
 
 

@@ -50,7 +50,7 @@ class Record(Measured, Generic[Number]):
     state_round_trip_s: Annotated[Number, Column("s", "")]
     command_round_trip_s: Annotated[Number, Column("s", "")]
     action: Annotated[np.ndarray | None, Column("rad")]
-    target: Annotated[np.ndarray | None, Column("rad")] = None
+    target: Annotated[np.ndarray | None, Column("rad")]
     sent: Annotated[np.ndarray, Column("rad")]
 
 

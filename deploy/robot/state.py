@@ -48,7 +48,7 @@ class Measured:
     joint_position: Annotated[np.ndarray, Column("rad")]
     joint_velocity: Annotated[np.ndarray, Column("rad/s")]
     joint_torque: Annotated[np.ndarray, Column("N m")]
-    joint_temperature: Annotated[np.ndarray | None, Column("C")] = None
+    joint_temperature: Annotated[np.ndarray | None, Column("C")]
     quat_wxyz: Annotated[np.ndarray, Column("", "wxyz")]
     gyro_b: Annotated[np.ndarray, Column("rad/s", "xyz")]
     accel_b: Annotated[np.ndarray, Column("m/s^2", "xyz")]
@@ -70,6 +70,7 @@ class RobotState(Measured):
 
     time_s: float
     round_trip_s: float
+    joint_temperature: np.ndarray | None = None
 
     @property
     def projected_gravity(self) -> np.ndarray:
