@@ -138,10 +138,13 @@ def hour(folder: Path, log: RunLog, ticks: list[Tick], count: int) -> list[str]:
     rows.append(
         f"\n{count} ticks took {took:.0f} s. The closed file has {size / 1e6:.0f} MB, {size / count:.0f} bytes a tick."
     )
-    began = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "deploy.log.tools", "info", str(path)], check=True, stdout=subprocess.DEVNULL)
-    took, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
-    rows.append(f"`ksim log info` took {took:.0f} s for it, and {peak:.0f} MB of memory at most.")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    rows.append(
+        f"`ksim log info` took {took:.0f} s of a processor, and {after.ru_maxrss / 1e3:.0f} MB of memory at most."
+    )
     return rows
 
 
