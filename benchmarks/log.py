@@ -28,7 +28,7 @@ import numpy as np
 
 from deploy.control.run import RunOptions, run
 from deploy.log.recorder import Recorder, RunLog, Tick, read_log
-from deploy.log.tick import BODY, JOINTS, TIMES, pack, unpack
+from deploy.log.tick import TIMES, VECTORS, Packer
 from deploy.log.writer import LogFile
 from deploy.twin.server import spawn_twin
 from toolkit.files import shipped_policy
@@ -52,7 +52,7 @@ def ticks_of(log: RunLog) -> list[Tick]:
     out = []
     for k in np.flatnonzero(log.run):
         values = {name: float(getattr(log, name)[k]) for name in TIMES}
-        values |= {name: getattr(log, name)[k] for name in (*JOINTS, *BODY)}
+        values |= {name: getattr(log, name)[k] for name in VECTORS}
         stages = {name: float(taken[k]) for name, taken in log.stages_ms.items()}
         inputs = {name: array[k] for name, array in log.inputs.items()}
         values |= {"inputs": inputs, "stages_ms": stages, "safety": log.safety[k], "phase": "run", "tick": 0}
@@ -95,8 +95,10 @@ def costs(folder: Path, log: RunLog, ticks: list[Tick], seconds: float) -> list[
     count, bundle = round(seconds / PERIOD_S), POLICY.read_bytes()
     file = LogFile(folder / "in.mcap", epoch_ns=time.time_ns(), head={"spec": log.spec.to_json()}, bundle=bundle)
 
+    pack = Packer(array.name for array in log.spec.inputs).pack
+
     def at_once(tick: Tick) -> None:
-        file.tick(unpack(pack(tick)))
+        file.tick(pack(tick))
         file.flush()
 
     rows = [row("in the loop", paced(at_once, ticks, count, lambda k: None))]
@@ -132,11 +134,17 @@ def hour(folder: Path, log: RunLog, ticks: list[Tick], count: int) -> list[str]:
             recorder.tick(at(ticks[k % len(ticks)], k))
     recorder.close({"ended": "completed"})
     took = time.monotonic() - began
-    rows.append(f"\n{count} ticks took {took:.0f} s. The closed file has {path.stat().st_size / 1e6:.0f} MB.")
-    began = time.monotonic()
+    size = path.stat().st_size
+    rows.append(
+        f"\n{count} ticks took {took:.0f} s. The closed file has {size / 1e6:.0f} MB, {size / count:.0f} bytes a tick."
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "deploy.log.tools", "info", str(path)], check=True, stdout=subprocess.DEVNULL)
-    took, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
-    rows.append(f"`ksim log info` took {took:.0f} s for it, and {peak:.0f} MB of memory at most.")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    rows.append(
+        f"`ksim log info` took {took:.0f} s of a processor, and {after.ru_maxrss / 1e3:.0f} MB of memory at most."
+    )
     return rows
 
 

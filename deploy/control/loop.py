@@ -42,7 +42,7 @@ from deploy.robot.faults import Fault, FaultKind, text_of
 from deploy.robot.gyro import GyroCheck
 from deploy.robot.interface import Robot
 from deploy.robot.safety import Limits, SafeTarget, check_action, damp, hold, limit, nominal, off
-from deploy.robot.state import RobotState
+from deploy.robot.state import MEASURED, RobotState
 from deploy.view.run import RunView
 from robots.spec import PolicySpec
 
@@ -445,7 +445,7 @@ class ControlLoop:
                     action=action,
                     target=target,
                     sent=safe.rad,
-                    safety=tuple(str(clamp) for clamp in safe.clamps),
+                    safety=safe.clamps,
                     stale=stale,
                     stages_ms={name: 1e3 * taken for name, taken in stages.items()},
                 )
@@ -530,8 +530,7 @@ class ControlLoop:
 
     @staticmethod
     def _record(state: RobotState, **values: Any) -> Tick:
-        names = ("joint_position", "joint_velocity", "joint_torque", "quat_wxyz", "gyro_b", "accel_b")
-        return Tick(**values, **{name: getattr(state, name) for name in names})
+        return Tick(**values, **{name: getattr(state, name) for name in MEASURED})
 
     async def finish(self) -> bool:
         """Leave the robot as the machine says: damped (no stiffness, nominal damping), off, or held.
@@ -590,6 +589,7 @@ class ControlLoop:
             command_round_trip_s=took,
             inputs={},
             action=None,
+            target=None,
             sent=target.rad,
             stale=not fresh,
         )

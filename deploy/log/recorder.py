@@ -22,15 +22,18 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from mcap.exceptions import McapError
-from mcap.records import Attachment, Channel, Footer, Message, Metadata
+from mcap.records import Attachment, Channel, Footer, Message, Metadata, Schema
 from mcap.stream_reader import CRCValidationError, StreamReader
 from zstandard import ZstdError
 
 from deploy.child import start_child
 from deploy.errors import LogError
-from deploy.log.tick import BODY, JOINTS, PHASES, TIMES, Tick, pack
+from deploy.log.tick import COLUMNS, PHASES, TIMES, VECTORS, Packer, Record, Tick, reader_of
 from deploy.log.writer import BUNDLE_NAME, CLOSE, EVENT, FORMAT, FRAME, HEAD, OPEN, TICK
+from deploy.robot.faults import Clamp, ClampKind
+from deploy.robot.state import JOINTS
 from robots.bundle import Bundle, read_bundle
 from robots.errors import BundleError, SpecError
 from robots.spec import PolicySpec
@@ -42,6 +45,7 @@ READY_S, HELD_S, CLOSE_S = 20.0, 10.0, 10.0
 HELD_MAX, AT_ONCE = 20_000, 32
 # What the system holds between the two [bytes]: about a second of a K-Bot's ticks. All else waits in this process.
 BUFFER = 1 << 16
+TOPICS = ("/tick", "/event")
 # Ticks that are read at a time.
 PART = 1000
 # What reading a file that breaks off, or that is none of ours, may raise.
@@ -97,6 +101,7 @@ class Recorder:
         self._link.setblocking(False)
         self._waiting: deque[tuple[float, bytes]] = deque()
         self._heard = b""
+        self._pack = Packer(array.name for array in spec.inputs).pack
         self._ticks = self._written = 0
         self._open = self._closed = self._finished = self._lost = False
         self._failure = ""
@@ -190,7 +195,7 @@ class Recorder:
             LogError: the log cannot be written any more; this tick may be missing.
         """
         self._ticks += 1
-        self._put(TICK, pack(tick))
+        self._put(TICK, self._pack(tick))
         self._listen()
         if self._patient and self._waiting:
             self._wait(lambda: not self._waiting, HELD_S)
@@ -237,8 +242,10 @@ class Recorder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunLog:
+class RunLog(Record[np.ndarray]):
     """A log in memory; arrays have one row a tick, NaN where there was no value.
+
+    What a Tick has in vectors is (T, joints) or (T, parts) here, what it has in times is (T,).
 
     Attributes:
         path: the file.
@@ -246,19 +253,13 @@ class RunLog:
         result: the run's own closing figures; None when it did not end in order.
         spec: what the policy and the robot are.
         bundle: the policy that ran; None when the file does not hold it.
-        tick: number of the tick on the grid of deadlines, over all phases, int64 (T,).
-        phase: (T,) of those of a Tick.
-        scheduled_s, start_s, state_s, command_s, state_round_trip_s, command_round_trip_s: float64 (T,) [s].
+        tick: as of a Tick, int64 (T,).
+        phase: as of a Tick, (T,).
         inputs: what the policy was given, by .kinfer name, float32 (T, k); NaN outside "run".
-        action: the policy's output, float64 (T, joints) [rad]; exact float32 values.
-        target: what was wanted before safety, (T, joints) [rad]; NaN in older logs.
-        sent: target after safety, (T, joints) [rad].
-        joint_position, joint_velocity, joint_torque: measured, (T, joints) [rad, rad/s, N m].
-        quat_wxyz: (T, 4).
-        gyro_b: (T, 3) [rad/s].
-        accel_b: (T, 3) [m/s^2].
-        safety: what was clamped at each tick.
+        safety: what was changed at each tick.
         stale: bool (T,).
+        ages_s: time since the values of each channel last changed, and since the answer ("call"), by name, (T,) each
+            [s]; empty in logs of format 1.
         stages_ms: time that each stage of the tick took, by its name, (T,) each [ms]; empty in older logs.
         events: dicts with t_s, kind, message.
         complete: the run ended in order, and the file is whole.
@@ -271,24 +272,13 @@ class RunLog:
     bundle: Bundle | None
     tick: np.ndarray
     phase: list[str]
-    scheduled_s: np.ndarray
-    start_s: np.ndarray
-    state_s: np.ndarray
-    command_s: np.ndarray
-    state_round_trip_s: np.ndarray
-    command_round_trip_s: np.ndarray
     inputs: dict[str, np.ndarray]
     action: np.ndarray
     target: np.ndarray
-    sent: np.ndarray
-    joint_position: np.ndarray
-    joint_velocity: np.ndarray
-    joint_torque: np.ndarray
-    quat_wxyz: np.ndarray
-    gyro_b: np.ndarray
-    accel_b: np.ndarray
-    safety: list[tuple[str, ...]]
+    joint_temperature: np.ndarray
+    safety: list[tuple[Clamp, ...]]
     stale: np.ndarray
+    ages_s: dict[str, np.ndarray]
     stages_ms: dict[str, np.ndarray]
     events: list[dict[str, Any]] = field(default_factory=list)
     complete: bool = False
@@ -315,21 +305,27 @@ class _Raw:
 
 def _ticks(path: Path, raw: _Raw) -> Iterator[dict[str, Any]]:
     """Every whole tick up to the end, or up to where the file breaks off; what else there is goes into `raw`."""
-    topics: dict[int, str] = {}
+    schemas: dict[int, Schema] = {}
+    channels: dict[int, tuple[str, Callable[[bytes], dict[str, Any]]]] = {}
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
             for record in StreamReader(file, validate_crcs=True, record_size_limit=max(size, 1)).records:
-                if isinstance(record, Channel):
-                    topics[record.id] = record.topic
+                if isinstance(record, Schema):
+                    schemas[record.id] = record
+                elif isinstance(record, Channel) and record.topic in TOPICS:
+                    schema = schemas[record.schema_id]
+                    channels[record.id] = record.topic, reader_of(record.message_encoding, schema.name, schema.data)
                 elif isinstance(record, Metadata):
                     raw.metadata[record.name] = record.metadata
                 elif isinstance(record, Attachment) and record.name == BUNDLE_NAME:
                     raw.bundle = record.data
-                elif isinstance(record, Message) and topics.get(record.channel_id) == "/tick":
-                    yield json.loads(record.data)
-                elif isinstance(record, Message) and topics.get(record.channel_id) == "/event":
-                    raw.events.append(json.loads(record.data))
+                elif isinstance(record, Message) and record.channel_id in channels:
+                    topic, read = channels[record.channel_id]
+                    if topic == "/event":
+                        raw.events.append(read(record.data))
+                    else:
+                        yield read(record.data)
                 elif isinstance(record, Footer):
                     raw.footer = True
     except BROKEN as error:
@@ -360,7 +356,7 @@ def _rows(values: Sequence[Sequence[float | None] | None], width: int, dtype: An
     out = np.full((len(values), width), np.nan, dtype=dtype)
     for row, numbers in enumerate(values):
         if numbers is not None and len(numbers) == width:
-            out[row] = [np.nan if v is None else v for v in numbers]
+            out[row] = numbers
     return out
 
 
@@ -371,20 +367,24 @@ def _named(ticks: list[dict[str, Any]], key: str) -> dict[str, np.ndarray]:
     return {name: _rows([found.get(name) for found in objects], width) for name, width in widths.items()}
 
 
+def _clamp(value: Any) -> Clamp:
+    joint, kind = (value["joint"], value["kind"]) if isinstance(value, dict) else value.rsplit(": ", 1)
+    return Clamp(joint, ClampKind(kind))
+
+
 def _columns(ticks: list[dict[str, Any]], joints: int) -> dict[str, Any]:
     """Some ticks as columns."""
+    widths = {column.parts: len(column.parts) for column in COLUMNS.values()} | {JOINTS: joints}
     if any(t["phase"] not in PHASES for t in ticks):
         raise ValueError(f"a phase other than {', '.join(PHASES)}")
     return {
         "tick": np.array([t["tick"] for t in ticks], dtype=np.int64),
         "phase": [t["phase"] for t in ticks],
         **{name: _rows([[t.get(name)] for t in ticks], 1)[:, 0] for name in TIMES},
-        "inputs": _named(ticks, "inputs"),
-        **{name: _rows([t.get(name) for t in ticks], joints) for name in JOINTS},
-        **{name: _rows([t.get(name) for t in ticks], width) for name, width in BODY.items()},
-        "safety": [tuple(str(reason) for reason in t.get("safety", ())) for t in ticks],
+        **{name: _rows([t.get(name) for t in ticks], widths[COLUMNS[name].parts]) for name in VECTORS},
+        "safety": [tuple(map(_clamp, t.get("safety", ()))) for t in ticks],
         "stale": np.array([bool(t.get("stale")) for t in ticks], dtype=bool),
-        "stages_ms": _named(ticks, "stages_ms"),
+        **{name: _named(ticks, name) for name in ("inputs", "ages_s", "stages_ms")},
     }
 
 
@@ -413,9 +413,10 @@ def _head(path: Path, raw: _Raw) -> tuple[dict[str, Any], PolicySpec]:
         raise LogError(f"{path}: no metadata record 'run'; expected a log of ksim run")
     try:
         metadata = {k: json.loads(v) for k, v in raw.metadata["run"].items()}
-        if metadata.get("format") != FORMAT:
+        if metadata.get("format") not in range(1, FORMAT + 1):
             raise LogError(
-                f"{path}: log format {metadata.get('format')!r}, expected {FORMAT}; read it with the release it is from"
+                f"{path}: log format {metadata.get('format')!r}, expected up to {FORMAT}; "
+                "read it with the release it is from"
             )
         return metadata, PolicySpec.from_json(metadata.pop("spec"))
     except (ValueError, SpecError) as error:
@@ -442,11 +443,12 @@ def read_log(path: str | Path) -> RunLog:
         metadata, spec = _head(path, raw)
         parts.append(_columns(some, len(spec.robot.joints)))
         columns = {name: _joined(parts, name) for name in parts[0]}
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+    except (DecodeError, KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
         reason = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
         raise LogError(f"{path}: its ticks are not those of ksim run ({reason}); record the run again") from error
     columns["inputs"] = {name: values.astype(np.float32) for name, values in columns["inputs"].items()}
-    columns["stages_ms"] = {name: values[:, 0] for name, values in columns["stages_ms"].items()}
+    for key in ("ages_s", "stages_ms"):
+        columns[key] = {name: values[:, 0] for name, values in columns[key].items()}
     try:
         result = {k: json.loads(v) for k, v in raw.metadata["result"].items()} if "result" in raw.metadata else None
     except ValueError as error:

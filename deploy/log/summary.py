@@ -61,9 +61,8 @@ def summary(log: RunLog) -> Summary:
     joints, kinds = Counter[str](), Counter[str]()
     for reasons in log.safety:
         for reason in reasons:
-            joint, _, kind = reason.rpartition(": ")
-            joints[joint] += 1
-            kinds[kind] += 1
+            joints[reason.joint] += 1
+            kinds[reason.kind.value] += 1
     result = log.result or {}
     loop = np.array([phase != "damp" for phase in log.phase], dtype=bool)
     return Summary(

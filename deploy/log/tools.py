@@ -20,14 +20,14 @@ from mcap.writer import Writer
 from deploy.errors import LogError, OptionError
 from deploy.log.recorder import BROKEN, RunLog, read_log
 from deploy.log.summary import Summary, facts, facts_as_text, summary
-from deploy.log.tick import BODY, JOINTS, TIMES
+from deploy.log.tick import COLUMNS, TIMES, VECTORS
+from deploy.robot.state import JOINTS
 from toolkit.cli import Option, options, parser, run_verb
 from toolkit.errors import SettingsError
 from toolkit.files import atomic_path
 from toolkit.settings import Settings
 
 LAYOUT = Path(__file__).parent / "foxglove_layout.json"
-_UNITS = {"joint_velocity": "rad/s", "joint_torque": "N m", "gyro_b": "rad/s", "accel_b": "m/s^2", "quat_wxyz": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,20 +132,19 @@ def columns(log: RunLog) -> Iterator[tuple[str, list[Any]]]:
         yield f"{name.removesuffix('_s')} [s]", numbers(getattr(log, name))
     for name, values in log.stages_ms.items():
         yield f"stage {name} [ms]", numbers(values)
-    joints = log.spec.robot.joint_names
-    for name in JOINTS:
-        for joint, values in zip(joints, getattr(log, name).T, strict=True):
-            yield f"{name} {joint} [{_UNITS.get(name, 'rad')}]", numbers(values)
-    for name, size in BODY.items():
-        unit = f" [{_UNITS[name]}]" if _UNITS[name] else ""
-        for axis, values in zip("wxyz"[-size:], getattr(log, name).T, strict=True):
-            yield f"{name.removesuffix('_wxyz')} {axis}{unit}", numbers(values)
+    for name, values in log.ages_s.items():
+        yield f"age {name} [s]", numbers(values)
+    for name in VECTORS:
+        unit = f" [{COLUMNS[name].unit}]" if COLUMNS[name].unit else ""
+        parts = log.spec.robot.joint_names if COLUMNS[name].parts == JOINTS else COLUMNS[name].parts
+        for part, values in zip(parts, getattr(log, name).T, strict=True):
+            yield f"{name.removesuffix('_wxyz')} {part}{unit}", numbers(values)
     sizes = {array.name: array for array in log.spec.inputs}
     for name, values in log.inputs.items():
         unit = f" [{sizes[name].unit}]" if name in sizes and sizes[name].unit else ""
         for k, column in enumerate(values.T):
             yield f"input {name} {k}{unit}", numbers(column)
-    yield "safety", ["; ".join(reasons) for reasons in log.safety]
+    yield "safety", ["; ".join(map(str, reasons)) for reasons in log.safety]
     yield "stale", [int(stale) for stale in log.stale]
 
 
@@ -166,11 +165,12 @@ def to_npz(argv: list[str]) -> int:
     args = options(OutOptions, argv, "ksim log npz", "Arrays for numpy.", "ksim log npz run.mcap -o run.npz")
     _other(args.log, args.out)
     log = read_log(args.log)
-    arrays: dict[str, Any] = {name: getattr(log, name) for name in ("tick", *TIMES, *JOINTS, *BODY, "stale")}
+    arrays: dict[str, Any] = {name: getattr(log, name) for name in ("tick", *COLUMNS, "stale")}
     arrays |= {f"input.{name}": values for name, values in log.inputs.items()}
-    arrays |= {f"stages_ms.{name}": values for name, values in log.stages_ms.items()}
+    for key in ("ages_s", "stages_ms"):
+        arrays |= {f"{key}.{name}": values for name, values in getattr(log, key).items()}
     # text as numpy's own fixed width, which needs no pickle
-    texts = {"phase": log.phase, "safety": ["; ".join(reasons) for reasons in log.safety]}
+    texts = {"phase": log.phase, "safety": ["; ".join(map(str, reasons)) for reasons in log.safety]}
     texts |= {"joint_names": log.spec.robot.joint_names, "events": [json.dumps(event) for event in log.events]}
     texts |= {"metadata": json.dumps(log.metadata), "result": json.dumps(log.result)}
     texts |= {"spec": json.dumps(log.spec.to_json())}

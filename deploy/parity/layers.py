@@ -22,6 +22,7 @@ from deploy.log.recorder import RunLog, read_log
 from deploy.log.timing import LoopTiming
 from deploy.parity.motion import Replay, WindowedSimulation, arrived_at_s, measured_at_s
 from deploy.parity.page import write_html
+from deploy.robot.faults import ClampKind
 from deploy.twin.reality import Commands, Reality, Sensors, load_reality
 from robots.errors import RobotLoadError
 from robots.load import load_robot
@@ -291,18 +292,17 @@ def loop_timing(log: RunLog) -> dict[str, Any]:
 
 
 def safety_counts(log: RunLog) -> dict[str, Any]:
-    """How many ticks of the run had each kind of intervention; reasons read "joint: what"."""
+    """How many ticks of the run had each kind of intervention."""
     kinds: dict[str, int] = {}
     joints: dict[str, int] = {}
     rows = np.flatnonzero(log.run)
     for row in rows:
         for reason in log.safety[row]:
-            joint, _, what = reason.rpartition(": ")
-            kinds[what] = kinds.get(what, 0) + 1
-            joints[joint] = joints.get(joint, 0) + 1
+            kinds[reason.kind.value] = kinds.get(reason.kind.value, 0) + 1
+            joints[reason.joint] = joints.get(reason.joint, 0) + 1
     changed = np.abs(log.sent[rows] - log.action[rows])
     # bounding the torque asked for leaves the torque given as it is: the motor has the same limit
-    others = [any(not reason.endswith(": torque") for reason in log.safety[row]) for row in rows]
+    others = [any(reason.kind is not ClampKind.TORQUE for reason in log.safety[row]) for row in rows]
     return {
         "ticks_with_intervention": sum(bool(log.safety[row]) for row in rows),
         "ticks_with_other_than_torque": sum(others),

@@ -17,10 +17,11 @@ from mcap.reader import make_reader
 from deploy.errors import LogError
 from deploy.log.recorder import read_log
 from deploy.log.summary import summary
+from deploy.log.tick import message_of
 from deploy.log.tools import LAYOUT, main
 from robots.load import load_robot
 from tests.deploy.test_log_writer import writer_of
-from tests.deploy.test_recorder import log_file, pack, record, tick, unpack
+from tests.deploy.test_recorder import log_file, record, tick
 from toolkit.files import shipped_policy
 
 
@@ -70,20 +71,23 @@ def test_a_table_has_every_number_to_the_bit_under_its_name_and_unit(log, tmp_pa
     for k, row in enumerate(rows):
         assert float(row["start [s]"]) == read.start_s[k] and int(row["tick"]) == read.tick[k]
         assert float(row["joint_velocity knee [rad/s]"]) == read.joint_velocity[k, 1]
+        assert float(row["joint_temperature ankle [C]"]) == 50.0 + int(row["tick"])
         assert float(row["quat w"]) == 1.0 and float(row["gyro_b z [rad/s]"]) == read.gyro_b[k, 2]
     assert np.float32(rows[2]["input joint_angles 1 [rad]"]) == read.inputs["joint_angles"][2, 1]
     assert rows[0]["action ankle [rad]"] == "" and rows[3]["command [s]"] == "" and rows[3]["stale"] == "1"
     assert float(rows[4]["stage infer [ms]"]) == 0.5
+    assert float(rows[4]["age orientation [s]"]) == read.ages_s["orientation"][4] > 0.09
 
 
 def test_arrays_hold_no_pickle_and_every_number(log, tmp_path):
     assert main(["npz", str(log), "-o", str(tmp_path / "a.npz")]) == 0
     read = read_log(log)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
-        for name in ("tick", "start_s", "target", "sent", "joint_torque", "quat_wxyz", "stale"):
+        for name in ("tick", "start_s", "target", "sent", "joint_torque", "joint_temperature", "quat_wxyz", "stale"):
             assert np.array_equal(arrays[name], getattr(read, name), equal_nan=name == "target")
         assert arrays["input.joint_angles"].dtype == np.float32
         assert np.array_equal(arrays["stages_ms.infer"], read.stages_ms["infer"], equal_nan=True)
+        assert np.array_equal(arrays["ages_s.call"], read.ages_s["call"])
         assert arrays["joint_names"].tolist() == ["hip", "knee", "ankle"] and arrays["phase"][0] == "ramp"
         assert json.loads(str(arrays["result"])) == {"ended": "completed"}
         assert json.loads(arrays["events"][0]) == {"t_s": 0.5, "kind": "note", "message": "text"}
@@ -92,7 +96,7 @@ def test_arrays_hold_no_pickle_and_every_number(log, tmp_path):
 @pytest.mark.parametrize("garbage", [0, 3000])
 def test_a_file_that_breaks_off_is_made_whole(tmp_path, kinfer, garbage, capsys):
     ticks = [tick(k) for k in range(20)]
-    log_file(tmp_path / "a.mcap", kinfer, [unpack(pack(t)) for t in ticks], a_chunk=5)
+    log_file(tmp_path / "a.mcap", kinfer, ticks, a_chunk=5)
     rubbish = np.random.default_rng(0).integers(0, 256, garbage, dtype=np.uint8).tobytes()
     cut = (tmp_path / "a.mcap").read_bytes()[:-300]  # of the fourth chunk
     (tmp_path / "b.mcap").write_bytes(cut + rubbish)
@@ -168,20 +172,25 @@ def test_every_path_of_the_layout_leads_to_a_value_of_a_real_log(tmp_path, kille
     assert (tmp_path / "layout.json").read_bytes() == LAYOUT.read_bytes()
     assert main(["recover", str(killed), "-o", str(tmp_path / "good.mcap")]) == 0
     with (tmp_path / "good.mcap").open("rb") as file:
-        messages = [(c.topic, json.loads(m.data)) for _, c, m in make_reader(file).iter_messages()]
+        found = list(make_reader(file).iter_messages())
+    kinds = {channel.topic: message_of(schema.name, schema.data) for schema, channel, _ in found}
+    messages = [(channel.topic, kinds[channel.topic].FromString(message.data)) for _, channel, message in found]
     layout = json.loads(LAYOUT.read_text())
     paths, labels = [], {}
     for panel in layout["configById"].values():
         paths += [p["value"] for p in panel.get("paths", [])] + list(filter(None, [panel.get("topicPath")]))
         labels |= {p["value"]: p["label"] for p in panel.get("paths", []) if "label" in p}
-    assert len(paths) > 40
+        assert (
+            panel.get("topicToRender", "/event") == "/event" and kinds["/event"].DESCRIPTOR.full_name == "foxglove.Log"
+        )
+    assert len(paths) > 50
     for path in paths:
         topic, *steps = re.findall(r"^/\w+|\.\w+|\[\d+\]", path)
         assert "".join([topic, *steps]) == path
         values = [value for name, value in messages if name == topic]
         for step in steps:
-            values = [v[int(step[1:-1])] if step[0] == "[" else v[step[1:]] for v in values]
-        assert any(v is not None for v in values), path
+            values = [v[int(step[1:-1])] if step[0] == "[" else getattr(v, step[1:]) for v in values]
+        assert len(values) > 10, path
     for j, joint in enumerate(load_robot("kbot").joint_names[:10]):
         assert labels[f"/tick.sent[{j}]"] == f"{joint.removeprefix('dof_')} sent"
     placed = re.findall(r'"(?:first|second)": "([^"]+)"', LAYOUT.read_text())

@@ -19,7 +19,7 @@ from mcap.reader import make_reader
 from deploy.control.run import RunOptions, run
 from deploy.errors import LogError
 from deploy.log.recorder import Recorder, read_log
-from deploy.log.tick import pack, unpack
+from deploy.log.tick import Packer
 from robots.bundle import read_bundle
 from tests.deploy.test_recorder import log_file, tick
 
@@ -82,12 +82,12 @@ def test_a_writer_that_is_held_up_for_a_while_holds_nobody_and_loses_nothing(run
 
 def test_a_writer_that_takes_nothing_for_too_long_ends_the_run(run_with, server, monkeypatch):
     monkeypatch.setattr("deploy.log.recorder.BUFFER", 2048)
-    monkeypatch.setattr("deploy.log.recorder.HELD_S", 1.0)
     stopped: list[int] = []
 
     def stop(writer: int) -> None:
         stopped.append(writer)
         os.kill(writer, signal.SIGSTOP)
+        monkeypatch.setattr("deploy.log.recorder.HELD_S", 1.0)  # coming up may take longer
 
     report = run_with(stop)
     assert report.ended == "error" and 0.5 < report.survived_s < 15.0
@@ -134,9 +134,9 @@ def test_a_disk_that_is_full_at_the_end_is_a_failure_of_a_completed_run(run_with
 
 def test_what_a_full_disk_did_not_take_is_written_when_there_is_room_again(tmp_path, kinfer):
     path = tmp_path / "a.mcap"
-    file = log_file(path, kinfer, [unpack(pack(tick(k))) for k in range(4)])
+    file = log_file(path, kinfer, map(tick, range(4)))
     size, (soft, hard) = path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
-    file.tick(unpack(pack(tick(4))))
+    file.tick(Packer(array.name for array in read_bundle(kinfer).spec.inputs).pack(tick(4)))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, hard))
     try:
         with pytest.raises(OSError, match="File too large"):

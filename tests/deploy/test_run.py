@@ -100,7 +100,7 @@ def test_every_target_is_clamped_and_says_why(tmp_path, robot, bundle_factory, o
     assert report.clamped_ticks >= log.run.sum() and report.clamps["position limit"] > 0
     assert log.sent[log.run].max() == 1.5 and log.action[log.run].min() > 2
     first = int(np.flatnonzero(log.run)[0])
-    assert "hip: target speed" in log.safety[first]
+    assert "hip: target speed" in map(str, log.safety[first])
     steps = np.diff(log.sent[log.run], axis=0)
     assert (np.abs(steps) <= 0.3 * np.diff(log.tick[log.run])[:, None] + 1e-9).all()
 

@@ -246,10 +246,9 @@ def test_a_run_sends_what_it_measures_and_what_it_tells_the_robot(kbot_kinfer, t
     assert named["clamped ticks"][-1] == report.clamped_ticks > 0
     clamped = [bool(marks.any()) for marks in frames["marks"]]
     assert sum(clamped) == report.clamped_ticks
-    first = log.safety[clamped.index(True)][0]  # "joint: kind"
-    joint, _, kind = first.partition(": ")
-    bit = 1 << list(ClampKind).index(ClampKind(kind))
-    assert frames["marks"][clamped.index(True)][KBOT.joint_names.index(joint)] & bit
+    first = log.safety[clamped.index(True)][0]
+    bit = 1 << list(ClampKind).index(first.kind)
+    assert frames["marks"][clamped.index(True)][KBOT.joint_names.index(first.joint)] & bit
 
 
 def test_a_view_that_hangs_or_dies_changes_nothing(kbot_kinfer, tmp_path, monkeypatch):
