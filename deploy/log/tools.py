@@ -318,6 +318,7 @@ _DESCRIPTION = """\
 What a log of ksim run says, and the log in other forms.
 
   import LOG -o FILE         the log of another program, as one of ksim run
+                             [--map FILE] [--robot R] [--policy FILE] [--episode N] [--force] [--json]
   info LOG [--json]          when, how long, how it ended and why, rates, losses, clamps, digests
   csv LOG -o FILE            a row a tick, named columns with units
   npz LOG -o FILE            arrays for numpy, without pickles

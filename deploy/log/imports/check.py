@@ -146,9 +146,9 @@ class Positions:
         ]
         span = joint.upper_rad - joint.lower_rad
         if fits:
-            remedy = f"unit {' or '.join(fits)} would fit; set units.position, or joints.{joint.name}.unit, in the map"
+            remedy = f"unit {' or '.join(fits)} fits; set units.position, or joints.{joint.name}.unit, in the map"
         elif self._far(j, values, -found.factor[j], found.offset[j]) <= SHARE_MAX:
-            remedy = f"the other sign would fit; set joints.{joint.name}.sign in the map"
+            remedy = f"the other sign fits; set joints.{joint.name}.sign in the map"
         elif high - low <= span + FAR_RAD:
             by = 0.5 * (joint.lower_rad + joint.upper_rad) - 0.5 * (low + high) + how.zero_rad
             remedy = f"no unit fits, a zero near {by:.3g} rad would; set joints.{joint.name}.zero_rad in the map"

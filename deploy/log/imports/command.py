@@ -78,9 +78,7 @@ def open_source(path: Path, given: ImportMap, episode: int | None = None) -> Sou
 
 
 def _kind(path: Path) -> str:
-    expected = (
-        f"{NAME} of pyfirmware, a folder of SAGE ({CONTROL}, state_motor.csv), of a LeRobot data set ({INFO}), or a .csv"
-    )
+    expected = f"{NAME} of pyfirmware, a folder of SAGE ({CONTROL}), one of a LeRobot data set ({INFO}), or a .csv"
     if path.is_dir():
         for name, kind in ((NAME, "pyfirmware"), (CONTROL, "sage"), (INFO, "lerobot")):
             if (path / name).exists():
@@ -108,12 +106,17 @@ def _digest(path: Path) -> dict[str, Any]:
         }
 
 
-def _spec(source: Source, found: Conversion, bundle: Bundle | None, commands: Sequence[str], period_s: float) -> Any:
-    """What is known of the policy and the robot: the bundle's own word where there is one."""
+def _spec(
+    source: Source, found: Conversion, bundle: Bundle | None, commands: Sequence[str], period_s: float
+) -> PolicySpec:
+    """What is known of the policy and the robot: the bundle's own word where there is one, but for the gains."""
     from deploy.bundle.session import UNKNOWN_RANGE
 
     if bundle is not None and bundle.spec is not None:
-        return bundle.spec
+        robot = bundle.spec.robot
+        pairs = zip(robot.joints, found.robot.joints, strict=True)
+        joints = tuple(joint.replace(kp=force.kp, kd=force.kd) for joint, force in pairs)
+        return bundle.spec.replace(robot=robot.replace(joints=joints))
     ranges = tuple(CommandSpec(name=n, low=-UNKNOWN_RANGE, high=UNKNOWN_RANGE) for n in commands)
     known = input_specs(found.robot, ranges)
     has = {"gravity_b": GRAVITY_INPUT, "gyro_b": GYROSCOPE, "velocity": JOINT_VELOCITIES, "accel_b": ACCELEROMETER}
@@ -161,9 +164,12 @@ def _missing(source: Source, found: Conversion, given: ImportMap, bundle: Bundle
     out += ["gyroscope"] if "gyro_b" not in source.has else []
     out += ["accelerometer"] if "accel_b" not in source.has else []
     out += ["the policy"] if bundle is None else []
-    out += ["gains (the robot's own are assumed)"] if not gains and not all(
-        name in given.joints and given.joints[name].kp is not None for name in found.robot.joint_names
-    ) else []
+    out += (
+        ["gains (the robot's own are assumed)"]
+        if not gains
+        and not all(name in given.joints and given.joints[name].kp is not None for name in found.robot.joint_names)
+        else []
+    )
     return out + ([] if source.policy else ["when commands arrived"])
 
 
@@ -236,10 +242,13 @@ def import_log(
     bundle = None if policy is None else read_bundle(policy)
     spec = load_robot(name)
     gains = GAINS if source.format == "pyfirmware" and spec.name == "kbot" else {}
-    order = None if bundle is None else bundle.joint_names
-    if order is not None and sorted(order) != sorted(convert(given, source.units, source.joints, spec, str(path)).robot.joint_names):
-        raise LogError(f"--policy {policy}: its joints are not those of {path}; name the policy that ran")
-    found = convert(given, source.units, source.joints, spec, str(path), order=order, gains=gains)
+    found = convert(given, source.units, source.joints, spec, str(path), gains=gains)
+    if bundle is not None:
+        odd = set(bundle.joint_names) ^ set(found.robot.joint_names)
+        if odd:
+            told = ", ".join(sorted(odd))[:120]
+            raise LogError(f"--policy {policy}: its joints are not those of {path}: {told}; name the policy that ran")
+        found = convert(given, source.units, source.joints, spec, str(path), order=bundle.joint_names, gains=gains)
     commands, places = _commands(source, bundle)
 
     ordered = Ordered(source=source)
@@ -310,12 +319,17 @@ def import_log(
             **source.closing(),
         }
         recorder.close(result)
+    other = []
+    if bundle is not None and bundle.spec is not None:
+        pairs = zip(bundle.spec.robot.joints, found.robot.joints, strict=True)
+        other = [a.name for a, b in pairs if (a.kp, a.kd) != (b.kp, b.kd)]
+    said = [f"gains in force are not those of the policy's training: {', '.join(other)[:200]}"] if other else []
     return Imported(
         about=about,
         result=result,
         joints=len(found.columns),
         span_s=row.time_s - head[0].time_s,
-        warnings=tuple(_warnings(source, result)),
+        warnings=(*said, *_warnings(source, result)),
     )
 
 

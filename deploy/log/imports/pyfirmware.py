@@ -6,6 +6,7 @@ motors' answers; the dt_* figures are how long each took. A joint whose motor do
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,7 @@ class PyfirmwareLog(Source):
         self.period_s = 0.02
         why = ""
         with self._file.open("rb") as file:
-            for at, line in zip(range(1, HEAD_LINES + 1), _lines(file), strict=False):
+            for at, line in itertools.islice(_lines(file), HEAD_LINES):
                 try:
                     data = _object(line)
                     break
@@ -78,7 +79,7 @@ class PyfirmwareLog(Source):
     def rows(self) -> Iterator[Row | Garbage]:
         size = self._file.stat().st_size
         with self._file.open("rb") as file:
-            for at, line in enumerate(_lines(file), 1):
+            for at, line in _lines(file):
                 self.share = file.tell() / size
                 try:
                     yield self._row(at, _object(line))
@@ -138,13 +139,16 @@ class PyfirmwareLog(Source):
         return {"temperature_max_c": self._hottest} if self._hottest else {}
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines with something in them; of one that is too long its beginning, which is not JSON."""
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line) of those with something in them; of one that is too long its beginning, no JSON."""
+    at = 0
     while line := file.readline(MAX_LINE):
+        at += 1
         while len(line) == MAX_LINE and not line.endswith(b"\n") and (more := file.readline(MAX_LINE)):
             if more.endswith(b"\n"):
                 break
-        yield line
+        if line.strip():
+            yield at, line
 
 
 def _object(line: bytes) -> dict[str, Any]:
