@@ -327,7 +327,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(field, tmp_path, caps
         (lambda rows: [*rows[:50], *["???"] * 10, *rows[60:100]],
          r"10 of 100 lines cannot be used, expected at most 5%; the first of 10 is line 51: not JSON"),
         (lambda rows: [*rows[:60], *rows[:60]],
-         r"60 of 120 lines cannot .* line 61: its time 0 s is before 1\.\d+ s; where a second run begins, cut the file"),
+         r"60 of 120 lines .* line 61: its time 0 s is before 1\.\d+ s; where a second run begins, cut the file"),
         (lambda rows: [r | {"timestamp": "soon"} for r in rows[:9]], r"9 of 9 lines.*timestamp: got 'soon', expected"),
         (lambda rows: rows[:1], "1 rows that can be used; expected at least 2"),
         (lambda rows: ["{}"], "joint_order: got None, expected a list of names"),
@@ -430,7 +430,7 @@ def test_each_unit_becomes_radians(arm, tmp_path, joint, values, angles):
 @pytest.mark.parametrize(
     ("units", "values", "said"),
     [
-        ("{}", lambda t: 40 * math.sin(9 * t), "read as rad.*unit or zero looks wrong; unit deg or plus_minus_100 fits"),
+        ("{}", lambda t: 40 * math.sin(9 * t), "read as rad.*zero looks wrong; unit deg or plus_minus_100 fits"),
         ("{}", lambda t: 45 + 50 * math.sin(9 * t),
          "unit deg or percent or plus_minus_100 fits; set units.position, or joints.elbow_flex.unit"),
         ("{position: plus_minus_100}", lambda t: 1500 * math.sin(9 * t), "no unit and no zero fits"),

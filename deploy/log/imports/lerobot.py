@@ -130,7 +130,7 @@ class LeRobotEpisode(Source):
     def _row(self, at: int, row: dict[str, Any]) -> Row:
         size = len(self.joints)
         time_s = row[TIME][0] if isinstance(row[TIME], list) else row[TIME]
-        values = {"target": vector(row[ACTION], size, ACTION)[self._action]} if self.has else {}
+        values: dict[str, Any] = {"target": vector(row[ACTION], size, ACTION)[self._action]} if self.has else {}
         if time_s is None or not np.isfinite(time_s):
             raise ValueError(f"{TIME}: got {time_s}, expected a number")
         return Row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -112,7 +112,7 @@ class PlainCsv(Source):
         numbers = np.array([_number(cell) for cell in cells])
         if np.isnan(numbers[self._time]):
             raise ValueError(f"{TIME}: got {quote(cells[self._time], 40)}, expected a number")
-        values = {}
+        values: dict[str, Any] = {}
         for kind, places in self._joint.items():
             values[kind] = np.full(len(self.joints), np.nan)
             for j, place in places:

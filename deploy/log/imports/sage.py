@@ -82,14 +82,14 @@ class SageFolder(Source):
 
     def _read(
         self, path: Path, columns: dict[str, str], whole: Any = None
-    ) -> Iterator[tuple[int, float, dict[str, np.ndarray]] | Garbage]:
+    ) -> Iterator[tuple[int, float, dict[str, Any]] | Garbage]:
         """(line, time [s], vectors by name) of each row of a file."""
         with path.open("rb") if whole is None else whole as file:
             reader = csv.DictReader(_text(file))
             while True:
                 try:
                     row = next(reader)
-                    values = {}
+                    values: dict[str, Any] = {}
                     for column, name in columns.items():
                         if name in self.has or name == "position":
                             values[name] = vector(_list(row.get(column), column), len(self.joints), column)

@@ -112,7 +112,7 @@ class Ticks:
         for j in np.flatnonzero(same):
             seen.repeated[found.robot.joint_names[j]] += 1
         seen.repeated["imu"] += imu_same
-        for j in np.flatnonzero(~same & (self._stuck >= STUCK_ROWS)):
+        for j in np.flatnonzero(~same & (self._stuck >= STUCK_ROWS)).tolist():
             self._say_stuck(j, start_s)
         self._stuck = np.where(same, self._stuck + 1, 0)
         return bool(same.all()) and (imu_same or not imu)
@@ -186,7 +186,7 @@ class Ticks:
     def closing(self) -> dict[str, Any]:
         """The figures, plain JSON values, for the log's result."""
         if self._last is not None:
-            for j in np.flatnonzero(self._stuck >= STUCK_ROWS):
+            for j in np.flatnonzero(self._stuck >= STUCK_ROWS).tolist():
                 self._say_stuck(j, self._last.time_s - self._zero_s)
         seen = self.seen
         return {
