@@ -152,7 +152,7 @@ def _commands(source: Source, bundle: Bundle | None) -> tuple[tuple[str, ...], l
 
 def _missing(source: Source, found: Conversion, given: ImportMap, bundle: Bundle | None, gains: bool) -> list[str]:
     """What the log to be made does not have, in words."""
-    out = [f"joints {', '.join(found.absent)}"] if found.absent else []
+    out = [f"joints ({', '.join(found.absent)})"] if found.absent else []
     out += ["targets"] if "target" not in source.has else []
     out += ["velocities"] if "velocity" not in source.has or found.velocity is None else []
     if "torque" not in source.has or found.torque is None:
