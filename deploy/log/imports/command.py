@@ -281,16 +281,18 @@ def import_log(
         "stamps": source.stamps,
         **source.facts,
     }
-    settings: dict[str, Any] = {"import": about}
+    settings: dict[str, Any] = {"import": about} | ({"stages": source.stages} if source.stages else {})
     if zero_s:
         started = datetime.datetime.fromtimestamp(zero_s, datetime.UTC)
         settings["started_utc"] = started.isoformat(timespec="milliseconds")
     if policy is not None and bundle is not None:
         settings |= {"bundle": policy.name, "bundle_digest": bundle.digest}
-    ticks, positions = Ticks(source, found, period_s, zero_s, places), Positions(found)
+    policy_spec, positions = _spec(source, found, bundle, commands, period_s), Positions(found)
+    inputs = [array.name for array in policy_spec.inputs]
+    ticks = Ticks(source, found, period_s=period_s, zero_s=zero_s, inputs=inputs, commands=places)
     recorder = Recorder(
         out,
-        spec=_spec(source, found, bundle, commands, period_s),
+        spec=policy_spec,
         bundle=b"" if policy is None else policy.read_bytes(),
         settings=settings,
         force=True,

@@ -17,6 +17,7 @@ import numpy as np
 from deploy.errors import LogError
 from deploy.log.imports.mapping import Units
 from deploy.log.imports.source import MAX_LINE, Garbage, Row, Source, number, require_file, require_names, vector
+from toolkit.yaml_file import quote
 
 NAME = "kinfer_log.ndjson"
 # A first row that can be used is looked for in so many lines.
@@ -66,6 +67,8 @@ class PyfirmwareLog(Source):
             else:
                 raise LogError(f"{self._file}: {why}; expected a JSON object a line, as pyfirmware writes it")
         self.joints = require_names(self._file, data.get("joint_order"), "joint_order")
+        self._stages = {key: name for key, name in STAGES.items() if key in data}
+        self.stages = tuple(self._stages.values())
         self.has = frozenset(
             [name for key, name in (VECTORS | IMU).items() if name != "position" and data.get(key) is not None]
             + (["command"] if data.get("command") else [])
@@ -91,12 +94,13 @@ class PyfirmwareLog(Source):
         order = data.get("joint_order")
         places: list[int] | None = None
         if order != list(self.joints):
-            if not isinstance(order, list) or sorted(map(str, order)) != sorted(self.joints):
-                there = set(map(str, order)) if isinstance(order, list) else set()
-                odd = sorted(there ^ set(self.joints)) or ["one twice"]
+            if not isinstance(order, list):
+                raise ValueError(f"joint_order: got {quote(order, 40)}, expected a list of names")
+            if sorted(map(str, order)) != sorted(self.joints):
+                odd = sorted({str(name) for name in order} ^ set(self.joints)) or ["one twice"]
                 raise LogError(
-                    f"{self._file}: line {at}: joint_order changes: got {len(there)} joints, expected the "
-                    f"{len(self.joints)} of the first line; apart in {', '.join(odd)[:100]}; cut the file there"
+                    f"{self._file}: line {at}: joint_order changes: got {len(order)} joints, expected the "
+                    f"{len(self.joints)} of the first line; apart in {quote(', '.join(odd), 100)}; cut the file there"
                 )
             places = [order.index(name) for name in self.joints]
         values: dict[str, Any] = {}
@@ -113,13 +117,9 @@ class PyfirmwareLog(Source):
         temperatures = data.get("joint_temps")
         if isinstance(temperatures, list) and len(temperatures) == len(self.joints):
             for name, t in zip(order or self.joints, temperatures, strict=True):
-                if isinstance(t, (int, float)) and np.isfinite(t):
-                    self._hottest[name] = max(float(t), self._hottest.get(name, -np.inf))
-        stages = {
-            name: float(data[key])
-            for key, name in STAGES.items()
-            if isinstance(data.get(key), (int, float)) and np.isfinite(data[key])
-        }
+                if np.isfinite(t := _or_nan(t)):
+                    self._hottest[name] = max(t, self._hottest.get(name, -np.inf))
+        stages = {name: _or_nan(data.get(key)) for key, name in self._stages.items()}
         state = 1e-3 * (stages.get("joints", np.nan) + stages.get("imu", 0.0))
         trip = 1e-3 * (stages.get("action", np.nan) + stages.get("flush_can_busses", 0.0))
         step = data.get("step_id")
@@ -149,6 +149,11 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
                 break
         if line.strip():
             yield at, line
+
+
+def _or_nan(value: Any) -> float:
+    """A number; NaN where there is none."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 1e300 else np.nan
 
 
 def _object(line: bytes) -> dict[str, Any]:

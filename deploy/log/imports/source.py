@@ -35,7 +35,7 @@ class Row:
         accel_b: (3,) [m/s^2].
         command: what the policy was asked for, (commands,).
         number: the file's own number of the row.
-        stages_ms: time that each stage took, by name [ms].
+        stages_ms: time that each of the source's stages took, by name; NaN where this row does not tell it [ms].
         state_after_s, command_after_s: from the row's time to the state and to the command's acknowledgement [s].
         state_trip_s, command_trip_s: question to answer, command to acknowledgement [s].
     """
@@ -96,6 +96,7 @@ class Source(abc.ABC):
         joints: names in the file, in its order.
         has: those of QUANTITIES that rows have.
         commands: names of the elements of the command.
+        stages: names of the stages that every row tells the time of.
         period_s: nominal, None where the file does not say it [s].
         facts: what the file says of itself.
         events: (time [s], kind, message).
@@ -118,6 +119,7 @@ class Source(abc.ABC):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.commands: tuple[str, ...] = ()
+        self.stages: tuple[str, ...] = ()
         self.period_s: float | None = None
         self.facts: dict[str, Any] = {}
         self.events: list[tuple[float, str, str]] = []

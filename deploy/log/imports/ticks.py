@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,14 +63,22 @@ class Ticks:
         conversion: its map, resolved.
         period_s: nominal [s].
         zero_s: the time that becomes 0 [s].
+        inputs: names of the policy's inputs in the log.
         commands: places of the command's elements in the file's, in the order of the log.
     """
 
     def __init__(
-        self, source: Source, conversion: Conversion, period_s: float, zero_s: float, commands: list[int]
+        self,
+        source: Source,
+        conversion: Conversion,
+        *,
+        period_s: float,
+        zero_s: float,
+        inputs: Collection[str],
+        commands: list[int],
     ) -> None:
         self._source, self._conversion = source, conversion
-        self._period_s, self._zero_s, self._commands = period_s, zero_s, commands
+        self._period_s, self._zero_s, self._given, self._commands = period_s, zero_s, inputs, commands
         self._number = -1
         self._last: Row | None = None
         self._stuck = np.zeros(len(conversion.columns), dtype=int)
@@ -181,7 +190,7 @@ class Ticks:
             given |= {GYROSCOPE: row.gyro_b} if row.gyro_b is not None else {}
         if row.command is not None:
             given["command"] = row.command[self._commands]
-        return {name: np.asarray(values, dtype=np.float32) for name, values in given.items()}
+        return {name: np.asarray(values, dtype=np.float32) for name, values in given.items() if name in self._given}
 
     def closing(self) -> dict[str, Any]:
         """The figures, plain JSON values, for the log's result."""
