@@ -307,6 +307,16 @@ def test_times_since_1970_become_times_since_the_start(field, tmp_path):
     assert np.array_equal(log.inputs["command"][3], np.float32([0.1, 0.0]))
 
 
+def test_a_field_log_without_its_figures_of_time_says_what_it_lacks(field, tmp_path):
+    rows = [{k: v for k, v in r.items() if not k.startswith("dt_")} for r in field.rows[:30]]
+    log = taken(write_rows(tmp_path / "a.ndjson", rows), tmp_path / "a.mcap")
+    assert "when commands arrived" in log.metadata["import"]["missing"] and log.stages_ms == {}
+    assert np.isnan(log.command_s).all() and np.isnan(log.state_round_trip_s).all()
+    some = [*rows[:10], *field.rows[10:20], *rows[20:]]  # the first line decides what there is
+    log = taken(write_rows(tmp_path / "b.ndjson", [field.rows[0], *some[1:]]), tmp_path / "b.mcap")
+    assert np.isfinite(log.stages_ms["step"]).tolist() == [True] + [False] * 9 + [True] * 10 + [False] * 10
+
+
 def test_rows_that_cannot_be_used_are_left_out_and_counted(field, tmp_path, capsys):
     rows = list(field.rows[:100])
     rows[50] = "garbage, no JSON"

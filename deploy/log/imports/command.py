@@ -170,7 +170,7 @@ def _missing(source: Source, found: Conversion, given: ImportMap, bundle: Bundle
         and not all(name in given.joints and given.joints[name].kp is not None for name in found.robot.joint_names)
         else []
     )
-    return out + ([] if source.policy else ["when commands arrived"])
+    return out + ([] if {"action", "roundtrip"} <= set(source.stages) else ["when commands arrived"])
 
 
 class _Bar:
