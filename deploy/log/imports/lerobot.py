@@ -100,7 +100,7 @@ class LeRobotEpisode(Source):
                     told = metadata.row_group(group).column(column).statistics
                     if told is None or not told.has_min_max or told.min <= self._episode <= told.max:
                         found.append((file, group))
-            except (ArrowException, OSError) as error:
+            except (ArrowException, OSError, ValueError) as error:
                 reason = " ".join(str(error).split())[:100]
                 raise LogError(f"{file}: not a parquet file ({reason}); expected one of a LeRobot data set") from error
         return found
@@ -123,7 +123,7 @@ class LeRobotEpisode(Source):
                             yield self._row(at, {name: values[k] for name, values in table.items()})
                         except ValueError as error:
                             yield Garbage(line=at, reason=str(error))
-            except (ArrowException, OSError) as error:
+            except (ArrowException, OSError, ValueError) as error:
                 raise LogError(f"{file}: cannot be read ({' '.join(str(error).split())[:100]})") from error
         self.share = 1.0
 

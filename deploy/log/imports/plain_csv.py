@@ -39,7 +39,10 @@ class PlainCsv(Source):
         self.files = (require_file(path, what),)
         with path.open("rb") as file:
             head = file.readline(MAX_LINE).decode("utf-8-sig", errors="replace")
-        header = [name.strip() for name in next(csv.reader([head.replace("\0", "?")]), [])]
+        try:
+            header = [name.strip() for name in next(csv.reader([head.replace("\0", "?")]), [])]
+        except csv.Error as error:
+            raise LogError(f"{path}: its header is not CSV ({error}); expected {what}") from error
         if TIME not in header:
             raise LogError(f"{path}: no column {TIME} in {quote(', '.join(header), 100)}; expected {what}")
         header = list(require_names(path, header, "the header"))

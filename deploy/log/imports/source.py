@@ -195,6 +195,6 @@ def number(value: Any, what: str) -> float:
     Raises:
         ValueError: it is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
         raise ValueError(f"{what}: got {quote(value, 40)}, expected a number")
     return float(value)
