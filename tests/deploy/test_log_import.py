@@ -33,7 +33,8 @@ from toolkit.files import shipped_policy
 from toolkit.settings import fields, from_dict
 from toolkit.yaml_file import parse_yaml
 
-MOTIONS = Path("/work/shared/real/so101/motions")
+# beside the checkout, where they are kept
+MOTIONS = Path(__file__).parents[3] / "shared/real/so101/motions"
 ARM = ("shoulder_pan", "elbow_flex", "gripper")
 LIMITS = {"shoulder_pan": (-1.9, 1.9), "elbow_flex": (-1.7, 1.7), "gripper": (-0.2, 1.8)}
 SECONDS = 4.0
