@@ -26,10 +26,10 @@ _EXTRAS = {"train": "train", "eval": "train", "vis": "train", "export": "export"
 _EXTRAS |= {"twin": "sim", "parity": "sim", "replay": "train", "diff": "train", "view": "view"}
 _EXTRA_MODULES = {
     *("equinox", "imageio_ffmpeg", "jax", "jax2onnx", "jaxtyping", "mujoco", "onnx", "optax", "rich", "tensorboardX"),
-    *("evdev", "viser"),
+    *("evdev", "pyarrow", "viser"),
 }
 # modules that the verb's own extra does not bring
-_MODULE_EXTRAS = {"evdev": "gamepad", "viser": "view"}
+_MODULE_EXTRAS = {"evdev": "gamepad", "pyarrow": "import", "viser": "view"}
 
 # errno -> (what was expected, what to do)
 _REMEDIES = {

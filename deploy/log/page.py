@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 from deploy.log.recorder import RunLog
-from deploy.log.summary import Summary, facts_as_text, summary
+from deploy.log.summary import Summary, facts_as_text, lost_as_text, summary
 from deploy.parity.page import events, page, short, tilt
 from toolkit.charts import Chart, bars_by_name, histogram
 
@@ -16,7 +16,7 @@ def _head(log: RunLog, found: Summary) -> str:
     rows = {"ended": f"{found.ended}: {found.message}"}
     rows |= facts_as_text(log)
     rows["ticks"] = ", ".join(f"{phase} {n}" for phase, n in found.ticks.items()) or "none"
-    rows["lost"] = f"{found.lost_states} states, {found.lost_commands} commands; {found.stale} stale"
+    rows["lost"] = lost_as_text(found)
     cells = "".join(f'<tr><td>{escape(name)}</td><td class="n">{escape(v)}</td></tr>' for name, v in rows.items())
     return f"<table>{cells}</table>"
 
@@ -58,11 +58,10 @@ def html(log: RunLog) -> str:
     found = summary(log)
     at_s = log.start_s - (log.start_s[0] if len(log.start_s) else 0.0)
     sections = [("", "", _head(log, found))]
+    if np.isfinite(log.quat_wxyz[log.run]).any():
+        sections.append(("Balance", "Angle between the IMU's z axis and up, while the policy ran.", tilt(log)))
     if log.run.any():
-        sections += [
-            ("Balance", "Angle between the IMU's z axis and up, while the policy ran.", tilt(log)),
-            ("Timing of the loop", "While the policy ran.", _timing(log, found)),
-        ]
+        sections.append(("Timing of the loop", "While the policy ran.", _timing(log, found)))
     sections += [
         ("Safety", "", _safety(found)),
         ("Joints", "All phases, from the first tick.", _joints(log, at_s)),

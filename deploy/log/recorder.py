@@ -31,6 +31,7 @@ from zstandard import ZstdError
 from deploy.child import start_child
 from deploy.errors import LogError
 from deploy.log.tick import COLUMNS, PHASES, TIMES, VECTORS, Packer, Record, Tick, reader_of
+from deploy.log.timing import STAGES
 from deploy.log.writer import BUNDLE_NAME, CLOSE, EVENT, FORMAT, FRAME, HEAD, OPEN, TICK
 from deploy.robot.faults import Clamp, ClampKind
 from deploy.robot.state import JOINTS
@@ -101,7 +102,7 @@ class Recorder:
         self._link.setblocking(False)
         self._waiting: deque[tuple[float, bytes]] = deque()
         self._heard = b""
-        self._pack = Packer(array.name for array in spec.inputs).pack
+        self._pack = Packer((array.name for array in spec.inputs), settings.get("stages", STAGES)).pack
         self._ticks = self._written = 0
         self._open = self._closed = self._finished = self._lost = False
         self._failure = ""

@@ -25,8 +25,8 @@ class Summary:
         ticks: of each phase.
         rate_hz: of the loop while the policy ran, deadlines that were left out not counted; NaN for fewer than 2 ticks.
         timing: of the loop while the policy ran.
-        lost_states: ticks without a state in time.
-        lost_commands: ticks whose command was not acknowledged.
+        lost_states: ticks without a state in time; None in a log from elsewhere.
+        lost_commands: ticks whose command was not acknowledged; None in a log from elsewhere.
         stale: ticks without anything newly measured.
         clamped: ticks in which safety changed a target.
         clamps: how often, by reason.
@@ -41,8 +41,8 @@ class Summary:
     ticks: dict[str, int]
     rate_hz: float
     timing: LoopTiming
-    lost_states: int
-    lost_commands: int
+    lost_states: int | None
+    lost_commands: int | None
     stale: int
     clamped: int
     clamps: dict[str, int]
@@ -56,14 +56,17 @@ def summary(log: RunLog) -> Summary:
     at = log.start_s[rows]
     simulated = bool(log.metadata.get("step_lock"))
     # the loop's own grid: between two steps of the policy the number of the step stays
-    period_s = float(np.median(np.diff(log.scheduled_s[rows]))) if len(rows) > 1 else log.spec.control_period_s
-    grid = np.round((log.scheduled_s[rows] - log.scheduled_s[rows[:1]]) / period_s).astype(np.int64)
+    due, grid, period_s = log.scheduled_s[rows], log.tick[rows], log.spec.control_period_s
+    if np.isfinite(due).all():  # a log from elsewhere knows no deadlines
+        period_s = float(np.median(np.diff(due))) if len(rows) > 1 else period_s
+        grid = np.round((due - due[:1]) / period_s).astype(np.int64)
     joints, kinds = Counter[str](), Counter[str]()
     for reasons in log.safety:
         for reason in reasons:
             joints[reason.joint] += 1
             kinds[reason.kind.value] += 1
     result = log.result or {}
+    imported = "import" in log.metadata
     loop = np.array([phase != "damp" for phase in log.phase], dtype=bool)
     return Summary(
         ended=str(result.get("ended", "unknown")),
@@ -82,8 +85,8 @@ def summary(log: RunLog) -> Summary:
             stages_s={name: 1e-3 * values[rows] for name, values in log.stages_ms.items()},
             simulated=simulated,
         ),
-        lost_states=int(np.isnan(log.state_round_trip_s[loop]).sum()),
-        lost_commands=int(np.isnan(log.command_round_trip_s[loop]).sum()),
+        lost_states=None if imported else int(np.isnan(log.state_round_trip_s[loop]).sum()),
+        lost_commands=None if imported else int(np.isnan(log.command_round_trip_s[loop]).sum()),
         stale=int(log.stale[loop].sum()),
         clamped=sum(bool(reasons) for reasons in log.safety),
         clamps=dict(kinds.most_common()),
@@ -96,6 +99,8 @@ def facts(log: RunLog) -> dict[str, Any]:
     """What ran on what, by the log's own words; what an older log does not tell is left out."""
     told = {name: log.metadata.get(name) for name in ("started_utc", "bundle", "bundle_digest", "host", "port")}
     told |= {name: log.metadata.get(name) for name in ("command", "gyro_unit", "step_lock", "versions")}
+    made = log.metadata.get("import", {})
+    told |= {"imported": {name: made[name] for name in ("format", "path", "missing") if name in made}}
     spec = {"robot": log.spec.robot.name, "task": log.spec.task, "weights_digest": log.spec.weights_digest}
     return {name: value for name, value in (spec | told).items() if value not in (None, "", {})}
 
@@ -104,8 +109,17 @@ def facts_as_text(log: RunLog) -> dict[str, str]:
     """The same for a person."""
 
     def text(value: Any) -> str:
+        if isinstance(value, list):
+            return f"({', '.join(map(text, value))})"
         if isinstance(value, dict):
             return ", ".join(f"{name} {text(v)}" for name, v in value.items())
         return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
     return {name: text(value) for name, value in facts(log).items()}
+
+
+def lost_as_text(found: Summary) -> str:
+    """States and commands that were lost, for a person."""
+    if found.lost_states is None:
+        return f"not told; {found.stale} stale"
+    return f"{found.lost_states} states, {found.lost_commands} commands; {found.stale} stale"

@@ -94,7 +94,7 @@ def _add(message: Any, names: Iterable[str], kind: Any, type_name: str | None = 
         message.field.add(name=name, number=len(message.field) + 1, type=kind, label=label, type_name=type_name)
 
 
-def _tick_file(inputs: Iterable[str]) -> FileDescriptorProto:
+def _tick_file(inputs: Iterable[str], stages: Iterable[str]) -> FileDescriptorProto:
     file = FileDescriptorProto(name="ksim2real.proto", package="ksim2real", syntax="proto3")
     tick = file.message_type.add(name="Tick")
     _add(tick, ["tick"], _F.TYPE_INT32)
@@ -106,7 +106,7 @@ def _tick_file(inputs: Iterable[str]) -> FileDescriptorProto:
         ("safety", ("joint", "kind"), _F.TYPE_STRING),
         ("inputs", inputs, _F.TYPE_FLOAT),
         ("ages_s", (*AGES, "call"), _F.TYPE_DOUBLE),
-        ("stages_ms", STAGES, _F.TYPE_DOUBLE),
+        ("stages_ms", stages, _F.TYPE_DOUBLE),
     ):
         inner = tick.nested_type.add(name=key.removesuffix("_s").removesuffix("_ms").title())
         _add(inner, names, kind, many=key == "inputs")
@@ -130,11 +130,11 @@ def _event_file() -> FileDescriptorProto:
     return file
 
 
-def schemas(inputs: Iterable[str]) -> dict[str, tuple[str, bytes]]:
+def schemas(inputs: Iterable[str], stages: Iterable[str] = STAGES) -> dict[str, tuple[str, bytes]]:
     """The messages of a log whose policy has these inputs, by topic: (name, FileDescriptorSet)."""
     stamp = FileDescriptorProto.FromString(TIMESTAMP.serialized_pb)
     return {
-        "/tick": ("ksim2real.Tick", FileDescriptorSet(file=[_tick_file(inputs)]).SerializeToString()),
+        "/tick": ("ksim2real.Tick", FileDescriptorSet(file=[_tick_file(inputs, stages)]).SerializeToString()),
         "/event": (EVENT, FileDescriptorSet(file=[stamp, _event_file()]).SerializeToString()),
     }
 
@@ -158,8 +158,8 @@ class Packer:
         inputs: names of the policy's.
     """
 
-    def __init__(self, inputs: Iterable[str]) -> None:
-        self.schemas = schemas(inputs)
+    def __init__(self, inputs: Iterable[str], stages: Iterable[str] = STAGES) -> None:
+        self.schemas = schemas(inputs, stages)
         self._tick, self._event = (message_of(*self.schemas[topic]) for topic in ("/tick", "/event"))
         self._since: dict[str, tuple[Any, float]] = {}
 

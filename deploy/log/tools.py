@@ -19,7 +19,7 @@ from mcap.writer import Writer
 
 from deploy.errors import LogError, OptionError
 from deploy.log.recorder import BROKEN, RunLog, read_log
-from deploy.log.summary import Summary, facts, facts_as_text, summary
+from deploy.log.summary import Summary, facts, facts_as_text, lost_as_text, summary
 from deploy.log.tick import COLUMNS, TIMES, VECTORS
 from deploy.robot.state import JOINTS
 from toolkit.cli import Option, options, parser, run_verb
@@ -99,7 +99,7 @@ def _lines(log: RunLog, found: Summary) -> list[str]:
         "round trip": f"state p50 {ms(timing.state_round_trip_p50_ms)}, p99 {ms(timing.state_round_trip_p99_ms)} ms; "
         f"command p50 {ms(timing.command_round_trip_p50_ms)}, p99 {ms(timing.command_round_trip_p99_ms)} ms",
         "stages": f"p50 (p99) in ms: {stages}" if stages else "not told",
-        "lost": f"{found.lost_states} states, {found.lost_commands} commands; {found.stale} stale",
+        "lost": lost_as_text(found),
         "clamped": f"{found.clamped} ticks ({clamps})",
         "events": ", ".join(f"{kind} {n}" for kind, n in found.events.items()) or "none",
     }
@@ -298,7 +298,15 @@ def _wrote(path: Path, what: str) -> int:
     return 0
 
 
+def import_(argv: list[str]) -> int:
+    """The log of another program as one of ours."""
+    from deploy.log.imports.command import main as importing
+
+    return importing(argv)
+
+
 TOOLS: dict[str, Callable[[list[str]], int]] = {
+    "import": import_,
     "info": info,
     "csv": to_csv,
     "npz": to_npz,
@@ -309,6 +317,8 @@ TOOLS: dict[str, Callable[[list[str]], int]] = {
 _DESCRIPTION = """\
 What a log of ksim run says, and the log in other forms.
 
+  import LOG -o FILE         the log of another program, as one of ksim run
+                             [--map FILE] [--robot R] [--policy FILE] [--episode N] [--force] [--json]
   info LOG [--json]          when, how long, how it ended and why, rates, losses, clamps, digests
   csv LOG -o FILE            a row a tick, named columns with units
   npz LOG -o FILE            arrays for numpy, without pickles

@@ -27,6 +27,7 @@ from typing import Any
 from mcap.writer import Writer
 
 from deploy.log.tick import Packer
+from deploy.log.timing import STAGES
 
 FORMAT = 2
 BUNDLE_NAME = "policy.kinfer"
@@ -98,7 +99,7 @@ class LogFile:
             self._writer.add_metadata("run", {k: json.dumps(v) for k, v in {"format": FORMAT, **head}.items()})
             self._writer.add_attachment(epoch_ns, epoch_ns, BUNDLE_NAME, "application/gzip", bundle)
             self._channels = {}
-            self._packer = Packer(array["name"] for array in head["spec"]["inputs"])
+            self._packer = Packer((array["name"] for array in head["spec"]["inputs"]), head.get("stages", STAGES))
             for topic, (name, schema) in self._packer.schemas.items():
                 schema_id = self._writer.register_schema(name, "protobuf", schema)
                 self._channels[topic] = self._writer.register_channel(topic, "protobuf", schema_id)

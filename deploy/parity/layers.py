@@ -392,7 +392,9 @@ def parity(
         )
     recorded, log = log, _in_order(log, loaded)
     if not (np.isfinite(arrived_at_s(log)) & np.isfinite(log.sent).all(axis=1))[log.run].any():
-        raise ParityError(f"{log.path}: no command of the run was acknowledged; expected a run that reached its robot")
+        lacks = ", ".join(log.metadata.get("import", {}).get("missing", ()))
+        said = f"imported, and it lacks: {lacks}" if lacks else "no command of the run was acknowledged"
+        raise ParityError(f"{log.path}: {said}; expected a run that tells when its commands reached the robot")
     simulation = WindowedSimulation(
         robot if robot is not None else spec.robot.name,
         log,

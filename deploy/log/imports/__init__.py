@@ -1,0 +1,1 @@
+"""Logs of other programs, made into the log that `ksim run` writes."""

@@ -1,0 +1,161 @@
+"""Whether rows make sense: times that rise, few that are left out, positions that the robot can have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deploy.errors import LogError
+from deploy.log.imports.mapping import ANGLES, SHARES, Conversion, to_rad
+from deploy.log.imports.source import Garbage, Row, Source
+
+# Rows that may be left out, besides one or two.
+SHARE_MAX, FEW = 0.05, 2
+# Beyond a limit by more than this is far: zero offsets and play are less [rad].
+FAR_RAD = 0.35
+# Positions that are kept for judging the unit.
+KEPT = 2048
+
+
+@dataclass(kw_only=True)
+class Left:
+    """Rows of one kind that were left out.
+
+    Attributes:
+        rows: how many.
+        line: the first one's.
+        reason: why that one was.
+    """
+
+    rows: int
+    line: int
+    reason: str
+
+
+@dataclass(kw_only=True)
+class Ordered:
+    """The rows of a source whose times rise; the others are counted.
+
+    Attributes:
+        source: the log.
+        seen: rows that came, a last one that breaks off aside.
+        left: those left out, by kind.
+        cut: the last row breaks off.
+    """
+
+    source: Source
+    seen: int = 0
+    left: dict[str, Left] = field(default_factory=dict)
+    cut: bool = False
+
+    def __iter__(self) -> Iterator[Row]:
+        last = -np.inf
+        for row in self.source.rows():
+            if isinstance(row, Garbage) and row.cut:
+                self.cut = True
+                continue
+            self.seen += 1
+            if isinstance(row, Garbage):
+                self._leave("garbage", row.line, row.reason)
+            elif row.time_s < last:
+                said = f"its time {row.time_s:.6g} s is before {last:.6g} s; where a second run begins, cut the file"
+                self._leave("backwards", row.line, said)
+            elif row.time_s == last:
+                self._leave("same_time", row.line, f"its time {row.time_s:.6g} s is that of the row before")
+            else:
+                last = row.time_s
+                yield row
+        self.refuse(FEW)
+
+    def _leave(self, kind: str, line: int, reason: str) -> None:
+        self.left.setdefault(kind, Left(rows=0, line=line, reason=reason)).rows += 1
+        if self.rows_left % KEPT == 0:
+            self.refuse(KEPT // 2)
+
+    @property
+    def rows_left(self) -> int:
+        """Rows left out."""
+        return sum(left.rows for left in self.left.values())
+
+    def refuse(self, few: int) -> None:
+        """Refuse where too many are left out.
+
+        Raises:
+            LogError: more than a few, and more than a share.
+        """
+        if self.rows_left <= max(few, SHARE_MAX * self.seen):
+            return
+        worst = max(self.left.values(), key=lambda left: left.rows)
+        raise LogError(
+            f"{self.source.path}: {self.rows_left} of {self.seen} {self.source.word}s cannot be used, expected at most "
+            f"{SHARE_MAX:.0%}; the first of {worst.rows} is {self.source.word} {worst.line}: {worst.reason}"
+        )
+
+
+class Positions:
+    """Positions as the file has them, some of all, evenly.
+
+    Args:
+        conversion: what makes angles of them.
+    """
+
+    def __init__(self, conversion: Conversion) -> None:
+        self._conversion = conversion
+        self._kept: list[np.ndarray] = []
+        self._every, self._seen = 1, 0
+
+    def add(self, position: np.ndarray) -> None:
+        """One row (joints of the log,), in the file's units."""
+        if self._seen % self._every == 0:
+            self._kept.append(position)
+            if len(self._kept) == 2 * KEPT:
+                self._kept, self._every = self._kept[::2], 2 * self._every
+        self._seen += 1
+
+    def _far(self, j: int, values: np.ndarray, factor: float, offset: float) -> float:
+        """Share of a joint's values that are far outside its limits."""
+        joint = self._conversion.robot.joints[j]
+        angle = values * factor + offset
+        out = (angle < joint.lower_rad - FAR_RAD) | (angle > joint.upper_rad + FAR_RAD)
+        return float(out.mean()) if len(out) else 0.0
+
+    def check(self, where: str) -> None:
+        """Refuse where a joint is far outside its limits, and say what would fit.
+
+        Raises:
+            LogError: unit, zero or sign look wrong.
+        """
+        if not self._kept:
+            return
+        all_values, found = np.array(self._kept), self._conversion
+        columns = [v[np.isfinite(v)] for v in all_values.T]
+        shares = [self._far(j, v, found.factor[j], found.offset[j]) for j, v in enumerate(columns)]
+        j = int(np.argmax(shares))
+        if shares[j] <= SHARE_MAX:
+            return
+        joint, how, values = found.robot.joints[j], found.how[j], columns[j]
+        others = [found.robot.joint_names[k] for k, share in enumerate(shares) if share > SHARE_MAX and k != j]
+        also = f" (also {', '.join(others)[:120]})" if others else ""
+        low, high = np.percentile(values * found.factor[j] + found.offset[j], [1, 99])
+        fits = [
+            unit
+            for unit in (*ANGLES, *SHARES)
+            if unit != found.unit[j] and self._far(j, values, *to_rad(unit, joint, how)) <= SHARE_MAX
+        ]
+        span = joint.upper_rad - joint.lower_rad
+        if fits:
+            remedy = f"unit {' or '.join(fits)} fits; set units.position, or joints.{joint.name}.unit, in the map"
+        elif self._far(j, values, -found.factor[j], found.offset[j]) <= SHARE_MAX:
+            remedy = f"the other sign fits; set joints.{joint.name}.sign in the map"
+        elif high - low <= span + FAR_RAD:
+            by = 0.5 * (joint.lower_rad + joint.upper_rad) - 0.5 * (low + high) + how.zero_rad
+            remedy = f"no unit fits, a zero near {by:.3g} rad would; set joints.{joint.name}.zero_rad in the map"
+        else:
+            remedy = f"no unit and no zero fits; look at what it is, or name {joint.name} under ignore"
+        raise LogError(
+            f"{where}: joint {joint.name} is at {low:.3g} to {high:.3g} rad (read as {found.unit[j]}), {shares[j]:.0%} "
+            f"of it far outside its limits [{joint.lower_rad:.3g}, {joint.upper_rad:.3g}]{also}: unit or zero looks "
+            f"wrong; {remedy}"
+        )
