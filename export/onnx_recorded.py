@@ -73,7 +73,7 @@ def read_pairs(path: str | Path, plan: Plan, file: OnnxFile) -> Pairs:
     for name, width in widths.items():
         if name not in arrays:
             continue
-        rows = arrays[name]
+        rows: np.ndarray = arrays[name]
         if rows.ndim == 3 and rows.shape[1] == 1:  # (T, 1, k), of one robot
             rows = rows[:, 0]
         if rows.dtype.kind not in "fiu" or rows.shape != (steps, width) or not steps or not np.isfinite(rows).all():
