@@ -246,7 +246,8 @@ def read_onnx(path: str | Path, states: Mapping[str, str] | None = None) -> Onnx
     run = session(model.SerializeToString(), str(path))
     wanted = [actions, *pairs.values()]
     try:
-        made = run.run(wanted, {n: np.zeros(s, np.float32) for n, s in shapes.items()})
+        zeros = {n: np.zeros(s, np.float32) for n, s in shapes.items()}
+        made = [np.asarray(value) for value in run.run(wanted, zeros)]
     except Exception as error:  # its exceptions have no common root
         reason = " ".join(str(error).split())[:200]
         raise ExportError(f"{path}: cannot be run for one robot ({reason}); export it with a batch of one") from error

@@ -464,7 +464,11 @@ class _Planner:
             ),
             terms=terms,
             frame=frame if frame is not None and frame.length > 1 else None,
-            clip=None if spec.clip is None else (-spec.clip, spec.clip) if isinstance(spec.clip, float) else spec.clip,
+            clip=None
+            if spec.clip is None
+            else (-spec.clip, spec.clip)
+            if isinstance(spec.clip, (int, float))
+            else spec.clip,
             cycles=tuple(self.cycles),
             driven=self.driven,
             action_clip=action.clip,

@@ -73,7 +73,7 @@ def read_pairs(path: str | Path, plan: Plan, file: OnnxFile) -> Pairs:
     for name, width in widths.items():
         if name not in arrays:
             continue
-        rows = arrays[name]
+        rows: np.ndarray = arrays[name]
         if rows.ndim == 3 and rows.shape[1] == 1:  # (T, 1, k), of one robot
             rows = rows[:, 0]
         if rows.dtype.kind not in "fiu" or rows.shape != (steps, width) or not steps or not np.isfinite(rows).all():
@@ -82,7 +82,7 @@ def read_pairs(path: str | Path, plan: Plan, file: OnnxFile) -> Pairs:
                 "numbers, one robot's steps in order"
             )
         arrays[name] = rows.astype(np.float32)
-    starts = arrays.get(STARTS, np.arange(steps) == 0)
+    starts = arrays[STARTS] if STARTS in arrays else np.arange(steps) == 0
     if starts.shape != (steps,) or starts.dtype.kind not in "biuf" or not starts[0]:
         raise ExportError(
             f"{path}: {STARTS}: got shape {list(starts.shape)}, expected [{steps}] of true or false, true first and "

@@ -22,6 +22,10 @@ from robots.spec import CarrySpec
 _F = np.float32
 
 
+def _clipped(value: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+    return np.clip(value, _F(ends[0]), _F(ends[1]))
+
+
 class Episode:
     """One episode of a policy: what it remembers, as training has it."""
 
@@ -51,7 +55,7 @@ class Episode:
         added, cycle = self.plan.cycles[term.clock]
         # float32 here too: where a cycle ends, 1 and a hair less than 1 are far apart
         passed = _F(self.steps * added % cycle) / _F(cycle) + np.asarray(term.starts, _F)
-        share = np.float64(passed - np.floor(passed))
+        share = (passed - np.floor(passed)).astype(np.float64)
         forms: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "sin": lambda s: np.sin(2.0 * np.pi * s),
             "cos": lambda s: np.cos(2.0 * np.pi * s),
@@ -65,13 +69,13 @@ class Episode:
         for i, term in enumerate(self.plan.terms):
             value = (self._raw(i, inputs) / _F(term.divisor) - term.offset.astype(_F)).astype(_F)
             if term.clip is not None:
-                value = np.clip(value, *map(_F, term.clip))
+                value = _clipped(value, term.clip)
             value = value * term.scale.astype(_F)
             parts.append(self._with_history(history_name(i), value, term.history) if term.history else value)
         out = np.concatenate(parts)
         if self.plan.frame is not None:
             out = self._with_history(FRAME, out, self.plan.frame)
-        return out if self.plan.clip is None else np.clip(out, *map(_F, self.plan.clip))
+        return out if self.plan.clip is None else _clipped(out, self.plan.clip)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The targets (joints,) [rad] of an observation; ends the step."""
@@ -83,7 +87,7 @@ class Episode:
         """The policy said this."""
         output = np.asarray(output, _F)
         clip = self.plan.action_clip
-        self.last = output if clip is None else np.clip(output, *map(_F, clip))
+        self.last = output if clip is None else _clipped(output, clip)
         self.steps += 1
 
     def targets(self) -> np.ndarray:
