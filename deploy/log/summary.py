@@ -56,7 +56,9 @@ def summary(log: RunLog) -> Summary:
     at = log.start_s[rows]
     simulated = bool(log.metadata.get("step_lock"))
     # the loop's own grid: between two steps of the policy the number of the step stays
-    period_s = float(np.median(np.diff(log.scheduled_s[rows]))) if len(rows) > 1 else log.spec.control_period_s
+    period_s = log.spec.control_period_s
+    if len(rows) > 1:  # the nearest two ticks are one period apart, or one of them was left out too
+        period_s /= max(1, round(period_s / max(float(np.diff(log.scheduled_s[rows]).min()), 1e-4)))
     grid = np.round((log.scheduled_s[rows] - log.scheduled_s[rows[:1]]) / period_s).astype(np.int64)
     joints, kinds = Counter[str](), Counter[str]()
     for reasons in log.safety:
@@ -96,7 +98,9 @@ def summary(log: RunLog) -> Summary:
 def facts(log: RunLog) -> dict[str, Any]:
     """What ran on what, by the log's own words; what an older log does not tell is left out."""
     told = {name: log.metadata.get(name) for name in ("started_utc", "bundle", "bundle_digest", "host", "port")}
-    told |= {name: log.metadata.get(name) for name in ("command", "gyro_unit", "step_lock", "versions")}
+    told |= {
+        name: log.metadata.get(name) for name in ("command_source", "command", "gyro_unit", "step_lock", "versions")
+    }
     spec = {"robot": log.spec.robot.name, "task": log.spec.task, "weights_digest": log.spec.weights_digest}
     return {name: value for name, value in (spec | told).items() if value not in (None, "", {})}
 
