@@ -336,11 +336,15 @@ def _ticks(path: Path, raw: _Raw) -> Iterator[dict[str, Any]]:
         # The rest is missing or damaged; what came before it stands, if it is enough.
         raw.footer = False
         if not raw.metadata:
-            other = mistaken(path, "a log of ksim run (.mcap)", {FileKind.LOG, FileKind.UNKNOWN}, {})
-            reason = f"{path}: not a log of ksim run ({str(error) or 'it breaks off at its head'})"
-            raise LogError(other or reason) from error
+            raise no_log(path, error) from error
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); expected a log of ksim run") from error
+
+
+def no_log(path: Path, error: Exception) -> LogError:
+    """What to say of a file that holds no log: what it is, where that can be told."""
+    other = mistaken(path, "a log of ksim run (.mcap)", {FileKind.LOG, FileKind.UNKNOWN}, {})
+    return LogError(other or f"{path}: not a log of ksim run ({str(error) or 'it breaks off at its head'})")
 
 
 def _bundle_of(data: bytes | None) -> Bundle | None:
