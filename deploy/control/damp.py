@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from deploy.errors import OptionError
+from deploy.errors import ConnectionLost, OptionError
 from deploy.robot.address import addressed
 from deploy.robot.damping import Damping, damp_joints
 from deploy.robot.kos import KosRobot
@@ -54,7 +54,14 @@ def _spec(args: DampOptions) -> RobotSpec:
 async def _damp(spec: RobotSpec, args: DampOptions) -> Damping:
     robot = KosRobot(spec, args.host, args.port, accelerometer=False)
     try:
-        await robot.connect(max(args.for_s, 0.5))
+        try:
+            await robot.connect(max(args.for_s, 0.5))
+        except ConnectionLost as error:
+            found, _, _ = str(error).partition(";")
+            raise ConnectionLost(
+                f"{found}; NOT damped: a robot that is stiff stays so: cut the motors' power; "
+                "then check --host and --port"
+            ) from None
         return await damp_joints(robot, damp(Limits.from_spec(spec)), args.for_s)
     finally:
         await robot.close()

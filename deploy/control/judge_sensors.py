@@ -103,9 +103,10 @@ def _gyro(p: Probe, states: Sequence[RobotState]) -> Iterator[Finding]:
         ):
             check.add(state)
             last = state
+    said = check.message.removeprefix("gyro: ")
     if check.verdict == "wrong":
         yield Finding(
-            "IMU", "gyro", RED, check.message, "what the orientation turns by", "set --gyro-unit, or see the IMU's axes"
+            "IMU", "gyro", RED, said, "what the orientation turns by", "set --gyro-unit, or see the IMU's axes"
         )
         return
     rate = float(np.linalg.norm(np.mean([s.gyro_b for s in states], axis=0)))
@@ -119,13 +120,13 @@ def _gyro(p: Probe, states: Sequence[RobotState]) -> Iterator[Finding]:
             "calibrate it, or see its unit",
         )
     if check.verdict == "ok":
-        yield Finding("IMU", "gyro", GREEN, check.message)
+        yield Finding("IMU", "gyro", GREEN, said)
     else:
         yield Finding(
             "IMU",
             "gyro",
             AMBER,
-            f"not judged: {check.message}",
+            f"not judged: {said}",
             do="turn the robot by hand while it is probed, by 10 degrees and back",
         )
 

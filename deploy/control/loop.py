@@ -206,6 +206,7 @@ class ControlLoop:
         self._touched = self._configuring = False
         self._tick_done = -1
         self._run_from = self._due = 0
+        self._started_s = 0.0  # of the newest tick
         self._action = self._home
         # seen after the step of a tick, for the next one
         self._pending: tuple[Fault, ...] = ()
@@ -216,6 +217,11 @@ class ControlLoop:
     def survived_s(self) -> float:
         """How long the policy ran [s]: periods begun and not ended by a fault."""
         return self.counts.run_ticks * self._spec.control_period_s
+
+    @property
+    def gyro(self) -> str:
+        """What is known of the gyro's unit and frame."""
+        return self._monitor.gyro.message.removeprefix("gyro: ")
 
     def _now(self) -> float:
         return time.monotonic() - self._epoch
@@ -321,10 +327,11 @@ class ControlLoop:
                 self.counts.overruns += late > 0
                 if late > 0.5 * period:
                     following = math.floor((now - t0) / period) + 1
-                if self._on_second is not None and now - shown >= 1.0:
-                    shown = now
-                    asked = f", {said}" if (said := self._commands.status()) else ""
-                    self._on_second(f"{now - t0:.0f} s: tick {k}, tilt {self._state.tilt_rad:.2f} rad{asked}")
+            if self._on_second is not None and (now := self._now()) - shown >= 1.0:
+                shown = now
+                passed = scheduled if self._step_lock else now - t0
+                asked = f", {said}" if (said := self._commands.status()) else ""
+                self._on_second(f"{passed:.0f} s: tick {k}, tilt {self._state.tilt_rad:.2f} rad{asked}")
             k = following
         if not self._monitor.gyro_done and not self._step_lock:
             self.event("gyro", self._monitor.gyro.message)
@@ -378,7 +385,7 @@ class ControlLoop:
 
     async def _tick(self, k: int, scheduled: float) -> bool:
         """One tick; whether there is another one."""
-        start = scheduled if self._step_lock else self._now()
+        start = self._started_s = scheduled if self._step_lock else self._now()
         mark = time.monotonic()
         stages = dict.fromkeys(STAGES, 0.0)
 
@@ -568,7 +575,9 @@ class ControlLoop:
         return result.done
 
     async def _hold(self) -> None:
-        start = self._now()
+        # in lock step the simulator's clock stands still meanwhile
+        began = self._now()
+        start = self._started_s if self._step_lock else began
         # What ended the run is often a fault or a silent sensor: then the last good reading has to do.
         fresh = False
         with contextlib.suppress(DeployError):
@@ -583,8 +592,8 @@ class ControlLoop:
             phase="damp",
             scheduled_s=start,
             start_s=start,
-            state_s=self._state.time_s - self._epoch,
-            command_s=self._now(),
+            state_s=self._state.time_s - self._epoch + start - began,
+            command_s=self._now() + start - began,
             state_round_trip_s=self._state.round_trip_s if fresh else _NAN,
             command_round_trip_s=took,
             inputs={},

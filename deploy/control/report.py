@@ -41,6 +41,7 @@ class RunReport:
         stop_ticks: of the stop.
         faults: what ended it, as values.
         left: what the robot was left in: "damped", "off", "held" (the last gains and target), "untouched" or "unknown".
+        gyro: whether its unit and frame fit the orientation; empty in lock step, where nobody looks.
         granted: what the system allowed the loop.
         timing: of the loop over its last 65,536 ticks.
     """
@@ -67,6 +68,7 @@ class RunReport:
     stop_ticks: int = 0
     faults: tuple[Fault, ...] = ()
     left: str = "untouched"
+    gyro: str = ""
     granted: Granted = Granted()
     timing: LoopTiming = LoopTiming(ticks=0, period_ms=math.nan)
 
@@ -125,6 +127,7 @@ class RunReport:
             f"round trip state p50 {ms(timing.state_round_trip_p50_ms)}, p99 {ms(timing.state_round_trip_p99_ms)} ms; "
             f"command p50 {ms(timing.command_round_trip_p50_ms)}, p99 {ms(timing.command_round_trip_p99_ms)} ms; "
             f"lost {self.lost_states} and {self.lost_commands}, stale {self.stale_ticks}",
+            *([f"gyro       {self.gyro}"] if self.gyro else []),
             f"system     {self.granted}",
             *([f"tick       p50 (p99) in ms: {stages}"] if stages else []),
             f"clamped    {self.clamped_ticks} ticks ({clamps})",

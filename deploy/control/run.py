@@ -234,6 +234,7 @@ def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, gra
         clamps=dict(counts.clamps),
         faults=machine.faults,
         left=left,
+        gyro="" if options.step_lock else loop.gyro,
         granted=granted,
         timing=counts.times.timing(loop.period_s, simulated=options.step_lock),
     )
@@ -521,12 +522,12 @@ records every tick, and leaves the robot damped (no stiffness, nominal damping) 
 Ctrl-C, SIGTERM, SIGHUP, an error, a lost server, a fall. A damped robot sinks: have it on a gantry, or near
 the floor. A bundle that was not proven to be its checkpoint is refused; --unvalidated runs it nevertheless.
 
---command-from keyboard: w/s xvel, a/d yvel, q/e yawrate, 0 all to zero, space stops the run. A gamepad: left stick
-xvel and yvel, right stick yawrate, B or START stops. udp: JSON datagrams by name, on 127.0.0.1:10000 unless told
-otherwise. A source that falls silent for 0.5 s is taken as zero.
+--command-from keyboard: w/s xvel, a/d yvel, q/e yawrate, 0 all to zero; space stops the run at once, backspace gently.
+A gamepad: left stick xvel and yvel, right stick yawrate; B stops at once, START gently. udp: JSON datagrams by name, on
+127.0.0.1:10000 unless told otherwise. A source that falls silent for 0.5 s is taken as zero.
 
-Exit code: 0 when the whole duration was run, or space, B or START stopped it; 130 after Ctrl-C, 143 after SIGTERM, 129
-after SIGHUP, 1 for anything else.
+Exit code: 0 when the whole duration was run, or a key or the gamepad stopped it; 130 after Ctrl-C, 143 after SIGTERM,
+129 after SIGHUP, 1 for anything else.
 """
 
 

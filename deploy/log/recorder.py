@@ -333,12 +333,17 @@ def _ticks(path: Path, raw: _Raw) -> Iterator[dict[str, Any]]:
         # The rest is missing or damaged; what came before it stands, if it is enough.
         raw.footer = False
         if not raw.metadata:
-            kind = kind_of(path)
-            told = str(error) or "it breaks off at its head"
-            told = told if kind in (FileKind.LOG, FileKind.UNKNOWN) else f"it is {kind.value}"
-            raise LogError(f"{path}: not a log of ksim run ({told})") from error
+            raise no_log(path, error) from error
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); expected a log of ksim run") from error
+
+
+def no_log(path: Path, error: Exception) -> LogError:
+    """What to say of a file that holds no log: what it is, where that can be told."""
+    kind = kind_of(path)
+    told = str(error) or "it breaks off at its head"
+    told = told if kind in (FileKind.LOG, FileKind.UNKNOWN) else f"it is {kind.value}"
+    return LogError(f"{path}: not a log of ksim run ({told})")
 
 
 def _bundle_of(data: bytes | None) -> Bundle | None:

@@ -58,7 +58,8 @@ def summary(log: RunLog) -> Summary:
     # the loop's own grid: between two steps of the policy the number of the step stays
     due, grid, period_s = log.scheduled_s[rows], log.tick[rows], log.spec.control_period_s
     if np.isfinite(due).all():  # a log from elsewhere knows no deadlines
-        period_s = float(np.median(np.diff(due))) if len(rows) > 1 else period_s
+        if len(rows) > 1:  # the nearest two ticks are one period apart, or one of them was left out too
+            period_s /= max(1, round(period_s / max(float(np.diff(due).min()), 1e-4)))
         grid = np.round((due - due[:1]) / period_s).astype(np.int64)
     joints, kinds = Counter[str](), Counter[str]()
     for reasons in log.safety:
@@ -98,7 +99,9 @@ def summary(log: RunLog) -> Summary:
 def facts(log: RunLog) -> dict[str, Any]:
     """What ran on what, by the log's own words; what an older log does not tell is left out."""
     told = {name: log.metadata.get(name) for name in ("started_utc", "bundle", "bundle_digest", "host", "port")}
-    told |= {name: log.metadata.get(name) for name in ("command", "gyro_unit", "step_lock", "versions")}
+    told |= {
+        name: log.metadata.get(name) for name in ("command_source", "command", "gyro_unit", "step_lock", "versions")
+    }
     made = log.metadata.get("import", {})
     told |= {"imported": {name: made[name] for name in ("format", "path", "missing") if name in made}}
     spec = {"robot": log.spec.robot.name, "task": log.spec.task, "weights_digest": log.spec.weights_digest}

@@ -18,7 +18,7 @@ from mcap.stream_reader import StreamReader
 from mcap.writer import Writer
 
 from deploy.errors import LogError, OptionError
-from deploy.log.recorder import BROKEN, RunLog, read_log
+from deploy.log.recorder import BROKEN, RunLog, no_log, read_log
 from deploy.log.summary import Summary, facts, facts_as_text, lost_as_text, summary
 from deploy.log.tick import COLUMNS, TIMES, VECTORS
 from deploy.robot.state import JOINTS
@@ -216,9 +216,7 @@ def recover_log(broken: Path, good: Path) -> Recovered:
                 break
             except BROKEN as error:
                 if "run" not in metadata:
-                    raise LogError(
-                        f"{broken}: not a log of ksim run ({str(error) or 'it breaks off at its head'})"
-                    ) from error
+                    raise no_log(broken, error) from error
                 break
             if isinstance(record, Header):
                 writer.start(record.profile, record.library)

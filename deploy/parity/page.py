@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deploy.parity.motion import measured_at_s
 from robots.rotation import gravity_in_frame
 from toolkit.charts import Chart, bars_by_name, histogram
 
@@ -196,14 +197,15 @@ def _overlays(result: Parity) -> str:
     names = log.spec.robot.joint_names
     worst = sorted(range(len(names)), key=lambda j: -per_joint[names[j]]["position_rmse_rad"])[:WORST_JOINTS]
     rows = np.flatnonzero(log.run)
-    zero = log.state_s[rows[0]]
+    measured_s = measured_at_s(log)[rows]
+    measured_s = measured_s - measured_s[0]
     gap = np.full((len(replay.first), 1), np.nan)
     time = np.concatenate([replay.time_s, gap], axis=1).ravel()
     out = []
     for j in worst:
         chart = Chart("time [s]", "position [rad]", height=190)
-        chart.line(log.state_s[rows] - zero, log.sent[rows, j], "sent", "target sent")
-        chart.line(log.state_s[rows] - zero, log.joint_position[rows, j], "measured", "measured")
+        chart.line(measured_s, log.sent[rows, j], "sent", "target sent")
+        chart.line(measured_s, log.joint_position[rows, j], "measured", "measured")
         simulated = np.concatenate([replay.position_sim[..., j], gap], axis=1).ravel()
         chart.line(time, simulated, "simulated", "simulated, restarted each window")
         out.append(f"<h3>{escape(short(names[j]))}</h3>{chart.svg()}")

@@ -71,8 +71,9 @@ class GyroCheck:
     @property
     def message(self) -> str:
         """The verdict as one line."""
-        figures = f"orientation over gyro {self.slope:.3g}, correlation {self.correlation:.2f}"
-        figures += f", {self.motion_rad:.2f} rad of motion"
+        figures = f"{self.motion_rad:.2f} rad of motion"
+        if math.isfinite(self.slope):
+            figures = f"orientation over gyro {self.slope:.3g}, correlation {self.correlation:.2f}, {figures}"
         if self.verdict != "wrong":
             return f"gyro: {self.verdict} ({figures}, unit set to {self._unit})"
         if self.slope < 0:

@@ -262,6 +262,7 @@ def test_the_gyro_check_does_not_judge_a_robot_at_rest_or_noise():
         noise.add(state)
     assert rest.verdict == noise.verdict == "not enough motion"
     assert "not enough motion" in rest.message
+    assert GyroCheck("deg/s").message == "gyro: not enough motion (0.00 rad of motion, unit set to deg/s)"  # no nan
 
 
 def test_the_gyro_check_leaves_out_repeated_readings():

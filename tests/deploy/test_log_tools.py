@@ -50,6 +50,16 @@ def test_info_says_how_a_run_went(log, capsys):
     assert "ended           completed" in text and "6: ramp 1, run 4, damp 1; 37.50 a second" in text
 
 
+def test_info_of_a_loop_that_left_out_every_second_deadline(tmp_path, kinfer, capsys):
+    record(tmp_path / "a.mcap", kinfer, [tick(k) for k in (0, 2, 3, 5, 7, 9, 11)])
+    assert main(["info", str(tmp_path / "a.mcap"), "--json"]) == 0
+    timing = json.loads(capsys.readouterr().out)["timing"]
+    assert timing["period_ms"] == pytest.approx(20.0) and timing["skipped"] == 5
+    record(tmp_path / "b.mcap", kinfer, [tick(k) for k in (0, 2, 4)])
+    assert main(["info", str(tmp_path / "b.mcap"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["timing"]["skipped"] == 2
+
+
 def test_info_of_a_log_without_ticks_and_without_an_end_is_no_error(tmp_path, kinfer, capsys):
     log_file(tmp_path / "a.mcap", kinfer, [])
     assert main(["info", str(tmp_path / "a.mcap")]) == 0

@@ -208,6 +208,18 @@ def test_real_time_against_the_twin_is_close_too_and_the_reports_are_whole(tmp_p
     assert len(page) < 2_000_000
 
 
+def test_what_was_measured_in_lock_step_is_drawn_by_the_simulator_s_clock(
+    hung: dict[str, RunLog], tmp_path: Path
+) -> None:
+    log, pages = hung["nominal"], []
+    for late_s in (0.0, 0.2):  # a machine that is busy now and then
+        asked = np.where(np.arange(len(log.tick)) % 7 == 0, late_s, 0.0)
+        result = parity(dataclasses.replace(log, state_s=log.start_s + asked), hang=True)
+        page = write_reports(result, tmp_path / f"{late_s}")["html"].read_text()
+        pages.append(page.partition("The joints that differ most")[2].partition("Delay</h2>")[0])
+    assert pages[0].count("<svg") > 1 and pages[0] == pages[1]
+
+
 def test_the_command_prints_one_json_object_and_works_with_a_truncated_log(
     hung: dict[str, RunLog], tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from deploy.control.loop import smooth
 from deploy.control.run import RunOptions, main, run
 from deploy.errors import CheckError, ConnectionLost, FaultError, LogError, SafetyError
 from deploy.log.recorder import read_log
+from deploy.log.summary import summary
 from robots.bundle import write_bundle
 from robots.errors import BundleError, RobotLoadError
 
@@ -228,6 +229,7 @@ def test_a_wrong_gyro_unit_is_found_while_running(options, server):
     report = run(options(duration_s=1.0, gyro_unit="rad/s", force=True))
     assert report.ended == "completed"
     assert any("gyro: ok" in e["message"] for e in read_log(report.log).events)
+    assert "\ngyro       ok (" in report.summary()
 
 
 def test_a_server_that_dies_is_lost_and_said_to_be_not_damped(options, server):
@@ -292,6 +294,16 @@ def test_lock_step_advances_one_period_a_tick_and_its_times_are_exact(options, s
     assert np.allclose(server.steps, 0.02) and len(server.steps) == report.ticks == 1 + 20 + 15
     log = read_log(report.log)
     assert np.allclose(log.start_s[log.run], np.arange(1, 21) * 0.02, atol=1e-12)
+    # the way out too: its tick follows the last one, however long the server took
+    assert log.phase[-1] == "damp" and log.start_s[-1] == pytest.approx(0.02 * report.ticks)
+    assert summary(log).duration_s == pytest.approx(0.02 * report.ticks) and "gyro   " not in report.summary()
+
+
+def test_lock_step_tells_how_far_it_is_once_a_second(options, server):
+    server.lockstep, server.delay_s = True, {"state": 0.03}
+    lines = []
+    report = run(options(step_lock=True, duration_s=1.0, on_second=lines.append))
+    assert report.ended == "completed" and lines and ": tick " in lines[0]
 
 
 # what is refused before the robot is touched

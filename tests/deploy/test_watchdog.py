@@ -220,6 +220,8 @@ def test_damp_needs_a_server_and_a_bundle_that_names_its_robot(kinfer, robot, bu
         [sys.executable, "-m", "deploy.control.damp", *words], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and done.stderr.startswith(f"ksim damp: no KOS server at 127.0.0.1:{dead_port} ")
+    # who asks for this needs no twin
+    assert "NOT damped" in done.stderr and "cut the motors' power" in done.stderr and "ksim twin" not in done.stderr
     assert done.stderr.count("\n") == 1
     write_bundle(tmp_path / "k.kinfer", bundle_factory(robot, with_spec=False))
     words = ["--bundle", str(tmp_path / "k.kinfer")]
