@@ -223,7 +223,7 @@ class Reference:
 
 def nudged(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each value moved to a neighbour, up or down."""
-    return values * (1 + NUDGE * rng.choice(np.float32([-1, 1]), values.shape))
+    return values * (1 + NUDGE * rng.choice(np.asarray([-1, 1], np.float32), values.shape))
 
 
 def differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ class FlatPolicy:
 
 def _is_key(leaf: Any) -> bool:
     kind = getattr(leaf, "dtype", None)
-    return kind is not None and jax.dtypes.issubdtype(kind, jax.dtypes.prng_key)
+    return kind is not None and jnp.issubdtype(kind, jax.dtypes.prng_key)
 
 
 def _remedy(leaf: np.ndarray) -> str:
