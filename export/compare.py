@@ -204,8 +204,8 @@ class Reference:
             truth = step(*given)
             far = [np.zeros(np.shape(v)) for v in truth]
             for _ in range(NUDGES):
-                other = jax.tree.map(lambda v: v * (1 + NUDGE * rng.choice(np.float32([-1, 1]), v.shape)), given)
-                far = [np.maximum(f, _apart(a, b)) for f, a, b in zip(far, step(*other), truth, strict=True)]
+                other = jax.tree.map(lambda v: nudged(v, rng), given)
+                far = [np.maximum(f, differences(a, b)) for f, a, b in zip(far, step(*other), truth, strict=True)]
         return far[0], far[1]
 
     def check(self, inputs: Mapping[str, np.ndarray], resets: np.ndarray) -> tuple[Reference, float]:
@@ -217,16 +217,22 @@ class Reference:
         slow = Reference(self._step, self.start, stepwise=True)
         a, b = self.run(rows, starts), slow.run(rows, starts)
         pairs = ((a.actions, b.actions), (a.carries, b.carries))
-        apart = max(float((_apart(x, y) / np.maximum(1.0, np.abs(y))).max(initial=0.0)) for x, y in pairs)
+        apart = max(float((differences(x, y) / np.maximum(1.0, np.abs(y))).max(initial=0.0)) for x, y in pairs)
         return (self if apart <= SCAN_LIMIT else slow), apart
 
 
-def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def nudged(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each value moved to a neighbour, up or down."""
+    return values * (1 + NUDGE * rng.choice(np.asarray([-1, 1], np.float32), values.shape))
+
+
+def differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How far each value is from its other, in double precision."""
     return np.abs(np.subtract(a, b, dtype=np.float64))
 
 
 def _greatest(a: np.ndarray, b: np.ndarray) -> float:
-    return float(_apart(a, b).max(initial=0.0))
+    return float(differences(a, b).max(initial=0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,9 +324,9 @@ def compare(
         kept = values if where is None else np.where(where | ~np.isfinite(values), values, 0.0)
         return kept.max(axis=1, initial=0.0)
 
-    action, step_action = (greatest(_apart(t.actions, truth.actions)) for t in (carried, alone))
-    apart, step_apart = (_apart(t.carries, truth.carries) for t in (carried, alone))
-    action_apart = _apart(alone.actions, truth.actions)
+    action, step_action = (greatest(differences(t.actions, truth.actions)) for t in (carried, alone))
+    apart, step_apart = (differences(t.carries, truth.carries) for t in (carried, alone))
+    action_apart = differences(alone.actions, truth.actions)
     carry, step_carry, large = greatest(apart, small), greatest(step_apart, small), greatest(apart, ~small)
     large_share = greatest(step_apart / np.maximum(size, LARGE_VALUE), ~small)
     found = np.stack([action, step_action, carry, step_carry, large, large_share])
@@ -342,7 +348,7 @@ def compare(
         if share.max() <= 1.0 and max(action.max(), carry.max()) > ERROR_LIMIT:
             signs = np.random.default_rng(0).choice([-1.0, 1.0], apart.shape)
             other = reference.run(inputs, resets, signs * step_apart.max(axis=0))
-            limit = max(limit, float(greatest(_apart(other.carries, truth.carries), small).max()))
+            limit = max(limit, float(greatest(differences(other.carries, truth.carries), small).max()))
             action_limit = max(action_limit, _greatest(other.actions, truth.actions))
         share = np.maximum(share, np.maximum(carry / limit, action / action_limit))
     parts = np.array_split(np.maximum(action, carry), min(WINDOWS, len(resets)))

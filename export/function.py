@@ -33,6 +33,19 @@ class FlatPolicy:
     layout: tuple[CarrySpec, ...]
 
 
+def _is_key(leaf: Any) -> bool:
+    kind = getattr(leaf, "dtype", None)
+    return kind is not None and jnp.issubdtype(kind, jax.dtypes.prng_key)
+
+
+def _remedy(leaf: np.ndarray) -> str:
+    if leaf.dtype.kind in "iu":
+        return "; count in float32, which has whole numbers up to 2^24, and cast where one is needed"
+    if leaf.dtype.kind == "b":
+        return "; keep it as 0.0 and 1.0, and compare with 0.5"
+    return "; write jnp.float32(...) or .astype(jnp.float32)" if leaf.dtype.kind == "f" and leaf.itemsize != 4 else ""
+
+
 def flatten(step: Step, init_carry: Any) -> FlatPolicy:
     """Lay the parts of a carry, any pytree of float32 arrays, one after the other, named by their paths in it.
 
@@ -41,12 +54,18 @@ def flatten(step: Step, init_carry: Any) -> FlatPolicy:
     """
     found, tree = jax.tree_util.tree_flatten_with_path(init_carry)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in found]
+    keys = [n for n, (_, leaf) in zip(names, found, strict=True) if _is_key(leaf)]
+    if keys:
+        raise ExportError(
+            f"initial carry{keys[0] and f', part {keys[0]}'}: got a key of random numbers, expected float32; a policy "
+            "that is deployed is the mean of its distribution: leave the noise and its key out"
+        )
     leaves = [np.asarray(leaf) for _, leaf in found]
     for name, leaf in zip(names, leaves, strict=True):
         if leaf.dtype != np.float32 or leaf.size == 0 or not np.isfinite(leaf).all():
             raise ExportError(
                 f"initial carry{name and f', part {name}'}: got shape {leaf.shape} {leaf.dtype}, "
-                "expected float32, not empty, all finite"
+                f"expected float32, not empty, all finite{_remedy(leaf)}"
             )
     shapes = [leaf.shape for leaf in leaves]
     sizes = [leaf.size for leaf in leaves]

@@ -333,7 +333,8 @@ def _select_n(inputs: list[Any], params: dict[str, Any]) -> list[Any] | None:
 
 def _atan2(inputs: list[Any], params: dict[str, Any]) -> list[Any]:
     """jax2onnx's leaves out the signs of zeros: which side of the cut a heading is on."""
-    y, x = inputs
+    shape = np.broadcast_shapes(*(v.shape for v in inputs))  # one of them may be a scalar
+    y, x = (lax.broadcast(v, shape) if v.shape != shape else v for v in inputs)
     zero, pi = lax.full_like(x, 0), lax.full_like(x, jnp.pi)
 
     def negative(v: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, TensorProto, compose, inliner, numpy_helper, version_converter
+from onnx import AttributeProto, TensorProto, compose, helper, inliner, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from export import graph
@@ -61,7 +61,7 @@ class OnnxFile:
         path: where it came from.
         model: the graph.
         obs: name of the observation.
-        obs_shape: [1, N] or [N].
+        obs_shape: [N], after axes of one.
         actions: name of the output.
         count: how many actions there are.
         states: recurrent states, in the order of the inputs.
@@ -160,6 +160,13 @@ def _roles(path: Path, model: onnx.ModelProto, told: Mapping[str, str]) -> tuple
         after = f"{name.removesuffix('_in')}_out"
         if name.endswith("_in") and after in outputs:
             states.setdefault(name, after)
+    twice = sorted({after for after in states.values() if list(states.values()).count(after) > 1})
+    if twice:
+        raise ExportError(
+            f"{path}: states: {', '.join(twice)} is the next one of "
+            f"{', '.join(name for name in states if states[name] in twice)}; "
+            f"expected an output of its own for each; there is {', '.join(outputs)}"
+        )
     left = [name for name in inputs if name not in states]
     if len(left) != 1:
         hint = "export the motion with the policy's own steps, or train without" if "time_step" in left else (
@@ -220,10 +227,18 @@ def read_onnx(path: str | Path, states: Mapping[str, str] | None = None) -> Onnx
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset > graph.OPSET_MAX:
         raise ExportError(f"{path}: opset {opset}, expected at most {graph.OPSET_MAX}; export it with opset_version=17")
+    open_ended = {
+        v.name for v in model.graph.input for d in v.type.tensor_type.shape.dim[-1:] if not d.HasField("dim_value")
+    }
     for value in model.graph.input:
         _fix(value)
     shapes = {v.name: _shape(v) for v in model.graph.input}
-    if len(shapes[obs]) not in (1, 2) or int(np.prod(shapes[obs])) != shapes[obs][-1]:
+    if obs in open_ended:
+        raise ExportError(
+            f"{path}: input {obs}: how many values it takes is left open; expected a number, as [1, N] has; export it "
+            "with no axis open but the batch"
+        )
+    if not shapes[obs] or int(np.prod(shapes[obs])) != shapes[obs][-1]:
         raise ExportError(
             f"{path}: input {obs}: got shape {list(shapes[obs])}, expected [1, N]; export it for one robot"
         )
@@ -305,16 +320,20 @@ class Network:
             self._run = session(str(file.path), str(file.path))
         else:
             self._run = session(file.model.SerializeToString(), str(file.path))
-        self._type = np.float64 if original and file.double else np.float32
+        self._types: dict[str, Any] = {}
+        if original and file.double:  # which of the inputs are
+            given = onnx.load_model(file.path, load_external_data=False).graph.input
+            self._types = {v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in given}
         self._wanted = [file.actions, *(s.output for s in file.states)]
 
     def start(self) -> list[np.ndarray]:
         """Recurrent states before the first step: zeros."""
-        return [np.zeros(s.shape, self._type) for s in self._file.states]
+        return [np.zeros(s.shape, self._types.get(s.input, np.float32)) for s in self._file.states]
 
     def __call__(self, obs: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """(actions (A,), next states) of an observation (N,)."""
-        feed = {s.input: v.astype(self._type) for s, v in zip(self._file.states, states, strict=True)}
-        feed[self._file.obs] = obs.reshape(self._file.obs_shape).astype(self._type)
+        feed = {s.input: v for s, v in zip(self._file.states, states, strict=True)}
+        feed[self._file.obs] = obs.reshape(self._file.obs_shape)
+        feed = {name: value.astype(self._types.get(name, np.float32)) for name, value in feed.items()}
         actions, *after = self._run.run(self._wanted, feed)
         return actions.reshape(-1), after

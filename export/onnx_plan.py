@@ -6,10 +6,11 @@ told. What was taken from the file or the folder is noted, a line each.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -31,6 +32,8 @@ from toolkit.setting_values import nearest
 # the nearest fraction with a denominator up to this.
 _CYCLE_PARTS = 500
 _FEW_NAMES = 4
+# Numbers of a file's metadata have three decimals.
+_ROUNDED = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +158,15 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_FEW_NAMES]) + more
 
 
+@contextlib.contextmanager
+def _noted(wrong: list[str]) -> Iterator[None]:
+    """What is raised within is noted, so that all of it is told at once."""
+    try:
+        yield
+    except ExportError as error:
+        wrong.append(str(error))
+
+
 class _Planner:
     def __init__(self, spec: OnnxSpec, file: OnnxFile, metadata: Metadata, robot: RobotSpec) -> None:
         self.spec, self.file, self.metadata, self.folder = spec, file, metadata, robot
@@ -162,6 +174,8 @@ class _Planner:
         self.cycles: list[tuple[int, int]] = []
         self.joints = self._joint_order()
         self.period = spec.control_period_s or robot.control_period_s
+        if spec.control_period_s is None:
+            self.notes.append(f"control_period_s is {self.period:g} s, that of robot {robot.name}")
         self.pose = self._pose()
         self.robot = self._trained_robot()
         self.commands = tuple(CommandSpec(name=n, low=r[0], high=r[1]) for n, r in (spec.commands or {}).items())
@@ -302,9 +316,9 @@ class _Planner:
         """The description's terms are those that the file names, as far as its names tell.
 
         Raises:
-            ExportError: they are in another order, or scaled otherwise.
+            ExportError: they are in another order.
         """
-        names, meta = self.metadata.observation_names, self.metadata
+        names = self.metadata.observation_names
         theirs = [TERMS[name] for name in names if name in TERMS]
         mine = [term.input for term in terms if term.input in theirs]
         if theirs and mine != theirs:
@@ -312,21 +326,38 @@ class _Planner:
                 f"key observation: the spec has {', '.join(t.input for t in terms)}, the file's metadata "
                 f"observation_names {', '.join(names)}; expected the same order; correct the spec"
             )
-        if len(names) != len(terms):
+
+    def _agrees(self, i: int, term: PlannedTerm) -> None:
+        """A term in numbers is what the file says of it; only where the file names as many terms.
+
+        Raises:
+            ExportError: scale, clip or history are others.
+        """
+        names, meta = self.metadata.observation_names, self.metadata
+        if len(names) != self._count:
             return
-        for i, term in enumerate(terms):
-            if i < len(meta.term_scale) and not isinstance(term.scale, dict):
-                a, b = _as_tuple(term.scale), _as_tuple(meta.term_scale[i])
-                if len(a) in (1, len(b)) and np.abs(np.subtract(a, b)).max() > 1e-3:
-                    raise ExportError(
-                        f"key observation[{i}].scale: the spec says {list(a)}, the file's metadata for {names[i]} "
-                        f"{list(b)}; expected the same; correct the spec"
-                    )
-            length = (term.history or self.spec.history or History(length=1)).length
-            if i < len(meta.term_history) and max(1, meta.term_history[i]) != length:
+        pairs = []
+        if i < len(meta.term_scale):
+            theirs = np.asarray(_as_tuple(meta.term_scale[i]))
+            same = len(theirs) in (1, term.width) and np.abs(term.scale - theirs).max() <= _ROUNDED
+            mine = term.scale[:1] if (term.scale == term.scale[0]).all() else term.scale
+            pairs.append(("scale", same, mine.tolist(), theirs.tolist()))
+        if i < len(meta.term_clip):
+            ends = (-math.inf, math.inf) if term.clip is None else term.clip
+            same = all(a == b or abs(a - b) <= _ROUNDED for a, b in zip(ends, meta.term_clip[i], strict=True))
+            pairs.append(("clip", same, list(ends), list(meta.term_clip[i])))
+        if i < len(meta.term_history):
+            theirs = max(1, meta.term_history[i])
+            mine, frame = term.history.length if term.history else 1, self.spec.history
+            if theirs > 1 and frame is not None and frame.of == "frame":
+                pairs.append(("history", False, "of: frame", f"{theirs} steps of this term alone (of: terms)"))
+            else:
+                pairs.append(("history", mine == theirs, f"{mine} steps", theirs))
+        for what, same, mine, theirs in pairs:
+            if not same:
                 raise ExportError(
-                    f"key observation[{i}].history: the spec says {length} steps, the file's metadata for {names[i]} "
-                    f"{max(1, meta.term_history[i])}; expected the same; correct the spec"
+                    f"key observation[{i}].{what}: the spec says {mine}, the file's metadata for {names[i]} "
+                    f"{theirs}; expected the same; correct the spec"
                 )
 
     def _clock(self, period_s: float) -> int:
@@ -422,16 +453,25 @@ class _Planner:
         self._count = len(given)
         if not given:
             raise ExportError("key observation: got no term, expected one or more")
-        terms = tuple(self._term(i, term) for i, term in enumerate(given))
+        wrong: list[str] = []
+        terms, scale = [], None
+        for i, term in enumerate(given):
+            with _noted(wrong):
+                planned = self._term(i, term)
+                terms.append(planned)
+                if spec.observation:
+                    self._agrees(i, planned)
+        with _noted(wrong):
+            scale = self._scale(names)
+        with _noted(wrong):
+            self._target_ends()
+        if wrong:
+            raise ExportError("; ".join(dict.fromkeys(wrong)))
+        assert scale is not None, "else it is noted"
+        terms = tuple(terms)
         frame = spec.history if spec.history is not None and spec.history.of == "frame" else None
         if frame is not None and any(term.history for term in terms):
             raise ExportError("key history: got one of the frame and one of a term, expected one kind")
-        scale = self._from_file("action.scale", "action_scale", spec.action.scale, names)
-        if scale is None:
-            raise ExportError(
-                "key action.scale: is missing, and the file's metadata has no action_scale; expected what an output "
-                "of 1 moves the joint by [rad], such as 0.25"
-            )
         action = spec.action
         if action.offset == "default_pose":
             offset = np.asarray([self.pose[name] for name in names])
@@ -482,6 +522,16 @@ class _Planner:
         if plan.size != self.file.size:
             raise ExportError(_sizes(plan, self.file))
         return dataclasses.replace(plan, notes=tuple(self.notes))
+
+    def _scale(self, names: Sequence[str]) -> np.ndarray:
+        """Of the action, one for each joint."""
+        scale = self._from_file("action.scale", "action_scale", self.spec.action.scale, names)
+        if scale is None:
+            raise ExportError(
+                "key action.scale: is missing, and the file's metadata has no action_scale; expected what an output "
+                "of 1 moves the joint by [rad], such as 0.25"
+            )
+        return scale
 
     def _target_ends(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Least and greatest target of each joint."""

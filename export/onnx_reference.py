@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from export.compare import Trace
+from export.compare import NUDGES, Trace, differences, nudged
 from export.function import UNUSED
 from export.onnx_compose import CLOCK, FRAME, STARTED, history_name, layout
 from export.onnx_file import Network, OnnxFile
@@ -32,6 +32,7 @@ class Episode:
     def __init__(self, plan: Plan, network: Network) -> None:
         self.plan, self.network = plan, network
         self.steps = 0
+        self.counts = [0] * len(plan.cycles)  # of each clock, since its start
         self.states = network.start()
         self.last = np.zeros(len(plan.driven), _F)
         self.past: dict[str, deque[np.ndarray]] = {}
@@ -54,7 +55,7 @@ class Episode:
             return np.asarray(inputs[term.source], _F)[list(term.index)]
         added, cycle = self.plan.cycles[term.clock]
         # float32 here too: where a cycle ends, 1 and a hair less than 1 are far apart
-        passed = _F(self.steps * added % cycle) / _F(cycle) + np.asarray(term.starts, _F)
+        passed = _F(self.counts[term.clock] * added % cycle) / _F(cycle) + np.asarray(term.starts, _F)
         share = (passed - np.floor(passed)).astype(np.float64)
         forms: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "sin": lambda s: np.sin(2.0 * np.pi * s),
@@ -89,6 +90,7 @@ class Episode:
         clip = self.plan.action_clip
         self.last = output if clip is None else _clipped(output, clip)
         self.steps += 1
+        self.counts = [count + 1 for count in self.counts]
 
     def targets(self) -> np.ndarray:
         """What the last action asks of each joint, (joints,) [rad]."""
@@ -107,7 +109,8 @@ class Episode:
             if part.name == LAST_ACTION:
                 value = self.last
             elif part.name == CLOCK:
-                value = np.asarray([self.steps * added % cycle for added, cycle in self.plan.cycles], _F)
+                counted = zip(self.counts, self.plan.cycles, strict=True)
+                value = np.asarray([count * added % cycle for count, (added, cycle) in counted], _F)
             elif part.name == STARTED:
                 value = np.asarray([float(self.steps > 0)], _F)
             elif part.name == UNUSED:
@@ -119,6 +122,26 @@ class Episode:
                 value = next(files)
             rows.append(np.asarray(value, _F).reshape(-1))
         return np.concatenate(rows)
+
+    def resume(self, parts: tuple[CarrySpec, ...], carry: np.ndarray) -> None:
+        """Go on from a carry, as `carry` gives it."""
+        ends = np.cumsum([part.size for part in parts])
+        rows = {part.name: carry[end - part.size : end] for part, end in zip(parts, ends, strict=True)}
+        self.states = [
+            rows[part.name].reshape(state.shape).astype(state.dtype)
+            for part, state in zip(parts, self.states, strict=False)
+        ]
+        self.last = rows.get(LAST_ACTION, self.last)
+        self.steps = int(STARTED not in rows or rows[STARTED][0] > 0.5)
+        # of a share of the cycle in lowest terms each count of parts is reached at one step
+        self.counts = [
+            round(float(count)) * pow(added, -1, cycle) % cycle
+            for count, (added, cycle) in zip(rows.get(CLOCK, ()), self.plan.cycles, strict=True)
+        ]
+        for part in parts if self.steps else ():
+            if part.name == FRAME or part.name.startswith("history."):
+                earlier = list(rows[part.name].reshape(part.shape))
+                self.past[part.name] = deque([earlier[0], *earlier], maxlen=len(earlier) + 1)
 
 
 class FileReference:
@@ -154,6 +177,31 @@ class FileReference:
             actions.append(episode.act(episode.observe({name: rows[t] for name, rows in inputs.items()})))
             after.append(episode.carry(self.parts))
         return Trace(actions=np.stack(actions), carries=np.stack(after), before=np.stack(before))
+
+    def moved(self, inputs: Mapping[str, np.ndarray], before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As export.compare.Reference has it: how far each step's action and carry move with all that it is given."""
+        rng = np.random.default_rng(0)
+        given = {name: np.asarray(value, _F) for name, value in inputs.items()}
+        truth = self._steps(given, before)
+        far = [np.zeros(np.shape(value)) for value in truth]
+        for _ in range(NUDGES):
+            rows, carry = (
+                {name: nudged(value, rng) for name, value in given.items()},
+                nudged(np.asarray(before, _F), rng),
+            )
+            other = self._steps(rows, carry)
+            far = [np.maximum(f, differences(a, b)) for f, a, b in zip(far, other, truth, strict=True)]
+        return far[0], far[1]
+
+    def _steps(self, inputs: Mapping[str, np.ndarray], before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(actions, carries) of steps that each begin with a carry of their own."""
+        actions, after = [], []
+        for t, carry in enumerate(before):
+            episode = Episode(self.plan, self.network)
+            episode.resume(self.parts, carry)
+            actions.append(episode.act(episode.observe({name: rows[t] for name, rows in inputs.items()})))
+            after.append(episode.carry(self.parts))
+        return np.stack(actions), np.stack(after)
 
     def _move(self, episode: Episode, shift: np.ndarray) -> None:
         at = 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from export.errors import ExportError
+from export.onnx_metadata import TERMS
 from robots.inputs import BY_NAME, COMMANDS, JOINTS
 from toolkit.errors import SettingsError
 from toolkit.setting_values import nearest
@@ -93,6 +94,8 @@ class Term(_OnnxSettings):
             hint = nearest(self.input, SOURCES)
             if any(word in self.input for word in _UNMEASURED):
                 hint = "no robot of ours measures it; train the actor without it"
+            elif self.input in TERMS:
+                hint = f"it is {TERMS[self.input]} here"
             raise SpecFileError(f"got {self.input!r}; {hint}", key="input", noun=self.noun)
         for key, given, of in (
             ("joints", self.joints is not None, [i for i in MEASURED if BY_NAME[i].size == JOINTS]),

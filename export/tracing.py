@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import logging
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -81,6 +82,10 @@ def _check_step(step: Step, spec: PolicySpec) -> None:
         ) from error
     except Exception as error:
         hint = "; call a copy of the module in the step, nnx.clone(module)" if "trace level" in str(error) else ""
+        if isinstance(error, jax.errors.TracerArrayConversionError):
+            hint = "; use jax.numpy in place of numpy"
+        elif isinstance(error, jax.errors.ConcretizationTypeError):  # also of a bool
+            hint = "; a value is not known while it is traced: choose with jnp.where, and leave out float() and int()"
         raise ExportError(f"policy function: cannot be traced: {_first_line(error)}{raised(error)}{hint}") from error
     expected = ((len(spec.robot.joints),), "float32")
     got = (action.shape, str(action.dtype)) if hasattr(action, "shape") else type(action).__name__
@@ -226,7 +231,17 @@ def convert(step: Step, init_carry: Any, spec: PolicySpec, *, opset: int = graph
         flat = flatten(step, init_carry)
         spec = _complete(spec, flat)
         _check_step(flat.step, spec)
-        bundle = _either(flat, spec, opset)
+        try:
+            bundle = _either(flat, spec, opset)
+        except LoweringError:
+            raise
+        except ExportError as error:
+            if _same_again(flat, spec):
+                raise
+            raise ExportError(
+                "policy function: called again it is another function: it keeps something of its own between calls "
+                "(self.x = ..., a global, a list), which no graph does; hand it round in the carry"
+            ) from error
     except ExportError:
         raise
     except ToolkitError as error:
@@ -234,6 +249,20 @@ def convert(step: Step, init_carry: Any, spec: PolicySpec, *, opset: int = graph
     except Exception as error:  # what JAX, jax2onnx and onnx raise has no common root
         raise ExportError(f"policy function or specification: cannot be converted: {_first_line(error)}") from error
     return bundle
+
+
+def _same_again(flat: FlatPolicy, spec: PolicySpec) -> bool:
+    """Whether two traces of the function are one graph. True also where that cannot be told."""
+    function, shapes = _positional(flat.step, spec)
+    try:
+        first, again = (jax.make_jaxpr(lambda *args: function(*args))(*shapes) for _ in range(2))
+    except jax.errors.UnexpectedTracerError:
+        return False
+    except Exception:  # it was told what is wrong
+        return True
+    texts = [re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)) for closed in (first, again)]
+    pairs = zip(first.consts, again.consts, strict=False)
+    return texts[0] == texts[1] and all(a is b or np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
 def _either(flat: FlatPolicy, spec: PolicySpec, opset: int) -> Bundle:

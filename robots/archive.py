@@ -101,7 +101,11 @@ def unpack(file: BinaryIO, limits: Mapping[str, int]) -> dict[str, bytes]:
             limit, described = _MAX_PAX, True
         else:
             if header.type not in _PLAIN or name not in limits or name in contents:
-                raise ValueError(f"member {name[:60]!r} of type {header.type!r}; {expected}, plain files, each once")
+                inside = header.type in _PLAIN and name.rpartition("/")[2] in limits and "/" in name
+                how = "; pack it from within its folder, by names alone" if inside else ""
+                raise ValueError(
+                    f"member {name[:60]!r} of type {header.type!r}; {expected}, plain files, each once{how}"
+                )
             limit, described = limits[name], False
         if not 0 <= size <= limit:
             raise ValueError(f"member {name[:60]!r} of {size} bytes; expected at most {limit}")

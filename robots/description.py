@@ -64,7 +64,7 @@ class Description:
         bodies: names of the robot's bodies or links, in document order.
         root: the outermost body that carries the first hinge.
         sites: (site, body) of every named site of these bodies.
-        mass_kg: their mass, 0 where it hangs on the volume of a mesh.
+        mass_kg: their mass, 0 where only MuJoCo knows it: it hangs on a volume or is scaled.
         keyframes: of each keyframe that has positions, its name and those of the hinges [rad].
         others: names of the bodies on the world that are not the robot's.
     """
@@ -241,12 +241,12 @@ class _Mjcf:
         for element in section.findall("default"):
             self._read_default(element, _need(self.path, element, "class"), own)
 
-    def _attributes(self, element: ET.Element, childclass: str) -> dict[str, str]:
+    def _attributes(self, element: ET.Element, childclass: str, tag: str = "") -> dict[str, str]:
         name = element.get("class", childclass)
         if name not in self.defaults:
             known = ", ".join(sorted(self.defaults))
             raise RobotLoadError(f"{self.path}: default class {name!r}: no such class; there is: {known}")
-        return {**self.defaults[name].get(element.tag, {}), **element.attrib}
+        return {**self.defaults[name].get(tag or element.tag, {}), **element.attrib}
 
     def _bodies(self, parent: ET.Element, childclass: str) -> Iterator[tuple[ET.Element, str]]:
         """Every body with the class of its children, in document order; frames are looked through."""
@@ -283,8 +283,10 @@ class _Mjcf:
         if not own:
             raise RobotLoadError(f"{self.path}: no bodies; expected a robot in <worldbody>")
         mass = sum((mass for tree in own for mass in tree.masses), 0.0)
-        follows = self._followers()
+        if any(compiler.get("settotalmass", "-1").strip()[:1] != "-" for compiler in self.root.findall("compiler")):
+            mass = math.nan  # MuJoCo scales what is written
         moved = {element.get("joint") for section in self.root.findall("actuator") for element in section}
+        follows = self._followers(driven, moved)
         some = any(hinge.name in moved for tree in trees for hinge in tree.hinges)
         return Description(
             hinges=tuple(
@@ -308,11 +310,19 @@ class _Mjcf:
             others=tuple(tree.bodies[0] or "unnamed" for tree in trees if tree not in own),
         )
 
-    def _followers(self) -> dict[str, str]:
-        """Joints that an equality of two joints makes follow another: MuJoCo's joint1 follows its joint2."""
-        pairs = [joint for section in self.root.findall("equality") for joint in section.findall("joint")]
-        active = [joint for joint in pairs if joint.get("active", "true") != "false"]
-        return {joint.get("joint1", ""): joint.get("joint2", "") for joint in active if joint.get("joint2")}
+    def _followers(self, driven: Collection[str], moved: Collection[str | None]) -> dict[str, str]:
+        """Joints that an equality of two joints makes follow another: MuJoCo's joint1 follows its joint2.
+
+        It holds both ways: where joint1 has a motor and joint2 has none, joint2 follows.
+        """
+        found = {}
+        for joint in (joint for section in self.root.findall("equality") for joint in section.findall("joint")):
+            told = self._attributes(joint, "main", "equality")
+            one, two = told.get("joint1", ""), told.get("joint2", "")
+            if two and told.get("active", "true") != "false":
+                turned = one in driven and two not in driven and two not in moved
+                found |= {two: one} if turned else {one: two}
+        return found
 
     def _add(self, tree: _Tree, order: list[tuple[str, str]], body: ET.Element, childclass: str) -> None:
         """Take up one body."""
@@ -391,6 +401,12 @@ class _Mjcf:
             if "qpos" not in key.attrib:
                 continue
             name = key.get("name", "unnamed")
+            given = len(key.attrib["qpos"].split())
+            if given != size:
+                raise RobotLoadError(
+                    f"{self.path}: keyframe {name}: qpos: got {given} numbers, expected {size}, as many as the joints "
+                    "of the model have (7 for a free one, 4 for a ball); correct the keyframe or delete it"
+                )
             qpos = _numbers(self.path, f"keyframe {name}: qpos", key.attrib["qpos"], size)
             positions, at = {}, 0
             for joint, kind in order:
@@ -402,6 +418,11 @@ class _Mjcf:
 
 
 def _describe_urdf(path: Path, root: ET.Element) -> Description:
+    if any("xacro" in element.tag for element in root.iter()):
+        raise RobotLoadError(
+            f"{path}: has xacro elements, which are yet to be worked out; expected plain URDF; make it with "
+            "xacro FILE > robot.urdf"
+        )
     links = [_need(path, link, "name") for link in root.findall("link")]
     if not links:
         raise RobotLoadError(f"{path}: no links; expected a URDF robot")
@@ -447,6 +468,8 @@ def _describe_urdf(path: Path, root: ET.Element) -> Description:
         element = link.find("inertial/mass")
         if element is not None:
             mass += _numbers(path, f"link {link.get('name')}: mass", _need(path, element, "value"), 1)[0]
+        elif link.find("collision") is not None:
+            mass = math.nan  # MuJoCo takes it from the volume
     return Description(
         hinges=tuple(hinges),
         slides=tuple(slides),
@@ -454,5 +477,5 @@ def _describe_urdf(path: Path, root: ET.Element) -> Description:
         bodies=tuple(links),
         root=roots[0],
         sites=(),
-        mass_kg=mass,
+        mass_kg=mass if math.isfinite(mass) else 0.0,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -267,13 +268,13 @@ def _imu_site(path: Path, model_path: Path, description: Description, extra: dic
     if "imu_site" in extra:
         told = Origin(how="as metadata.json says", file=path.name, key=f"{EXTRA_KEY}.imu_site")
         return _known(path, description, "imu_site", extra["imu_site"]), told
-    for name in ("imu_site", "imu"):
-        if name in sites:
-            return name, Origin(how="by its name", file=model_path.name)
+    named = [name for name in ("imu_site", "imu") if name in sites]
+    if len(named) == 1:
+        return named[0], Origin(how="by its name", file=model_path.name)
     ways = (
-        ("the one site called so", [site for site in sites if "imu" in site.lower()]),
-        ("the one site on a body called so", [site for site, body in description.sites if "imu" in body.lower()]),
-        ("the one body called so", [body for body in description.bodies if "imu" in body.lower()]),
+        ("the one site called so", [site for site in sites if _says("imu", site)]),
+        ("the one site on a body called so", [site for site, body in description.sites if _says("imu", body)]),
+        ("the one body called so", [body for body in description.bodies if _says("imu", body)]),
     )
     for how, found in ways:
         if len(found) > 1:
@@ -299,7 +300,7 @@ def _foot_sites(
             raise RobotLoadError(f"{path}: {EXTRA_KEY}: foot_sites: got {names!r:.100}, expected a list of names")
         feet = tuple(_known(path, description, "foot_sites", name) for name in names)
         return feet, Origin(how="as metadata.json says", file=path.name, key=f"{EXTRA_KEY}.foot_sites")
-    sites = [(site, body) for site, body in description.sites if "foot" in site.lower()]
+    sites = [(site, body) for site, body in description.sites if _says("foot", site)]
     bodies = [body for _, body in sites]
     if len(set(bodies)) < len(bodies):
         one = {body: site for site, body in reversed(sites)}
@@ -317,8 +318,13 @@ def _foot_sites(
         )
     if sites:
         return tuple(site for site, _ in sites), Origin(how="all sites called so", file=model_path.name)
-    bodies = [body for body in description.bodies if "foot" in body.lower()]
+    bodies = [body for body in description.bodies if _says("foot", body)]
     return tuple(bodies), Origin(how="all bodies called so" if bodies else "nothing is called so", guess=True)
+
+
+def _says(word: str, name: str) -> bool:
+    """Whether a name says foot or imu, and not by a longer word: ROS calls a robot's place on the floor footprint."""
+    return word in re.sub("footprint|football|simul|stimul|imum", "-", name.lower())
 
 
 def _known(path: Path, description: Description, key: str, name: object) -> str:

@@ -13,8 +13,10 @@ from robots.errors import RobotLoadError, SpecError
 from robots.origins import Origin
 from robots.problems import Problem, Problems
 from robots.spec import JointSpec
+from toolkit.setting_values import nearest
 
 EXTRA_KEY = "ksim2real"  # our own key in metadata.json
+EXTRA_KEYS = ("name", "model", "imu_site", "foot_sites", "home_deg", "floating", "passive_joints")
 JOINTS, TYPES, FREQUENCY = "joint_name_to_metadata", "actuator_type_to_metadata", "control_frequency"
 # What each entry of a table must have: its unit, and a number that a robot may have.
 JOINT_KEYS = {"id": ("the actuator's id on the bus", 1), "kp": ("N m/rad", 40), "kd": ("N m s/rad", 2)}
@@ -35,7 +37,7 @@ def read_metadata(path: Path) -> tuple[dict[str, Any], bytes]:
         )
     try:
         data = path.read_bytes()
-        metadata = json.loads(data.decode(), object_pairs_hook=_unique)
+        metadata = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
     except OSError as error:
         raise RobotLoadError(f"{path}: cannot be read ({error.strerror}); expected the robot's metadata") from error
     except (ValueError, RecursionError) as error:
@@ -84,6 +86,9 @@ class Metadata:
             extra = {}
         if not isinstance(extra.get("floating", True), bool):
             self._wrong(f"{EXTRA_KEY}: floating: got {extra['floating']!r:.100}, expected true or false")
+        for key in extra:
+            if key not in EXTRA_KEYS:
+                self._wrong(f"{EXTRA_KEY}: key {key!r:.60} is unknown; {nearest(key, EXTRA_KEYS)}")
         self.extra: dict[str, Any] = extra
         self.frequency = self._frequency(data)
         self._incomplete: set[str] = set()
@@ -267,6 +272,13 @@ class Metadata:
         at = min(max(0.0, lower), upper) if home is None else home[0]
         # a keyframe written with fewer digits than the limits may stand a hair outside
         at = min(max(at, lower), upper) if lower - 1e-5 <= at <= upper + 1e-5 else at
+        if home is not None and not lower <= at <= upper:
+            self._wrong(
+                f"home is {math.degrees(at):.6g} degrees (of {home[1].file}, {home[1].key}), expected within the "
+                f"limits [{math.degrees(lower):.6g}, {math.degrees(upper):.6g}]; correct the home or the limits",
+                "joint", name,
+            )  # fmt: skip
+            return None
         origins |= limited
         nowhere = Origin(how="nothing says it: 0, or the nearest within the limits", guess=True)
         origins["home_rad"] = nowhere if home is None else home[1]

@@ -9,6 +9,7 @@ so that the robot's own computer can load the rest.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import threading
@@ -65,6 +66,8 @@ _TREE_SENSORS = {
     "com_velocity": "mjSENS_SUBTREELINVEL",
     "angular_momentum": "mjSENS_SUBTREEANGMOM",
 }
+# What other programs call meshes.
+_NOT_MESHES = (".dae", ".fbx", ".glb", ".gltf", ".step", ".stp", ".wrl", ".blend", ".3mf")
 _BUILT_MAX = 16
 _built: dict[tuple[object, ...], BuiltModel] = {}
 _built_lock = threading.Lock()
@@ -231,11 +234,13 @@ def _fingerprint(path: Path, root: ET.Element) -> str:
 
 def _places(path: Path, root: ET.Element, name: str) -> list[Path]:
     """Where a file that the model names may lie, the likeliest first."""
-    # ROS names a file by its package, whose folder is the robot's own
-    name = name.split("://", 1)[-1]
+    # ROS names a file by its package, whose folder is the robot's own. Of the path as much is kept as there is: in
+    # subfolders of their own two meshes may have one name.
+    parts = [part for part in name.split("://", 1)[-1].split("/") if part]
+    names = [name.split("://", 1)[-1], *("/".join(parts[i:]) for i in range(1, len(parts))), Path(name).name]
     told = [c.get(key, "") for c in root.iter("compiler") for key in ("meshdir", "assetdir", "texturedir")]
     folders = list(dict.fromkeys(path.parent / folder for folder in (*told, "", "meshes")))
-    return [folder / part for part in dict.fromkeys((name, Path(name).name)) for folder in folders]
+    return [folder / part for part in dict.fromkeys(names) for folder in folders]
 
 
 def _build(
@@ -251,10 +256,13 @@ def _build(
 ) -> BuiltModel:
     import mujoco
 
+    told, files = _meshes_apart(xml)
     try:
-        mjspec = mujoco.MjSpec.from_string(ET.tostring(xml, encoding="unicode"))
+        mjspec = mujoco.MjSpec.from_string(ET.tostring(told, encoding="unicode"))
     except ValueError as error:
         raise _refused(path, error) from error
+    for mesh in mjspec.meshes:
+        mesh.file = files.get(mesh.file, mesh.file)
     mjspec.modelfiledir = str(path.parent.resolve())  # where its textures are
     colliding = _colliding(mjspec)
     mjspec.assets, meshes, missing = _load_meshes(mjspec, path, xml, colliding)
@@ -337,6 +345,32 @@ def _refused(path: Path, error: ValueError) -> RobotLoadError:
     return RobotLoadError(f"{path}: MuJoCo refuses the model: {reason}; correct the file")
 
 
+def _meshes_apart(xml: ET.Element) -> tuple[ET.Element, dict[str, str]]:
+    """(the model for MuJoCo, the file that each changed name stands for).
+
+    Of a URDF MuJoCo calls a mesh by its file's name without folder and takes the first one wherever a name comes
+    again: each file with each scale gets a name of its own.
+    """
+    used = [mesh for mesh in xml.iter("mesh") if mesh.get("filename")] if xml.tag == "robot" else []
+    stems: dict[str, list[tuple[str, str]]] = {}
+    for mesh in used:
+        one = (mesh.attrib["filename"], mesh.get("scale", ""))
+        same = stems.setdefault(Path(one[0]).stem, [])
+        if one not in same:
+            same.append(one)
+    if all(len(same) == 1 for same in stems.values()):
+        return xml, {}
+    told, files = copy.deepcopy(xml), {}
+    for mesh in told.iter("mesh"):
+        name = mesh.get("filename", "")
+        number = stems[Path(name).stem].index((name, mesh.get("scale", ""))) if name else 0
+        if number:
+            alias = f"{Path(name).stem}_mesh_{number + 1}{Path(name).suffix}"
+            files[alias] = name
+            mesh.set("filename", alias)
+    return told, files
+
+
 def _colliding(mjspec: mujoco.MjSpec) -> Callable[[mujoco.MjsGeom], bool]:
     """Whether a geom can touch anything: by its bits, or in a contact pair."""
     paired = {name for pair in mjspec.pairs for name in (pair.geomname1, pair.geomname2)}
@@ -359,6 +393,7 @@ def _load_meshes(
     assets: dict[str, bytes] = {}
     files: dict[str, Path] = {}
     missing: dict[str, str] = {}
+    strange: set[str] = set()
     for number, mesh in enumerate(mjspec.meshes):
         if not mesh.file:
             continue
@@ -366,10 +401,17 @@ def _load_meshes(
         found = next((p for p in _places(path, xml, mesh.file) if p.is_file()), None)
         if found is None:
             missing[mesh.name] = mesh.file
+        elif found.suffix.lower() in _NOT_MESHES:
+            strange.add(found.name)
         else:
             mesh.file = f"{number}{found.suffix.lower()}"
             assets[mesh.file] = found.read_bytes()
             files[mesh.name] = found
+    if strange:
+        raise RobotLoadError(
+            f"{path}: meshes of kinds that MuJoCo does not read: {', '.join(sorted(strange))}; expected STL, OBJ or "
+            "MSH; convert them and name the new files in the model"
+        )
     mjspec.meshdir = ""
     needed = set()
     for body in mjspec.bodies:

@@ -44,11 +44,17 @@ def stand_at_home(
     for name, position in passive_rad.items():
         qpos[model.joint(name).qposadr[0]] = position
     qpos[qpos_ids] = spec.column("home_rad")
-    for equality in np.flatnonzero((model.eq_type == mujoco.mjtEq.mjEQ_JOINT) & model.eq_active0):
+    equalities = np.flatnonzero((model.eq_type == mujoco.mjtEq.mjEQ_JOINT) & model.eq_active0)
+    for equality in [*equalities] * len(equalities):  # a joint may follow one that follows
         follower, leader = model.eq_obj1id[equality], model.eq_obj2id[equality]
         own, other = model.jnt_qposadr[follower], model.jnt_qposadr[leader]
+        factors = model.eq_data[equality, :5]
+        if own in qpos_ids and leader >= 0 and other not in qpos_ids:  # it has the motor: the other one follows it
+            if factors[1] and not factors[2:].any():
+                qpos[other] = model.qpos0[other] + (qpos[own] - model.qpos0[own] - factors[0]) / factors[1]
+            continue
         moved = 0.0 if leader < 0 else qpos[other] - model.qpos0[other]
-        qpos[own] = model.qpos0[own] + np.polynomial.polynomial.polyval(moved, model.eq_data[equality, :5])
+        qpos[own] = model.qpos0[own] + np.polynomial.polynomial.polyval(moved, factors)
     if base_body < 0:
         return qpos
     data = mujoco.MjData(model)

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from robots.origins import Origin, Origins
+from robots.rotation import GRAVITY_M_S2
 from robots.spec import RobotSpec
 
 if TYPE_CHECKING:
     from robots.model import BuiltModel
+
+
+# Gravity differs by this much over the earth [m/s^2].
+_GRAVITY_SPREAD = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,7 @@ def facts(spec: RobotSpec, origins: Origins, built: BuiltModel | None = None) ->
                 line="" if built.missing_meshes else "all meshes are there",
             ),
             Fact(what="meshes left out", said=", ".join(built.missing_meshes)),
+            *_weight(built),
         ]
     free = built.base_body >= 0 if built is not None else origins.free
     joint = f"free joint {base}".rstrip() if base or built is not None else "free"
@@ -80,6 +86,23 @@ def facts(spec: RobotSpec, origins: Origins, built: BuiltModel | None = None) ->
         Fact(what="mass", said=kilograms if mass else "", origin=origins.mass, line=kilograms),
         *more,
         Fact(what="beside the robot", said=", ".join(others)),
+    ]
+
+
+def _weight(built: BuiltModel) -> list[Fact]:
+    """Where the model takes weight away that a robot has: as arms' models do whose controller carries it."""
+    model = built.model
+    pull = [float(v) for v in model.opt.gravity]
+    usual = abs(pull[2] + GRAVITY_M_S2) < _GRAVITY_SPREAD and not pull[0] and not pull[1]
+    light = [model.body(i).name or "unnamed" for i in built.bodies if model.body_gravcomp[i]]
+    took = Origin(how="of the model; a robot in the world is pulled by 9.81", file=built.origins.model.name)
+    return [
+        Fact(what="gravity", said="" if usual else f"{' '.join(f'{v:g}' for v in pull)} m/s^2", origin=took),
+        Fact(
+            what="weight carried by the model",
+            said=f"of {', '.join(light)}" if light else "",
+            origin=Origin(how="gravcomp; a robot's motors carry it", file=built.origins.model.name),
+        ),
     ]
 
 

@@ -347,6 +347,10 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(field, tmp_path, caps
          r"60 of 120 lines .* line 61: its time 0 s is before 1\.\d+ s; where a second run begins, cut the file"),
         (lambda rows: [r | {"timestamp": "soon"} for r in rows[:9]], r"9 of 9 lines.*timestamp: got 'soon', expected"),
         (lambda rows: rows[:1], "1 rows that can be used; expected at least 2"),
+        (lambda rows: [r | {"timestamp": 20.0 * k} for k, r in enumerate(rows[:9])],
+         "times begin at 0 and step by 20, expected seconds, at most 1 .* they look like milliseconds; write them in"),
+        (lambda rows: [r | {"timestamp": 1.76e15 + 2e4 * k} for k, r in enumerate(rows[:9])], "look like microseconds"),
+        (lambda rows: [r | {"timestamp": 1.76e12 + 0.02 * k} for k, r in enumerate(rows[:9])], "times begin at 1.76e"),
         (lambda rows: ["{}"], "joint_order: got None, expected a list of names"),
         (lambda rows: ["[]", "hello"], "line 1: got list, expected a JSON object; expected a JSON object a line"),
         (lambda rows: ["\x00\x01", "[" * 100_000], "line 1: not JSON"),
@@ -465,6 +469,17 @@ def test_a_wrong_unit_or_zero_is_refused_with_what_would_fit(arm, tmp_path, unit
     assert len(taken(*words).tick) == 40
 
 
+def test_targets_of_another_unit_than_the_positions_are_told(arm, tmp_path, capsys):
+    columns = {"elbow_flex.position": lambda t: 0.5, "elbow_flex.target": lambda t: 2.5}
+    taken(plain(tmp_path / "a.csv", columns), tmp_path / "a.mcap", "--robot", arm)
+    assert "targets far outside" not in capsys.readouterr().err  # a position loop may be driven so
+    columns["elbow_flex.target"] = lambda t: 30.0
+    taken(plain(tmp_path / "b.csv", columns), tmp_path / "b.mcap", "--robot", arm)
+    assert "targets far outside the limits, perhaps of another unit than the positions: elbow_flex" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_few_readings_beyond_a_limit_are_no_wrong_unit(arm, tmp_path):
     path = plain(tmp_path / "a.csv", {"elbow_flex.position": lambda t: 9.0 if t == 0.4 else 1.8})
     assert len(taken(path, tmp_path / "a.mcap", "--robot", arm).tick) == 40
@@ -507,6 +522,7 @@ def test_a_slip_in_the_map_is_one_line_with_the_nearest_name(arm, tmp_path, text
     ("head", "said"),
     [
         ("t,elbow_flex.position", "no column time_s in 't, elbow_flex.position'"),
+        ("time_s;elbow_flex.position", "no column time_s in .*; it has ';' between columns: write it with commas"),
         ("time_s,elbow_flex.pos", "column 'elbow_flex.pos' is unknown; did you mean elbow_flex.position"),
         ("time_s,imu.gyro_q", "column 'imu.gyro_q' is unknown; did you mean imu.gyro_"),
         ("time_s,elbow_flex.target", "no column NAME.position"),

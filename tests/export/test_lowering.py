@@ -388,3 +388,56 @@ def test_jax2onnxs_own_forms_of_layers_are_still_wrong_without_a_batch_axis():
     except Exception:
         return
     pytest.fail("jax2onnx has nnx.Linear on a vector right: look whether export/lowering.py is needed at all")
+
+
+class Counts:
+    """A policy that remembers beside its carry."""
+
+    def __init__(self):
+        self.steps, self.last = 0, jnp.zeros(2)
+
+    def number(self, inputs, carry):
+        self.steps += 1
+        return 0.5 * jnp.sin(self.steps * 0.1 + inputs["joint_angles"]), carry
+
+    def array(self, inputs, carry):
+        self.last = 0.9 * self.last + 0.1 * inputs["joint_angles"]
+        return self.last, carry
+
+
+@pytest.mark.parametrize("name", ["number", "array"])
+def test_a_function_that_remembers_beside_its_carry_is_told_so(name):
+    with pytest.raises(ExportError, match=r"called again it is another function.*hand it round in the carry"):
+        convert(getattr(Counts(), name), (), spec())
+
+
+def test_atan2_of_an_array_and_a_scalar_works():
+    convert(lambda i, c: (jnp.arctan2(i["joint_angles"], i["gyroscope"][0]), c), (), spec())
+    convert(lambda i, c: (jnp.arctan2(i["gyroscope"][0], i["joint_angles"]), c), (), spec())
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (lambda i, c: (np.tanh(np.asarray(i["joint_angles"])), c), "use jax.numpy in place of numpy"),
+        (lambda i, c: (i["joint_angles"] if i["joint_angles"][0] > 0 else -i["joint_angles"], c), "with jnp.where"),
+        (lambda i, c: (i["joint_angles"] * float(i["joint_angles"][0]), c), r"leave out float\(\) and int\(\)"),
+    ],
+)
+def test_what_cannot_be_traced_has_a_remedy(policy, said):
+    with pytest.raises(ExportError, match=said):
+        convert(policy, (), spec())
+
+
+@pytest.mark.parametrize(
+    ("carry", "said"),
+    [
+        ({"n": np.int32(0)}, "part n: .*count in float32"),
+        ({"on": np.asarray(False)}, "part on: .*compare with 0.5"),
+        (1.0, r"write jnp.float32\(...\)"),
+        ({"key": jax.random.key(0)}, "part key: got a key of random numbers.*leave the noise and its key out"),
+    ],
+)
+def test_a_carry_of_another_type_has_a_remedy(carry, said):
+    with pytest.raises(ExportError, match=said):
+        convert(lambda i, c: (i["joint_angles"], c), carry, spec())

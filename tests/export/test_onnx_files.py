@@ -423,6 +423,7 @@ WRONG_KEYS = {
     "unknown": ({"obsevation": TERMS}, "did you mean observation"),
     "of a term": ({"observation": [{"input": "gyroscope", "scle": 1}]}, r"did you mean observation\[0\].scale"),
     "input": ({"observation": ["gyrosope"]}, "did you mean gyroscope"),
+    "their name": ({"observation": ["joint_pos_rel"]}, "got 'joint_pos_rel'; it is joint_angles here"),
     "velocity": ({"observation": ["base_lin_vel"]}, "no robot of ours measures it"),
     "bound": ({"history": {"length": 0}}, r"key history.length: got 0, expected 1 to 1000 \(steps\)"),
     "of another": ({"observation": [{"input": "gyroscope", "period_s": 1.0}]}, "period_s"),
@@ -495,6 +496,26 @@ OTHERWISE = {
     "gains": ({"gains": {"kp": 90.0}}, {}, "key gains.kp: .*: the spec says 90, the file's metadata joint_stiffness"),
     "terms": ({"observation": TERMS[::-1]}, {}, "the spec has last_action, .* expected the same order"),
     "term scale": ({"observation": ["gyroscope", *TERMS[1:]]}, SCALED, r"observation\[0\].scale: the spec says"),
+    "scales of a term": (
+        {"observation": [{"input": "gyroscope", "scale": [0.5] * 3}, *TERMS[1:]]},
+        SCALED,
+        r"\[0\].scale: .* \[0.25\]",
+    ),
+    "scale by joint": (
+        {"observation": [*TERMS[:4], {"input": "joint_angular_velocities", "scale": {"*": 0.1}}, TERMS[5]]},
+        SCALED,
+        r"observation\[4\].scale: the spec says \[0.1\]",
+    ),
+    "clip of a term": (
+        {},
+        SCALED | {"observation_terms_clip": "[-5.0, 5.0]," + ",".join(["[-inf, inf]"] * 5)},
+        r"observation\[0\].clip: the spec says \[-inf, inf\], .* \[-5.0, 5.0\]",
+    ),
+    "frames": (
+        {"history": {"length": 3, "of": "frame"}},
+        SCALED | {"observation_terms_history_length": ",".join(["3.000"] * 6)},
+        "the spec says of: frame, .* 3 steps of this term alone",
+    ),
     "unknown term": ({"observation": None}, {"observation_names": "height_scan"}, "height_scan is not one"),
     "damaged": ({}, {"joint_damping": "1.0,x"}, "metadata joint_damping: got 'x'"),
 }
@@ -560,6 +581,52 @@ def test_recurrent_names_that_do_not_tell_are_named_in_the_description(tmp_path)
     assert [s.output for s in read_onnx(path, {"hidden": "hidden_next"}).states] == ["hidden_next"]
 
 
+def test_two_states_have_two_outputs(tmp_path):
+    path = write_policy(tmp_path / "p.onnx", rnn="LSTM")
+    with pytest.raises(ExportError, match="h_out is the next one of c_in, h_in; expected an output of its own"):
+        read_onnx(path, {"c_in": "h_out"})
+
+
+def test_all_that_is_wrong_with_a_description_is_told_at_once(tmp_path):
+    wrong = {"commands": None, "action": {}, "observation": ["command", {"input": "gyroscope", "scale": [1.0, 2.0]}]}
+    with pytest.raises(ExportError, match=r"key commands: .*observation\[1\].scale: .*key action.scale: is missing"):
+        make(write_policy(tmp_path / "p.onnx"), spec(**wrong))
+
+
+def changed_file(path, change):
+    model = onnx.load(path)
+    change(model.graph)
+    onnx.save(model, path)
+    return path
+
+
+def test_axes_of_one_before_the_values_are_none_and_open_values_are_told(tmp_path):
+    def three(graph):
+        for value in (graph.input[0], graph.output[0]):
+            value.type.tensor_type.shape.dim.insert(0, value.type.tensor_type.shape.dim[0])
+
+    file, *_ = make(changed_file(write_policy(tmp_path / "p.onnx"), three), spec())
+    assert file.obs_shape == (1, 1, SIZE) and file.count == 20
+
+    def open_values(graph):
+        graph.input[0].type.tensor_type.shape.dim[1].dim_param = "n"
+
+    with pytest.raises(ExportError, match=r"how many values it takes is left open; .* no axis open but the batch"):
+        read_onnx(changed_file(write_policy(tmp_path / "q.onnx"), open_values))
+
+
+def test_float64_inside_a_float32_policy_is_compared_with_the_file(tmp_path):
+    def inside(graph):
+        (last,) = [node for node in graph.node if "actions" in node.output]
+        last.output[0] = "single"
+        graph.node.append(helper.make_node("Cast", ["single"], ["double"], to=onnx.TensorProto.DOUBLE))
+        graph.node.append(helper.make_node("Tanh", ["double"], ["tanh"]))
+        graph.node.append(helper.make_node("Cast", ["tanh"], ["actions"], to=onnx.TensorProto.FLOAT))
+
+    done = export_file(changed_file(write_policy(tmp_path / "p.onnx"), inside), spec(), steps=200)
+    assert not done.report.failures and any("float64" in note for note in done.notes)
+
+
 @pytest.mark.parametrize(
     ("head", "said"), [(b"PK\3\4", "is a zip"), (b"\x80\x02", "is a pickle"), (b"hello", "not an ONNX model")]
 )
@@ -596,3 +663,19 @@ def test_the_example_says_itself_what_it_gives():
     module = importlib.util.module_from_spec(made)
     made.loader.exec_module(module)
     assert module.SIZE == 49 and list(load(OnnxSpec, EXAMPLE / "spec.yaml").joints) == module.LEGS
+
+
+def test_the_reference_goes_on_from_any_carry(tmp_path):
+    terms = [*TERMS, {"input": "phase", "period_s": 0.7, "starts": [0.0, 0.5]}, {"input": "phase", "period_s": 0.9}]
+    described = spec(observation=terms[1:], history={"length": 3, "of": "frame"})
+    path = write_policy(tmp_path / "p.onnx", 3 * (SIZE - 3 + 4 + 2), rnn="LSTM")
+    _, _, reference, bundle = make(path, described)
+    rows, resets = rows_of(bundle, 80), np.arange(80) % 50 == 0
+    truth = reference.run(rows, resets)
+    # as in one go, so that what a nudge moves is all that differs
+    actions, carries = reference._steps(rows, truth.before)
+    np.testing.assert_array_equal(actions, truth.actions)
+    np.testing.assert_array_equal(carries, truth.carries)
+    action, carry = reference.moved(rows, truth.before)
+    assert action.shape == truth.actions.shape and carry.shape == truth.carries.shape
+    assert 0 < action.max() < 1e-4 and 0 < carry.max() < 1e-3

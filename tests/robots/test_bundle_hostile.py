@@ -272,3 +272,6 @@ def test_every_member_is_needed_once_and_order_does_not_matter(path):
     for k, name in enumerate(MEMBERS):
         refused(path, gzip.compress(tar(*(m for i, m in enumerate(members()) if i != k))), f"no {name}")
         refused(path, gzip.compress(tar(*members(), members()[k])), f"member '{name}' of type b'0'; expected exactly")
+    for folder in (".", "policy"):
+        packed = [entry(f"{folder}/{name}", data) for name, data in plain(METADATA).items()]
+        refused(path, gzip.compress(tar(*packed)), "each once; pack it from within its folder, by names alone")

@@ -262,7 +262,7 @@ BAD_MODELS = {
         lambda x: x.replace("0.1 0.2 -0.1 0.3", "0.1"),
         "keyframe home: qpos: .* expected 11",
     ),
-    "home beyond the limits": (lambda x: x.replace("0.1 0.2 -0.1", "3 0.2 -0.1"), "left_hip: home_rad: got 3.0"),
+    "home beyond the limits": (lambda x: x.replace("0.1 0.2 -0.1", "3 0.2 -0.1"), "left_hip: home is 171.887 degrees"),
     "a joint given twice": (lambda x: x.replace('"left_hip"', '"right_hip"', 1), "joints given twice: right_hip"),
     "a slide": (
         lambda x: x.replace('name="left_hip" axis', 'name="left_hip" type="slide" axis'),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,10 @@ SHARE_MAX, FEW = 0.05, 2
 FAR_RAD = 0.35
 # Positions that are kept for judging the unit.
 KEPT = 2048
+# A position loop drives a joint by a target beyond where it can go, and by less than this [rad].
+FAR_TARGET_RAD = 3.0
+# The longest step and the latest time that are taken for seconds: in the year 2286.
+STEP_MAX_S, LATEST_S = 1.0, 1e10
 
 
 @dataclass(kw_only=True)
@@ -94,15 +98,33 @@ class Ordered:
         )
 
 
+def check_times(where: str, times_s: Sequence[float]) -> None:
+    """Refuse times that are no seconds.
+
+    Raises:
+        LogError: they step by more than any control period, or are later than any clock.
+    """
+    step = float(np.median(np.diff(times_s)))
+    if step <= STEP_MAX_S and abs(times_s[0]) < LATEST_S:
+        return
+    fits = [name for name, unit in (("milli", 1e-3), ("micro", 1e-6), ("nano", 1e-9)) if 1e-3 <= step * unit <= 0.2]
+    looks = f"they look like {' or '.join(fits)}seconds" if fits else "they are no seconds of a control loop"
+    raise LogError(
+        f"{where}: times begin at {times_s[0]:.10g} and step by {step:.6g}, expected seconds, at most "
+        f"{STEP_MAX_S:g} from row to row: {looks}; write them in seconds"
+    )
+
+
 class Positions:
     """Positions as the file has them, some of all, evenly.
 
     Args:
         conversion: what makes angles of them.
+        far_rad: beyond a limit by more than this is far.
     """
 
-    def __init__(self, conversion: Conversion) -> None:
-        self._conversion = conversion
+    def __init__(self, conversion: Conversion, far_rad: float = FAR_RAD) -> None:
+        self._conversion, self._far_rad = conversion, far_rad
         self._kept: list[np.ndarray] = []
         self._every, self._seen = 1, 0
 
@@ -118,8 +140,17 @@ class Positions:
         """Share of a joint's values that are far outside its limits."""
         joint = self._conversion.robot.joints[j]
         angle = values * factor + offset
-        out = (angle < joint.lower_rad - FAR_RAD) | (angle > joint.upper_rad + FAR_RAD)
+        out = (angle < joint.lower_rad - self._far_rad) | (angle > joint.upper_rad + self._far_rad)
         return float(out.mean()) if len(out) else 0.0
+
+    def far(self) -> list[str]:
+        """Joints that are far outside their limits."""
+        found, columns = self._conversion, np.array(self._kept).T if self._kept else []
+        return [
+            found.robot.joint_names[j]
+            for j, values in enumerate(columns)
+            if self._far(j, values[np.isfinite(values)], found.factor[j], found.offset[j]) > SHARE_MAX
+        ]
 
     def check(self, where: str) -> None:
         """Refuse where a joint is far outside its limits, and say what would fit.

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from deploy.errors import LogError, OptionError
-from deploy.log.imports.check import Ordered, Positions
+from deploy.log.imports.check import FAR_TARGET_RAD, Ordered, Positions, check_times
 from deploy.log.imports.lerobot import INFO, LeRobotEpisode
 from deploy.log.imports.mapping import Conversion, ImportMap, convert, load_map
 from deploy.log.imports.plain_csv import PlainCsv
@@ -256,6 +256,7 @@ def import_log(
     head: list[Row] = list(itertools.islice(rows, PERIOD_ROWS))
     if len(head) < 2:
         raise LogError(f"{path}: {len(head)} rows that can be used; expected at least 2; name another")
+    check_times(str(path), [row.time_s for row in head])
     period_s, how = source.period_s, "as the format has it"
     if bundle is not None and bundle.spec is not None:
         period_s, how = bundle.spec.control_period_s, "the policy's"
@@ -288,6 +289,7 @@ def import_log(
     if policy is not None and bundle is not None:
         settings |= {"bundle": policy.name, "bundle_digest": bundle.digest}
     policy_spec, positions = _spec(source, found, bundle, commands, period_s), Positions(found)
+    targets = Positions(found, FAR_TARGET_RAD)
     inputs = [array.name for array in policy_spec.inputs]
     ticks = Ticks(source, found, period_s=period_s, zero_s=zero_s, inputs=inputs, commands=places)
     recorder = Recorder(
@@ -302,6 +304,8 @@ def import_log(
     with recorder:
         for row in itertools.chain(head, rows):
             positions.add(row.position[found.columns])
+            if row.target is not None:
+                targets.add(row.target[found.columns])
             recorder.tick(ticks.tick(row))
             if progress is not None:
                 progress(source.share, ticks.seen.rows)
@@ -325,6 +329,10 @@ def import_log(
         pairs = zip(bundle.spec.robot.joints, found.robot.joints, strict=True)
         other = [a.name for a, b in pairs if (a.kp, a.kd) != (b.kp, b.kd)]
     said = [f"gains in force are not those of the policy's training: {', '.join(other)[:200]}"] if other else []
+    far = targets.far() if given.check_limits else []
+    if far:
+        told = ", ".join(far)[:200]
+        said.append(f"targets far outside the limits, perhaps of another unit than the positions: {told}")
     return Imported(
         about=about,
         result=result,

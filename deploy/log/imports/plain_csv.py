@@ -44,7 +44,9 @@ class PlainCsv(Source):
         except csv.Error as error:
             raise LogError(f"{path}: its header is not CSV ({error}); expected {what}") from error
         if TIME not in header:
-            raise LogError(f"{path}: no column {TIME} in {quote(', '.join(header), 100)}; expected {what}")
+            other = next((mark for mark in (";", "\t", "|") if mark in header[0]), "") if len(header) == 1 else ""
+            hint = f"; it has {other!r} between columns: write it with commas" if other else ""
+            raise LogError(f"{path}: no column {TIME} in {quote(', '.join(header), 100)}; expected {what}{hint}")
         header = list(require_names(path, header, "the header"))
         self._width, self._time = len(header), header.index(TIME)
         places: dict[str, dict[str, int]] = {kind: {} for kind in JOINT}
