@@ -16,6 +16,7 @@ from deploy.bundle.targets import to_json as fits_json
 from deploy.errors import PolicyError
 from export.compare import ERROR_LIMIT
 from export.errors import ExportError
+from export.fits import judged, show_fits
 from export.onnx_compose import compose, layout
 from export.onnx_file import Network, OnnxFile, read_onnx
 from export.onnx_metadata import read_metadata
@@ -144,7 +145,6 @@ def export_file(
 
 def run(args: ExportOptions) -> int:
     """`ksim export` of an .onnx file."""
-    from export.command import judged, show_fits
     from export.validate import latency_us, to_stderr
 
     if args.spec is None:
