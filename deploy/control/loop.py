@@ -276,7 +276,7 @@ class ControlLoop:
             self._watchdog.check()  # it may have damped the robot while this process hung
         await self._settle()
         different = await self._robot.gain_differences(nominal(self._limits))
-        self._gains_at_first = different
+        self._gains_known = set(different)
         if different:
             self.event("gains", "; ".join(different))
             more = f" and {len(different) - 3} more" if len(different) > 3 else ""
@@ -369,8 +369,8 @@ class ControlLoop:
             return ()
         self._gains_due = k + self._gains_every
         different = self._robot.gains_seen(nominal(self._limits))
-        known = {line.partition(" is ")[0] for line in self._gains_at_first}
-        changed = [line for line in different if line.partition(" is ")[0] not in known]
+        changed = [line for line in different if line not in self._gains_known]
+        self._gains_known &= set(different)  # what was taken late and is lost again is a change
         if not changed:
             return ()
         detail = f"gains changed during the run: {'; '.join(changed[:3])}; another program commands this robot: stop it"
@@ -561,7 +561,7 @@ class ControlLoop:
             try:
                 await self._hold()
                 message += ", target at the measured position"
-            except DeployError as error:  # a target has no force without stiffness
+            except Exception as error:  # a target has no force without stiffness
                 message += f"; the target could not be set to the measured position: {error}"
         self.event("damp", message)
         self._step(Reading(done=result.done, given_up=not result.done), self.machine.since_s)
