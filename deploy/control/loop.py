@@ -246,13 +246,14 @@ class ControlLoop:
     async def run(self, first: RobotState) -> None:
         """Stiffen, ramp, run the policy to the end of its time, stop; what ended it is in `machine`."""
         try:
-            await self._start(first)
-            with _no_garbage_collection():
-                await self._grid()
+            if await self._start(first):
+                with _no_garbage_collection():
+                    await self._grid()
         except Exception as error:
             self.fail(error)
 
-    async def _start(self, first: RobotState) -> None:
+    async def _start(self, first: RobotState) -> bool:
+        """Stiffen; False where the end was asked for before, and the robot is left untouched."""
         self._state = first
         self._from = first.joint_position
         self._sent, self._sent_tick = first.joint_position, -1
@@ -261,7 +262,8 @@ class ControlLoop:
         steps = max(1, round(self._plan.run_s / self._spec.control_period_s))
         run_s = steps * self._spec.control_period_s
         self._plan = replace(self._plan, ramp_s=ramp_ticks * self.period_s, run_s=run_s)
-        self._step(self._reading(done=True), 0.0)
+        if self._step(self._reading(done=True), 0.0) is not Order.STIFFEN:
+            return False
         self._touched = True
         if self._watchdog is not None:
             self._watchdog.touched()
@@ -285,6 +287,7 @@ class ControlLoop:
             )
         self.event("plan", f"ramp: {ramp_ticks} ticks, {far:.3f} rad from home; then {steps} steps of the policy")
         self._step(self._reading(done=True), 0.0)
+        return True
 
     async def _settle(self) -> None:
         """Look at the robot, now stiff where it was found, until its server lets targets through.

@@ -1,5 +1,6 @@
 """Answers that no KOS server should give: unreadable, incomplete, endless. The robot is left limp, one line told."""
 
+import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +8,7 @@ import grpc
 import pytest
 
 from deploy.control.run import RunOptions, alone, run
-from deploy.errors import FaultError
+from deploy.errors import FaultError, LogError
 from deploy.robot.kos import KosRobot
 from toolkit.errors import FileError
 from toolkit.files import only_one
@@ -172,3 +173,34 @@ def test_a_name_that_is_none_is_told_by_the_connection(name):
 
 def test_an_ipv6_address_is_put_in_brackets_for_grpc(robot):
     assert KosRobot(robot, "::1", 5).address == KosRobot(robot, "[::1]", 5).address == "[::1]:5"
+
+
+def test_a_stop_while_the_log_is_opened_leaves_the_robot_untouched(options, server, monkeypatch):
+    from deploy.control import run as module
+    from deploy.control.machine import Ended
+    from deploy.control.stop import Stop
+
+    stops = []
+
+    class Kept(Stop):
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            stops.append(self)
+
+    def opened(*args, **kwargs):
+        recorder = real(*args, **kwargs)
+        stops[0].set(Ended.INTERRUPTED, "SIGINT received", signum=2)
+        return recorder
+
+    real = module.Recorder
+    monkeypatch.setattr(module, "Stop", Kept)
+    monkeypatch.setattr(module, "Recorder", opened)
+    report = run(options())
+    assert report.ended == "interrupted" and report.exit_code == 130 and report.damped
+    assert not server.gains and not commands(server)
+
+
+def test_a_log_that_is_a_pipe_is_refused_before_anything_waits_for_it(options, tmp_path):
+    os.mkfifo(tmp_path / "pipe.mcap")
+    with pytest.raises(LogError, match="it is a pipe; expected a file"):
+        run(options(log=tmp_path / "pipe.mcap", force=True))
