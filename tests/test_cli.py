@@ -150,6 +150,19 @@ def test_a_file_opened_later_does_not_become_standard_error(tmp_path):
     assert done.returncode > 2 and (tmp_path / "data").read_text() == ""
 
 
+@pytest.mark.parametrize("coding", ["ascii", "latin-1", "utf-8"])
+def test_an_answer_with_letters_that_its_encoding_lacks_is_no_traceback(coding):
+    code = (
+        "import sys\nfrom toolkit.cli import run_verb\n"
+        "sys.exit(run_verb('log', lambda _: print('a\\u4e2d\\udcff') or 0, []))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": coding}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\udcff" in done.stdout
+
+
 @pytest.mark.parametrize("after_s", [0.1, 0.2, 0.4])
 def test_control_c_in_the_first_moments_is_one_line(after_s):
     """Whatever is being imported; before Python reads our first line there is nothing that we could do."""

@@ -249,6 +249,14 @@ def fill_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    _take_any_text(sys.stdout)
+
+
+def _take_any_text(stream: Any) -> None:
+    """Have a stream write what its encoding lacks by its number: a file's name is no reason for a traceback."""
+    told = str(getattr(stream, "encoding", "")).lower().replace("-", "")
+    if hasattr(stream, "reconfigure") and (told, stream.errors) != ("utf8", "surrogateescape"):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _say(text: str) -> None:

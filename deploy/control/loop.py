@@ -252,13 +252,14 @@ class ControlLoop:
     async def run(self, first: RobotState) -> None:
         """Stiffen, ramp, run the policy to the end of its time, stop; what ended it is in `machine`."""
         try:
-            await self._start(first)
-            with _no_garbage_collection():
-                await self._grid()
+            if await self._start(first):
+                with _no_garbage_collection():
+                    await self._grid()
         except Exception as error:
             self.fail(error)
 
-    async def _start(self, first: RobotState) -> None:
+    async def _start(self, first: RobotState) -> bool:
+        """Stiffen; False where the end was asked for before, and the robot is left untouched."""
         self._state = first
         self._from = first.joint_position
         self._sent, self._sent_tick = first.joint_position, -1
@@ -267,7 +268,8 @@ class ControlLoop:
         steps = max(1, round(self._plan.run_s / self._spec.control_period_s))
         run_s = steps * self._spec.control_period_s
         self._plan = replace(self._plan, ramp_s=ramp_ticks * self.period_s, run_s=run_s)
-        self._step(self._reading(done=True), 0.0)
+        if self._step(self._reading(done=True), 0.0) is not Order.STIFFEN:
+            return False
         self._touched = True
         if self._watchdog is not None:
             self._watchdog.touched()
@@ -282,7 +284,7 @@ class ControlLoop:
             self._watchdog.check()  # it may have damped the robot while this process hung
         await self._settle()
         different = await self._robot.gain_differences(nominal(self._limits))
-        self._gains_at_first = different
+        self._gains_known = set(different)
         if different:
             self.event("gains", "; ".join(different))
             more = f" and {len(different) - 3} more" if len(different) > 3 else ""
@@ -291,6 +293,7 @@ class ControlLoop:
             )
         self.event("plan", f"ramp: {ramp_ticks} ticks, {far:.3f} rad from home; then {steps} steps of the policy")
         self._step(self._reading(done=True), 0.0)
+        return True
 
     async def _settle(self) -> None:
         """Look at the robot, now stiff where it was found, until its server lets targets through.
@@ -376,8 +379,8 @@ class ControlLoop:
             return ()
         self._gains_due = k + self._gains_every
         different = self._robot.gains_seen(nominal(self._limits))
-        known = {line.partition(" is ")[0] for line in self._gains_at_first}
-        changed = [line for line in different if line.partition(" is ")[0] not in known]
+        changed = [line for line in different if line not in self._gains_known]
+        self._gains_known &= set(different)  # what was taken late and is lost again is a change
         if not changed:
             return ()
         detail = f"gains changed during the run: {'; '.join(changed[:3])}; another program commands this robot: stop it"
@@ -568,7 +571,7 @@ class ControlLoop:
             try:
                 await self._hold()
                 message += ", target at the measured position"
-            except DeployError as error:  # a target has no force without stiffness
+            except Exception as error:  # a target has no force without stiffness
                 message += f"; the target could not be set to the measured position: {error}"
         self.event("damp", message)
         self._step(Reading(done=result.done, given_up=not result.done), self.machine.since_s)

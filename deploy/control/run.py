@@ -457,11 +457,24 @@ def signals(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+def _ours(family: int, address: tuple[Any, ...]) -> bool:
+    """Whether an address is one of this machine's: only then can it be listened on."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as tried:
+            tried.bind((address[0], 0, *address[2:]))
+    except OSError:
+        return False
+    return True
+
+
 def alone(host: str, port: int) -> contextlib.AbstractContextManager[int]:
     """Keeps others on this machine from the robot while it is open: see `only_one`."""
     address = host
-    with contextlib.suppress(OSError):  # its numeric address, so that its names are one place
-        address = str(socket.getaddrinfo(host, None, family=socket.AF_INET)[0][4][0])
+    with contextlib.suppress(OSError, ValueError):  # a numeric address, so that its names are one place
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+        found.sort(key=lambda info: info[0] != socket.AF_INET)
+        ours = any(_ours(info[0], info[4]) for info in found)  # this machine has many addresses
+        address = "127.0.0.1" if ours else str(found[0][4][0])
     refusal = f"another run on {host}:{port} is under way on this machine; end it first"
     return only_one(f"run-{address}:{port}", refusal)
 
@@ -563,11 +576,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = addressed(args)
 
-    def warn(line: str) -> None:
-        print(f"ksim run: warning: {line}", file=sys.stderr, flush=True)
-
     def show(line: str) -> None:
-        print(f"ksim run: {line}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # what cannot be told is no reason not to run
+            print(f"ksim run: {line}", file=sys.stderr, flush=True)
+
+    def warn(line: str) -> None:
+        show(f"warning: {line}")
 
     live = sys.stderr.isatty()
     report = run(replace(args, on_second=_StatusLine() if live else None, on_warning=warn, on_view=show, on_robot=show))

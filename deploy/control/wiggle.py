@@ -17,7 +17,7 @@ from deploy.control.judge_joints import Wiggled
 from deploy.control.loop import DAMP_FOR_S, SETTLE_S, smooth
 from deploy.control.stop import Stop
 from deploy.control.watchdog import Watchdog
-from deploy.errors import DeployError, FaultError
+from deploy.errors import FaultError
 from deploy.robot.damping import Damping, damp_joints
 from deploy.robot.faults import text_of
 from deploy.robot.interface import Robot
@@ -100,7 +100,7 @@ class Wiggle:
         leaving = None if self._watchdog is None else self._watchdog.leaving
         settle_s = SETTLE_S if self._configuring else 0.0  # gains that were not acknowledged may be on their way
         result = await damp_joints(self._robot, damp(self._limits), DAMP_FOR_S, on_round=leaving, settle_s=settle_s)
-        with contextlib.suppress(DeployError):  # a target has no force without stiffness
+        with contextlib.suppress(Exception):  # a target has no force without stiffness
             await self._robot.command(hold(await self._robot.read()))
         return result
 

@@ -16,6 +16,8 @@ def check_place(log: Path) -> None:
     """
     if log.is_dir():
         raise LogError(f"log {log}: it is a folder; expected a file; name one in it, for example {log / 'run.mcap'}")
+    if log.is_fifo() or log.is_socket():  # opening it would wait for somebody who reads
+        raise LogError(f"log {log}: it is a pipe; expected a file; name another")
     there = next(p for p in (log.absolute().parent, *log.absolute().parents) if p.exists())
     why = "" if there.is_dir() else f"{there} is a file, not a folder"
     if not why:

@@ -52,7 +52,7 @@ class Damping:
 async def _still_stiff(robot: Robot) -> dict[str, str]:
     try:
         return await robot.stiff(TIMEOUT_S)
-    except DeployError:  # it acknowledged, and cannot be asked
+    except Exception:  # it acknowledged, and cannot be asked
         return {}
 
 
@@ -83,8 +83,9 @@ async def damp_joints(
             if not robot.connected:
                 await robot.connect(within)
             left = await robot.configure_each(gains, tuple(left), within)
-        except DeployError as error:
-            left = dict.fromkeys(left, str(error))
+        except Exception as error:  # whatever it is, the robot may be stiff: the next round tries again
+            text = str(error) if isinstance(error, DeployError) else f"{type(error).__name__}: {error}"
+            left = dict.fromkeys(left, " ".join(text.split())[:300])
         patience = min(2.0 * patience, PATIENCE_S)
         if not left:
             wait = settle_s - (time.monotonic() - began)

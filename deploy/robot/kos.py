@@ -61,12 +61,28 @@ _CHANNEL = (
     ("grpc.enable_http_proxy", 0),
 )
 
-# Faults named in one message.
-_LISTED = 6
+# Faults named in one message, and how much of what a server says of each.
+_LISTED, _TEXT_MAX = 6, 300
+_UNREAD = "its answer cannot be read; expected a KOS server's; look whether it is another version or program"
 
 
 def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+    """What a server says, short, and without what a terminal would obey."""
+    line = " ".join(str(text)[: 4 * _TEXT_MAX].split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= _TEXT_MAX else f"{line[:_TEXT_MAX]}..."
+
+
+def _first(lines: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    more = f"; and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    return f"{'; '.join(lines[:_LISTED])}{more}"
+
+
+async def _answers(*calls: Awaitable[Any]) -> list[Any]:
+    """What each of concurrent calls gave, or the error; gRPC gives None for bytes that are no such message."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    return [FaultError(_UNREAD) if answer is None else answer for answer in answers]
 
 
 def _said_by(error: BaseException) -> str:
@@ -104,7 +120,8 @@ class KosRobot:
         if gyro_unit is not None and gyro_unit not in GYRO_UNITS:
             raise DeployError(f"gyro unit: got {gyro_unit!r}, expected one of {', '.join(GYRO_UNITS)}")
         self.spec = spec
-        self.address = f"{host}:{port}"
+        bare = host.count(":") > 1 and host[0] != "["  # an IPv6 address
+        self.address = f"[{host}]:{port}" if bare else f"{host}:{port}"
         self.dialect = dialect
         self._gyro_unit_set = gyro_unit
         self._accelerometer = accelerometer
@@ -164,7 +181,7 @@ class KosRobot:
             self._sim.GetParameters(Empty(), timeout=timeout_s),
             self._actuator.GetActuatorsState(actuator_pb2.GetActuatorsStateRequest(), timeout=timeout_s),
         )
-        parameters, states = await asyncio.gather(*calls, return_exceptions=True)
+        parameters, states = await _answers(*calls)
         for answer in (parameters, states):
             if isinstance(answer, BaseException) and not self._refused(answer):
                 raise ConnectionLost(f"which server: {self.address}: {_said_by(answer)}") from answer
@@ -175,8 +192,10 @@ class KosRobot:
 
     @staticmethod
     def _refused(answer: BaseException) -> bool:
-        """Whether the server itself said no, and so is there."""
-        return isinstance(answer, grpc.aio.AioRpcError) and answer.code() not in _LOST
+        """Whether the server itself said no, or something else, and so is there."""
+        return isinstance(answer, FaultError) or (
+            isinstance(answer, grpc.aio.AioRpcError) and answer.code() not in _LOST
+        )
 
     @property
     def connected(self) -> bool:
@@ -200,8 +219,10 @@ class KosRobot:
 
     async def _call(self, what: str, *calls: Awaitable[Any]) -> list[Any]:
         """The answers of concurrent calls; waits for all of them before it raises for one."""
-        answers = await asyncio.gather(*calls, return_exceptions=True)
+        answers = await _answers(*calls)
         for answer in answers:
+            if isinstance(answer, FaultError):
+                raise FaultError(f"{what}: {self.address}: {answer}")
             if isinstance(answer, grpc.aio.AioRpcError):
                 if answer.code() in _LOST:
                     raise ConnectionLost(f"{what}: {self.address}: {_said_by(answer)}")
@@ -211,7 +232,7 @@ class KosRobot:
                 raise ConnectionLost(f"{what}: {self.address}: the connection is closed")
             if isinstance(answer, BaseException):
                 raise answer
-        return list(answers)
+        return answers
 
     def _check_open(self) -> None:
         if self._channel is None:
@@ -263,14 +284,13 @@ class KosRobot:
             elif not state.HasField("position") or not state.HasField("velocity"):
                 faults.append(f"{who} reports no position or velocity")
             if state.faults and not self._old(state):
-                faults.append(f"{who} reports {', '.join(_one_line(f) for f in state.faults)}")
+                faults.append(f"{who} reports {_one_line(', '.join(state.faults))}")
             # torque is for the log only, and not every actuator measures it
             table[:, row] = math.radians(state.position), math.radians(state.velocity), state.torque
         answered = {state.actuator_id for state in answer.states}
         faults.extend(f"{self._name[i]} (id {i}) is missing" for i in self._ids if i not in answered)
         if faults:
-            more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
-            raise FaultError(f"actuators: {'; '.join(faults[:_LISTED])}{more}")
+            raise FaultError(f"actuators: {_first(faults)}")
         bad = np.flatnonzero(~np.isfinite(table).all(axis=0))
         if bad.size:
             names = ", ".join(self.spec.joint_names[i] for i in bad)
@@ -298,11 +318,10 @@ class KosRobot:
         """
         self._check_open()
         asked = time.monotonic()
-        answers = await asyncio.gather(
+        answers = await _answers(
             self._actuator.GetActuatorsState(self._ask, timeout=timeout_s),
             self._imu.GetValues(Empty(), timeout=timeout_s),
             self._imu.GetQuaternion(Empty(), timeout=timeout_s),
-            return_exceptions=True,
         )
         answered = time.monotonic()
         errors = []
@@ -367,7 +386,7 @@ class KosRobot:
             name=name,
             id=id_,
             online=state.online,
-            faults=tuple(_one_line(f) for f in state.faults),
+            faults=tuple(_one_line(f) for f in state.faults[:_LISTED]),
             position=told("position", angle=True),
             velocity=told("velocity", angle=True),
             temperature=told("temperature"),
@@ -416,7 +435,8 @@ class KosRobot:
 
         Raises:
             ConnectionLost: no acknowledgement within the time.
-            FaultError: an actuator refused.
+            FaultError: an actuator refused, or is left out of the acknowledgement. A server that says nothing of any
+                (kos-sim, kos-zbot) has taken it as a whole.
             SafetyError: the target did not come from the safety layer.
         """
         if not isinstance(target, SafeTarget):
@@ -438,8 +458,10 @@ class KosRobot:
             for r in answer.results
             if not r.success
         ]
+        told = {r.actuator_id for r in answer.results}
+        refused += [f"{self._name[i]} (id {i}): not acknowledged" for i in self._ids if told and i not in told]
         if refused:
-            raise FaultError(f"command refused: {'; '.join(refused)}")
+            raise FaultError(f"command refused: {_first(refused)}")
         return took
 
     def _configured(self, gains: Gains, rows: Sequence[int], timeout_s: float) -> list[Awaitable[Any]]:
@@ -478,7 +500,7 @@ class KosRobot:
             if not answer.success
         ]
         if refused:
-            raise FaultError(f"configure refused: {'; '.join(refused)}")
+            raise FaultError(f"configure refused: {_first(refused)}")
 
     async def configure_each(self, gains: Gains, joints: Sequence[str], timeout_s: float = 0.5) -> dict[str, str]:
         """Set the gains of some joints; what one of them says changes nothing for the others.
@@ -493,8 +515,8 @@ class KosRobot:
         rows = [self.spec.joint_names.index(name) for name in joints]
         calls = self._configured(gains, rows, timeout_s)
         failed: dict[str, str] = {}
-        for name, answer in zip(joints, await asyncio.gather(*calls, return_exceptions=True), strict=True):
-            if isinstance(answer, grpc.aio.AioRpcError):
+        for name, answer in zip(joints, await _answers(*calls), strict=True):
+            if isinstance(answer, (grpc.aio.AioRpcError, FaultError)):
                 failed[name] = _said_by(answer)
             elif isinstance(answer, (grpc.aio.UsageError, asyncio.CancelledError)) and self._channel is None:
                 failed[name] = "the connection is closed"
@@ -519,7 +541,7 @@ class KosRobot:
         self._check_open()
         (answer,) = await self._call("state", self._actuator.GetActuatorsState(self._ask, timeout=timeout_s))
         known = [s for s in answer.states if s.actuator_id in self._row and s.HasField("kp")]
-        return {self._name[s.actuator_id]: f"acknowledged, and has kp {s.kp:g}" for s in known if s.kp > 1e-3}
+        return {self._name[s.actuator_id]: f"acknowledged, and has kp {s.kp:g}" for s in known if not s.kp <= 1e-3}
 
     def gains_seen(self, gains: Gains) -> list[str]:
         """Where the last state read reports other gains than `gains`; asks the server nothing."""
@@ -533,7 +555,7 @@ class KosRobot:
             wanted = {"kp": gains.kp[row], "kd": gains.kd[row], "max_torque": gains.max_torque[row]}
             for name, value in wanted.items():
                 got = getattr(state, name)
-                if state.HasField(name) and abs(got - value) > 1e-3 * max(1.0, abs(value)):
+                if state.HasField(name) and not abs(got - value) <= 1e-3 * max(1.0, abs(value)):
                     found.append(f"{self._name[state.actuator_id]}: {name} is {got:g}, sent {value:g}")
             if state.HasField("torque_enabled") and state.torque_enabled != gains.torque_enabled:
                 found.append(f"{self._name[state.actuator_id]}: torque_enabled is {state.torque_enabled}")

@@ -64,6 +64,7 @@ def test_a_command_of_a_whole_run_is_a_schedule_too():
         ("- {at_s: 0}\n- {at_s: .nan}", "entry 2: at_s: got nan, expected a number"),
         ("- {at_s: 0, xvel: fast}", "entry 1: xvel: got 'fast', expected a number"),
         ("- {at_s: 0, xvel: true}", "entry 1: xvel: got True, expected a number"),
+        (f"- {{at_s: 0, xvel: 1{0:0400d}}}", "entry 1: xvel: got 10000000"),
         ("- {at_s: 0, xvel: 9}", "entry 1: xvel=9: expected -0.1 to 0.1"),
         ("- {at_s: 0, speed: 0}", "entry 1: speed: unknown; this policy takes xvel"),
         ("- {at_s: 0, xvel: 0, vx: 0}", "two names of one command"),

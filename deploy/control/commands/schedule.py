@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-import math
+import sys
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,6 +124,6 @@ def _cell(text: str) -> float | str:
 
 
 def _number(where: str, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         raise CheckError(f"{where}: {name}: got {value!r:.60}, expected a number")
     return float(value)
