@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import onnx
 
-from deploy.bundle.graph.shapes import RULES as KNOWN
+from deploy.bundle.graph import OPERATORS
 from export import graph
 from export.compare import session
 from export.errors import ExportError
@@ -86,7 +86,7 @@ def _alone(eqn: Any, inputs: list[Any], free: list[int], expected: Sequence[Any]
         with contextlib.suppress(Exception):
             rewrite(model)
         graph.check_graph(model, "it")
-        refused = sorted({node.op_type for node in graph.nodes(model.graph)} - set(KNOWN))
+        refused = sorted({node.op_type for node in graph.nodes(model.graph)} - OPERATORS)
         if refused:
             return f"becomes ONNX's {', '.join(refused)}, which ksim run refuses"
         names = [i.name for i in model.graph.input]

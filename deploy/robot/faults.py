@@ -43,7 +43,8 @@ _TEXT = {
     FaultKind.OUT_OF_RANGE: "joint out of range: {where} at {value:.3f} rad, limits [{low:.3f}, {high:.3f}] rad",
     FaultKind.OVER_SPEED: "over-speed: {where} at {value:.1f} rad/s, limit {high:.1f} rad/s",
     FaultKind.OVER_TORQUE: "over-torque: {where} at {value:.1f} N m, limit {high:.1f} N m",
-    FaultKind.SPIN: "spin: the IMU turns at {value:.1f} rad/s, limit {high:g} rad/s",
+    FaultKind.SPIN: "spin: the IMU turns at {value:.1f} rad/s, limit {high:g} rad/s; if the robot does not, "
+    "try --gyro-unit deg/s",
     FaultKind.TOO_HOT: "too hot: {where} at {value:.0f} C, limit {high:g} C",
     FaultKind.JUMPED: "jumped: {where} by {value:+.2f} rad {detail}",
     FaultKind.TURNED: "orientation jumped: by {value:.2f} rad {detail}",

@@ -165,7 +165,9 @@ def test_tilt_beyond_the_limit_is_a_fall(limits):
 def test_an_imu_that_turns_faster_than_a_robot_does_is_a_fault(limits):
     assert not check_state(make_state(gyro_b=[9.0, 12.0, 0.0]), limits)
     (fault,) = check_state(make_state(gyro_b=[9.1, 12.0, 0.0]), limits)
-    assert str(fault) == "spin: the IMU turns at 15.1 rad/s, limit 15 rad/s"
+    assert (
+        str(fault) == "spin: the IMU turns at 15.1 rad/s, limit 15 rad/s; if the robot does not, try --gyro-unit deg/s"
+    )
 
 
 def test_each_fault_names_its_joint(limits):

@@ -20,6 +20,7 @@ from export.command import export_checkpoint, write_proven
 from export.command import main as export_main
 from export.compare import Reference, determinism, difference, drawn, extreme, initial_carry, sequence
 from export.tracing import convert
+from export.validate_command import main as validate_main
 from ksim.evaluate import Evaluation
 from robots import ArraySpec, read_bundle, write_bundle
 from robots.bundle import MEMBERS
@@ -495,7 +496,7 @@ def test_the_export_command_prints_one_json_object_and_writes_the_same_bytes_aga
 def test_the_validate_command_prints_a_table_and_writes_its_report(exported, checkpoint_path, tmp_path, capsys):
     out = tmp_path / "reports"
     arguments = [str(exported.kinfer), "--checkpoint", str(checkpoint_path), *OPTIONS, "--out", str(out)]
-    assert validate.main(arguments) == 0
+    assert validate_main(arguments) == 0
     table = capsys.readouterr().out
     assert "Recorded inputs: 500 steps" in table and "1e-05" in table and "FAILS" not in table
     assert "3 episodes of each" in table and "not run (ksim validate --engines mujoco,mjx)" in table
@@ -511,7 +512,7 @@ def test_validate_of_a_bundle_that_is_not_its_checkpoint_writes_the_report_and_f
     write_bundle(tmp_path / "bad.kinfer", damage(bundle, stale_carry))
     words = [str(tmp_path / "bad.kinfer"), "--checkpoint", str(checkpoint_path), *OPTIONS, "--out", str(tmp_path)]
     with pytest.raises(ExportError, match=r"drawn inputs, step .* \(and \d+ more\); the bundle is not the policy"):
-        validate.main(words)
+        validate_main(words)
     assert "FAILS" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["validated"] is False and report["verdict"].startswith("Not proven: ")
@@ -530,7 +531,7 @@ def test_validate_refuses_an_onnx_file_that_is_not_the_step_fn(exported, checkpo
     write_bundle(tmp_path / "policy.kinfer", exported.bundle)
     (tmp_path / "policy.onnx").write_bytes(exported.bundle.step_fn[:-1])
     with pytest.raises(ExportError, match=r"policy\.onnx: its bytes differ from step_fn"):
-        validate.main([str(tmp_path / "policy.kinfer"), "--checkpoint", str(checkpoint_path)])
+        validate_main([str(tmp_path / "policy.kinfer"), "--checkpoint", str(checkpoint_path)])
 
 
 def test_a_member_that_is_not_onnx_is_refused(bundle, trained):
