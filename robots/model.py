@@ -108,6 +108,7 @@ class BuiltModel:
         standing_height_m: of the base in the world in the home pose; of the first body of a robot that is fixed.
         origins: where what the loader had to look for came from; robots/understood.py tells it.
         meshes: the file that each mesh was read from, by the mesh's name.
+        guessed_meshes: of these, the names of those that are not where the model says.
         missing_meshes: files of meshes that are only to be seen, and were left out because they are not there.
         floor_added: the file had no floor.
         base_added: the file had no free joint for the base.
@@ -135,6 +136,7 @@ class BuiltModel:
     standing_height_m: float
     origins: Origins
     meshes: Mapping[str, Path] = field(default_factory=dict)
+    guessed_meshes: tuple[str, ...] = ()
     missing_meshes: tuple[str, ...] = ()
     floor_added: bool = False
     base_added: bool = False
@@ -232,14 +234,27 @@ def _fingerprint(path: Path, root: ET.Element) -> str:
     return found.hexdigest()
 
 
+def _folders(path: Path, root: ET.Element) -> list[Path]:
+    """The folders that the model's compiler names."""
+    told = [c.get(key, "") for c in root.iter("compiler") for key in ("meshdir", "assetdir", "texturedir")]
+    return [path.parent / folder for folder in told if folder]
+
+
+def _said(path: Path, root: ET.Element, name: str) -> set[Path]:
+    """Where the model says that a file lies; the folder of a package is the robot's own, or one in it."""
+    if "://" in name:
+        rest = name.partition("://")[2]
+        return {path.parent / rest, path.parent / rest.partition("/")[2]}
+    return {folder / name for folder in _folders(path, root) or [path.parent]}
+
+
 def _places(path: Path, root: ET.Element, name: str) -> list[Path]:
     """Where a file that the model names may lie, the likeliest first."""
     # ROS names a file by its package, whose folder is the robot's own. Of the path as much is kept as there is: in
     # subfolders of their own two meshes may have one name.
     parts = [part for part in name.split("://", 1)[-1].split("/") if part]
     names = [name.split("://", 1)[-1], *("/".join(parts[i:]) for i in range(1, len(parts))), Path(name).name]
-    told = [c.get(key, "") for c in root.iter("compiler") for key in ("meshdir", "assetdir", "texturedir")]
-    folders = list(dict.fromkeys(path.parent / folder for folder in (*told, "", "meshes")))
+    folders = dict.fromkeys([*_folders(path, root), path.parent, path.parent / "meshes"])
     return [folder / part for part in dict.fromkeys(names) for folder in folders]
 
 
@@ -265,7 +280,7 @@ def _build(
         mesh.file = files.get(mesh.file, mesh.file)
     mjspec.modelfiledir = str(path.parent.resolve())  # where its textures are
     colliding = _colliding(mjspec)
-    mjspec.assets, meshes, missing = _load_meshes(mjspec, path, xml, colliding)
+    mjspec.assets, meshes, guessed, missing = _load_meshes(mjspec, path, xml, colliding)
     if not shapes:
         _drop_shapes(mjspec, colliding)
     own = _own_sensors(mjspec, path, spec, sensors)
@@ -334,6 +349,7 @@ def _build(
         standing_height_m=height_of(model, home_qpos, root_body),
         origins=origins,
         meshes=meshes,
+        guessed_meshes=guessed,
         missing_meshes=missing,
         floor_added=floor_added,
         base_added=base_added,
@@ -386,18 +402,22 @@ def _drop_shapes(mjspec: mujoco.MjSpec, colliding: Callable[[mujoco.MjsGeom], bo
 
 def _load_meshes(
     mjspec: mujoco.MjSpec, path: Path, xml: ET.Element, colliding: Callable[[mujoco.MjsGeom], bool]
-) -> tuple[dict[str, bytes], dict[str, Path], tuple[str, ...]]:
-    """(contents of the mesh files by name, the file of each mesh, those that are only to be seen and are missing)."""
+) -> tuple[dict[str, bytes], dict[str, Path], tuple[str, ...], tuple[str, ...]]:
+    """(contents of the mesh files by name, the file of each mesh, meshes whose file is not where the model says, files
+    that are only to be seen and are missing).
+    """
     import mujoco
 
     assets: dict[str, bytes] = {}
     files: dict[str, Path] = {}
+    guessed: list[str] = []
     missing: dict[str, str] = {}
     strange: set[str] = set()
     for number, mesh in enumerate(mjspec.meshes):
         if not mesh.file:
             continue
         mesh.name = mesh.name or Path(mesh.file).stem  # as MuJoCo names it, but only when it compiles
+        said = _said(path, xml, mesh.file)
         found = next((p for p in _places(path, xml, mesh.file) if p.is_file()), None)
         if found is None:
             missing[mesh.name] = mesh.file
@@ -407,6 +427,8 @@ def _load_meshes(
             mesh.file = f"{number}{found.suffix.lower()}"
             assets[mesh.file] = found.read_bytes()
             files[mesh.name] = found
+            if found not in said:
+                guessed.append(mesh.name)
     if strange:
         raise RobotLoadError(
             f"{path}: meshes of kinds that MuJoCo does not read: {', '.join(sorted(strange))}; expected STL, OBJ or "
@@ -429,7 +451,7 @@ def _load_meshes(
         )
     for mesh in [m for m in mjspec.meshes if m.name in missing]:
         mjspec.delete(mesh)
-    return assets, files, tuple(sorted(missing.values()))
+    return assets, files, tuple(guessed), tuple(sorted(missing.values()))
 
 
 def _set_options(mjspec: mujoco.MjSpec, timestep_s: float, solver: str) -> None:

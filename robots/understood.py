@@ -67,6 +67,11 @@ def facts(spec: RobotSpec, origins: Origins, built: BuiltModel | None = None) ->
                 said=f"{len(built.meshes)} read" if built.meshes else "",
                 line="" if built.missing_meshes else "all meshes are there",
             ),
+            Fact(
+                what="meshes not where the model says",
+                said=", ".join(f"{name} read from {built.meshes[name]}" for name in built.guessed_meshes),
+                origin=Origin(how="files of these names lie there", guess=True),
+            ),
             Fact(what="meshes left out", said=", ".join(built.missing_meshes)),
             *_weight(built),
         ]

@@ -15,6 +15,7 @@ from robots.errors import RobotLoadError
 from robots.model import BuiltModel, build_model
 from robots.motor import MotorParams, rest
 from robots.motor import step as motor_step
+from robots.understood import understood
 
 mujoco = pytest.importorskip("mujoco")
 
@@ -297,6 +298,7 @@ def test_meshes_that_collide_must_be_there_and_those_to_be_seen_may_miss(write_r
     (folder / "meshes").mkdir()
     (folder / "meshes" / "sole.stl").write_bytes(stl())
     built = build_model(folder)
+    assert built.guessed_meshes == ()
     # the tetrahedron stands on its base at the collision origin
     assert built.home_qpos[2] == pytest.approx(0.4 + 0.42, abs=1e-6)
 
@@ -310,7 +312,14 @@ def test_visual_meshes_of_an_mjcf_are_loaded_where_they_are(write_robot, biped_x
     assert build_model(folder).model.nmesh == 0
     (folder / "parts").mkdir()
     (folder / "parts" / "cover.stl").write_bytes(stl())
-    assert build_model(folder).model.nmesh == 1
+    built = build_model(folder)
+    assert built.model.nmesh == 1 and built.guessed_meshes == ()
+    # a file of that name elsewhere is a guess, and told as one
+    (folder / "parts" / "cover.stl").rename(folder / "cover.stl")
+    built = build_model(folder)
+    assert built.model.nmesh == 1 and built.guessed_meshes == ("cover",)
+    told = f"meshes not where the model says: cover read from {folder / 'cover.stl'} (guess: files of these names lie"
+    assert told in understood(built)
 
 
 def test_what_mujoco_refuses_is_one_line(write_robot, biped_xml):
