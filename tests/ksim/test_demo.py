@@ -21,7 +21,7 @@ from robots.model import build_model
 KEYS = {
     "survival_policy",
     "survival_baseline",
-    "export_error_max",
+    "export_recorded",
     "loop_period_error_p99_ms",
     "loop_overruns",
     "parity_joint_rmse_rad",
@@ -53,7 +53,7 @@ def test_the_fast_demo_runs_every_stage_and_says_what_it_wrote(tmp_path: Path) -
     }
     assert names >= expected
     assert all(Path(f).stat().st_size > 0 for f in kept["files"])
-    assert 0 <= kept["export_error_max"] <= 1e-5
+    assert 0 <= kept["export_recorded"]["action_error"] <= kept["export_recorded"]["action_limit"]
     assert kept["survival_baseline"] == 0.0  # the PD hold alone falls within two seconds
     assert kept["parity_policy_replay_error_max"] == 0.0
     assert ("run.mp4" in names) or "no video:" in done.stderr
