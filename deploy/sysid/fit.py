@@ -1,0 +1,266 @@
+"""Fits a robot's joints to recorded motions by full open-loop replay, and scores the result.
+
+Least squares (mujoco.minimize) over the replay of all motions. The Jacobian is compressed: one parameter of all joints
+is moved at once, and each joint's error is put down to its own parameter. What a joint does to another one through
+inertia and gravity is left out of the slopes, not of the residuals: it costs steps, not truth. A replay for each kind
+of parameter stands in for one for each parameter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from mujoco import minimize
+
+from deploy.sysid.motion import Motion, SysidError
+from deploy.sysid.simulate import DELAY_MAX_S, Parameters, Simulator
+
+# Errors below the sensor's step say nothing: no RMSE counts as less than this in a ratio's denominator [rad].
+FLOOR_RAD = 1e-4
+# kd * dt / armature at most: an explicit step carries 2.
+DAMPED = 0.8
+
+
+class Kind(NamedTuple):
+    """A kind of parameter that a fit may find.
+
+    Attributes:
+        unit: of its value.
+        least, greatest: its bounds.
+        step: to the side for slopes; of the logarithm where `log`.
+        log: the search runs over its logarithm.
+        shared: one value for all joints.
+    """
+
+    unit: str
+    least: float
+    greatest: float
+    step: float
+    log: bool = True
+    shared: bool = False
+
+
+KINDS = {
+    "kp": Kind("N m/rad", 0.1, 1e5, 0.02),
+    "kd": Kind("N m s/rad", 1e-3, 1e4, 0.03),
+    "friction": Kind("N m", 1e-3, 1e3, 0.05),
+    "stiction": Kind("N m", 1e-3, 1e3, 0.1),
+    "damping": Kind("N m s/rad", 1e-3, 1e3, 0.05),
+    "armature": Kind("kg m^2", 1e-3, 10, 0.05),
+    "torque_limit": Kind("N m", 0.05, 1e4, 0.03),
+    "play": Kind("rad", 1e-3, 0.5, 0.1),
+    "compliance": Kind("rad/(N m)", 1e-4, 1.0, 0.05),
+    "offset": Kind("rad", -0.3, 0.3, 0.002, log=False),
+    "delay_s": Kind("s", 0.0, DELAY_MAX_S, 0.001, log=False, shared=True),
+    "plane_m": Kind("m", -10, 10, 0.001, log=False, shared=True),
+}
+
+
+class Problem:
+    """Residuals and their slopes over a vector of search variables.
+
+    Args:
+        simulator: of the motions that are fitted.
+        start: parameters where the search begins; what is not fitted keeps its value.
+        kinds: what is fitted.
+        scale: one error's size by joint, (joints,) [rad]; residuals are in units of it.
+    """
+
+    def __init__(self, simulator: Simulator, start: Parameters, kinds: Sequence[str], scale: np.ndarray) -> None:
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            raise SysidError(f"fit: got {unknown[0]!r}, expected some of {', '.join(KINDS)}")
+        self.simulator, self.start, self.kinds, self.scale = simulator, start, tuple(kinds), scale
+        self.joints = len(simulator.spec.joints)
+        self.replays = 0
+
+    def vector(self, p: Parameters) -> np.ndarray:
+        """The search variables of parameters, (n,)."""
+        parts = []
+        for name in self.kinds:
+            kind, value = KINDS[name], np.atleast_1d(np.asarray(getattr(p, name), dtype=float))
+            value = np.clip(value, kind.least, kind.greatest)
+            parts.append(np.log(value) if kind.log else value)
+        return np.concatenate(parts)
+
+    def parameters(self, x: np.ndarray) -> Parameters:
+        """The parameters of search variables (n,)."""
+        x, at, changes = np.ravel(x), 0, {}
+        for name in self.kinds:
+            kind = KINDS[name]
+            n = 1 if kind.shared else self.joints
+            value = np.exp(x[at : at + n]) if kind.log else x[at : at + n].copy()
+            changes[name] = float(value[0]) if kind.shared else value
+            at += n
+        p = self.start.replace(**changes)
+        return p.replace(kd=np.minimum(p.kd, DAMPED * p.armature / self.simulator.dt))
+
+    def bounds(self) -> list[np.ndarray]:
+        """[least, greatest] of the search variables, (n,) each."""
+        ends: list[list[float]] = [[], []]
+        for name in self.kinds:
+            kind = KINDS[name]
+            for end, value in zip(ends, (kind.least, kind.greatest), strict=True):
+                end += [np.log(value) if kind.log else value] * (1 if kind.shared else self.joints)
+        return [np.asarray(end) for end in ends]
+
+    def errors(self, tried: Sequence[Parameters]) -> np.ndarray:
+        """Simulated less measured over `scale`, (sets, rows, joints): the rows that count, of all motions."""
+        shown = self.simulator.run(tried)
+        self.replays += len(tried)
+        parts = [(shown[m.name] - m.position)[:, m.use] for m in self.simulator.motions]
+        return np.nan_to_num(np.concatenate(parts, axis=1) / self.scale, nan=1e3, posinf=1e3, neginf=-1e3)
+
+    def residual(self, x: np.ndarray) -> np.ndarray:
+        """As mujoco.minimize wants it: (n, sets) or (n,) to (residuals, sets)."""
+        columns = np.reshape(x, (len(x), -1)).T
+        return self.errors([self.parameters(c) for c in columns]).reshape(len(columns), -1).T
+
+    def jacobian(self, x: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        """Slopes, (residuals, n): one replay for each kind of parameter."""
+        x = np.ravel(x)
+        here = residual.reshape(-1, self.joints)
+        bounds = self.bounds()
+        moved, steps, at = [], [], 0
+        for name in self.kinds:
+            n = 1 if KINDS[name].shared else self.joints
+            step = np.full(n, KINDS[name].step)
+            step[x[at : at + n] + step > bounds[1][at : at + n]] *= -1  # away from the bound
+            other = x.copy()
+            other[at : at + n] += step
+            moved.append(self.parameters(other))
+            steps.append(step)
+            at += n
+        out = np.zeros((residual.size, len(x)))
+        rows, at = out.reshape(len(here), self.joints, len(x)), 0
+        for name, there, step in zip(self.kinds, self.errors(moved), steps, strict=True):
+            slope = (there - here) / step
+            if KINDS[name].shared:
+                rows[:, :, at] = slope
+                at += 1
+            else:
+                for j in range(self.joints):
+                    rows[:, j, at + j] = slope[:, j]
+                at += self.joints
+        return out
+
+
+def rmse(simulator: Simulator, p: Parameters) -> dict[str, np.ndarray]:
+    """RMSE of each joint by motion, (joints,) [rad]; rows that do not count are left out."""
+    shown = simulator.run([p])
+    return {
+        m.name: np.sqrt(np.mean((shown[m.name][0] - m.position)[m.use] ** 2, axis=0)) for m in simulator.motions
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How far a replay is from what was measured, over that of the published model.
+
+    Attributes:
+        rmse_rad: by motion, (joints,) [rad].
+        published_rad: the same of the published model.
+    """
+
+    rmse_rad: dict[str, np.ndarray]
+    published_rad: dict[str, np.ndarray]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """By motion: mean over the joints of RMSE over that of the published model."""
+        return {
+            name: float(np.mean(values / np.maximum(self.published_rad[name], FLOOR_RAD)))
+            for name, values in self.rmse_rad.items()
+        }
+
+    @property
+    def ratio(self) -> float:
+        """Mean over the motions."""
+        return float(np.mean(list(self.ratios.values())))
+
+
+def first_guess(problem: Problem, say: Callable[[str], None] = lambda _: None) -> Parameters:
+    """Where to begin: the best of a few sizes of stiffness, damping, then friction, joint by joint.
+
+    Published gains may be wrong by a factor of fifty, and there the slopes lead nowhere.
+    """
+    p, dt = problem.start, problem.simulator.dt
+
+    def best(tried: list[Parameters]) -> np.ndarray:
+        return np.argmin(np.mean(problem.errors(tried) ** 2, axis=1), axis=0)
+
+    def pick(tried: list[Parameters], which: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        return {n: np.array([getattr(tried[k], n)[j] for j, k in enumerate(which)]) for n in names}
+
+    grid = [
+        p.replace(kp=p.kp / down, kd=np.minimum(p.kp / down * lag, DAMPED * p.armature / dt))
+        for down in (1, 3, 10, 30, 100)
+        for lag in (0.02, 0.06, 0.15)
+    ]
+    grid.append(p)
+    p = p.replace(**pick(grid, best(grid), ("kp", "kd")))
+    grid = [p.replace(friction=p.friction * f) for f in (0.3, 1, 2, 4, 8)]
+    p = p.replace(**pick(grid, best(grid), ("friction",)))
+    say(f"begins at kp {np.round(p.kp, 1)}, kd {np.round(p.kd, 2)}, friction {np.round(p.friction, 3)}")
+    return p
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit:
+    """What a fit found.
+
+    Attributes:
+        parameters: the best.
+        x: its search variables, (n,).
+        residual: at `x`, (residuals,).
+        jacobian: at `x`, (residuals, n).
+        cost: sum of squares of the residuals, by iteration.
+        replays: how many replays of all motions it took.
+        took_s: seconds.
+    """
+
+    parameters: Parameters
+    x: np.ndarray
+    residual: np.ndarray
+    jacobian: np.ndarray
+    cost: list[float] = field(default_factory=list)
+    replays: int = 0
+    took_s: float = 0.0
+
+
+def solve(problem: Problem, begin: Parameters, iterations: int, say: Callable[[str], None] = lambda _: None) -> Fit:
+    """Least squares from a start."""
+    started = time.monotonic()
+
+    def heard(trace: list[minimize.IterLog]) -> None:
+        cost = 2 * float(trace[-1].objective)
+        say(f"step {len(trace)}: cost {cost:.1f}, {time.monotonic() - started:.0f} s")
+
+    low, high = problem.bounds()
+    x, trace = minimize.least_squares(
+        np.clip(problem.vector(begin), low + 1e-9, high - 1e-9),
+        problem.residual,
+        bounds=[low, high],
+        jacobian=problem.jacobian,
+        x_scale="jac",
+        xtol=1e-4,
+        gtol=1e-6,
+        max_iter=iterations,
+        verbose=minimize.Verbosity.SILENT,
+        iter_callback=heard,
+    )
+    x = np.ravel(x)
+    residual = problem.residual(x)
+    return Fit(
+        parameters=problem.parameters(x),
+        x=x,
+        residual=np.ravel(residual),
+        jacobian=problem.jacobian(x, residual),
+        cost=[2 * float(entry.objective) for entry in trace],
+        replays=problem.replays,
+        took_s=time.monotonic() - started,
+    )
