@@ -1,6 +1,6 @@
 """Fits a robot's joints to recorded motions by full open-loop replay, and scores the result.
 
-Least squares (mujoco.minimize) over the replay of all motions. The Jacobian is compressed: one parameter of all joints
+Least squares over the replay of all motions. The Jacobian is compressed: one parameter of all joints
 is moved at once, and each joint's error is put down to its own parameter. What a joint does to another one through
 inertia and gravity is left out of the slopes, not of the residuals: it costs steps, not truth. A replay for each kind
 of parameter stands in for one for each parameter.
@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from mujoco import minimize
 
 from deploy.sysid.motion import Motion, SysidError
 from deploy.sysid.simulate import DELAY_MAX_S, Parameters, Simulator
 
 # Errors below the sensor's step say nothing: no RMSE counts as less than this in a ratio's denominator [rad].
 FLOOR_RAD = 1e-4
+# A joint that hardly moves in a motion counts as if the published model were off by this much in it [rad].
+SMALL_RAD = 0.005
 # kd * dt / armature at most: an explicit step carries 2.
 DAMPED = 0.8
 
@@ -51,6 +52,7 @@ KINDS = {
     "stiction": Kind("N m", 1e-3, 1e3, 0.1),
     "damping": Kind("N m s/rad", 1e-3, 1e3, 0.05),
     "armature": Kind("kg m^2", 1e-3, 10, 0.05),
+    "velocity_max": Kind("rad/s", 0.5, 1e3, 0.03),
     "torque_limit": Kind("N m", 0.05, 1e4, 0.03),
     "play": Kind("rad", 1e-3, 0.5, 0.1),
     "compliance": Kind("rad/(N m)", 1e-4, 1.0, 0.05),
@@ -67,14 +69,22 @@ class Problem:
         simulator: of the motions that are fitted.
         start: parameters where the search begins; what is not fitted keeps its value.
         kinds: what is fitted.
-        scale: one error's size by joint, (joints,) [rad]; residuals are in units of it.
+        scale: the size of an error, by motion (joints,) [rad]: the published model's RMSE. A motion and a joint then
+            count by how many times better they get, not by how far they move.
     """
 
-    def __init__(self, simulator: Simulator, start: Parameters, kinds: Sequence[str], scale: np.ndarray) -> None:
+    def __init__(
+        self, simulator: Simulator, start: Parameters, kinds: Sequence[str], scale: dict[str, np.ndarray]
+    ) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown:
             raise SysidError(f"fit: got {unknown[0]!r}, expected some of {', '.join(KINDS)}")
-        self.simulator, self.start, self.kinds, self.scale = simulator, start, tuple(kinds), scale
+        self.simulator, self.start, self.kinds = simulator, start, tuple(kinds)
+        rows = {m.name: m.use.sum() for m in simulator.motions}
+        mean = np.mean(list(rows.values()))
+        self.weight = {
+            name: np.sqrt(mean / max(n, 1)) / np.maximum(scale[name], SMALL_RAD) for name, n in rows.items()
+        }
         self.joints = len(simulator.spec.joints)
         self.replays = 0
 
@@ -108,15 +118,20 @@ class Problem:
                 end += [np.log(value) if kind.log else value] * (1 if kind.shared else self.joints)
         return [np.asarray(end) for end in ends]
 
+    def strides(self) -> np.ndarray:
+        """The farthest that a search variable may go in one step, (n,)."""
+        parts = [np.full(1 if k.shared else self.joints, 0.7 if k.log else 10 * k.step) for k in (KINDS[name] for name in self.kinds)]
+        return np.concatenate(parts)
+
     def errors(self, tried: Sequence[Parameters]) -> np.ndarray:
-        """Simulated less measured over `scale`, (sets, rows, joints): the rows that count, of all motions."""
+        """Simulated less measured, weighted, (sets, rows, joints): the rows that count, of all motions."""
         shown = self.simulator.run(tried)
         self.replays += len(tried)
-        parts = [(shown[m.name] - m.position)[:, m.use] for m in self.simulator.motions]
-        return np.nan_to_num(np.concatenate(parts, axis=1) / self.scale, nan=1e3, posinf=1e3, neginf=-1e3)
+        parts = [(shown[m.name] - m.position)[:, m.use] * self.weight[m.name] for m in self.simulator.motions]
+        return np.nan_to_num(np.concatenate(parts, axis=1), nan=1e3, posinf=1e3, neginf=-1e3)
 
     def residual(self, x: np.ndarray) -> np.ndarray:
-        """As mujoco.minimize wants it: (n, sets) or (n,) to (residuals, sets)."""
+        """(n, sets) or (n,) to (residuals, sets)."""
         columns = np.reshape(x, (len(x), -1)).T
         return self.errors([self.parameters(c) for c in columns]).reshape(len(columns), -1).T
 
@@ -233,34 +248,53 @@ class Fit:
 
 
 def solve(problem: Problem, begin: Parameters, iterations: int, say: Callable[[str], None] = lambda _: None) -> Fit:
-    """Least squares from a start."""
-    started = time.monotonic()
+    """Least squares (Levenberg and Marquardt) from a start; a few dampings are tried side by side.
 
-    def heard(trace: list[minimize.IterLog]) -> None:
-        cost = 2 * float(trace[-1].objective)
-        say(f"step {len(trace)}: cost {cost:.1f}, {time.monotonic() - started:.0f} s")
-
+    Args:
+        problem: what to fit.
+        begin: where.
+        iterations: at most.
+        say: hears of each.
+    """
+    started, replays = time.monotonic(), problem.replays
     low, high = problem.bounds()
-    x, trace = minimize.least_squares(
-        np.clip(problem.vector(begin), low + 1e-9, high - 1e-9),
-        problem.residual,
-        bounds=[low, high],
-        jacobian=problem.jacobian,
-        x_scale="jac",
-        xtol=1e-4,
-        gtol=1e-6,
-        max_iter=iterations,
-        verbose=minimize.Verbosity.SILENT,
-        iter_callback=heard,
-    )
-    x = np.ravel(x)
-    residual = problem.residual(x)
+    stride = problem.strides()
+    x = np.clip(problem.vector(begin), low, high)
+    residual = problem.residual(x)[:, 0]
+    costs, damping = [float(residual @ residual)], 0.1
+    jacobian = problem.jacobian(x, residual)
+    for number in range(iterations):
+        hessian, gradient = jacobian.T @ jacobian, jacobian.T @ residual
+        size = np.diag(hessian) + 1e-9 * np.diag(hessian).max() + 1e-12
+        held = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))
+        free = ~held
+        dampings = damping * np.array([0.03, 0.3, 3.0, 30.0])
+        tried = np.repeat(x[:, None], len(dampings), axis=1)
+        for column, mu in enumerate(dampings):
+            step = np.linalg.solve((hessian + mu * np.diag(size))[np.ix_(free, free)], -gradient[free])
+            tried[free, column] += np.clip(step, -stride[free], stride[free])
+        tried = np.clip(tried, low[:, None], high[:, None])
+        residuals = problem.residual(tried)
+        cost = np.sum(residuals**2, axis=0)
+        best = int(np.argmin(cost))
+        say(f"step {number + 1}: cost {costs[-1]:.0f} to {cost[best]:.0f}, {time.monotonic() - started:.0f} s")
+        if cost[best] >= costs[-1]:
+            if damping > 1e3:
+                break
+            damping *= 100
+            continue
+        moved = float(np.max(np.abs(tried[:, best] - x) / stride))
+        x, residual, damping = tried[:, best], residuals[:, best], float(dampings[best])
+        costs.append(float(cost[best]))
+        jacobian = problem.jacobian(x, residual)
+        if costs[-2] - costs[-1] < 1e-4 * costs[-2] or moved < 1e-3:
+            break
     return Fit(
         parameters=problem.parameters(x),
         x=x,
-        residual=np.ravel(residual),
-        jacobian=problem.jacobian(x, residual),
-        cost=[2 * float(entry.objective) for entry in trace],
-        replays=problem.replays,
+        residual=residual,
+        jacobian=jacobian,
+        cost=costs,
+        replays=problem.replays - replays,
         took_s=time.monotonic() - started,
     )
