@@ -85,7 +85,7 @@ class MotionScore(_Settings):
     """Of one motion.
 
     Attributes:
-        digest: SHA-256 of its files.
+        source: SHA-256 of its files.
         ratio: mean over the joints of the fitted model's RMSE over the published one's.
         published_rad: RMSE of the published model by joint [rad].
         fitted_rad: of the fitted one [rad].
@@ -94,7 +94,7 @@ class MotionScore(_Settings):
         left_out: share of its rows that did not count.
     """
 
-    digest: str
+    source: str
     ratio: float
     published_rad: dict[str, float]
     fitted_rad: dict[str, float]
@@ -178,7 +178,7 @@ class Calibration(_Settings):
         missing = [name for name in robot.joint_names if name not in self.joints]
         if missing:
             raise CalibrationError(
-                f"no joint {missing[0]!r}; expected those of robot {robot.name}: calibrate this robot (it is {self.robot})"
+                f"no joint {missing[0]!r} of robot {robot.name}; expected a calibration of it (it is {self.robot}'s)"
             )
         rows = [self.joints[name] for name in robot.joint_names]
         columns = {f.name: np.array([getattr(row, f.name).value for row in rows]) for f in fields(JointCalibration)}
@@ -222,7 +222,7 @@ def scores_of(
 
     return {
         motion: MotionScore(
-            digest=digests[motion],
+            source=digests[motion],
             ratio=ratio,
             published_rad=by_joint(score.published_rad[motion]),
             fitted_rad=by_joint(score.rmse_rad[motion]),

@@ -53,9 +53,9 @@ class SysidOptions(Settings):
     unseen: Annotated[
         tuple[str, ...], Option("logs to judge the result by, which are not fitted", metavar="LOG", many=True)
     ] = ()
-    contacts: Annotated[
-        Path | None, Option("a YAML file of what the arm touches: a plane, stops", metavar="FILE")
-    ] = None
+    contacts: Annotated[Path | None, Option("a YAML file of what the arm touches: a plane, stops", metavar="FILE")] = (
+        None
+    )
     fit: Annotated[
         tuple[str, ...], Option(f"what is fitted: {', '.join(KINDS)} (default: {' '.join(FITTED)})", many=True)
     ] = FITTED
@@ -173,9 +173,7 @@ def calibrate(
         score = Score(rmse_rad=rmse(ours, p), published_rad=rmse(simulator(motions, nothing), published))
         out = {m.name: float(np.mean(~m.use)) for m in motions}
         digests = {m.name: m.digest for m in motions}
-        return scores_of(
-            spec.joint_names, score, lag.rmse(motions), digests, touching=_touching(ours, p), left_out=out
-        )
+        return scores_of(spec.joint_names, score, lag.rmse(motions), digests, touching=_touching(ours, p), left_out=out)
 
     say("judging")
     more = touches(simulator(unseen), p) if unseen else []
@@ -232,7 +230,9 @@ def lines(calibration: Calibration) -> list[str]:
         for name, score in table.items():
             extra = f", touching in {score.touching:.0%}" if score.touching else ""
             extra += f", {score.left_out:.0%} left out" if score.left_out else ""
-            out.append(f"{title} {name}: {score.ratio:.3f} of the published model's error (lag {score.lag_ratio:.3f}{extra})")
+            out.append(
+                f"{title} {name}: {score.ratio:.3f} of the published model's error (lag {score.lag_ratio:.3f}{extra})"
+            )
         if table:
             mean, lag = (np.mean([getattr(m, what) for m in table.values()]) for what in ("ratio", "lag_ratio"))
             out.append(f"{title} mean: {mean:.3f} (lag {lag:.3f})")

@@ -83,7 +83,8 @@ def apply_contacts(built: BuiltModel, contacts: Contacts) -> int:
         own = np.flatnonzero(model.geom_bodyid == body)
         model.body_contype[body] = np.bitwise_or.reduce(model.geom_contype[own])
         model.body_conaffinity[body] = np.bitwise_or.reduce(model.geom_conaffinity[own])
-    model.geom_friction[[floor, *ids], 0] = contacts.plane.friction
+    model.geom_priority[floor] = 1  # its friction is the pair's
+    model.geom_friction[floor, 0] = contacts.plane.friction
     model.geom_sameframe[floor] = 0  # MuJoCo would take its body's place for its own
     model.geom_pos[floor, 2] = contacts.plane.height_m
     return floor

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deploy.sysid.motion import Motion, SysidError
+from deploy.sysid.motion import SysidError
 from deploy.sysid.simulate import DELAY_MAX_S, Parameters, Simulator
 
 # Errors below the sensor's step say nothing: no RMSE counts as less than this in a ratio's denominator [rad].
@@ -82,9 +82,7 @@ class Problem:
         self.simulator, self.start, self.kinds = simulator, start, tuple(kinds)
         rows = {m.name: m.use.sum() for m in simulator.motions}
         mean = np.mean(list(rows.values()))
-        self.weight = {
-            name: np.sqrt(mean / max(n, 1)) / np.maximum(scale[name], SMALL_RAD) for name, n in rows.items()
-        }
+        self.weight = {name: np.sqrt(mean / max(n, 1)) / np.maximum(scale[name], SMALL_RAD) for name, n in rows.items()}
         self.joints = len(simulator.spec.joints)
         self.replays = 0
 
@@ -120,7 +118,8 @@ class Problem:
 
     def strides(self) -> np.ndarray:
         """The farthest that a search variable may go in one step, (n,)."""
-        parts = [np.full(1 if k.shared else self.joints, 0.7 if k.log else 10 * k.step) for k in (KINDS[name] for name in self.kinds)]
+        kinds = [KINDS[name] for name in self.kinds]
+        parts = [np.full(1 if k.shared else self.joints, 0.7 if k.log else 10 * k.step) for k in kinds]
         return np.concatenate(parts)
 
     def errors(self, tried: Sequence[Parameters]) -> np.ndarray:
@@ -167,9 +166,7 @@ class Problem:
 def rmse(simulator: Simulator, p: Parameters) -> dict[str, np.ndarray]:
     """RMSE of each joint by motion, (joints,) [rad]; rows that do not count are left out."""
     shown = simulator.run([p])
-    return {
-        m.name: np.sqrt(np.mean((shown[m.name][0] - m.position)[m.use] ** 2, axis=0)) for m in simulator.motions
-    }
+    return {m.name: np.sqrt(np.mean((shown[m.name][0] - m.position)[m.use] ** 2, axis=0)) for m in simulator.motions}
 
 
 @dataclass(frozen=True, kw_only=True)

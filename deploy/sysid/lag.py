@@ -40,7 +40,9 @@ class Lag:
         return {m.name: np.sqrt(np.mean((self.run(m) - m.position)[m.use] ** 2, axis=0)) for m in motions}
 
 
-def _run(motion: Motion, delay_s: np.ndarray, lag_s: np.ndarray, gap_rad: np.ndarray, sag_rad: np.ndarray) -> np.ndarray:
+def _run(
+    motion: Motion, delay_s: np.ndarray, lag_s: np.ndarray, gap_rad: np.ndarray, sag_rad: np.ndarray
+) -> np.ndarray:
     """(T, ..., joints) for arguments of shape (..., joints)."""
     shape = np.broadcast_shapes(*(np.shape(v) for v in (delay_s, lag_s, gap_rad, sag_rad)), (len(motion.names),))
     start = np.broadcast_to(motion.position[0] - sag_rad, shape)

@@ -135,6 +135,12 @@ class Simulator:
         twist = motor.wound(law, bias[:, self.built.dof_ids])
         qpos[:, self.built.qpos_ids] = start - twist
         memory = motor.rest(law, start - twist, torque=bias[:, self.built.dof_ids])
+        # it stands: friction carries what it can of what the controller gives and gravity does not take
+        first = np.repeat(np.stack([m.target[0] for m in self.motions]), sets, axis=0) - offset
+        drive = motor.drive_torque(law, start, np.zeros_like(start), first)
+        level = wide("friction") + wide("stiction")
+        pull = np.clip(drive - bias[:, self.built.dof_ids], -level, level)
+        memory = memory._replace(anchor=memory.anchor - pull * dt**2 / wide("armature"))
 
         steps = [self._rows[m.name].steps for m in self.motions]
         shown = np.empty((steps[0] + 1, lanes, joints))
@@ -217,11 +223,9 @@ class _Rows:
         now = steps * dt
         newest = np.searchsorted(sent_s + delay_s, now + dt, side="left") - 1
         rows = newest[:, None] - np.arange(slots)
-        # before the first command arrives the motor holds where it stands
-        held = rows < 0
-        rows = np.maximum(rows, 0)
-        value = np.where(held[..., None], self.motion.position[0], self.motion.target[rows])
-        arrival = np.where(held, -np.inf, sent_s[rows] + delay_s - now[:, None])
-        # of those held one is enough
-        arrival = np.where(held & (np.cumsum(held, axis=1) > 1), np.inf, arrival)
+        # the first command was in force before: what stands at the start stands under it
+        arrival = np.where(rows <= 0, -np.inf, sent_s[np.maximum(rows, 0)] + delay_s - now[:, None])
+        # of those before the start one is enough
+        arrival[(rows <= 0) & (np.cumsum(rows <= 0, axis=1) > 1)] = np.inf
+        value = self.motion.target[np.maximum(rows, 0)]
         return delay.in_force(delay.Packets(value, arrival), 0.0, dt)
