@@ -12,9 +12,10 @@ import yaml
 
 from deploy.errors import DeployError
 from deploy.sysid.contacts import Contacts
-from deploy.sysid.fit import KINDS, Fit, Problem, Score
+from deploy.sysid.fit import Fit, Problem, Score
 from deploy.sysid.intervals import Intervals
-from deploy.sysid.simulate import Parameters
+from deploy.sysid.motion import Motion
+from deploy.sysid.simulate import Parameters, Simulator
 from robots.spec import RobotSpec
 from toolkit.errors import SettingsError
 from toolkit.files import atomic_path
@@ -233,6 +234,13 @@ def scores_of(
     }
 
 
+def replay(calibration: Calibration, robot: str | Path, motions: Sequence[Motion]) -> dict[str, np.ndarray]:
+    """Full open-loop replay of motions by the calibrated model, by motion: (T, joints) [rad]."""
+    simulator = Simulator(robot, motions, timestep_s=calibration.timestep_s, contacts=calibration.contacts)
+    shown = simulator.run([calibration.parameters(simulator.spec)])
+    return {name: values[0] for name, values in shown.items()}
+
+
 def write_calibration(path: str | Path, calibration: Calibration) -> None:
     """Write the file; every number at full precision."""
     head = "# what ksim sysid found; values in SI, docs/sysid.md says what each is\n"
@@ -248,19 +256,3 @@ def load_calibration(path: str | Path) -> Calibration:
         CalibrationError: it is missing, or not a calibration.
     """
     return load(Calibration, path, expected="a calibration that ksim sysid wrote")
-
-
-__all__ = [
-    "KINDS",
-    "Calibration",
-    "CalibrationError",
-    "Estimate",
-    "JointCalibration",
-    "MotionScore",
-    "Touching",
-    "joints_of",
-    "load_calibration",
-    "scores_of",
-    "shared",
-    "write_calibration",
-]

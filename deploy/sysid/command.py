@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -17,6 +17,7 @@ from deploy.sysid.calibration import (
     Calibration,
     Touching,
     joints_of,
+    load_calibration,
     scores_of,
     shared,
     write_calibration,
@@ -37,7 +38,9 @@ from toolkit.settings import Bound, Settings, load
 FIRST_S = 30.0
 # and goes in steps of this [s], or the fit's own where that is longer.
 FIRST_STEP_S = 0.004
-FITTED = ("kp", "kd", "friction", "armature", "delay_s")
+# No motion and joint counts as if its error were below this share of the published model's.
+FLOOR = 0.1
+FITTED = ("kp", "kd", "friction", "stiction", "armature", "velocity_max", "delay_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +56,19 @@ class SysidOptions(Settings):
     unseen: Annotated[
         tuple[str, ...], Option("logs to judge the result by, which are not fitted", metavar="LOG", many=True)
     ] = ()
-    contacts: Annotated[Path | None, Option("a YAML file of what the arm touches: a plane, stops", metavar="FILE")] = (
-        None
-    )
+    contacts: Annotated[
+        Path | None, Option("a YAML file of what the arm touches and which rows do not count", metavar="FILE")
+    ] = None
     fit: Annotated[
         tuple[str, ...], Option(f"what is fitted: {', '.join(KINDS)} (default: {' '.join(FITTED)})", many=True)
     ] = FITTED
-    leave_out: Annotated[
-        bool, Option("leave rows out in which the arm seems to touch what is not declared; the fit runs twice")
-    ] = False
+    leave_out: Annotated[bool, Option("leave rows out in which the arm seems to touch what is not declared")] = False
     timestep_s: Annotated[
         float, Option("physics step [s]", flag="--timestep", metavar="S"), Bound(1e-4, 0.01, "seconds")
     ] = 0.002
     iterations: Annotated[int, Option("steps of the search at most"), Bound(1, 1000, "steps")] = 30
     threads: Annotated[int, Option("threads of the simulation"), Bound(1, 256, "threads")] = 2
+    begin: Annotated[Path | None, Option("go on from this calibration", metavar="FILE")] = None
     json: Annotated[bool, Option("print the figures as one JSON object")] = False
     error: ClassVar[type[SettingsError]] = OptionError
     noun: ClassVar[str] = ""
@@ -95,6 +97,19 @@ def _without(motions: Sequence[Motion], found: Sequence[Touch]) -> list[Motion]:
     return out
 
 
+def declared(motions: Sequence[Motion], contacts: Contacts) -> list[Motion]:
+    """The motions without the stretches that are declared not to count."""
+    out = []
+    for motion in motions:
+        use = motion.use.copy()
+        for start, end in (contacts.leave_out or {}).get(motion.name, ()):
+            use &= (motion.time_s < start) | (motion.time_s > end)
+        if not use.any():
+            raise SysidError(f"motion {motion.name}: leave_out leaves no row of it; expected some; do not name it")
+        out.append(dataclasses.replace(motion, use=use))
+    return out
+
+
 def _touching(simulator: Simulator, p: Parameters) -> dict[str, float]:
     """Share of each motion's rows in which the simulated arm is at the declared plane."""
     if simulator.contacts.plane is None:
@@ -117,7 +132,8 @@ def calibrate(
     timestep_s: float = 0.002,
     iterations: int = 30,
     threads: int = 1,
-    say=_say,
+    begin: Parameters | None = None,
+    say: Callable[[str], None] = _say,
 ) -> Calibration:
     """Fit a robot to `seen` motions and judge the result on them and on `unseen` ones.
 
@@ -127,19 +143,25 @@ def calibrate(
         unseen: motions to judge by.
         contacts: what the arm may touch.
         kinds: of parameters to fit, of `KINDS`.
-        leave_out: rows in which the arm seems to touch what is not declared do not count; the fit then runs twice.
+        leave_out: rows in which the arm seems to touch what is not declared do not count.
         timestep_s: physics step [s].
         iterations: steps of the search at most.
         threads: of the simulation.
+        begin: where the search begins; by default it looks around the published model.
         say: hears of the progress.
     """
     contacts = contacts or Contacts()
+    seen, unseen = declared(seen, contacts), declared(unseen, contacts)
     spec = load_robot(robot)
     plane = contacts.plane
     kinds = list(kinds)
     if plane is not None and plane.fit and "plane_m" not in kinds:
         kinds.append("plane_m")
     published = Parameters.of(spec, plane.height_m if plane else 0.0)
+    start = published
+    if "kd" in kinds and "damping" not in kinds:
+        # motions tell the two apart only where the torque is at its limit
+        start = published.replace(kd=published.kd + published.damping, damping=np.zeros_like(published.kd))
 
     def simulator(motions: Sequence[Motion], declared: Contacts = contacts, step_s: float = timestep_s) -> Simulator:
         return Simulator(robot, motions, timestep_s=step_s, contacts=declared, threads=threads)
@@ -148,20 +170,20 @@ def calibrate(
     nothing = Contacts()
     scale = rmse(simulator(seen, nothing), published)
 
-    def fitted(motions: Sequence[Motion], begin: Parameters | None) -> tuple[Problem, Parameters, object]:
-        if begin is None:
-            step_s = max(FIRST_STEP_S, timestep_s)
-            short = simulator([_cut(m, FIRST_S) for m in motions], step_s=step_s)
-            begin = first_guess(Problem(short, published, kinds, scale), say)
-        problem = Problem(simulator(motions), published, kinds, scale)
-        return problem, begin, solve(problem, begin, iterations, say)
-
-    problem, _, fit = fitted(seen, None)
-    found = touches(problem.simulator, fit.parameters)
+    if begin is None:
+        short = simulator([_cut(m, FIRST_S) for m in seen], step_s=max(FIRST_STEP_S, timestep_s))
+        begin = first_guess(Problem(short, start, kinds, scale), say)
+    fit = solve(Problem(simulator(seen), begin, kinds, scale), begin, iterations, say)
+    found = touches(simulator(seen), fit.parameters)
     if found and leave_out:
-        say(f"{len(found)} contacts that are not declared: fitted again without those rows")
+        say(f"{len(found)} contacts that are not declared: their rows are left out")
         seen = _without(seen, found)
-        problem, _, fit = fitted(seen, fit.parameters)
+    # where the model is good it counts for more: each motion and joint has the error of its own that it has
+    say("again, by the errors that are left")
+    left = rmse(simulator(seen), fit.parameters)
+    scale = {name: np.maximum(values, FLOOR * scale[name]) for name, values in left.items()}
+    problem = Problem(simulator(seen), fit.parameters, kinds, scale)
+    fit = solve(problem, fit.parameters, iterations, say)
     sure = intervals(problem, fit)
     lag = fit_lag(seen)
     p = fit.parameters
@@ -272,6 +294,7 @@ def main(argv: list[str] | None = None) -> int:
         timestep_s=args.timestep_s,
         iterations=args.iterations,
         threads=args.threads,
+        begin=load_calibration(args.begin).parameters(spec) if args.begin else None,
     )
     write_calibration(args.out, result)
     print(json.dumps(result.to_dict()) if args.json else "\n".join(lines(result)))

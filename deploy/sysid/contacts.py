@@ -1,4 +1,4 @@
-"""What the arm may touch while it is identified: declared by the user, `contacts:` in a YAML file."""
+"""What the arm touches while it is recorded, and what does not count: declared by the user in a YAML file."""
 
 # MuJoCo's bindings carry no type stubs.
 # pyright: reportAttributeAccessIssue=false
@@ -28,12 +28,14 @@ class Plane(Settings):
         height_m: of the plane in the world; with `fit` where the search begins [m].
         geoms: which of the robot's geoms may touch it.
         friction: sliding friction.
+        soft_s: time constant of the contact [s]; 0.02 is MuJoCo's, a printed arm on a table gives way as 0.2 does.
         fit: find the height.
     """
 
     height_m: Annotated[float, Bound(-10, 10, "metres")]
     geoms: tuple[str, ...]
     friction: Annotated[float, Bound(0, 10, "a coefficient")] = 0.5
+    soft_s: Annotated[float, Bound(0.004, 2, "seconds")] = 0.02
     fit: bool = True
     error: ClassVar[type[SettingsError]] = ContactsError
     noun: ClassVar[str] = ""
@@ -41,15 +43,17 @@ class Plane(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Contacts(Settings):
-    """What may be touched.
+    """What may be touched, and what does not count.
 
     Attributes:
         plane: a level plane under the robot; None for none.
         stops_rad: by joint name, [low, high] of a hard stop, which may be narrower than the model's range [rad].
+        leave_out: by motion, stretches [from, to] whose rows do not count [s]: a person in the way, a supply that sags.
     """
 
     plane: Plane | None = None
     stops_rad: dict[str, tuple[float, float]] | None = None
+    leave_out: dict[str, tuple[tuple[float, float], ...]] | None = None
     error: ClassVar[type[SettingsError]] = ContactsError
     noun: ClassVar[str] = ""
 
@@ -85,6 +89,9 @@ def apply_contacts(built: BuiltModel, contacts: Contacts) -> int:
         model.body_conaffinity[body] = np.bitwise_or.reduce(model.geom_conaffinity[own])
     model.geom_priority[floor] = 1  # its friction is the pair's
     model.geom_friction[floor, 0] = contacts.plane.friction
+    if contacts.plane.soft_s > 0.02:
+        model.geom_solref[floor] = contacts.plane.soft_s, 1.0
+        model.geom_solimp[floor, :2] = 0.5  # at MuJoCo's 0.9 a slow contact hardly gives way
     model.geom_sameframe[floor] = 0  # MuJoCo would take its body's place for its own
     model.geom_pos[floor, 2] = contacts.plane.height_m
     return floor

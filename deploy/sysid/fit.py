@@ -3,13 +3,14 @@
 Least squares over the replay of all motions. The Jacobian is compressed: one parameter of all joints
 is moved at once, and each joint's error is put down to its own parameter. What a joint does to another one through
 inertia and gravity is left out of the slopes, not of the residuals: it costs steps, not truth. A replay for each kind
-of parameter stands in for one for each parameter.
+of parameter stands in for one for each parameter. Motions in which the arm touches a declared plane get the whole
+Jacobian: there every joint moves all.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,11 +18,14 @@ import numpy as np
 
 from deploy.sysid.motion import SysidError
 from deploy.sysid.simulate import DELAY_MAX_S, Parameters, Simulator
+from deploy.sysid.touch import lowest
 
 # Errors below the sensor's step say nothing: no RMSE counts as less than this in a ratio's denominator [rad].
 FLOOR_RAD = 1e-4
-# A joint that hardly moves in a motion counts as if the published model were off by this much in it [rad].
-SMALL_RAD = 0.005
+# No error counts as smaller than this, less than an encoder's step [rad].
+SMALL_RAD = 0.001
+# A motion in which the arm comes as near to the declared plane as this may touch it [m].
+NEAR_M = 0.02
 # kd * dt / armature at most: an explicit step carries 2.
 DAMPED = 0.8
 
@@ -69,7 +73,7 @@ class Problem:
         simulator: of the motions that are fitted.
         start: parameters where the search begins; what is not fitted keeps its value.
         kinds: what is fitted.
-        scale: the size of an error, by motion (joints,) [rad]: the published model's RMSE. A motion and a joint then
+        scale: the size of an error, by motion (joints,) [rad]. With the published model's RMSE a motion and a joint
             count by how many times better they get, not by how far they move.
     """
 
@@ -85,6 +89,12 @@ class Problem:
         self.weight = {name: np.sqrt(mean / max(n, 1)) / np.maximum(scale[name], SMALL_RAD) for name, n in rows.items()}
         self.joints = len(simulator.spec.joints)
         self.replays = 0
+        # where the arm touches the plane, each joint moves all
+        self.touching: set[str] = set()
+        for m in simulator.motions if simulator.floor >= 0 else ():
+            height = lowest(simulator, m.position[::10] - start.offset)
+            if np.mean(height < start.plane_m + NEAR_M) > 0.01:
+                self.touching.add(m.name)
 
     def vector(self, p: Parameters) -> np.ndarray:
         """The search variables of parameters, (n,)."""
@@ -122,11 +132,12 @@ class Problem:
         parts = [np.full(1 if k.shared else self.joints, 0.7 if k.log else 10 * k.step) for k in kinds]
         return np.concatenate(parts)
 
-    def errors(self, tried: Sequence[Parameters]) -> np.ndarray:
-        """Simulated less measured, weighted, (sets, rows, joints): the rows that count, of all motions."""
-        shown = self.simulator.run(tried)
+    def errors(self, tried: Sequence[Parameters], names: Collection[str] | None = None) -> np.ndarray:
+        """Simulated less measured, weighted, (sets, rows, joints): the rows that count, of all or some motions."""
+        simulator = self.simulator if names is None else self.simulator.only(names)
+        shown = simulator.run(tried)
         self.replays += len(tried)
-        parts = [(shown[m.name] - m.position)[:, m.use] * self.weight[m.name] for m in self.simulator.motions]
+        parts = [(shown[m.name] - m.position)[:, m.use] * self.weight[m.name] for m in simulator.motions]
         return np.nan_to_num(np.concatenate(parts, axis=1), nan=1e3, posinf=1e3, neginf=-1e3)
 
     def residual(self, x: np.ndarray) -> np.ndarray:
@@ -135,32 +146,34 @@ class Problem:
         return self.errors([self.parameters(c) for c in columns]).reshape(len(columns), -1).T
 
     def jacobian(self, x: np.ndarray, residual: np.ndarray) -> np.ndarray:
-        """Slopes, (residuals, n): one replay for each kind of parameter."""
-        x = np.ravel(x)
+        """Slopes, (residuals, n)."""
         here = residual.reshape(-1, self.joints)
-        bounds = self.bounds()
-        moved, steps, at = [], [], 0
-        for name in self.kinds:
-            n = 1 if KINDS[name].shared else self.joints
-            step = np.full(n, KINDS[name].step)
-            step[x[at : at + n] + step > bounds[1][at : at + n]] *= -1  # away from the bound
-            other = x.copy()
-            other[at : at + n] += step
-            moved.append(self.parameters(other))
-            steps.append(step)
-            at += n
-        out = np.zeros((residual.size, len(x)))
-        rows, at = out.reshape(len(here), self.joints, len(x)), 0
-        for name, there, step in zip(self.kinds, self.errors(moved), steps, strict=True):
-            slope = (there - here) / step
-            if KINDS[name].shared:
-                rows[:, :, at] = slope
-                at += 1
-            else:
-                for j in range(self.joints):
-                    rows[:, j, at + j] = slope[:, j]
-                at += self.joints
-        return out
+        out = np.zeros((*here.shape, len(x)))
+        kinds = [KINDS[name] for name in self.kinds]
+        # (variables that are moved at once, by kind)
+        together = np.split(np.arange(len(x)), np.cumsum([1 if k.shared else self.joints for k in kinds])[:-1])
+        step = np.concatenate([np.full(len(v), k.step) for v, k in zip(together, kinds, strict=True)])
+        step[x + step > self.bounds()[1]] *= -1  # away from the bound
+        names = [m.name for m in self.simulator.motions for _ in range(int(m.use.sum()))]
+        for touching in (False, True):
+            some = [m.name for m in self.simulator.motions if (m.name in self.touching) == touching]
+            if not some:
+                continue
+            rows = np.flatnonzero(np.isin(names, some))
+            groups = [np.array([i]) for i in range(len(x))] if touching else together
+            moved = []
+            for group in groups:
+                other = x.copy()
+                other[group] += step[group]
+                moved.append(self.parameters(other))
+            for group, there in zip(groups, self.errors(moved, some), strict=True):
+                apart = there - here[rows]
+                for i in group if len(group) > 1 else ():
+                    j = i - group[0]
+                    out[rows, j, i] = apart[:, j] / step[i]
+                if len(group) == 1:
+                    out[rows, :, group[0]] = apart / step[group[0]]
+        return out.reshape(residual.size, len(x))
 
 
 def rmse(simulator: Simulator, p: Parameters) -> dict[str, np.ndarray]:

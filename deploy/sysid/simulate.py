@@ -8,8 +8,9 @@ Commands and the first measured state alone go in. It is the law and the line th
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,12 @@ class Simulator:
         self._rows = {m.name: _Rows.of(m, timestep_s) for m in self.motions}
         if len(self._rows) < len(self.motions):
             raise SysidError("two motions have one name; expected another name for each")
+
+    def only(self, names: Collection[str]) -> Simulator:
+        """The same for some of the motions."""
+        few = copy.copy(self)
+        few.motions = tuple(m for m in self.motions if m.name in names)
+        return few
 
     def run(self, tried: Sequence[Parameters]) -> dict[str, np.ndarray]:
         """What the encoders would show at each row, by motion: (parameter sets, T, joints) [rad]."""
