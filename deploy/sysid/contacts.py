@@ -28,14 +28,12 @@ class Plane(Settings):
         height_m: of the plane in the world; with `fit` where the search begins [m].
         geoms: which of the robot's geoms may touch it.
         friction: sliding friction.
-        soft_s: time constant of the contact [s]; 0.02 is MuJoCo's, a printed arm on a table gives way as 0.2 does.
         fit: find the height.
     """
 
     height_m: Annotated[float, Bound(-10, 10, "metres")]
     geoms: tuple[str, ...]
     friction: Annotated[float, Bound(0, 10, "a coefficient")] = 0.5
-    soft_s: Annotated[float, Bound(0.004, 2, "seconds")] = 0.02
     fit: bool = True
     error: ClassVar[type[SettingsError]] = ContactsError
     noun: ClassVar[str] = ""
@@ -89,9 +87,6 @@ def apply_contacts(built: BuiltModel, contacts: Contacts) -> int:
         model.body_conaffinity[body] = np.bitwise_or.reduce(model.geom_conaffinity[own])
     model.geom_priority[floor] = 1  # its friction is the pair's
     model.geom_friction[floor, 0] = contacts.plane.friction
-    if contacts.plane.soft_s > 0.02:
-        model.geom_solref[floor] = contacts.plane.soft_s, 1.0
-        model.geom_solimp[floor, :2] = 0.5  # at MuJoCo's 0.9 a slow contact hardly gives way
     model.geom_sameframe[floor] = 0  # MuJoCo would take its body's place for its own
     model.geom_pos[floor, 2] = contacts.plane.height_m
     return floor
