@@ -123,12 +123,12 @@ def test_the_replay_is_the_twins_own_motion_where_the_parameters_are_its_own(arm
 
 
 def test_hidden_parameters_are_found_and_lie_in_their_intervals(arm):
-    seen = [recorded(arm, parse_reality(HIDDEN), excited(12, seed), 3e-4, f"seen{seed}") for seed in (1, 2)]
+    seen = [recorded(arm, parse_reality(HIDDEN), excited(8, seed), 3e-4, f"seen{seed}") for seed in (1, 2)]
     robot, kinds = load_robot(arm), ("kp", "kd", "friction", "armature", "delay_s")
     scale = {m.name: np.full(2, 0.02) for m in seen}
     published = Parameters.of(robot)
     problem = Problem(Simulator(arm, seen), published, kinds, scale)
-    fit = solve(problem, first_guess(problem), 15)
+    fit = solve(problem, first_guess(problem), 8)
     found, sure = fit.parameters, intervals(problem, fit)
     truth = {
         "kp": published.kp * [0.7, 1.25],
@@ -174,7 +174,7 @@ def test_an_arm_that_stands_on_a_table_is_noticed_and_explained_by_a_declared_pl
         ("plane_m",),
         {"pressed": np.ones(2)},
     )
-    assert solve(problem, problem.start, 20).parameters.plane_m == pytest.approx(0.1, abs=0.001)
+    assert solve(problem, problem.start, 8).parameters.plane_m == pytest.approx(0.1, abs=0.001)
     with pytest.raises(ContactsError, match=r"no geom 'hand'; expected some of .*lower"):
         Simulator(arm, [pressed], contacts=Contacts(plane=Plane(height_m=0.1, geoms=("hand",))))
     assert robot.name == "arm"
