@@ -27,7 +27,7 @@ SMALL_RAD = 0.001
 # A motion in which the arm comes as near to the declared plane as this may touch it [m].
 NEAR_M = 0.02
 # kd * dt / armature at most: an explicit step carries 2.
-DAMPED = 0.8
+DAMPED = 1.5
 
 
 class Kind(NamedTuple):
@@ -230,6 +230,13 @@ def first_guess(problem: Problem, say: Callable[[str], None] = lambda _: None) -
     p = p.replace(**pick(grid, best(grid), ("kp", "kd")))
     grid = [p.replace(friction=p.friction * f) for f in (0.3, 1, 2, 4, 8)]
     p = p.replace(**pick(grid, best(grid), ("friction",)))
+    # at zero the search would not feel them
+    if "stiction" in problem.kinds:
+        p = p.replace(friction=0.8 * p.friction, stiction=0.5 * p.friction)
+    if "play" in problem.kinds:
+        p = p.replace(play=np.full_like(p.kp, 0.01))
+    if "compliance" in problem.kinds:
+        p = p.replace(compliance=0.1 / p.kp)
     say(f"begins at kp {np.round(p.kp, 1)}, kd {np.round(p.kd, 2)}, friction {np.round(p.friction, 3)}")
     return p
 
@@ -291,7 +298,7 @@ def solve(problem: Problem, begin: Parameters, iterations: int, say: Callable[[s
         if cost[best] >= costs[-1]:
             if damping > 1e3:
                 break
-            damping *= 100
+            damping *= 30
             continue
         moved = float(np.max(np.abs(tried[:, best] - x) / stride))
         x, residual, damping = tried[:, best], residuals[:, best], float(dampings[best])

@@ -78,5 +78,9 @@ def intervals(problem: Problem, fit: Fit) -> Intervals:
         vague = wide > VAGUE if kind.log else wide > VAGUE * (bounds[1][part] - bounds[0][part])
         low[name], high[name] = np.exp(ends) if kind.log else ends
         known[name] = inside & ~vague & ~blind[part]
+        value = np.atleast_1d(getattr(fit.parameters, name))
+        cut = (value < low[name]) | (value > high[name])  # kd, by what the physics step carries
+        low[name], high[name] = np.minimum(low[name], value), np.maximum(high[name], value)
+        known[name] &= ~cut
         at = part.stop
     return Intervals(low=low, high=high, known=known)
