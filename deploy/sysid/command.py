@@ -201,7 +201,8 @@ def calibrate(
     more = touches(simulator(unseen), p) if unseen else []
     if more and leave_out:
         unseen = _without(unseen, more)
-    height = shared("plane_m", problem, fit, sure)
+    height, delay = (shared(what, problem, fit, sure) for what in ("plane_m", "delay_s"))
+    one_clock = any(m.one_clock for m in seen)
     if plane is not None:
         contacts = dataclasses.replace(contacts, plane=dataclasses.replace(plane, height_m=height.value))
     return Calibration(
@@ -210,8 +211,8 @@ def calibrate(
         timestep_s=timestep_s,
         fitted=tuple(kinds),
         joints=joints_of(spec, problem, fit, sure),
-        delay_s=shared("delay_s", problem, fit, sure),
-        one_clock=any(m.one_clock for m in seen),
+        delay_s=dataclasses.replace(delay, known=delay.known and not one_clock),
+        one_clock=one_clock,
         contacts=contacts,
         plane_m=height,
         touching=tuple(

@@ -231,6 +231,8 @@ def test_the_command_writes_a_calibration_that_is_read_back_and_refused_for_anot
     assert "unseen mean: " in text
     calibration = load_calibration(out)
     assert calibration.unseen.keys() == {"unseen"}
+    assert calibration.one_clock
+    assert not calibration.delay_s.known
     assert calibration.model == load_robot("so101").source
     p = calibration.parameters(load_robot("so101"))
     joint = calibration.joints["elbow_flex"]
