@@ -38,9 +38,7 @@ from toolkit.settings import Bound, Settings, load
 FIRST_S = 30.0
 # and goes in steps of this [s], or the fit's own where that is longer.
 FIRST_STEP_S = 0.004
-# No motion and joint counts as if its error were below this share of the published model's.
-FLOOR = 0.1
-FITTED = ("kp", "kd", "friction", "stiction", "armature", "velocity_max", "delay_s")
+FITTED = ("kp", "kd", "friction", "stiction", "armature", "torque_limit", "velocity_max", "delay_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,17 +171,14 @@ def calibrate(
     if begin is None:
         short = simulator([_cut(m, FIRST_S) for m in seen], step_s=max(FIRST_STEP_S, timestep_s))
         begin = first_guess(Problem(short, start, kinds, scale), say)
-    fit = solve(Problem(simulator(seen), begin, kinds, scale), begin, iterations, say)
+    problem = Problem(simulator(seen), begin, kinds, scale)
+    fit = solve(problem, begin, iterations, say)
     found = touches(simulator(seen), fit.parameters)
     if found and leave_out:
-        say(f"{len(found)} contacts that are not declared: their rows are left out")
+        say(f"{len(found)} contacts that are not declared: fitted again without their rows")
         seen = _without(seen, found)
-    # where the model is good it counts for more: each motion and joint has the error of its own that it has
-    say("again, by the errors that are left")
-    left = rmse(simulator(seen), fit.parameters)
-    scale = {name: np.maximum(values, FLOOR * scale[name]) for name, values in left.items()}
-    problem = Problem(simulator(seen), fit.parameters, kinds, scale)
-    fit = solve(problem, fit.parameters, iterations, say)
+        problem = Problem(simulator(seen), fit.parameters, kinds, scale)
+        fit = solve(problem, fit.parameters, iterations, say)
     sure = intervals(problem, fit)
     lag = fit_lag(seen)
     p = fit.parameters

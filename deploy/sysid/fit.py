@@ -124,6 +124,9 @@ class Problem:
             kind = KINDS[name]
             for end, value in zip(ends, (kind.least, kind.greatest), strict=True):
                 end += [np.log(value) if kind.log else value] * (1 if kind.shared else self.joints)
+        if "torque_limit" in self.kinds:  # no motor gives more than its data sheet says
+            at = sum(1 if KINDS[k].shared else self.joints for k in self.kinds[: self.kinds.index("torque_limit")])
+            ends[1][at : at + self.joints] = np.log(self.simulator.spec.column("torque_max_nm"))
         return [np.asarray(end) for end in ends]
 
     def strides(self) -> np.ndarray:
@@ -214,6 +217,8 @@ def first_guess(problem: Problem, say: Callable[[str], None] = lambda _: None) -
     Published gains may be wrong by a factor of fifty, and there the slopes lead nowhere.
     """
     p, dt = problem.start, problem.simulator.dt
+    if "delay_s" in problem.kinds:
+        p = p.replace(delay_s=0.01)
 
     def best(tried: list[Parameters]) -> np.ndarray:
         return np.argmin(np.mean(problem.errors(tried) ** 2, axis=1), axis=0)
@@ -230,6 +235,9 @@ def first_guess(problem: Problem, say: Callable[[str], None] = lambda _: None) -
     p = p.replace(**pick(grid, best(grid), ("kp", "kd")))
     grid = [p.replace(friction=p.friction * f) for f in (0.3, 1, 2, 4, 8)]
     p = p.replace(**pick(grid, best(grid), ("friction",)))
+    finer = (0.5, 0.7, 1.0, 1.4, 2.0)
+    grid = [p.replace(kp=p.kp * a, kd=np.minimum(p.kd * b, DAMPED * p.armature / dt)) for a in finer for b in finer]
+    p = p.replace(**pick(grid, best(grid), ("kp", "kd")))
     # at zero the search would not feel them
     if "stiction" in problem.kinds:
         p = p.replace(friction=0.8 * p.friction, stiction=0.5 * p.friction)

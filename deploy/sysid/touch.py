@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from deploy.sysid.motion import Motion
 from deploy.sysid.simulate import Parameters, Simulator
 
 # The model goes on by this much where the arm stands [m], and at a joint's end [rad].
@@ -80,23 +81,24 @@ def touches(simulator: Simulator, p: Parameters) -> list[Touch]:
     for motion in simulator.motions:
         model = shown[motion.name][0] - p.offset
         seen[motion.name] = lowest(simulator, motion.position - p.offset), lowest(simulator, model)
-        found += _stops(motion.name, simulator, motion.position, shown[motion.name][0])
-    stands = [real[real - model > GAP_M] for real, model in seen.values()]
+        found += _stops(motion, simulator, shown[motion.name][0])
+    used = {m.name: m.use for m in simulator.motions}
+    stands = [real[(real - model > GAP_M) & used[name]] for name, (real, model) in seen.items()]
     pooled = np.concatenate(stands)
     if pooled.size:
         level = float(np.median(pooled))
         for name, (real, model) in seen.items():
-            rows = (real - model > GAP_M) & (np.abs(real - level) < LEVEL_M)
+            rows = (real - model > GAP_M) & (np.abs(real - level) < LEVEL_M) & used[name]
             if rows.mean() >= LEAST:
                 found.append(Touch(motion=name, what="plane", level=level, rows=rows))
     return found
 
 
-def _stops(name: str, simulator: Simulator, real: np.ndarray, model: np.ndarray) -> list[Touch]:
-    out = []
+def _stops(motion: Motion, simulator: Simulator, model: np.ndarray) -> list[Touch]:
+    out, real = [], motion.position
     for j, joint in enumerate(simulator.spec.joint_names):
         for end, beyond in ((real[:, j].max(), model[:, j] - real[:, j]), (real[:, j].min(), real[:, j] - model[:, j])):
-            rows = (beyond > GAP_RAD) & (np.abs(real[:, j] - end) < LEVEL_RAD)
+            rows = (beyond > GAP_RAD) & (np.abs(real[:, j] - end) < LEVEL_RAD) & motion.use
             if rows.mean() >= LEAST:
-                out.append(Touch(motion=name, what=joint, level=float(end), rows=rows))
+                out.append(Touch(motion=motion.name, what=joint, level=float(end), rows=rows))
     return out
