@@ -26,6 +26,8 @@ FLOOR_RAD = 1e-4
 SMALL_RAD = 0.001
 # A motion in which the arm comes as near to the declared plane as this may touch it [m].
 NEAR_M = 0.02
+# Dampings that are tried side by side, as factors on the one before.
+DAMPINGS = (0.03, 0.3, 3.0, 30.0)
 # kd * dt / armature at most: an explicit step carries 2.
 DAMPED = 1.5
 
@@ -124,9 +126,11 @@ class Problem:
             kind = KINDS[name]
             for end, value in zip(ends, (kind.least, kind.greatest), strict=True):
                 end += [np.log(value) if kind.log else value] * (1 if kind.shared else self.joints)
-        if "torque_limit" in self.kinds:  # no motor gives more than its data sheet says
-            at = sum(1 if KINDS[k].shared else self.joints for k in self.kinds[: self.kinds.index("torque_limit")])
-            ends[1][at : at + self.joints] = np.log(self.simulator.spec.column("torque_max_nm"))
+        # no motor gives more than its data sheet says; beyond, the search would feel no slope
+        for name, sheet in (("torque_limit", "torque_max_nm"), ("velocity_max", "velocity_max_rad_s")):
+            if name in self.kinds:
+                at = sum(1 if KINDS[k].shared else self.joints for k in self.kinds[: self.kinds.index(name)])
+                ends[1][at : at + self.joints] = np.log(self.simulator.spec.column(sheet))
         return [np.asarray(end) for end in ends]
 
     def strides(self) -> np.ndarray:
@@ -134,6 +138,11 @@ class Problem:
         kinds = [KINDS[name] for name in self.kinds]
         parts = [np.full(1 if k.shared else self.joints, 0.7 if k.log else 10 * k.step) for k in kinds]
         return np.concatenate(parts)
+
+    def owners(self) -> np.ndarray:
+        """The joint of each search variable, (n,); the number of joints for a shared one."""
+        parts = [[self.joints] if KINDS[name].shared else range(self.joints) for name in self.kinds]
+        return np.concatenate([np.asarray(part) for part in parts])
 
     def errors(self, tried: Sequence[Parameters], names: Collection[str] | None = None) -> np.ndarray:
         """Simulated less measured, weighted, (sets, rows, joints): the rows that count, of all or some motions."""
@@ -283,34 +292,41 @@ def solve(problem: Problem, begin: Parameters, iterations: int, say: Callable[[s
     """
     started, replays = time.monotonic(), problem.replays
     low, high = problem.bounds()
-    stride = problem.strides()
+    stride, owner = problem.strides(), problem.owners()
     x = np.clip(problem.vector(begin), low, high)
     residual = problem.residual(x)[:, 0]
-    costs, damping = [float(residual @ residual)], 0.1
+    costs, damping = [float(residual @ residual)], np.full(len(x), 0.1)
     jacobian = problem.jacobian(x, residual)
     for number in range(iterations):
         hessian, gradient = jacobian.T @ jacobian, jacobian.T @ residual
         size = np.diag(hessian) + 1e-9 * np.diag(hessian).max() + 1e-12
-        held = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))
-        free = ~held
-        dampings = damping * np.array([0.03, 0.3, 3.0, 30.0])
-        tried = np.repeat(x[:, None], len(dampings), axis=1)
-        for column, mu in enumerate(dampings):
-            step = np.linalg.solve((hessian + mu * np.diag(size))[np.ix_(free, free)], -gradient[free])
+        free = ~(((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0)))
+        tried = np.repeat(x[:, None], len(DAMPINGS), axis=1)
+        for column, factor in enumerate(DAMPINGS):
+            step = np.linalg.solve((hessian + np.diag(factor * damping * size))[np.ix_(free, free)], -gradient[free])
             tried[free, column] += np.clip(step, -stride[free], stride[free])
         tried = np.clip(tried, low[:, None], high[:, None])
         residuals = problem.residual(tried)
-        cost = np.sum(residuals**2, axis=0)
-        best = int(np.argmin(cost))
-        say(f"step {number + 1}: cost {costs[-1]:.0f} to {cost[best]:.0f}, {time.monotonic() - started:.0f} s")
-        if cost[best] >= costs[-1]:
-            if damping > 1e3:
+        # joints hardly feel each other: each takes the step that is best for it, or none
+        each = np.sum(residuals.reshape(-1, problem.joints, len(DAMPINGS)) ** 2, axis=0)
+        here = np.sum(residual.reshape(-1, problem.joints) ** 2, axis=0)
+        best, whole = np.argmin(each, axis=1), int(np.argmin(each.sum(axis=0)))
+        pick = np.append(np.where(each.min(axis=1) < here, best, -1), whole)[owner]
+        mixed = np.where(pick < 0, x, tried[np.arange(len(x)), pick])
+        candidates = np.stack([mixed, tried[:, whole]], axis=1)
+        ends = np.stack([problem.residual(mixed)[:, 0], residuals[:, whole]], axis=1)
+        cost = np.sum(ends**2, axis=0)
+        won = int(np.argmin(cost))
+        say(f"step {number + 1}: cost {costs[-1]:.0f} to {cost[won]:.0f}, {time.monotonic() - started:.0f} s")
+        damping = np.clip(damping * np.where(pick < 0, 30.0, np.asarray(DAMPINGS)[pick]), 1e-6, 1e6)
+        if cost[won] >= costs[-1]:
+            if damping.min() > 1e3:
                 break
-            damping *= 30
+            damping = damping * 30
             continue
-        moved = float(np.max(np.abs(tried[:, best] - x) / stride))
-        x, residual, damping = tried[:, best], residuals[:, best], float(dampings[best])
-        costs.append(float(cost[best]))
+        moved = float(np.max(np.abs(candidates[:, won] - x) / stride))
+        x, residual = candidates[:, won], ends[:, won]
+        costs.append(float(cost[won]))
         jacobian = problem.jacobian(x, residual)
         if costs[-2] - costs[-1] < 1e-4 * costs[-2] or moved < 1e-3:
             break
