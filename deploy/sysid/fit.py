@@ -77,10 +77,17 @@ class Problem:
         kinds: what is fitted.
         scale: the size of an error, by motion (joints,) [rad]. With the published model's RMSE a motion and a joint
             count by how many times better they get, not by how far they move.
+        whole: the whole Jacobian for all motions: for few joints with heavy links, where the compressed one crawls.
     """
 
     def __init__(
-        self, simulator: Simulator, start: Parameters, kinds: Sequence[str], scale: dict[str, np.ndarray]
+        self,
+        simulator: Simulator,
+        start: Parameters,
+        kinds: Sequence[str],
+        scale: dict[str, np.ndarray],
+        *,
+        whole: bool = False,
     ) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown:
@@ -92,7 +99,7 @@ class Problem:
         self.joints = len(simulator.spec.joints)
         self.replays = 0
         # where the arm touches the plane, each joint moves all
-        self.touching: set[str] = set()
+        self.touching: set[str] = {m.name for m in simulator.motions} if whole else set()
         for m in simulator.motions if simulator.floor >= 0 else ():
             height = lowest(simulator, m.position[::10] - start.offset)
             if np.mean(height < start.plane_m + NEAR_M) > 0.01:
