@@ -122,7 +122,9 @@ def main() -> None:
                 "delay_s": np.array([delay_s]),
             }
             seen = [recorded(robot, hidden, args.seconds, 100 * number + k, args.noise) for k in range(2)]
-            problem = Problem(Simulator(robot, seen), nominal, tuple(truth), {m.name: np.full(n, 0.02) for m in seen})
+            problem = Problem(
+                Simulator(robot, seen), nominal, tuple(truth), {m.name: np.full(n, 0.02) for m in seen}, whole=True
+            )
             fit = solve(problem, first_guess(problem), args.iterations)
             sure = intervals(problem, fit)
             for kind, value in truth.items():

@@ -67,6 +67,9 @@ class SysidOptions(Settings):
     iterations: Annotated[int, Option("steps of the search at most"), Bound(1, 1000, "steps")] = 30
     threads: Annotated[int, Option("threads of the simulation"), Bound(1, 256, "threads")] = 2
     begin: Annotated[Path | None, Option("go on from this calibration", metavar="FILE")] = None
+    whole: Annotated[
+        bool, Option("slopes of every joint over every parameter: slower, for heavy links that move each other")
+    ] = False
     json: Annotated[bool, Option("print the figures as one JSON object")] = False
     error: ClassVar[type[SettingsError]] = OptionError
     noun: ClassVar[str] = ""
@@ -131,6 +134,7 @@ def calibrate(
     iterations: int = 30,
     threads: int = 1,
     begin: Parameters | None = None,
+    whole: bool = False,
     say: Callable[[str], None] = _say,
 ) -> Calibration:
     """Fit a robot to `seen` motions and judge the result on them and on `unseen` ones.
@@ -146,6 +150,7 @@ def calibrate(
         iterations: steps of the search at most.
         threads: of the simulation.
         begin: where the search begins; by default it looks around the published model.
+        whole: the whole Jacobian, see Problem.
         say: hears of the progress.
     """
     contacts = contacts or Contacts()
@@ -171,13 +176,13 @@ def calibrate(
     if begin is None:
         short = simulator([_cut(m, FIRST_S) for m in seen], step_s=max(FIRST_STEP_S, timestep_s))
         begin = first_guess(Problem(short, start, kinds, scale), say)
-    problem = Problem(simulator(seen), begin, kinds, scale)
+    problem = Problem(simulator(seen), begin, kinds, scale, whole=whole)
     fit = solve(problem, begin, iterations, say)
     found = touches(simulator(seen), fit.parameters)
     if found and leave_out:
         say(f"{len(found)} contacts that are not declared: fitted again without their rows")
         seen = _without(seen, found)
-        problem = Problem(simulator(seen), fit.parameters, kinds, scale)
+        problem = Problem(simulator(seen), fit.parameters, kinds, scale, whole=whole)
         fit = solve(problem, fit.parameters, iterations, say)
     sure = intervals(problem, fit)
     lag = fit_lag(seen)
@@ -290,6 +295,7 @@ def main(argv: list[str] | None = None) -> int:
         timestep_s=args.timestep_s,
         iterations=args.iterations,
         threads=args.threads,
+        whole=args.whole,
         begin=load_calibration(args.begin).parameters(spec) if args.begin else None,
     )
     write_calibration(args.out, result)
