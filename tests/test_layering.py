@@ -28,6 +28,7 @@ LOADED = [
      LEARNING | {"mujoco", "viser", "trimesh"}),
     (["deploy.twin.server"], LEARNING),
     (["deploy.parity.layers"], LEARNING),
+    (["deploy.sysid.command"], LEARNING),
     # numpy takes a while, in which Ctrl-C would be a traceback
     (["ksim", "ksim.cli"], {"jax", "jaxlib", "equinox", "optax", "mujoco", "export", "robots", "numpy"} | WIRE),
     (["ksim.train_command", "ksim.evaluate_command"],
@@ -77,7 +78,7 @@ def test_no_file_of_a_layer_imports_upwards_even_lazily(layer, forbidden):
 
 def test_in_deploy_only_the_simulating_rooms_import_mujoco():
     using = {path.parent.name for path in (ROOT / "deploy").rglob("*.py") if "mujoco" in imported(path)}
-    assert using == {"twin", "parity", "view"}
+    assert using == {"twin", "parity", "sysid", "view"}
 
 
 LAYERS = ("toolkit", "robots", "deploy", "ksim", "export")

@@ -87,6 +87,7 @@ class Option(NamedTuple):
         group: of options with one group's name at most one may be given.
         bare: its value where the flag is given without one; None where it needs one.
         read: makes the field's value of the texts of an option that may be repeated.
+        many: takes several values after one flag, or in one place.
     """
 
     help: str
@@ -97,6 +98,7 @@ class Option(NamedTuple):
     group: str = ""
     read: Callable[[list[str]], Any] | None = None
     bare: Any = None
+    many: bool = False
 
     def name(self, field: str) -> str:
         """What the command line calls a field."""
@@ -123,6 +125,8 @@ def _argument(name: str, about: About, option: Option) -> tuple[list[str], dict[
         how["action"] = "append"
     elif bare in (int, float):
         how["type"] = bare
+    if option.many:
+        how |= {"nargs": "+", "action": "extend"}
     if option.positional:
         if not about.required:
             how["nargs"] = "?"

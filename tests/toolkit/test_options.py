@@ -35,6 +35,7 @@ class Bake(Settings):
     eggs: Annotated[int, Option("how many, 100 % fresh", short="-e", metavar="N"), Bound(1, 12, "eggs")] = 3
     oven: Annotated[Literal["gas", "wood"], Option("which")] = "gas"
     set: Annotated[tuple[str, ...], Option("override", metavar="KEY=VALUE")] = ()
+    nuts: Annotated[tuple[str, ...], Option("some or all", many=True)] = ()
     spice: Annotated[dict[str, float], Option("how much (default 0)", read=_pairs), Bound(0, 1, "a share")] = field(
         default_factory=dict
     )
@@ -62,10 +63,12 @@ def test_every_field_that_is_marked_has_a_flag():
     made = bake(
         *("cake", "pie", "--rate-hz", "20", "-e", "4", "--oven", "wood", "--set", "a=1", "--set", "b=2"),
         *("--spice", "salt=0.5", "--spice", "mint=1", "--wait", "2", "--json", "--no-fan", "--init", "x"),
+        *("--nuts", "pine", "wal", "--nuts", "pea"),
     )
     assert made == Bake(
         cake=Path("cake"), other="pie", rate_hz=20.0, eggs=4, oven="wood", set=("a=1", "b=2"),
         spice={"salt": 0.5, "mint": 1.0}, wait_s=2.0, json=True, fan=False, init="x",
+        nuts=("pine", "wal", "pea"),
     )  # fmt: skip
     assert bake("cake", "--eggs", "4").eggs == 4
     assert type(made.cake) is type(Path())

@@ -1,0 +1,258 @@
+"""calibration.yaml: what a fit found, how sure it is, of which robot and logs, and how far it takes the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import yaml
+
+from deploy.errors import DeployError
+from deploy.sysid.contacts import Contacts
+from deploy.sysid.fit import Fit, Problem, Score
+from deploy.sysid.intervals import Intervals
+from deploy.sysid.motion import Motion
+from deploy.sysid.simulate import Parameters, Simulator
+from robots.spec import RobotSpec
+from toolkit.errors import SettingsError
+from toolkit.files import atomic_path
+from toolkit.settings import Settings, load
+
+FORMAT = 1
+
+
+class CalibrationError(DeployError, SettingsError):
+    """A calibration that cannot be read, or that is another robot's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings(Settings):
+    error: ClassVar[type[SettingsError]] = CalibrationError
+    noun: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate(_Settings):
+    """A value with its 95 % interval.
+
+    Attributes:
+        value: the value in SI.
+        low, high: ends of the interval; None where it was not fitted.
+        known: fitted, and the motions say something of it. Do not build on one that is not.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    known: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointCalibration(_Settings):
+    """One joint, in the terms of robots/motor.py.
+
+    Attributes:
+        kp: stiffness as the servo has it [N m/rad].
+        kd: its damping [N m s/rad]; viscous friction is in it where `damping` was not fitted.
+        torque_limit: greatest torque [N m].
+        velocity_max: speed at which it has none [rad/s].
+        friction: Coulomb friction [N m].
+        damping: viscous friction [N m s/rad].
+        armature: rotor inertia at the joint [kg m^2].
+        stiction: breakaway torque above the friction [N m].
+        play: full width of the gap [rad].
+        compliance: of the spring, 1 / stiffness [rad/(N m)].
+        offset: measured less true position [rad].
+    """
+
+    kp: Estimate
+    kd: Estimate
+    torque_limit: Estimate
+    velocity_max: Estimate
+    friction: Estimate
+    damping: Estimate
+    armature: Estimate
+    stiction: Estimate
+    play: Estimate
+    compliance: Estimate
+    offset: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionScore(_Settings):
+    """Of one motion.
+
+    Attributes:
+        source: SHA-256 of its files.
+        ratio: mean over the joints of the fitted model's RMSE over the published one's.
+        published_rad: RMSE of the published model by joint [rad].
+        fitted_rad: of the fitted one [rad].
+        lag_rad: of a fitted lag with play, without dynamics [rad].
+        touching: share of its rows in which the arm touches what is declared.
+        left_out: share of its rows that did not count.
+    """
+
+    source: str
+    ratio: float
+    published_rad: dict[str, float]
+    fitted_rad: dict[str, float]
+    lag_rad: dict[str, float]
+    touching: float = 0.0
+    left_out: float = 0.0
+
+    @property
+    def lag_ratio(self) -> float:
+        """As `ratio`, of the lag."""
+        return float(np.mean([v / max(self.published_rad[k], 1e-4) for k, v in self.lag_rad.items()]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Touching(_Settings):
+    """A contact that the log shows and nobody declared.
+
+    Attributes:
+        motion: where.
+        what: "plane", or the joint at its stop.
+        level: height of the plane [m], or the joint's angle [rad].
+        share: of the motion's rows.
+        left_out: these rows did not count.
+    """
+
+    motion: str
+    what: str
+    level: float
+    share: float
+    left_out: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(_Settings):
+    """The whole file.
+
+    Attributes:
+        format: of the file.
+        robot: the robot's name.
+        model: digest of its folder, as `RobotSpec.source`.
+        timestep_s: physics step of the fit [s]; friction that holds gives way by load x step^2 / armature.
+        fitted: the kinds of parameter that were.
+        joints: by name.
+        delay_s: from the stamp of a command to its effect, less that to the reading of the state [s].
+        one_clock: commands and states of a log bear one stamp: the delay is not a transport delay.
+        contacts: what was declared; its plane has the height found.
+        plane_m: that height.
+        touching: contacts that nobody declared.
+        seen: the motions that were fitted.
+        unseen: the motions that were not.
+    """
+
+    format: int = FORMAT
+    robot: str
+    model: str
+    timestep_s: float
+    fitted: tuple[str, ...]
+    joints: dict[str, JointCalibration]
+    delay_s: Estimate
+    one_clock: bool
+    contacts: Contacts
+    plane_m: Estimate
+    touching: tuple[Touching, ...] = ()
+    seen: dict[str, MotionScore]
+    unseen: dict[str, MotionScore]
+
+    def check(self) -> None:
+        self.require(self.format == FORMAT, "format", self.format, f"{FORMAT}; make it again with ksim sysid")
+
+    @property
+    def ratio(self) -> float:
+        """Mean over the unseen motions, over the seen ones where there are none."""
+        return float(np.mean([m.ratio for m in (self.unseen or self.seen).values()]))
+
+    def parameters(self, robot: RobotSpec) -> Parameters:
+        """What to simulate.
+
+        Raises:
+            CalibrationError: it is of other joints.
+        """
+        missing = [name for name in robot.joint_names if name not in self.joints]
+        if missing:
+            raise CalibrationError(
+                f"no joint {missing[0]!r} of robot {robot.name}; expected a calibration of it (it is {self.robot}'s)"
+            )
+        rows = [self.joints[name] for name in robot.joint_names]
+        columns = {f.name: np.array([getattr(row, f.name).value for row in rows]) for f in fields(JointCalibration)}
+        return Parameters(**columns, delay_s=self.delay_s.value, plane_m=self.plane_m.value)
+
+
+def joints_of(robot: RobotSpec, problem: Problem, fit: Fit, sure: Intervals) -> dict[str, JointCalibration]:
+    """The table of the joints."""
+
+    def estimate(what: str, j: int) -> Estimate:
+        value = float(getattr(fit.parameters, what)[j])
+        if what not in problem.kinds:
+            return Estimate(value=value)
+        return Estimate(
+            value=value, low=float(sure.low[what][j]), high=float(sure.high[what][j]), known=bool(sure.known[what][j])
+        )
+
+    return {
+        name: JointCalibration(**{f.name: estimate(f.name, j) for f in fields(JointCalibration)})
+        for j, name in enumerate(robot.joint_names)
+    }
+
+
+def shared(what: str, problem: Problem, fit: Fit, sure: Intervals) -> Estimate:
+    """A parameter that all joints share."""
+    value = float(getattr(fit.parameters, what))
+    if what not in problem.kinds:
+        return Estimate(value=value)
+    return Estimate(
+        value=value, low=float(sure.low[what][0]), high=float(sure.high[what][0]), known=bool(sure.known[what][0])
+    )
+
+
+def scores_of(
+    names: Sequence[str], score: Score, lag: dict[str, np.ndarray], digests: dict[str, str], **more: dict[str, float]
+) -> dict[str, MotionScore]:
+    """The table of some motions; `more` is touching and left_out, by motion."""
+
+    def by_joint(values: np.ndarray) -> dict[str, float]:
+        return {name: float(v) for name, v in zip(names, values, strict=True)}
+
+    return {
+        motion: MotionScore(
+            source=digests[motion],
+            ratio=ratio,
+            published_rad=by_joint(score.published_rad[motion]),
+            fitted_rad=by_joint(score.rmse_rad[motion]),
+            lag_rad=by_joint(lag[motion]),
+            **{what: values.get(motion, 0.0) for what, values in more.items()},
+        )
+        for motion, ratio in score.ratios.items()
+    }
+
+
+def replay(calibration: Calibration, robot: str | Path, motions: Sequence[Motion]) -> dict[str, np.ndarray]:
+    """Full open-loop replay of motions by the calibrated model, by motion: (T, joints) [rad]."""
+    simulator = Simulator(robot, motions, timestep_s=calibration.timestep_s, contacts=calibration.contacts)
+    shown = simulator.run([calibration.parameters(simulator.spec)])
+    return {name: values[0] for name, values in shown.items()}
+
+
+def write_calibration(path: str | Path, calibration: Calibration) -> None:
+    """Write the file; every number at full precision."""
+    head = "# what ksim sysid found; values in SI, docs/sysid.md says what each is\n"
+    text = yaml.safe_dump(calibration.to_dict(), sort_keys=False, width=120, allow_unicode=True)
+    with atomic_path(path) as part:
+        part.write_text(head + text, encoding="utf-8")
+
+
+def load_calibration(path: str | Path) -> Calibration:
+    """Read the file.
+
+    Raises:
+        CalibrationError: it is missing, or not a calibration.
+    """
+    return load(Calibration, path, expected="a calibration that ksim sysid wrote")

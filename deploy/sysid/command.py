@@ -1,0 +1,308 @@
+"""`ksim sysid`: what a robot's joints really are, from recorded motions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+
+from deploy.errors import OptionError
+from deploy.sysid.calibration import (
+    Calibration,
+    Touching,
+    joints_of,
+    load_calibration,
+    scores_of,
+    shared,
+    write_calibration,
+)
+from deploy.sysid.contacts import Contacts
+from deploy.sysid.fit import KINDS, Problem, Score, first_guess, rmse, solve
+from deploy.sysid.intervals import intervals
+from deploy.sysid.lag import fit_lag
+from deploy.sysid.motion import Motion, SysidError, read_motion
+from deploy.sysid.simulate import Parameters, Simulator
+from deploy.sysid.touch import Touch, lowest, touches
+from robots.load import load_robot
+from toolkit.cli import Option, options, run_verb
+from toolkit.errors import SettingsError
+from toolkit.settings import Bound, Settings, load
+
+# The search for a start looks at this much of each motion [s].
+FIRST_S = 30.0
+# and goes in steps of this [s], or the fit's own where that is longer.
+FIRST_STEP_S = 0.004
+FITTED = ("kp", "kd", "friction", "stiction", "armature", "torque_limit", "velocity_max", "delay_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SysidOptions(Settings):
+    """The options of `ksim sysid`."""
+
+    logs: Annotated[
+        tuple[str, ...],
+        Option("logs of ksim run, or folders of SAGE's CSV files, to fit", metavar="LOG", positional=True, many=True),
+    ]
+    robot: Annotated[str, Option("a built-in robot, or a folder; its base is fixed", metavar="NAME|FOLDER")]
+    out: Annotated[Path, Option("the calibration to write", metavar="FILE", short="-o")]
+    unseen: Annotated[
+        tuple[str, ...], Option("logs to judge the result by, which are not fitted", metavar="LOG", many=True)
+    ] = ()
+    contacts: Annotated[
+        Path | None, Option("a YAML file of what the arm touches and which rows do not count", metavar="FILE")
+    ] = None
+    fit: Annotated[
+        tuple[str, ...], Option(f"what is fitted: {', '.join(KINDS)} (default: {' '.join(FITTED)})", many=True)
+    ] = FITTED
+    leave_out: Annotated[bool, Option("leave rows out in which the arm seems to touch what is not declared")] = False
+    timestep_s: Annotated[
+        float, Option("physics step [s]", flag="--timestep", metavar="S"), Bound(1e-4, 0.01, "seconds")
+    ] = 0.002
+    iterations: Annotated[int, Option("steps of the search at most"), Bound(1, 1000, "steps")] = 30
+    threads: Annotated[int, Option("threads of the simulation"), Bound(1, 256, "threads")] = 2
+    begin: Annotated[Path | None, Option("go on from this calibration", metavar="FILE")] = None
+    whole: Annotated[
+        bool, Option("slopes of every joint over every parameter: slower, for heavy links that move each other")
+    ] = False
+    json: Annotated[bool, Option("print the figures as one JSON object")] = False
+    error: ClassVar[type[SettingsError]] = OptionError
+    noun: ClassVar[str] = ""
+
+
+def _say(text: str) -> None:
+    print(f"ksim sysid: {text}", file=sys.stderr, flush=True)
+
+
+def _cut(motion: Motion, seconds: float) -> Motion:
+    rows = int(np.searchsorted(motion.time_s, seconds))
+    if rows >= len(motion.time_s):
+        return motion
+    parts = {what: getattr(motion, what)[:rows] for what in ("time_s", "target", "position", "use")}
+    return dataclasses.replace(motion, **parts)
+
+
+def _without(motions: Sequence[Motion], found: Sequence[Touch]) -> list[Motion]:
+    out = []
+    for motion in motions:
+        use = motion.use.copy()
+        for touch in found:
+            if touch.motion == motion.name:
+                use &= ~touch.rows
+        out.append(dataclasses.replace(motion, use=use))
+    return out
+
+
+def declared(motions: Sequence[Motion], contacts: Contacts) -> list[Motion]:
+    """The motions without the stretches that are declared not to count."""
+    out = []
+    for motion in motions:
+        use = motion.use.copy()
+        for start, end in (contacts.leave_out or {}).get(motion.name, ()):
+            use &= (motion.time_s < start) | (motion.time_s > end)
+        if not use.any():
+            raise SysidError(f"motion {motion.name}: leave_out leaves no row of it; expected some; do not name it")
+        out.append(dataclasses.replace(motion, use=use))
+    return out
+
+
+def _touching(simulator: Simulator, p: Parameters) -> dict[str, float]:
+    """Share of each motion's rows in which the simulated arm is at the declared plane."""
+    if simulator.contacts.plane is None:
+        return {}
+    shown = simulator.run([p])
+    return {
+        name: float(np.mean(lowest(simulator, values[0] - p.offset) < p.plane_m + 0.001))
+        for name, values in shown.items()
+    }
+
+
+def calibrate(
+    robot: str,
+    seen: Sequence[Motion],
+    unseen: Sequence[Motion] = (),
+    *,
+    contacts: Contacts | None = None,
+    kinds: Sequence[str] = FITTED,
+    leave_out: bool = False,
+    timestep_s: float = 0.002,
+    iterations: int = 30,
+    threads: int = 1,
+    begin: Parameters | None = None,
+    whole: bool = False,
+    say: Callable[[str], None] = _say,
+) -> Calibration:
+    """Fit a robot to `seen` motions and judge the result on them and on `unseen` ones.
+
+    Args:
+        robot: a built-in robot's name or a robot folder.
+        seen: motions to fit.
+        unseen: motions to judge by.
+        contacts: what the arm may touch.
+        kinds: of parameters to fit, of `KINDS`.
+        leave_out: rows in which the arm seems to touch what is not declared do not count.
+        timestep_s: physics step [s].
+        iterations: steps of the search at most.
+        threads: of the simulation.
+        begin: where the search begins; by default it looks around the published model.
+        whole: the whole Jacobian, see Problem.
+        say: hears of the progress.
+    """
+    contacts = contacts or Contacts()
+    seen, unseen = declared(seen, contacts), declared(unseen, contacts)
+    spec = load_robot(robot)
+    plane = contacts.plane
+    kinds = list(kinds)
+    if plane is not None and plane.fit and "plane_m" not in kinds:
+        kinds.append("plane_m")
+    published = Parameters.of(spec, plane.height_m if plane else 0.0)
+    start = published
+    if "kd" in kinds and "damping" not in kinds:
+        # motions tell the two apart only where the torque is at its limit
+        start = published.replace(kd=published.kd + published.damping, damping=np.zeros_like(published.kd))
+
+    def simulator(motions: Sequence[Motion], declared: Contacts = contacts, step_s: float = timestep_s) -> Simulator:
+        return Simulator(robot, motions, timestep_s=step_s, contacts=declared, threads=threads)
+
+    say(f"{len(seen)} motions, {sum(m.time_s[-1] for m in seen):.0f} s, of {spec.name}; the published model first")
+    nothing = Contacts()
+    scale = rmse(simulator(seen, nothing), published)
+
+    if begin is None:
+        short = simulator([_cut(m, FIRST_S) for m in seen], step_s=max(FIRST_STEP_S, timestep_s))
+        begin = first_guess(Problem(short, start, kinds, scale), say)
+    problem = Problem(simulator(seen), begin, kinds, scale, whole=whole)
+    fit = solve(problem, begin, iterations, say)
+    found = touches(simulator(seen), fit.parameters)
+    if found and leave_out:
+        say(f"{len(found)} contacts that are not declared: fitted again without their rows")
+        seen = _without(seen, found)
+        problem = Problem(simulator(seen), fit.parameters, kinds, scale, whole=whole)
+        fit = solve(problem, fit.parameters, iterations, say)
+    sure = intervals(problem, fit)
+    lag = fit_lag(seen)
+    p = fit.parameters
+
+    def judge(motions: Sequence[Motion]) -> dict:
+        if not motions:
+            return {}
+        ours = simulator(motions)
+        score = Score(rmse_rad=rmse(ours, p), published_rad=rmse(simulator(motions, nothing), published))
+        out = {m.name: float(np.mean(~m.use)) for m in motions}
+        digests = {m.name: m.digest for m in motions}
+        return scores_of(spec.joint_names, score, lag.rmse(motions), digests, touching=_touching(ours, p), left_out=out)
+
+    say("judging")
+    more = touches(simulator(unseen), p) if unseen else []
+    if more and leave_out:
+        unseen = _without(unseen, more)
+    height, delay = (shared(what, problem, fit, sure) for what in ("plane_m", "delay_s"))
+    one_clock = any(m.one_clock for m in seen)
+    if plane is not None:
+        contacts = dataclasses.replace(contacts, plane=dataclasses.replace(plane, height_m=height.value))
+    return Calibration(
+        robot=spec.name,
+        model=spec.source,
+        timestep_s=timestep_s,
+        fitted=tuple(kinds),
+        joints=joints_of(spec, problem, fit, sure),
+        delay_s=dataclasses.replace(delay, known=delay.known and not one_clock),
+        one_clock=one_clock,
+        contacts=contacts,
+        plane_m=height,
+        touching=tuple(
+            Touching(motion=t.motion, what=t.what, level=t.level, share=t.share, left_out=leave_out)
+            for t in [*found, *more]
+        ),
+        seen=judge(seen),
+        unseen=judge(unseen),
+    )
+
+
+def lines(calibration: Calibration) -> list[str]:
+    """What a person reads of a calibration."""
+    out = [f"{'joint':16s}" + "".join(f"{kind:>26s}" for kind in calibration.fitted if not KINDS[kind].shared)]
+    for name, joint in calibration.joints.items():
+        cells = []
+        for kind in calibration.fitted:
+            if KINDS[kind].shared:
+                continue
+            value = getattr(joint, kind)
+            mark = "" if value.known else " ?"
+            cells.append(f"{value.value:.4g} [{value.low:.4g}, {value.high:.4g}]{mark}".rjust(26))
+        out.append(f"{name:16s}" + "".join(cells))
+    if "delay_s" in calibration.fitted:
+        delay = calibration.delay_s
+        out.append(f"delay {delay.value * 1e3:.1f} ms [{delay.low * 1e3:.1f}, {delay.high * 1e3:.1f}]")
+        if calibration.one_clock:
+            out.append("  commands and states bear one stamp: this is not the transport delay, do not train with it")
+    if calibration.contacts.plane is not None:
+        out.append(f"plane at {calibration.plane_m.value:.4f} m")
+    for touch in calibration.touching:
+        where = f"a plane at {touch.level:.3f} m" if touch.what == "plane" else f"{touch.what} at {touch.level:.3f} rad"
+        remedy = "left out" if touch.left_out else "declare it with --contacts, or --leave-out"
+        out.append(f"{touch.motion}: touches {where} in {touch.share:.0%} of its rows and the model does not; {remedy}")
+    if "offset" in calibration.fitted:
+        out.append("offsets trade against the stiffness of joints that carry weight: have a reason for them")
+    for title, table in (("fitted", calibration.seen), ("unseen", calibration.unseen)):
+        for name, score in table.items():
+            extra = f", touching in {score.touching:.0%}" if score.touching else ""
+            extra += f", {score.left_out:.0%} left out" if score.left_out else ""
+            out.append(
+                f"{title} {name}: {score.ratio:.3f} of the published model's error (lag {score.lag_ratio:.3f}{extra})"
+            )
+        if table:
+            mean, lag = (np.mean([getattr(m, what) for m in table.values()]) for what in ("ratio", "lag_ratio"))
+            out.append(f"{title} mean: {mean:.3f} (lag {lag:.3f})")
+    return out
+
+
+_DESCRIPTION = """\
+Fit a robot's joints to recorded motions by full open-loop replay: commands and the first measured state alone.
+
+It judges the result on motions that were not fitted (--unseen), says which rows touch something that the model does
+not have, and what the motions cannot tell (marked ?).
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    args = options(
+        SysidOptions,
+        argv,
+        "ksim sysid",
+        _DESCRIPTION,
+        "ksim sysid chirp.mcap steps.mcap --robot so101 --unseen waypoints.mcap -o calibration.yaml",
+    )
+    spec = load_robot(args.robot)
+    contacts = load(Contacts, args.contacts, expected="a YAML file of contacts") if args.contacts else Contacts()
+    both = sorted({Path(p).resolve() for p in args.logs} & {Path(p).resolve() for p in args.unseen})
+    if both:
+        raise SysidError(f"--unseen {both[0]}: it is fitted too; expected motions that are not; name others")
+    seen, unseen = ([read_motion(path, spec) for path in paths] for paths in (args.logs, args.unseen))
+    result = calibrate(
+        args.robot,
+        seen,
+        unseen,
+        contacts=contacts,
+        kinds=args.fit,
+        leave_out=args.leave_out,
+        timestep_s=args.timestep_s,
+        iterations=args.iterations,
+        threads=args.threads,
+        whole=args.whole,
+        begin=load_calibration(args.begin).parameters(spec) if args.begin else None,
+    )
+    write_calibration(args.out, result)
+    print(json.dumps(result.to_dict()) if args.json else "\n".join(lines(result)))
+    _say(f"wrote {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("sysid", main, sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""What the arm touches while it is recorded, and what does not count: declared by the user in a YAML file."""
+
+# MuJoCo's bindings carry no type stubs.
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+
+from deploy.errors import DeployError
+from robots.model import BuiltModel
+from toolkit.errors import SettingsError
+from toolkit.settings import Bound, Settings
+
+
+class ContactsError(DeployError, SettingsError):
+    """Contacts that cannot be read, or that name what the model does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plane(Settings):
+    """A level plane, a table for example.
+
+    Attributes:
+        height_m: of the plane in the world; with `fit` where the search begins [m].
+        geoms: which of the robot's geoms may touch it.
+        friction: sliding friction.
+        fit: find the height.
+    """
+
+    height_m: Annotated[float, Bound(-10, 10, "metres")]
+    geoms: tuple[str, ...]
+    friction: Annotated[float, Bound(0, 10, "a coefficient")] = 0.5
+    fit: bool = True
+    error: ClassVar[type[SettingsError]] = ContactsError
+    noun: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contacts(Settings):
+    """What may be touched, and what does not count.
+
+    Attributes:
+        plane: a level plane under the robot; None for none.
+        stops_rad: by joint name, [low, high] of a hard stop, which may be narrower than the model's range [rad].
+        leave_out: by motion, stretches [from, to] whose rows do not count [s]: a person in the way, a supply that sags.
+    """
+
+    plane: Plane | None = None
+    stops_rad: dict[str, tuple[float, float]] | None = None
+    leave_out: dict[str, tuple[tuple[float, float], ...]] | None = None
+    error: ClassVar[type[SettingsError]] = ContactsError
+    noun: ClassVar[str] = ""
+
+
+def apply_contacts(built: BuiltModel, contacts: Contacts) -> int:
+    """Turn the declared contacts on, and all others of the floor off; `built` is fresh. Returns the plane's geom or -1.
+
+    Raises:
+        ContactsError: a geom or a joint is not the model's.
+    """
+    model = built.model
+    for name, (low, high) in (contacts.stops_rad or {}).items():
+        if name not in built.spec.joint_names:
+            known = ", ".join(built.spec.joint_names)
+            raise ContactsError(f"contacts.stops_rad: no joint {name!r}; expected some of {known}")
+        joint = model.joint(name).id
+        model.jnt_range[joint] = low, high
+    if contacts.plane is None:
+        return -1
+    floor = built.floor_geom
+    names = [model.geom(i).name for i in range(model.ngeom)]
+    for name in contacts.plane.geoms:
+        if name not in names:
+            known = ", ".join(filter(None, names))
+            raise ContactsError(f"contacts.plane.geoms: no geom {name!r}; expected some of {known}")
+    ids = [names.index(name) for name in contacts.plane.geoms]
+    # bit 2 is the table's alone: the robot goes on not to touch itself
+    model.geom_contype[floor], model.geom_conaffinity[floor] = 4, 0
+    model.geom_conaffinity[ids] = 4
+    for body in np.unique(model.geom_bodyid[[floor, *ids]]):
+        own = np.flatnonzero(model.geom_bodyid == body)
+        model.body_contype[body] = np.bitwise_or.reduce(model.geom_contype[own])
+        model.body_conaffinity[body] = np.bitwise_or.reduce(model.geom_conaffinity[own])
+    model.geom_priority[floor] = 1  # its friction is the pair's
+    model.geom_friction[floor, 0] = contacts.plane.friction
+    model.geom_sameframe[floor] = 0  # MuJoCo would take its body's place for its own
+    model.geom_pos[floor, 2] = contacts.plane.height_m
+    return floor

@@ -1,0 +1,86 @@
+"""How sure a fit is: 95 % intervals that allow for errors which last for seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from deploy.sysid.fit import KINDS, Fit, Problem
+from deploy.sysid.motion import Motion
+
+# Errors of one stretch of this length belong together [s]: a joint that sticks is off for as long as it sticks.
+BLOCK_S = 2.0
+SHARE = 0.95
+# A parameter whose interval reaches farther than this, as a share of its value, is not identified.
+VAGUE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """Ends of the intervals by kind, (joints,) or (1,) for a shared one, in the parameter's own unit.
+
+    Attributes:
+        low, high: the ends.
+        known: whether the motions say anything of it: inside its bounds, and not vaguer than `VAGUE`.
+    """
+
+    low: dict[str, np.ndarray]
+    high: dict[str, np.ndarray]
+    known: dict[str, np.ndarray]
+
+
+def _blocks(motions: Sequence[Motion]) -> np.ndarray:
+    """The block of each row that counts, (rows,)."""
+    parts, first = [], 0
+    for motion in motions:
+        block = (motion.time_s // BLOCK_S).astype(int)
+        parts.append(first + block[motion.use])
+        first += int(block[-1]) + 1
+    return np.concatenate(parts)
+
+
+def intervals(problem: Problem, fit: Fit) -> Intervals:
+    """Of a fit: the sandwich over blocks of time.
+
+    The textbook's s^2 (J'J)^-1 takes each row for a witness of its own. Rows 20 ms apart tell the same error again, so
+    its intervals are several times too narrow; here a block is the witness.
+    """
+    n = len(fit.x)
+    rows = fit.residual.reshape(-1, problem.joints)
+    slopes = fit.jacobian.reshape(len(rows), problem.joints, n)
+    each = np.einsum("rjn,rj->rn", slopes, rows)
+    block = _blocks(problem.simulator.motions)
+    sums = np.zeros((int(block.max()) + 1, n))
+    np.add.at(sums, block, each)
+    sums = sums[np.unique(block)]
+    sums -= sums.mean(axis=0)
+    hessian = fit.jacobian.T @ fit.jacobian
+    size = np.sqrt(np.maximum(np.diag(hessian), 1e-12))
+    inverse = np.linalg.pinv(hessian / np.outer(size, size), rcond=1e-10) / np.outer(size, size)
+    freedom = max(len(sums) - len(problem.kinds), 1)
+    spread = len(sums) / freedom * (inverse @ (sums.T @ sums) @ inverse)
+    normal = NormalDist().inv_cdf(0.5 + SHARE / 2)
+    student = normal + (normal**3 + normal) / (4 * freedom)  # Cornish and Fisher's first term
+    half = student * np.sqrt(np.maximum(np.diag(spread), 0.0))
+    blind = np.diag(hessian) <= 1e-9 * np.diag(hessian).max()
+
+    low, high, known, at = {}, {}, {}, 0
+    bounds = problem.bounds()
+    for name in problem.kinds:
+        kind = KINDS[name]
+        part = slice(at, at + (1 if kind.shared else problem.joints))
+        x, wide = fit.x[part], half[part]
+        ends = np.stack([np.maximum(x - wide, bounds[0][part]), np.minimum(x + wide, bounds[1][part])])
+        inside = (x > bounds[0][part] + 1e-6) & (x < bounds[1][part] - 1e-6)
+        vague = wide > VAGUE if kind.log else wide > VAGUE * (bounds[1][part] - bounds[0][part])
+        low[name], high[name] = np.exp(ends) if kind.log else ends
+        known[name] = inside & ~vague & ~blind[part]
+        value = np.atleast_1d(getattr(fit.parameters, name))
+        cut = (value < low[name]) | (value > high[name])  # kd, by what the physics step carries
+        low[name], high[name] = np.minimum(low[name], value), np.maximum(high[name], value)
+        known[name] &= ~cut
+        at = part.stop
+    return Intervals(low=low, high=high, known=known)

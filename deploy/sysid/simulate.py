@@ -1,0 +1,238 @@
+"""Open-loop replay of recorded commands, many sets of parameters at once: MuJoCo, the motor law, the delay line.
+
+Commands and the first measured state alone go in. It is the law and the line that the twin and training have.
+"""
+
+# MuJoCo's bindings carry no type stubs.
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import mujoco.batch
+import numpy as np
+
+from deploy.sysid.contacts import Contacts, apply_contacts
+from deploy.sysid.motion import Motion, SysidError
+from robots import delay, motor
+from robots.model import build_model
+from robots.motor import MotorParams, MotorState, SoftJoints
+from robots.spec import RobotSpec
+
+# Simulations side by side; more take more memory (8 bytes x steps x joints each) and save little time.
+LANES = 48
+# A command may be this late at most [s].
+DELAY_MAX_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parameters:
+    """What is simulated: the motor law's parameters, each (joints,), and what else a fit may find.
+
+    Attributes:
+        kp, kd, torque_limit, velocity_max, friction, damping, armature, stiction, play, compliance: see MotorParams.
+        offset: measured less true position, (joints,) [rad]; the motor's controller has it too.
+        delay_s: from a row's stamp to the effect of its command, less that to the reading of its state [s].
+        plane_m: height of the declared plane in the world [m].
+    """
+
+    kp: np.ndarray
+    kd: np.ndarray
+    torque_limit: np.ndarray
+    velocity_max: np.ndarray
+    friction: np.ndarray
+    damping: np.ndarray
+    armature: np.ndarray
+    stiction: np.ndarray
+    play: np.ndarray
+    compliance: np.ndarray
+    offset: np.ndarray
+    delay_s: float = 0.0
+    plane_m: float = 0.0
+
+    @classmethod
+    def of(cls, robot: RobotSpec, plane_m: float = 0.0) -> Parameters:
+        """The published figures of a robot, no delay."""
+        law = MotorParams.of(robot)
+        return cls(**law._asdict(), offset=np.zeros(len(robot.joints)), plane_m=plane_m)
+
+    def replace(self, **changes: Any) -> Parameters:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+class Simulator:
+    """Replays motions of one robot.
+
+    Args:
+        robot: a built-in robot's name or a robot folder; its base must be fixed.
+        motions: what to replay, joints in the robot's order.
+        timestep_s: physics step [s].
+        contacts: what the arm may touch.
+    """
+
+    def __init__(
+        self,
+        robot: str | Path,
+        motions: Sequence[Motion],
+        *,
+        timestep_s: float = 0.002,
+        contacts: Contacts | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.built = build_model(robot, timestep_s, fresh=True)
+        if self.built.base_body >= 0:
+            raise SysidError(f"robot {self.built.spec.name}: its base floats; expected one that is fixed to the world")
+        self.spec, self.dt, self.threads = self.built.spec, timestep_s, threads
+        self.contacts = contacts or Contacts()
+        self.model = self.built.model
+        self.floor = apply_contacts(self.built, self.contacts)
+        skip = mujoco.mjtDisableBit.mjDSBL_SENSOR
+        if self.floor < 0:
+            skip |= mujoco.mjtDisableBit.mjDSBL_CONTACT
+        self.model.opt.disableflags |= int(skip)  # nobody looks at them
+        self.motions = tuple(sorted(motions, key=lambda m: -m.time_s[-1]))
+        self._rows = {m.name: _Rows.of(m, timestep_s) for m in self.motions}
+        if len(self._rows) < len(self.motions):
+            raise SysidError("two motions have one name; expected another name for each")
+
+    def only(self, names: Collection[str]) -> Simulator:
+        """The same for some of the motions."""
+        few = copy.copy(self)
+        few.motions = tuple(m for m in self.motions if m.name in names)
+        return few
+
+    def run(self, tried: Sequence[Parameters]) -> dict[str, np.ndarray]:
+        """What the encoders would show at each row, by motion: (parameter sets, T, joints) [rad]."""
+        out: dict[str, list[np.ndarray]] = {m.name: [] for m in self.motions}
+        at_once = max(1, LANES // len(self.motions))
+        for first in range(0, len(tried), at_once):
+            for name, values in self._run(tried[first : first + at_once]).items():
+                out[name].append(values)
+        return {name: np.concatenate(parts) for name, parts in out.items()}
+
+    def _run(self, tried: Sequence[Parameters]) -> dict[str, np.ndarray]:
+        sets, joints, dt = len(tried), len(self.spec.joints), self.dt
+        lanes = sets * len(self.motions)
+        batch = mujoco.batch.Batch(self.model, lanes, self.threads)
+
+        def wide(name: str) -> np.ndarray:
+            return np.tile(np.stack([getattr(p, name) for p in tried]), (len(self.motions), 1))
+
+        armature = batch.expand("dof_armature")
+        armature[:, self.built.dof_ids] = wide("armature")
+        if self.floor >= 0:
+            batch.expand("geom_pos")[:, self.floor, 2] = np.tile([p.plane_m for p in tried], len(self.motions))
+        offset = wide("offset")
+        law = MotorParams(**{name: _lean(wide(name)) for name in MotorParams._fields})
+        qpos, qvel, ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
+        bias = batch.bind("qfrc_bias")
+        start = np.repeat(np.stack([m.position[0] for m in self.motions]), sets, axis=0) - offset
+        qpos[:], qvel[:] = self.built.home_qpos, 0.0
+        qpos[:, self.built.qpos_ids] = start
+        batch.forward()
+        # the encoder shows the motor: the joint lags behind it by what the shaft is wound
+        twist = motor.wound(law, bias[:, self.built.dof_ids])
+        qpos[:, self.built.qpos_ids] = start - twist
+        memory = motor.rest(law, start - twist, torque=bias[:, self.built.dof_ids])
+        # it stands: friction carries what it can of what the controller gives and gravity does not take
+        first = np.repeat(np.stack([m.target[0] for m in self.motions]), sets, axis=0) - offset
+        drive = motor.drive_torque(law, start, np.zeros_like(start), first)
+        level = wide("friction") + wide("stiction")
+        pull = np.clip(drive - bias[:, self.built.dof_ids], -level, level)
+        memory = memory._replace(anchor=memory.anchor - pull * dt**2 / wide("armature"))
+
+        steps = [self._rows[m.name].steps for m in self.motions]
+        shown = np.empty((steps[0] + 1, lanes, joints))
+        shown[0] = start
+        goals = [self._rows[m.name].goals([p.delay_s for p in tried], dt) for m in self.motions]
+        begin = 0
+        for ended in range(len(self.motions) - 1, -1, -1):  # the shortest ends first
+            n, end = (ended + 1) * sets, steps[ended]
+            if end > begin:
+                goal = np.concatenate([g[begin:end] for g in goals[: ended + 1]], axis=1) - offset[:n]
+                some = MotorParams(*(v if np.ndim(v) == 0 else v[:n] for v in law))
+                memory = MotorState(*(v[:n] for v in memory))
+                memory = self._steps(batch, some, memory, goal, (qpos[:n], qvel[:n], ctrl[:n]), shown[begin + 1 :])
+                begin = end
+        shown += offset
+        return {
+            m.name: self._rows[m.name].sample(shown[:, i * sets : (i + 1) * sets]) for i, m in enumerate(self.motions)
+        }
+
+    def _steps(
+        self,
+        batch: Any,
+        law: MotorParams,
+        memory: MotorState,
+        goal: np.ndarray,
+        live: tuple[np.ndarray, np.ndarray, np.ndarray],
+        shown: np.ndarray,
+    ) -> MotorState:
+        qpos, qvel, ctrl = live
+        n = len(qpos)
+        ids, soft = np.arange(n, dtype=np.int32), SoftJoints.of(law)
+        at_q, at_v = _plain(self.built.qpos_ids), _plain(self.built.dof_ids)
+        for i, target in enumerate(goal):
+            position = qpos[:, at_q]
+            _, ctrl[:], memory = motor.step(law, memory, position, qvel[:, at_v], target, self.dt, soft=soft)
+            batch.step(ids)
+            shown[i, :n] = qpos[:, at_q] + memory.twist
+        return memory
+
+
+def _lean(values: np.ndarray) -> Any:
+    """0.0 for what is off everywhere: the law then does nothing for it."""
+    return values if values.any() else 0.0
+
+
+def _plain(ids: np.ndarray) -> Any:
+    """A slice where the indices are a run, which costs no copy."""
+    return slice(int(ids[0]), int(ids[-1]) + 1) if (np.diff(ids) == 1).all() else ids
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Rows:
+    """A motion's rows on the grid of physics steps."""
+
+    motion: Motion
+    steps: int
+    before: np.ndarray
+    share: np.ndarray
+
+    @classmethod
+    def of(cls, motion: Motion, dt: float) -> _Rows:
+        at = motion.time_s / dt
+        before = np.floor(at).astype(int)
+        return cls(motion=motion, steps=int(before[-1]) + 1, before=before, share=at - before)
+
+    def sample(self, shown: np.ndarray) -> np.ndarray:
+        """From (steps + 1, sets, joints) to (sets, T, joints)."""
+        share = self.share[:, None, None]
+        rows = shown[self.before] * (1.0 - share) + shown[self.before + 1] * share
+        return rows.swapaxes(0, 1)
+
+    def goals(self, delays_s: Sequence[float], dt: float) -> np.ndarray:
+        """The target in force in each step, (steps, sets, joints): the delay line's, which holds the last packet."""
+        made = {d: self._goal(d, dt) for d in set(delays_s)}
+        return np.stack([made[d] for d in delays_s], axis=1)
+
+    def _goal(self, delay_s: float, dt: float) -> np.ndarray:
+        sent_s, steps = self.motion.time_s, np.arange(self.steps)
+        slots = 2 + math.ceil(dt / float(np.diff(sent_s).min()))
+        now = steps * dt
+        newest = np.searchsorted(sent_s + delay_s, now + dt, side="left") - 1
+        rows = newest[:, None] - np.arange(slots)
+        # the first command was in force before: what stands at the start stands under it
+        arrival = np.where(rows <= 0, -np.inf, sent_s[np.maximum(rows, 0)] + delay_s - now[:, None])
+        # of those before the start one is enough
+        arrival[(rows <= 0) & (np.cumsum(rows <= 0, axis=1) > 1)] = np.inf
+        value = self.motion.target[np.maximum(rows, 0)]
+        return delay.in_force(delay.Packets(value, arrival), 0.0, dt)
