@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.bundle.margins import NOT_MEASURED, answer_rows, conditions, ladder_rows
 from deploy.bundle.margins import to_json as margins_json
-from deploy.parity.page import STYLE
 from export.closed_loop import DEVIATION_LIMIT_RAD, ENGINES, ClosedLoop, Paired
 from export.compare import ERROR_LIMIT, LARGE_LIMIT, LARGE_VALUE, Difference
 from export.probes import Probe
@@ -19,6 +18,7 @@ from robots.bundle import Bundle
 from robots.spec import PolicySpec
 from toolkit.charts import Chart
 from toolkit.files import atomic_path
+from toolkit.page import STYLE
 
 if TYPE_CHECKING:
     from export.proof import Report

@@ -35,7 +35,7 @@ VERBS = {
     "damp": ("deploy.control.damp:main", "take the stiffness out of a robot now, whatever state it is in"),
     "log": ("deploy.log.tools:main", "what a log says; the log as a table, arrays or a page; a whole one of a cut one"),
     "sysid": ("deploy.sysid.command:main", "what a robot's joints really are, from recorded motions"),
-    "parity": ("deploy.parity.layers:main", "compare a recorded run with the simulation"),
+    "parity": ("deploy.parity.command:main", "compare a recorded run with the simulation"),
 }
 
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from deploy.log.recorder import RunLog
 from deploy.log.summary import Summary, facts_as_text, lost_as_text, summary
-from deploy.parity.page import events, page, short, tilt
+from deploy.parity.page import events, short, tilt
 from toolkit.charts import Chart, bars_by_name, histogram
+from toolkit.page import page
 
 
 def _head(log: RunLog, found: Summary) -> str:

@@ -8,29 +8,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
 from deploy.bundle.preflight import differences
 from deploy.bundle.session import OnnxPolicy
 from deploy.errors import DeployError, PolicyError
-from deploy.log.recorder import RunLog, read_log
+from deploy.log.recorder import RunLog
 from deploy.log.timing import LoopTiming
 from deploy.parity.motion import Replay, WindowedSimulation, arrived_at_s, measured_at_s
 from deploy.parity.page import write_html
 from deploy.robot.faults import ClampKind
-from deploy.twin.reality import Commands, Reality, Sensors, load_reality
+from deploy.twin.reality import Commands, Reality, Sensors
 from robots.errors import RobotLoadError
 from robots.load import load_robot
 from robots.rotation import up_in_frame
 from robots.spec import RobotSpec
-from toolkit.cli import Option, options, run_verb
 from toolkit.files import atomic_path
-from toolkit.settings import Settings
 
 HORIZON_S = 0.3
 # The search for the delay that explains the motion best, beside the assumed one and none at all [s].
@@ -457,50 +453,3 @@ def write_reports(result: Parity, out: str | Path | None) -> dict[str, Path]:
     with atomic_path(page) as part:
         write_html(part, result)
     return {"json": figures, "html": page}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParityOptions(Settings):
-    """The options of `ksim parity`."""
-
-    log: Annotated[str, Option("a log of ksim run", positional=True)]
-    robot: Annotated[str | None, Option("built-in robot or robot folder (default: the log's)")] = None
-    reality: Annotated[str | None, Option("simulate this reality YAML instead of the nominal robot")] = None
-    hang: Annotated[bool, Option("the robot hung from a gantry, feet off the floor")] = False
-    out: Annotated[str | None, Option("folder, or name of the page ending in .html (default: beside the log)")] = None
-    json: Annotated[bool, Option("print the figures as one JSON object on stdout")] = False
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`ksim parity`: compare a log with the simulation."""
-    args = options(
-        ParityOptions,
-        argv,
-        "ksim parity",
-        "Compare a recorded run with the simulation: does the policy replay to the same actions, how far\n"
-        "do the joints move from what the model says, how late do they answer, how even was the loop.",
-        "ksim parity run.mcap --out reports/",
-    )
-    reality = load_reality(args.reality) if args.reality else None
-    log = read_log(args.log)
-    if not log.complete:
-        print(f"ksim parity: {args.log}: the log breaks off; comparing what is there", file=sys.stderr)
-    result = parity(log, args.robot, reality, hang=args.hang)
-    files = write_reports(result, args.out)
-    report = result.report
-    if report["robot_differences"]:
-        found = report["robot_differences"]
-        more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
-        print(f"ksim parity: warning: simulated with another robot: {'; '.join(found[:4])}{more}", file=sys.stderr)
-    if args.json:
-        print(json.dumps(report, allow_nan=False))
-    else:
-        from deploy.parity.page import summary_lines
-
-        print("\n".join(summary_lines(report)))
-    print(f"wrote {files['json']} and {files['html']}", file=sys.stderr)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_verb("parity", main, sys.argv[1:]))

@@ -235,7 +235,7 @@ def test_the_command_prints_one_json_object_and_works_with_a_truncated_log(
     command = [
         sys.executable,
         "-m",
-        "deploy.parity.layers",
+        "deploy.parity.command",
         str(broken),
         "--json",
         "--hang",
@@ -277,7 +277,7 @@ def test_logs_that_cannot_be_compared_are_refused_in_one_line(hung: dict[str, Ru
     with pytest.raises(ParityError, match="no such built-in robot"):
         parity(log, "no_such_robot")
     missing = subprocess.run(
-        [sys.executable, "-m", "deploy.parity.layers", str(tmp_path / "none.mcap")],
+        [sys.executable, "-m", "deploy.parity.command", str(tmp_path / "none.mcap")],
         capture_output=True,
         text=True,
         timeout=60,
