@@ -24,7 +24,8 @@ from export.onnx_plan import Plan, make_plan
 from export.onnx_recorded import compare_pairs, drawn_recording, read_pairs, recording_of
 from export.onnx_reference import Episode, FileReference
 from export.onnx_spec import OnnxSpec
-from export.proof import Prover, Recording, Report, Stages, check_starts
+from export.proof import Prover, Report, Stages, check_starts
+from export.recording import Recording
 from export.tracing import assemble
 from robots.bundle import Bundle, write_bundle
 from robots.inputs import JOINT_ANGLES

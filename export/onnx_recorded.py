@@ -15,7 +15,8 @@ from export.errors import ExportError
 from export.onnx_file import Network, OnnxFile
 from export.onnx_plan import Plan
 from export.onnx_reference import Episode
-from export.proof import SELF_TEST_TOLERANCE, Recording
+from export.proof import SELF_TEST_TOLERANCE
+from export.recording import Recording
 from robots.inputs import ACCELEROMETER, BY_NAME, GRAVITY_INPUT, GYROSCOPE, JOINT_ANGLES, JOINT_VELOCITIES
 from robots.rotation import GRAVITY_M_S2
 

@@ -15,7 +15,8 @@ from export.compare import session
 from export.errors import ExportError
 from export.margins import MarginSettings, measure
 from export.options import EPISODES, MARGIN_EPISODES
-from export.proof import NO_SPEC, STEPS, Prover, Recording, Report, Stages
+from export.proof import NO_SPEC, STEPS, Prover, Report, Stages
+from export.recording import Recording
 from ksim.config import Config
 from ksim.environment import make_environment
 from ksim.evaluate import Evaluation, JaxBatchPolicy, OnnxBatchPolicy, evaluate

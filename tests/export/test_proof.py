@@ -11,7 +11,7 @@ import pytest
 from deploy.bundle.session import OnnxPolicy, self_test
 from deploy.errors import PolicyError
 from export import ExportError, convert, probes, prove
-from export.proof import Recording
+from export.recording import Recording
 from robots import CommandSpec, JointSpec, PolicySpec, RobotSpec
 from robots.spec import input_specs
 

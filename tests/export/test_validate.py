@@ -19,6 +19,7 @@ from export import ExportError, proof, validate
 from export.command import export_checkpoint, write_proven
 from export.command import main as export_main
 from export.compare import Reference, determinism, difference, drawn, extreme, initial_carry, sequence
+from export.recording import Recording
 from export.tracing import convert
 from export.validate_command import main as validate_main
 from ksim.evaluate import Evaluation
@@ -395,7 +396,7 @@ def test_the_self_test_and_the_envelope_that_a_bundle_brings_along_are_proven_to
     inputs = {a.name: np.zeros((1, *a.shape), np.float32) for a in spec.inputs} | {"joint_angles": home[None]}
     inputs["projected_gravity"][..., 2] = -9.81
     whole = np.ones(1, bool)
-    recording = proof.Recording(inputs=inputs, starts=whole, healthy=whole)
+    recording = Recording(inputs=inputs, starts=whole, healthy=whole)
 
     def found(**changes):
         return proof.own_checks(dataclasses.replace(exported.bundle, spec=spec.replace(**changes)), recording)
