@@ -35,7 +35,7 @@ def arm_folder(folder: Path) -> Path:
         f'<geom size="0.02" mass="0.1"/>{bodies}{ends}</body></worldbody></mujoco>'
     )
     joints = {n: {"id": k + 1, "kp": 20, "kd": 0.5, "actuator_type": "servo"} for k, n in enumerate(LIMITS)}
-    types = {"servo": {"max_torque": 3.35, "max_velocity": 4.7}}
+    types = {"servo": {"max_torque": 3.35, "max_velocity": 4.7, "armature": 0.01, "frictionloss": 0.02}}
     data = {"joint_name_to_metadata": joints, "actuator_type_to_metadata": types, "control_frequency": 50}
     (folder / "metadata.json").write_text(json.dumps(data | {"ksim2real": {"floating": False}}))
     return folder
