@@ -62,8 +62,8 @@ class FieldRun:
     reused: dict[str, int]
 
 
-def field_run(folder: Path) -> FieldRun:
-    """The stand policy on the twin's plant, by the arithmetic of pyfirmware's loop.
+def field_run(folder: Path, start: str = "home", seconds: float = SECONDS) -> FieldRun:
+    """The stand policy on the twin's plant, standing or with start "hang", by the arithmetic of pyfirmware's loop.
 
     It sleeps for what is left of 20 ms after its work was measured, so that a period is a little long; a joint whose
     motor does not answer keeps its last reading; the IMU gives a new sample every other tick.
@@ -73,7 +73,7 @@ def field_run(folder: Path) -> FieldRun:
     from deploy.twin.plant import Plant
 
     bundle = read_bundle(shipped_policy("stand", ".kinfer"))
-    robot, plant, policy = load_robot("kbot"), Plant("kbot"), OnnxPolicy(bundle)
+    robot, plant, policy = load_robot("kbot"), Plant("kbot", start=start), OnnxPolicy(bundle)
     for j, joint in enumerate(robot.joints):
         kp, kd = GAINS.get(joint.name, (joint.kp, joint.kd))  # whatever the policy was trained with
         plant.configure(j, kp=kp, kd=kd, max_torque=joint.torque_limit_nm, torque_enabled=True)
@@ -87,7 +87,7 @@ def field_run(folder: Path) -> FieldRun:
         plant.advance(round(at_s / plant.dt) - plant.step_count)
 
     start = plant.step_count * plant.dt
-    while now_s < SECONDS:
+    while now_s < seconds:
         dt = {"joints": rng.uniform(2, 4), "imu": rng.uniform(0.1, 0.3), "step": rng.uniform(0.5, 1.5)}
         dt |= {"action": rng.uniform(2, 3), "flush_can_busses": rng.uniform(1, 2)}
         until(start + now_s)
