@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -147,6 +148,8 @@ def replay_full(
     spec = load_robot(robot)
     fitted = None if calibration is None else calibration.parameters(spec)
     timestep_s = TIMESTEP_S if calibration is None else calibration.timestep_s
+    if held and "held" not in inspect.signature(Simulator).parameters:
+        raise SysidError("--held: the simulation cannot hold a base yet; expected a robot that is fixed to the world")
 
     def run(parameters: Parameters, contacts: Contacts | None) -> dict[str, np.ndarray]:
         out: dict[str, np.ndarray] = {}
