@@ -173,7 +173,7 @@ def said(*words) -> str:
 
 def test_what_cannot_be_replayed_is_one_line(arm, short, tmp_path):
     out, robot = ["--out", tmp_path / "out"], ["--robot", arm]
-    assert "no joint Rotation" in said(short, "--full", "--robot", "so101", *out).replace("shoulder_lift", "Rotation")
+    assert "motion swing: no joint " in said(short, "--full", "--robot", "kbot", *out)
     write_calibration(tmp_path / "c.yaml", calibration_of(arm, hidden(load_robot(arm))))
     other = ["--calibration", tmp_path / "c.yaml"]
     assert "no joint 'shoulder_lift' of robot so101; expected a calibration of it (it is arm's)" in said(
