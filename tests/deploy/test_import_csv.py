@@ -9,6 +9,7 @@ import pytest
 
 from deploy.errors import LogError
 from deploy.log.tools import main
+from robots.rotation import up_in_frame
 from tests.deploy.foreign_logs import ARM, mapped, plain, taken
 
 
@@ -113,6 +114,51 @@ def test_targets_of_another_unit_than_the_positions_are_told(arm, tmp_path, caps
     assert "targets far outside the limits, perhaps of another unit than the positions: elbow_flex" in (
         capsys.readouterr().err
     )
+
+
+def rocking(gyro=1.0, gravity=1.0):
+    """A robot that rocks about y by 0.3 rad, as columns; its gyro and its gravity as a factor makes them."""
+    lean = {"value": lambda t: 0.3 * math.sin(3 * t), "rate": lambda t: 0.9 * math.cos(3 * t)}
+    columns = {"elbow_flex.position": lambda t: 0.1, "imu.gyro_x": lambda t: 0.0, "imu.gyro_z": lambda t: 0.0}
+    columns |= {"imu.gyro_y": lambda t: gyro * lean["rate"](t), "imu.gravity_y": lambda t: 0.0}
+    columns |= {"imu.gravity_x": lambda t: gravity * 9.81 * math.sin(lean["value"](t))}
+    return columns | {"imu.gravity_z": lambda t: -gravity * 9.81 * math.cos(lean["value"](t))}
+
+
+@pytest.mark.parametrize(
+    ("factors", "units", "said"),
+    [
+        ({}, "{}", ""),
+        ({"gyro": 180 / math.pi}, "{}", "57 times as much as the orientation: its unit looks like deg/s; set units"),
+        ({"gyro": 180 / math.pi}, "{gyro: deg/s}", ""),
+        ({}, "{gyro: deg/s}", "0.018 times as much as the orientation: its unit looks like rad/s; set units.gyro"),
+        ({"gyro": -1}, "{}", "the gyro turns against the orientation; one of them has the other sign"),
+        ({"gyro": 5}, "{}", "5 times as much as the orientation; look at the unit and the axes"),
+        ({"gravity": -1}, "{}", "on its head in 100% of the lines; where it did not, gravity has the other sign: set"),
+        ({"gravity": -1}, "{gravity: up}", ""),
+    ],
+)
+def test_an_imu_of_another_unit_or_sign_is_told_with_the_key_of_the_map(arm, tmp_path, capsys, factors, units, said):
+    path = plain(tmp_path / "a.csv", rocking(**factors), 200)
+    log = taken(path, tmp_path / "a.mcap", "--robot", arm, "--map", mapped(tmp_path, f"units: {units}\n"))
+    found = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(found) == bool(said) and said in "".join(found), found
+    up = up_in_frame(log.quat_wxyz)[:, 2]
+    assert np.allclose(up, np.cos(0.3 * np.sin(3 * log.start_s)) * (-1 if "on its head" in said else 1), atol=1e-9)
+
+
+def test_of_a_robot_that_stands_still_the_gyro_says_nothing(arm, tmp_path, capsys):
+    columns = {name: (lambda t, value=value: value(0.2)) for name, value in rocking().items()}
+    taken(plain(tmp_path / "a.csv", columns, 200), tmp_path / "a.mcap", "--robot", arm)
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_table_in_utf_16_says_so(arm, tmp_path, encoding):
+    path = plain(tmp_path / "a.csv", {"elbow_flex.position": lambda t: 0.1})
+    path.write_text(path.read_text(), encoding=encoding)
+    with pytest.raises(LogError, match=r"a\.csv: is text in UTF-16; expected UTF-8; write it again so \(iconv -f UTF"):
+        taken(path, tmp_path / "a.mcap", "--robot", arm)
 
 
 def test_a_few_readings_beyond_a_limit_are_no_wrong_unit(arm, tmp_path):
