@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
+from deploy.errors import OptionError
 from deploy.log.recorder import read_log
 from deploy.parity.layers import parity, write_reports
 from deploy.parity.page import summary_lines
@@ -19,10 +20,13 @@ from toolkit.settings import Settings
 class ParityOptions(Settings):
     """The options of `ksim parity`."""
 
-    log: Annotated[str, Option("a log of ksim run", positional=True)]
+    log: Annotated[tuple[str, ...], Option("a log of ksim run; with --full several", positional=True, many=True)]
     robot: Annotated[str | None, Option("built-in robot or robot folder (default: the log's)")] = None
     reality: Annotated[str | None, Option("simulate this reality YAML instead of the nominal robot")] = None
     hang: Annotated[bool, Option("the robot hung from a gantry, feet off the floor")] = False
+    full: Annotated[bool, Option("replay whole logs open loop, as joint positions in OUT/MOTION.npz")] = False
+    calibration: Annotated[str | None, Option("what ksim sysid found, for --full", metavar="FILE")] = None
+    held: Annotated[bool, Option("the base, which floats in the model, was fixed to the world (--full)")] = False
     out: Annotated[str | None, Option("folder, or name of the page ending in .html (default: beside the log)")] = None
     json: Annotated[bool, Option("print the figures as one JSON object on stdout")] = False
 
@@ -37,10 +41,16 @@ def main(argv: list[str] | None = None) -> int:
         "do the joints move from what the model says, how late do they answer, how even was the loop.",
         "ksim parity run.mcap --out reports/",
     )
+    if args.full:
+        from deploy.parity.full import full
+
+        return full(args)
+    if len(args.log) > 1 or args.calibration or args.held:
+        raise OptionError("several logs, --calibration and --held are for --full; add it, or leave them out")
     reality = load_reality(args.reality) if args.reality else None
-    log = read_log(args.log)
+    log = read_log(args.log[0])
     if not log.complete:
-        print(f"ksim parity: {args.log}: the log breaks off; comparing what is there", file=sys.stderr)
+        print(f"ksim parity: {args.log[0]}: the log breaks off; comparing what is there", file=sys.stderr)
     result = parity(log, args.robot, reality, hang=args.hang)
     files = write_reports(result, args.out)
     report = result.report

@@ -147,7 +147,7 @@ class Simulator:
         drive = motor.drive_torque(law, start, np.zeros_like(start), first)
         level = wide("friction") + wide("stiction")
         pull = np.clip(drive - bias[:, self.built.dof_ids], -level, level)
-        memory = memory._replace(anchor=memory.anchor - pull * dt**2 / wide("armature"))
+        memory = memory._replace(anchor=memory.anchor - pull * dt**2 / np.maximum(wide("armature"), 1e-12))
 
         steps = [self._rows[m.name].steps for m in self.motions]
         shown = np.empty((steps[0] + 1, lanes, joints))

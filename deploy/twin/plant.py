@@ -25,6 +25,8 @@ from robots.motor import MotorParams, SoftJoints
 TRUTH_ROWS = 60_000
 TRUTH_PERIOD_S = 0.01
 HANG_HEIGHT_M = 0.3
+# What holds a base that hangs: inertia beside which the robot's is nothing [kg, kg m^2].
+GANTRY = 1e9
 TIMESTEP_S = 0.002
 # Commands to one joint that jitter may have under way at once: what a client at 200 Hz sends, and no more than this.
 COMMAND_PERIOD_S = 0.005
@@ -97,6 +99,10 @@ class Plant:
 
         self._mujoco: Any = mujoco
         self.model = self.built.model
+        if start == "hang" and self.built.base_body >= 0:
+            # a base that were put back after each step would fall within it, and its joints would weigh nothing
+            for part in (self.built.base_lin_vel, self.built.base_ang_vel):
+                self.model.dof_armature[part] = GANTRY
         self.data = self._mujoco.MjData(self.model)
         n = len(self.spec.joints)
         self.joints = n

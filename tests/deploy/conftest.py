@@ -430,3 +430,17 @@ def guard(policy_spec_factory, robot):
         ("yawrate", -1.0, 1.0, "rad/s"),
         ("baseheight", -0.3, 0.1, "m"),
     )
+
+
+@pytest.fixture
+def arm(tmp_path):
+    from tests.deploy.foreign_logs import arm_folder
+
+    return arm_folder(tmp_path / "arm")
+
+
+@pytest.fixture(scope="session")
+def field(tmp_path_factory):
+    from tests.deploy.foreign_logs import field_run
+
+    return field_run(tmp_path_factory.mktemp("field"))

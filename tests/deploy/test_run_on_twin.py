@@ -215,7 +215,7 @@ def test_another_reality_on_its_feet_or_on_a_gantry_is_within_the_envelope(narro
 def test_a_robot_whose_zero_is_off_by_a_quarter_turn_is_refused_and_damped(narrow_kinfer, tmp_path):
     reality = tmp_path / "reality.yaml"
     reality.write_text("name: unzeroed\njoints: {zero_offset_rad: {dof_left_elbow_02: 0.785, all: 0.0}}\n")
-    with spawn_twin("kbot", reality=reality, start="hang") as twin:
+    with spawn_twin("kbot", reality=reality) as twin:
         # at once: a ramp would bring the reading home, and the arm away from it
         options = {"bundle": narrow_kinfer, "port": twin.port, "duration_s": 1.0, "log": tmp_path / "a.mcap"}
         report = run(RunOptions(**options, ramp_s=0.0, watchdog_s=0.0, late_max=10.0))

@@ -19,6 +19,10 @@ FAR_RAD = 0.35
 KEPT = 2048
 # A position loop drives a joint by a target beyond where it can go, and by less than this [rad].
 FAR_TARGET_RAD = 3.0
+# The gyro is compared with the orientation over so long [s], where this turns so much or more [rad].
+STRETCH_S, TURN_MIN_RAD = 0.2, 0.005
+# A correlation that is no chance.
+AGREE_MIN = 0.7
 # The longest step and the latest time that are taken for seconds: in the year 2286.
 STEP_MAX_S, LATEST_S = 1.0, 1e10
 
@@ -113,6 +117,44 @@ def check_times(where: str, times_s: Sequence[float]) -> None:
         f"{where}: times begin at {times_s[0]:.10g} and step by {step:.6g}, expected seconds, at most "
         f"{STEP_MAX_S:g} from row to row: {looks}; write them in seconds"
     )
+
+
+class Turning:
+    """Whether the gyro tells the turning that the orientation shows, over stretches of STRETCH_S."""
+
+    def __init__(self) -> None:
+        self._begun: tuple[float, np.ndarray] | None = None
+        self._last: tuple[float, np.ndarray] | None = None
+        self._told = np.zeros(3)
+        # sums over the stretches: told x shown, told^2, shown^2
+        self._sums, self._stretches = np.zeros(3), 0
+
+    def add(self, at_s: float, up: np.ndarray, gyro: np.ndarray) -> None:
+        """One row: "up" in the IMU's frame, (3,), and what the gyro tells, (3,) [rad/s]."""
+        if not (np.isfinite(up).all() and np.isfinite(gyro).all()):
+            self._begun = self._last = None
+            return
+        if self._last is not None:
+            since = at_s - self._last[0]
+            self._told += since * self._last[1]
+            if since > STRETCH_S:
+                self._begun = None
+        if self._begun is not None and at_s - self._begun[0] >= STRETCH_S:
+            told, shown = self._told, up - self._begun[1]
+            self._sums += told @ shown, told @ told, shown @ shown
+            self._stretches += 1
+            self._begun = None
+        if self._begun is None:
+            self._begun, self._told = (at_s, up), np.zeros(3)
+        self._last = at_s, -np.cross(gyro, up)  # what stands still in the world turns the other way in the frame
+
+    @property
+    def slope(self) -> float | None:
+        """How much of what the gyro tells is seen, 1 where both agree; None where too little moves, or it is noise."""
+        both, told, shown = self._sums
+        if not told or shown < self._stretches * TURN_MIN_RAD**2 or both**2 < AGREE_MIN**2 * told * shown:
+            return None
+        return float(both / told)
 
 
 class Positions:

@@ -21,7 +21,7 @@ import numpy as np
 from deploy.errors import LogError, OptionError
 from deploy.log.imports.check import FAR_TARGET_RAD, Ordered, Positions, check_times
 from deploy.log.imports.lerobot import INFO, LeRobotEpisode
-from deploy.log.imports.mapping import Conversion, ImportMap, convert, load_map
+from deploy.log.imports.mapping import ANGLES, Conversion, ImportMap, convert, load_map
 from deploy.log.imports.plain_csv import PlainCsv
 from deploy.log.imports.pyfirmware import GAINS, NAME, PyfirmwareLog
 from deploy.log.imports.sage import CONTROL, SageFolder
@@ -362,7 +362,26 @@ def _warnings(source: Source, result: dict[str, Any]) -> list[str]:
         out.append(f"readings that repeat the row before: {told}{more}")
     if result["gravity_off"] > 0.05 * rows:
         out.append(f"projected_gravity is not 9.81 m/s^2 long in {result['gravity_off']} rows; its direction is used")
-    return out
+    if result["upside_down"] > 0.5 * rows:
+        told = "gravity has the other sign: set units.gravity: up in the map (--map)"
+        if "quat_wxyz" in source.has:
+            told = "look at the order and the frame of the quaternion"
+        share = result["upside_down"] / rows
+        out.append(f"the robot stands on its head in {share:.0%} of the {word}s; where it did not, {told}")
+    return out + _gyro_warnings(result["gyro_seen"])
+
+
+def _gyro_warnings(seen: float | None) -> list[str]:
+    """What the gyro's size and sign against the orientation say; `seen` as Turning.slope."""
+    if seen is None or 0.5 < seen < 2:
+        return []
+    for unit, factor in (("deg/s", ANGLES["deg"]), ("rad/s", 1 / ANGLES["deg"])):
+        if 0.5 < seen / factor < 2:
+            said = f"the gyro turns {1 / seen:.2g} times as much as the orientation: its unit looks like {unit}"
+            return [f"{said}; set units.gyro: {unit} in the map (--map)"]
+    if -2 < seen < -0.5:
+        return ["the gyro turns against the orientation; one of them has the other sign: look at the axes of both"]
+    return [f"the gyro turns {1 / seen:.2g} times as much as the orientation; look at the unit and the axes of both"]
 
 
 def main(argv: list[str]) -> int:

@@ -48,12 +48,14 @@ class Units(_Settings):
         velocity: `position`: the position's unit a second; `none`: leave them out.
         torque: `unsigned`: a size without a sign, such as a current, which is left out; `none`: leave them out.
         gyro: of the IMU's gyro.
+        gravity: which way a vector of gravity points; `up`: it is turned round.
     """
 
     position: Unit | None = None
     velocity: Literal["rad/s", "deg/s", "position", "none"] | None = None
     torque: Literal["N m", "unsigned", "none"] | None = None
     gyro: Literal["rad/s", "deg/s"] | None = None
+    gravity: Literal["down", "up"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

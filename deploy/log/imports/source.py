@@ -144,6 +144,11 @@ def require_file(path: Path, what: str) -> Path:
         raise LogError(f"{path}: no such file; expected {what}; check how it is written")
     if not path.stat().st_size:
         raise LogError(f"{path}: is empty; expected {what}; name another")
+    with path.open("rb") as file:
+        head = file.read(4)
+    # with a mark, or as any text that begins with plain letters
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0\0" in (head[::2], head[1::2]):
+        raise LogError(f"{path}: is text in UTF-16; expected UTF-8; write it again so (iconv -f UTF-16 -t UTF-8)")
     return path
 
 

@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from deploy.log.imports.check import Turning
 from deploy.log.imports.mapping import Conversion
 from deploy.log.imports.source import Row, Source
 from deploy.log.tick import Tick
 from robots.inputs import ACCELEROMETER, GRAVITY_INPUT, GYROSCOPE, JOINT_ANGLES, JOINT_VELOCITIES
-from robots.rotation import GRAVITY_M_S2, from_up
+from robots.rotation import GRAVITY_M_S2, from_up, up_in_frame
 
 # A row that comes later than this many periods after the one before leaves a gap.
 GAP_PERIODS = 2.5
 # A joint that keeps its reading over so many rows or more is an event.
 STUCK_ROWS = 5
+# The vertical part of "up" in the IMU's frame: below this the robot stands on its head, whichever way it leans.
+UPSIDE_DOWN = -0.5
 # Events of one kind that are kept; the rest are counted.
 EVENTS_MAX = 100
 
@@ -34,6 +37,8 @@ class Seen:
         missing: values that are not numbers, by quantity.
         repeated: rows in which a joint, or `imu`, told the bits of the row before, by its name.
         gravity_off: rows whose gravity is not within a tenth of 9.81 m/s^2.
+        upside_down: rows in which the robot would stand on its head.
+        turning: gyro against orientation.
         events: (time [s], kind, message).
     """
 
@@ -43,6 +48,8 @@ class Seen:
     missing: Counter[str] = field(default_factory=Counter)
     repeated: Counter[str] = field(default_factory=Counter)
     gravity_off: int = 0
+    upside_down: int = 0
+    turning: Turning = field(default_factory=Turning)
     events: list[tuple[float, str, str]] = field(default_factory=list)
     _told: Counter[str] = field(default_factory=Counter)
 
@@ -145,6 +152,11 @@ class Ticks:
                 seen.missing[name] += int(np.isnan(used).sum())
         self._last = row
         target = self._angle(row.target) if row.target is not None else None
+        quat = self._orientation(row)
+        gyro = np.full(3, np.nan) if row.gyro_b is None else row.gyro_b * found.gyro
+        up = up_in_frame(quat)
+        seen.upside_down += bool(up[2] < UPSIDE_DOWN)
+        seen.turning.add(start_s, up, gyro)
         return Tick(
             tick=self._number,
             phase="run",
@@ -162,8 +174,8 @@ class Ticks:
             joint_velocity=self._times(row.velocity, found.velocity),
             joint_torque=self._times(row.torque, found.torque),
             joint_temperature=None if row.temperature is None else row.temperature[found.columns],
-            quat_wxyz=self._orientation(row),
-            gyro_b=np.full(3, np.nan) if row.gyro_b is None else row.gyro_b * found.gyro,
+            quat_wxyz=quat,
+            gyro_b=gyro,
             accel_b=np.full(3, np.nan) if row.accel_b is None else row.accel_b,
             stale=stale,
             stages_ms=row.stages_ms,
@@ -178,7 +190,8 @@ class Ticks:
         length = float(np.linalg.norm(row.gravity_b))
         self.seen.gravity_off += not abs(length - GRAVITY_M_S2) < 0.1 * GRAVITY_M_S2
         # of which way it faces gravity says nothing: it is the tilt alone
-        return from_up(-row.gravity_b / length) if length > 0.1 else np.full(4, np.nan)
+        up = row.gravity_b if self._conversion.units.gravity == "up" else -row.gravity_b
+        return from_up(up / length) if length > 0.1 else np.full(4, np.nan)
 
     def _inputs(self, row: Row) -> dict[str, np.ndarray]:
         """What the policy was given, as the file has it: nothing of the map is applied."""
@@ -206,4 +219,6 @@ class Ticks:
             "not_numbers": dict(seen.missing),
             "repeated": dict(seen.repeated) if self._source.told_repeats else None,
             "gravity_off": seen.gravity_off,
+            "upside_down": seen.upside_down,
+            "gyro_seen": seen.turning.slope,
         }
