@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 STYLE = """
@@ -31,6 +31,10 @@ path.sent{stroke:var(--c);stroke-width:1}
 .legend{display:flex;gap:20px;font-size:13px;color:var(--quiet);margin:2px 0 10px 62px;flex-wrap:wrap}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:16px}
 h3{font-size:14px;margin:14px 0 2px}
+.verdict{font-size:19px;line-height:1.45;margin:0}.verdict b.good{color:var(--good)}.verdict b.bad{color:var(--bad)}
+table.facts td:first-child{color:var(--quiet);width:210px}code{font:13px ui-monospace,monospace;word-break:break-all}
+td.said{font-size:13px;color:var(--quiet)}.zone{fill:var(--rule)}.dot{fill:var(--a)}.whisker{stroke:var(--a);stroke-width:2}
+td.plot{width:230px;padding-right:0}ul{margin:4px 0;padding-left:20px}.scroll{overflow-x:auto}
 """
 
 
@@ -48,3 +52,24 @@ def page(title: str, about: str, sections: Sequence[tuple[str, str, str]]) -> st
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head><body><main>'
         f'<h1>{escape(title)}</h1><p class="quiet">{escape(about)}</p>{body}</main></body></html>\n'
     )
+
+
+def chip(good: bool, text: str) -> str:
+    mark = "good" if good else "bad"
+    return f'<span class="chip {mark}">{escape(text)}</span>'
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Cells are HTML."""
+    top = "".join(f"<th>{escape(h)}</th>" for h in head)
+    body = "".join(f"<tr>{''.join(c if c.startswith('<td') else f'<td>{c}</td>' for c in row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def cell(text: str) -> str:
+    return f'<td class="n">{escape(text)}</td>'
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    body = "".join(f"<tr><td>{escape(k)}</td><td>{v}</td></tr>" for k, v in rows)
+    return f'<table class="facts">{body}</table>'
