@@ -18,7 +18,7 @@ from robots.bundle import Bundle
 from robots.spec import PolicySpec
 from toolkit.charts import Chart
 from toolkit.files import atomic_path
-from toolkit.page import cell, chip, facts, table
+from toolkit.page import cell, chip, facts, quiet, table
 from toolkit.page import page as html
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _summary(report: Report) -> str:
             (
                 escape(p.what),
                 cell(p.found),
-                f'<td class="quiet">{escape(p.limit)}</td>',
+                quiet(p.limit),
                 chip(p.holds, _mark(p.holds)),
             )
             for p in proofs(report)
@@ -361,7 +361,7 @@ def _probe_row(p: Probe) -> tuple[str, ...]:
     if p.contract == "none":
         refused, shown = f"{sum(p.by.values())} of {p.tried}", ""
     elif p.different == 0:
-        refused, shown = f"{sum(p.by.values())} of {p.tried}", '<span class="chip none">cannot be told</span>'
+        refused, shown = f"{sum(p.by.values())} of {p.tried}", chip("none", "cannot be told")
     else:
         same = f", {p.tried - p.different} alike" if p.different < p.tried else ""
         refused, shown = f"{p.caught} of {p.different}{same}", chip(p.passed, "refused" if p.passed else "not refused")
@@ -392,10 +392,8 @@ def _margins(report: Report) -> str:
         ladder = margins.ladders.get(name)
         if ladder is not None:
             chart.line([1e3 * r.value for r in ladder.rungs], [100 * r.survival for r in ladder.rungs], style, what)
-    tried = (
-        (escape(what), cell(margin), f'<td class="quiet">{escape(t)}</td>') for what, margin, t in ladder_rows(margins)
-    )
-    answered = ((escape(what), f'<td class="quiet">{escape(said)}</td>') for what, said in answer_rows(margins.answers))
+    tried = ((escape(what), cell(margin), quiet(t)) for what, margin, t in ladder_rows(margins))
+    answered = ((escape(what), quiet(said)) for what, said in answer_rows(margins.answers))
     return (
         f"{chart.svg()}{table(('', 'margin', 'survival at each'), tried)}"
         f'<p class="quiet">{escape(conditions(margins))}</p>'
@@ -453,7 +451,7 @@ def page(name: str, bundle: Bundle, report: Report, latency: Mapping[str, float]
         sentence = sentence.partition(";")[0] + "."
     failed = "".join(f"<li>{escape(line)}</li>" for line in report.failures)
     mark = "bad" if report.failures else "good"
-    top = f'<p class="verdict"><b class="{mark}">{word}</b>:{escape(sentence)}</p>'
+    top = f'<p class="verdict">{chip(mark, word)}{escape(sentence)}</p>'
     sections = (
         ("", "", top + (f"<ul>{failed}</ul>" if len(report.failures) > 1 else "")),
         ("Proofs", "", _summary(report)),

@@ -54,7 +54,7 @@ def test_the_verdict_is_one_sentence_with_the_figures(exported_small, text):
     said = verdict(report)
     assert said.startswith("Proven: over 500 recorded steps its actions are within ")
     assert f"{report.numbers.recorded.action_error:.1e} rad" in said and "100.0% of 3 episodes in MuJoCo C" in said
-    assert said.removeprefix("Proven") in text
+    assert said.removeprefix("Proven:") in text
 
 
 def test_every_proof_and_every_probe_has_its_row(exported_small, text):
