@@ -20,7 +20,7 @@ STYLE = """
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
 main{max-width:1060px;margin:0 auto;padding:28px 20px 60px}
 h1{font-size:26px;line-height:1.25;margin:0 0 2px}h2{font-size:17px;margin:0 0 4px}h3{font-size:14px;margin:14px 0 2px}
-h1,h2,h3,p,td,li,summary{overflow-wrap:anywhere}
+h1,h2,h3,p,li,summary{overflow-wrap:anywhere}td{overflow-wrap:break-word}a{color:var(--a)}
 h3 span{color:var(--quiet);font-weight:400;margin-left:8px}
 section{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:18px 20px;margin:16px 0}
 p{margin:4px 0 10px}.quiet{color:var(--quiet)}ul{margin:4px 0;padding-left:20px}
@@ -32,8 +32,10 @@ summary{cursor:pointer;color:var(--quiet)}
 table{border-collapse:collapse;width:100%}th{text-align:left;font-weight:600;color:var(--quiet);font-size:13px}
 td,th{padding:6px 12px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top}tr:last-child td{border:0}
 td{min-width:3em}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}td.said{font-size:13px;color:var(--quiet)}
-td.plot{width:230px;padding-right:0}td.plot svg{min-width:180px}
-table.facts td:first-child{color:var(--quiet);width:210px}
+td.name{overflow-wrap:anywhere;min-width:9em}
+td.plot{width:190px}td.plot svg{min-width:140px}
+table.facts td:first-child{color:var(--quiet);width:210px}table.facts td{overflow-wrap:anywhere}
+table:has(th:nth-child(8)) td{font-size:13.5px;padding-right:9px}
 .chip{display:inline-block;border-radius:99px;padding:0 10px;font-size:13px;font-weight:600;border:1px solid;
 white-space:nowrap}
 .good{color:var(--good)}.look{color:var(--look)}.bad{color:var(--bad)}.none{color:var(--quiet)}
@@ -53,9 +55,11 @@ path.band{fill:var(--b);fill-opacity:.2;stroke:none}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(400px,100%),1fr));gap:4px 20px}.two>*{min-width:0}
 video{width:100%;border-radius:6px}
 @media(max-width:600px){main{padding:16px 10px 40px}section{padding:14px 12px}h1{font-size:21px}.verdict{font-size:17px}
-table{font-size:14px}td,th{padding-right:10px}table.facts td:first-child{width:110px}td.n{white-space:normal}
+table{font-size:14px}td,th{padding-right:10px}table.facts td:first-child{width:110px}
+table:not(:has(th:nth-child(5))) td.n{white-space:normal}
 .tick.every-other{display:none}.legend{margin-left:0}.chart{padding-left:56px}.bars{padding:0 80px 0 140px}
-.bars .label{font-size:11px}}
+.bars .label{font-size:11px}
+.scroll table:has(th:nth-child(5)){min-width:560px}.scroll table:has(th:nth-child(8)){min-width:780px}}
 """
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from deploy.parity.words import short
 from robots.model import BuiltModel, build_model
 
-WIDTH, HEIGHT, EDGE = 460, 440, 14
+WIDTH, HEIGHT, EDGE = 420, 440, 12
 LABEL_PX, LINE_PX, LABELS_MAX = 7.9, 14, 5
 LABEL_STEP = 3 * LINE_PX + 6
 OUTLINE = 20
@@ -121,7 +121,7 @@ def _halves(name: str) -> tuple[str, str]:
     """A joint's name on two lines, broken where a word ends."""
     text = short(name)
     ends = [k + 1 for k, letter in enumerate(text) if letter in "_-. "]
-    if len(text) <= 12 or not ends:
+    if len(text) <= 14 or not ends:
         return text, ""
     at = min(ends, key=lambda k: max(k, len(text) - k))
     return text[:at], text[at:]

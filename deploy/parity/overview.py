@@ -160,7 +160,7 @@ def log_rows(rows: Sequence[LogRow]) -> str:
         name = f'<a href="{escape(row.page)}">{escape(row.name)}</a>' if row.page else escape(row.name)
         first = words.said(judgement.suspects[0]) if judgement.suspects else "&ndash;"
         return (
-            name,
+            f'<td class="name">{name}</td>',
             cell(f"{row.duration_s:.1f} s"),
             chip(judgement.mark.value, words.conclusion(judgement)),
             escape(first) if judgement.suspects else first,

@@ -217,7 +217,7 @@ def verdict(judgement: Judgement) -> str:
         first = judgement.suspects[0]
         more = len(judgement.suspects) - 1
         others = f" {more} more suspect{'' if more == 1 else 's'} below." if more else ""
-        text = f"{said(first)} The gap is in the layer {first.layer.value}.{others}"
+        text = f"{said(first)} That is in the {first.layer.value} layer.{others}"
     elif poor:
         figure = telling(poor[0])
         assert figure is not None  # it has a mark
