@@ -80,50 +80,46 @@ function look(d) {
 """
 
 
+WIDTHS = (1200, 390)
+
+
 def assert_readable(page: str, folder: Path) -> None:
     """On a desk and on a phone, light and dark: nothing sticks out, no text is too small or too faint."""
     backgrounds = set()
     for dark in (False, True):
-        for width in (1200, 390):
-            found = look(page, folder, width=width, dark=dark)
+        for width, found in zip(WIDTHS, look(page, folder, dark=dark), strict=True):
             assert found["scroll_width"] <= found["width"] == width and not found["out"], found["out"]
             assert not found["small"] and not found["faint"], (width, dark, found["small"], found["faint"])
             backgrounds.add(found["page"])
     assert len(backgrounds) == 2  # it follows the reader's scheme
 
 
-def look(page: str, folder: Path, *, width: int, dark: bool) -> dict[str, Any]:
-    """What a page is like, all of its details open.
+def look(page: str, folder: Path, *, dark: bool) -> list[dict[str, Any]]:
+    """What a page is like, all of its details open, in a window of each of WIDTHS.
 
     Args:
         page: its HTML.
         folder: for the browser's files.
-        width: of the window [px].
         dark: the colour scheme that the reader prefers.
 
     Returns:
         `width` and `scroll_width` [px]; `out`: elements beside the window that are not in a part of their own that
         scrolls; `small`: text below 8 px; `faint`: text with a contrast below 4.5; `page`: the background.
     """
-    outer = (
-        f'<!doctype html><body><iframe id="f" style="width:{width}px;height:900px;border:0" srcdoc="{escape(page)}">'
-        f"</iframe><pre id=found></pre><script>{LOOK}f.onload=()=>found.textContent=JSON.stringify("
-        "look(f.contentDocument))</script></body>"
+    frames = "".join(
+        f'<iframe style="width:{width}px;height:900px;border:0" srcdoc="{escape(page)}"></iframe>' for width in WIDTHS
     )
     file = folder / "outer.html"
-    file.write_text(outer, encoding="utf-8")
+    file.write_text(
+        f"<!doctype html><body>{frames}<pre id=found></pre><script>{LOOK}onload=()=>found.textContent=JSON.stringify("
+        "[...document.querySelectorAll('iframe')].map(f=>look(f.contentDocument)))</script></body>",
+        encoding="utf-8",
+    )
     done = subprocess.run(
         [
-            *(
-                CHROMIUM,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--hide-scrollbars",
-                f"--user-data-dir={folder / 'profile'}",
-            ),
-            *(f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=20000"),
-            *("--window-size=1400,1000", "--dump-dom", file.as_uri()),
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+            *(f"--user-data-dir={folder / 'profile'}", f"--blink-settings=preferredColorScheme={0 if dark else 1}"),
+            *("--virtual-time-budget=20000", "--window-size=1400,1000", "--dump-dom", file.as_uri()),
         ],
         capture_output=True,
         text=True,

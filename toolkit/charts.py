@@ -105,8 +105,10 @@ class Chart:
         def py(y: float) -> float:
             return (y1 - y) / (y1 - y0) * high
 
-        out = [f'<div class="chart" style="--high:{high}px"><svg class="plot" role="img">']
-        out.append(f"<title>{escape(self.y_label)} over {escape(self.x_label)}</title>")
+        out = [
+            f'<div class="chart" style="--high:{high}px"><svg class="plot" role="img" '
+            f'aria-label="{escape(self.y_label)} over {escape(self.x_label)}">'
+        ]
         for y in nice_ticks(y0, y1):
             out.append(f'<line class="grid" x1="0" x2="100%" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
             out.append(f'<text class="tick" x="-7" y="{py(y) + 4:.1f}" text-anchor="end">{_text(y)}</text>')
