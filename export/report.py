@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -18,7 +18,8 @@ from robots.bundle import Bundle
 from robots.spec import PolicySpec
 from toolkit.charts import Chart
 from toolkit.files import atomic_path
-from toolkit.page import STYLE
+from toolkit.page import cell, chip, facts, quiet, table
+from toolkit.page import page as html
 
 if TYPE_CHECKING:
     from export.proof import Report
@@ -30,12 +31,6 @@ METRICS = {
     "tracking": "off the command",
     "drift": "drift",
 }
-_MORE_STYLE = """
-.verdict{font-size:19px;line-height:1.45;margin:0}.verdict b.good{color:var(--good)}.verdict b.bad{color:var(--bad)}
-table.facts td:first-child{color:var(--quiet);width:210px}code{font:13px ui-monospace,monospace;word-break:break-all}
-td.said{font-size:13px;color:var(--quiet)}.zone{fill:var(--rule)}.dot{fill:var(--a)}.whisker{stroke:var(--a);stroke-width:2}
-td.plot{width:230px;padding-right:0}ul{margin:4px 0;padding-left:20px}.scroll{overflow-x:auto}
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,27 +244,16 @@ def show(title: str, report: Report, latency: Mapping[str, float] | None, files:
 # The page.
 
 
-def _chip(good: bool, text: str) -> str:
-    mark = "good" if good else "bad"
-    return f'<span class="chip {mark}">{escape(text)}</span>'
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Cells are HTML."""
-    top = "".join(f"<th>{escape(h)}</th>" for h in head)
-    body = "".join(f"<tr>{''.join(c if c.startswith('<td') else f'<td>{c}</td>' for c in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def _n(text: str) -> str:
-    return f'<td class="n">{escape(text)}</td>'
-
-
 def _summary(report: Report) -> str:
-    return _table(
+    return table(
         ("Proof", "Found", "Allowed", ""),
         (
-            (escape(p.what), _n(p.found), f'<td class="quiet">{escape(p.limit)}</td>', _chip(p.holds, _mark(p.holds)))
+            (
+                escape(p.what),
+                cell(p.found),
+                quiet(p.limit),
+                chip(p.holds, _mark(p.holds)),
+            )
             for p in proofs(report)
         ),
     )
@@ -293,19 +277,19 @@ def _growth(report: Report) -> str:
         chart.line([(i + 0.5) * part for i in range(len(d.windows))], [1e6 * v for v in d.windows], style, name)
 
     def free(text: str, limited: bool) -> str:
-        return _n(text) if limited else f'<td class="n quiet">{text}</td>'
+        return cell(text) if limited else f'<td class="n quiet">{text}</td>'
 
     rows = (
         (
             escape(name),
             free(f"{d.action_error:.1e}", d.carry_limited),
-            _n(f"{d.step_action_error:.1e}"),
+            cell(f"{d.step_action_error:.1e}"),
             free(f"{d.carry_error:.1e}", d.carry_limited),
-            _n(f"{d.step_carry_error:.1e}"),
+            cell(f"{d.step_carry_error:.1e}"),
             free(f"{d.large_carry_error:.1e}" if d.large_carry_error else "&ndash;", False),
             f'<td class="n">{d.large_step_share:.1e}</td>' if d.large_step_share else '<td class="n">&ndash;</td>',
-            _n(f"{d.carry_max:.0f}" if d.carry_max >= LARGE_VALUE else f"{d.carry_max:.2g}"),
-            _n(f"{d.of_limit:.0%}" if d.of_limit <= 1.0 else f"{d.of_limit:.2g} times"),
+            cell(f"{d.carry_max:.0f}" if d.carry_max >= LARGE_VALUE else f"{d.carry_max:.2g}"),
+            cell(f"{d.of_limit:.0%}" if d.of_limit <= 1.0 else f"{d.of_limit:.2g} times"),
         )
         for name, d in numbers.sequences().items()
     )
@@ -314,7 +298,7 @@ def _growth(report: Report) -> str:
         *(f"carry beyond {LARGE_VALUE:g}", "in one step, share", "greatest carry", "of its limit"),
     )
     return (
-        f"{chart.svg()}{_table(head, rows)}"
+        f"{chart.svg()}{table(head, rows)}"
         f'<p class="quiet">&ldquo;In one step&rdquo;: both from the same carry. The limit is {ERROR_LIMIT:g} absolute '
         f"on action and carry. Elements of the carry beyond {LARGE_VALUE:g}, which only inputs at the ends of their "
         f"ranges bring about, are held to {LARGE_LIMIT:g} of their value in one step: float32 has no finer numbers "
@@ -347,20 +331,20 @@ def _loop(loop: ClosedLoop) -> str:
 
     rows = (
         (
-            _n(METRICS[name]),
-            _n(number(m.jax, m)),
-            _n(number(m.onnx, m)),
-            _n(number(m.difference, m, "+")),
-            _n(f"{number(m.low95, m, '+')} to {number(m.high95, m, '+')}"),
+            cell(METRICS[name]),
+            cell(number(m.jax, m)),
+            cell(number(m.onnx, m)),
+            cell(number(m.difference, m, "+")),
+            cell(f"{number(m.low95, m, '+')} to {number(m.high95, m, '+')}"),
             _whisker(m),
-            _n(f"± {number(m.margin, m)}"),
-            _chip(m.verdict != "different", m.verdict),
+            cell(f"± {number(m.margin, m)}"),
+            chip(m.verdict != "different", m.verdict),
         )
         for name, m in loop.metrics.items()
     )
     head = ("", "checkpoint (JAX)", "bundle (ONNX)", "difference", "95 % interval", "", "margin", "")
     return (
-        f"<h3>{ENGINE_NAMES[loop.engine]}: {loop.episodes} episodes of each, seed {loop.seed}</h3>{_table(head, rows)}"
+        f"<h3>{ENGINE_NAMES[loop.engine]}: {loop.episodes} episodes of each, seed {loop.seed}</h3>{table(head, rows)}"
         f'<p class="quiet">{loop.parted} of {loop.episodes} episodes were survived by one form alone. In the first '
         f"second the joints of half of the episodes differ by at most {loop.joint_deviation_rad:.1e} rad (limit "
         f"{DEVIATION_LIMIT_RAD:g}), of all by {loop.joint_deviation_max_rad:.1e} rad.</p>"
@@ -375,23 +359,23 @@ def _loops(report: Report) -> str:
 def _probe_row(p: Probe) -> tuple[str, ...]:
     by = ", ".join(p.by) or "&ndash;"
     if p.contract == "none":
-        refused, chip = f"{sum(p.by.values())} of {p.tried}", ""
+        refused, shown = f"{sum(p.by.values())} of {p.tried}", ""
     elif p.different == 0:
-        refused, chip = f"{sum(p.by.values())} of {p.tried}", '<span class="chip none">cannot be told</span>'
+        refused, shown = f"{sum(p.by.values())} of {p.tried}", chip("none", "cannot be told")
     else:
         same = f", {p.tried - p.different} alike" if p.different < p.tried else ""
-        refused, chip = f"{p.caught} of {p.different}{same}", _chip(p.passed, "refused" if p.passed else "not refused")
+        refused, shown = f"{p.caught} of {p.different}{same}", chip(p.passed, "refused" if p.passed else "not refused")
     told = p.example.partition(": this is")[0]  # the remedy is the same for all
     said = escape(told if len(told) <= 170 else told[:167] + "...")
     contract = "right contract" if p.contract == "none" else p.contract
-    return escape(contract), escape(p.probe), p.where, _n(refused), by, f'<td class="said">{said}</td>', chip
+    return escape(contract), escape(p.probe), p.where, cell(refused), by, f'<td class="said">{said}</td>', shown
 
 
 def _probes(report: Report) -> str:
     if not report.probes:
         return '<p class="quiet">Not tried: an earlier check failed.</p>'
     head = ("Contract", "What was done", "Where", "Refused", "By", "The first was told", "")
-    return _table(head, map(_probe_row, report.probes))
+    return table(head, map(_probe_row, report.probes))
 
 
 def _margins(report: Report) -> str:
@@ -408,23 +392,16 @@ def _margins(report: Report) -> str:
         ladder = margins.ladders.get(name)
         if ladder is not None:
             chart.line([1e3 * r.value for r in ladder.rungs], [100 * r.survival for r in ladder.rungs], style, what)
-    tried = (
-        (escape(what), _n(margin), f'<td class="quiet">{escape(t)}</td>') for what, margin, t in ladder_rows(margins)
-    )
-    answered = ((escape(what), f'<td class="quiet">{escape(said)}</td>') for what, said in answer_rows(margins.answers))
+    tried = ((escape(what), cell(margin), quiet(t)) for what, margin, t in ladder_rows(margins))
+    answered = ((escape(what), quiet(said)) for what, said in answer_rows(margins.answers))
     return (
-        f"{chart.svg()}{_table(('', 'margin', 'survival at each'), tried)}"
+        f"{chart.svg()}{table(('', 'margin', 'survival at each'), tried)}"
         f'<p class="quiet">{escape(conditions(margins))}</p>'
-        f"{_table(('Soft joints', 'The policy'), answered)}"
+        f"{table(('Soft joints', 'The policy'), answered)}"
         '<p class="quiet">The robot hangs upright and still, nothing is asked. Its joints are measured at home plus a '
         "share of the way to the target of the tick before. Pull: greatest distance of a target from its joint. It "
         f"winds up where the pull still grows in the last of {margins.answer_s:g} s.</p>"
     )
-
-
-def _facts(rows: Iterable[tuple[str, str]]) -> str:
-    body = "".join(f"<tr><td>{escape(k)}</td><td>{v}</td></tr>" for k, v in rows)
-    return f'<table class="facts">{body}</table>'
 
 
 def _about(bundle: Bundle, spec: PolicySpec, report: Report, latency: Mapping[str, float] | None) -> str:
@@ -445,7 +422,7 @@ def _about(bundle: Bundle, spec: PolicySpec, report: Report, latency: Mapping[st
     rows.append(("Digest: step graph", f"<code>{escape(report.step_digest)}</code>"))
     versions = ", ".join(f"{name} {version}" for name, version in sorted(spec.versions.items()))
     rows.append(("Versions", escape(versions)))
-    return _facts(rows)
+    return facts(rows)
 
 
 def _envelope(spec: PolicySpec, report: Report) -> str:
@@ -456,12 +433,12 @@ def _envelope(spec: PolicySpec, report: Report) -> str:
             continue
         names = spec.robot.joint_names if len(span["low"]) == len(spec.robot.joints) else ("x", "y", "z")
         rows += [
-            (escape(array.name), escape(name), _n(f"{low:.3g}"), _n(f"{high:.3g}"), escape(array.unit))
+            (escape(array.name), escape(name), cell(f"{low:.3g}"), cell(f"{high:.3g}"), escape(array.unit))
             for name, low, high in zip(names, span["low"], span["high"], strict=False)
         ]
     return (
         "<details><summary>Least and greatest of each input in simulation, while the robot stood</summary>"
-        f"{_table(('Input', '', 'least', 'greatest', 'unit'), rows)}</details>"
+        f"{table(('Input', '', 'least', 'greatest', 'unit'), rows)}</details>"
     )
 
 
@@ -474,7 +451,7 @@ def page(name: str, bundle: Bundle, report: Report, latency: Mapping[str, float]
         sentence = sentence.partition(";")[0] + "."
     failed = "".join(f"<li>{escape(line)}</li>" for line in report.failures)
     mark = "bad" if report.failures else "good"
-    top = f'<p class="verdict"><b class="{mark}">{word}</b>:{escape(sentence)}</p>'
+    top = f'<p class="verdict">{chip(mark, word)}{escape(sentence)}</p>'
     sections = (
         ("", "", top + (f"<ul>{failed}</ul>" if len(report.failures) > 1 else "")),
         ("Proofs", "", _summary(report)),
@@ -505,18 +482,6 @@ def page(name: str, bundle: Bundle, report: Report, latency: Mapping[str, float]
         ),
         ("The bundle", "", _about(bundle, spec, report, latency) + _envelope(spec, report)),
     )
-    body = "".join(
-        "<section>"
-        + (f"<h2>{title}</h2>" if title else "")
-        + (f'<p class="quiet">{escape(said)}</p>' if said else "")
-        + f"{content}</section>"
-        for title, said, content in sections
-    )
     title = f"{name}: is it the policy that was trained?"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{STYLE}{_MORE_STYLE}</style></head><body><main><h1>{escape(title)}</h1>"
-        f'<p class="quiet">{escape(spec.task)} on {escape(spec.robot.name)}, weights '
-        f"{escape(spec.weights_digest[:12])}</p>{body}</main></body></html>\n"
-    )
+    about = f"{spec.task} on {spec.robot.name}, weights {spec.weights_digest[:12]}"
+    return html(title, about, sections)

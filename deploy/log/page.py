@@ -8,9 +8,10 @@ import numpy as np
 
 from deploy.log.recorder import RunLog
 from deploy.log.summary import Summary, facts_as_text, lost_as_text, summary
-from deploy.parity.page import events, short, tilt
+from deploy.parity.page import events, tilt
+from deploy.parity.words import short
 from toolkit.charts import Chart, bars_by_name, histogram
-from toolkit.page import page
+from toolkit.page import cell, facts, page, table, two
 
 
 def _head(log: RunLog, found: Summary) -> str:
@@ -18,8 +19,7 @@ def _head(log: RunLog, found: Summary) -> str:
     rows |= facts_as_text(log)
     rows["ticks"] = ", ".join(f"{phase} {n}" for phase, n in found.ticks.items()) or "none"
     rows["lost"] = lost_as_text(found)
-    cells = "".join(f'<tr><td>{escape(name)}</td><td class="n">{escape(v)}</td></tr>' for name, v in rows.items())
-    return f"<table>{cells}</table>"
+    return facts((name, escape(v)) for name, v in rows.items())
 
 
 def _joints(log: RunLog, at_s: np.ndarray) -> str:
@@ -31,27 +31,25 @@ def _joints(log: RunLog, at_s: np.ndarray) -> str:
         angle.line(at_s, log.joint_position[:, j], "measured", "measured")
         torque = Chart("time [s]", "torque [N m]", width=480, height=190)
         torque.line(at_s, log.joint_torque[:, j], "measured", "measured")
-        both = f"<div>{angle.svg()}</div><div>{torque.svg()}</div>"
-        out.append(f'<h3>{escape(short(name))}</h3><div class="two">{both}</div>')
+        out.append(f"<h3>{escape(short(name))}</h3>{two(angle.svg(), torque.svg())}")
     return "".join(out)
 
 
 def _timing(log: RunLog, found: Summary) -> str:
     rows = np.flatnonzero(log.run | log.mask("between"))
     said = ", ".join(f"{name} p50 {p50:.2f}, p99 {p99:.2f} ms" for name, (p50, p99) in found.timing.stages.items())
-    return (
-        f"<p>{found.rate_hz:.2f} ticks a second, {found.timing.skipped} deadlines skipped. {escape(said)}</p>"
-        f'<div class="two"><div>{histogram(1e3 * np.diff(log.start_s[rows]), "period [ms]")}</div>'
-        f"<div>{histogram(1e3 * log.state_round_trip_s[rows], 'state round trip [ms]')}</div></div>"
+    return f"<p>{found.rate_hz:.2f} ticks a second, {found.timing.skipped} deadlines skipped. {escape(said)}</p>" + two(
+        histogram(1e3 * np.diff(log.start_s[rows]), "period [ms]"),
+        histogram(1e3 * log.state_round_trip_s[rows], "state round trip [ms]"),
     )
 
 
 def _safety(found: Summary) -> str:
     if not found.clamps:
         return "<p>No target was changed on its way to the robot.</p>"
-    kinds = "".join(f'<tr><td>{escape(k)}</td><td class="n">{n}</td></tr>' for k, n in found.clamps.items())
+    kinds = table(("What", "times"), ((escape(k), cell(str(n))) for k, n in found.clamps.items()))
     joints = {short(name): float(n) for name, n in found.clamped_joints.items()}
-    return f"<table><tr><th>What</th><th>times</th></tr>{kinds}</table>{bars_by_name(joints, 'times')}"
+    return kinds + bars_by_name(joints, "times")
 
 
 def html(log: RunLog) -> str:

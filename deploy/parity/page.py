@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -10,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.parity.motion import measured_at_s
+from deploy.parity.overview import STYLE, LogRow, band_charts, log_rows, overview, picture, verdict
+from deploy.parity.terminal import judgement_lines
+from deploy.parity.words import short
 from robots.rotation import gravity_in_frame
 from toolkit.charts import Chart, bars_by_name, histogram
-from toolkit.page import page
+from toolkit.page import cell, chip, page, quiet, table, two
 
 if TYPE_CHECKING:
     from deploy.log.recorder import RunLog
     from deploy.parity.layers import Parity
+    from deploy.parity.report import Judgement
 
 WORST_JOINTS = 4
+GOOD_JOINT_RAD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +87,11 @@ def verdicts(report: dict[str, Any]) -> list[Verdict]:
         ),
         _graded("Same actions when the policy is replayed", report["policy_replay_error_max"], "rad", 1e-5, 1e-4),
         _graded(
-            "Joint position error, simulation against measured", report["joint_position_rmse_rad"], "rad", 0.02, 0.05
+            "Joint position error, simulation against measured",
+            report["joint_position_rmse_rad"],
+            "rad",
+            GOOD_JOINT_RAD,
+            0.05,
         ),
         _graded("Joint velocity error", report["joint_velocity_rmse_rad_s"], "rad/s", 0.4, 1.0),
         _graded("Base tilt error", report["base_tilt_rmse_rad"], "rad", 0.03, 0.08),
@@ -105,8 +115,10 @@ def verdicts(report: dict[str, Any]) -> list[Verdict]:
     return rows
 
 
-def summary_lines(report: dict[str, Any]) -> list[str]:
-    """The summary for a terminal."""
+def summary_lines(report: dict[str, Any], judgement: Judgement | None = None, *, colour: bool = False) -> list[str]:
+    """The summary for a terminal; without a judgement the report's own rows."""
+    if judgement is not None:
+        return judgement_lines(judgement, colour=colour)
     rows = verdicts(report)
     width = max(len(r.what) for r in rows)
     return [
@@ -114,19 +126,10 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def short(joint: str) -> str:
-    """A joint's name without what all names share."""
-    return joint.removeprefix("dof_")
-
-
 def _summary(report: dict[str, Any]) -> str:
     marks = {"good": "good", "look": "look at it", "bad": "bad", "none": "no answer"}
-    rows = "".join(
-        f'<tr><td>{escape(v.what)}</td><td class="n">{escape(v.value)}</td><td class="quiet">{escape(v.wanted)}</td>'
-        f'<td><span class="chip {v.mark}">{marks[v.mark]}</span></td></tr>'
-        for v in verdicts(report)
-    )
-    return f"<table><tr><th>Question</th><th>Found</th><th>Wanted</th><th></th></tr>{rows}</table>"
+    rows = ((escape(v.what), cell(v.value), quiet(v.wanted), chip(v.mark, marks[v.mark])) for v in verdicts(report))
+    return table(("Question", "Found", "Wanted", ""), rows)
 
 
 def _joints(report: dict[str, Any]) -> str:
@@ -134,24 +137,27 @@ def _joints(report: dict[str, Any]) -> str:
     order = sorted(per_joint, key=lambda name: -per_joint[name]["position_rmse_rad"])
     values = {short(name): per_joint[name]["position_rmse_rad"] for name in order}
 
-    def cell(value: float | None, digits: str) -> str:
-        return '<td class="n quiet">&ndash;</td>' if value is None else f'<td class="n">{value:{digits}}</td>'
-
-    rows = "".join(
-        f"<tr><td>{escape(short(name))}</td>{cell(j['position_rmse_rad'], '.4f')}{cell(j['position_bias_rad'], '+.4f')}"
-        f"{cell(j['position_correlation'], '.2f')}{cell(j['velocity_rmse_rad_s'], '.3f')}"
-        f"{cell(j['velocity_correlation'], '.2f')}{cell(j['motion_rms_rad'], '.4f')}</tr>"
-        for name, j in ((n, per_joint[n]) for n in order)
+    figures = (
+        ("position_rmse_rad", ".4f", "position RMSE [rad]"),
+        ("position_bias_rad", "+.4f", "bias [rad]"),
+        ("position_correlation", ".2f", "correlation of the motion"),
+        ("velocity_rmse_rad_s", ".3f", "velocity RMSE [rad/s]"),
+        ("velocity_correlation", ".2f", "correlation"),
+        ("motion_rms_rad", ".4f", "motion itself, RMS [rad]"),
     )
-    head = (
-        "<tr><th>Joint</th><th>position RMSE [rad]</th><th>bias [rad]</th><th>correlation of the motion</th>"
-        "<th>velocity RMSE [rad/s]</th><th>correlation</th><th>motion itself, RMS [rad]</th></tr>"
+    rows = (
+        (escape(short(name)), *(_number(per_joint[name][key], digits) for key, digits, _ in figures)) for name in order
     )
+    head = ("Joint", *(what for *_, what in figures))
     return (
         bars_by_name(values, "rad", report["joint_position_rmse_rad"])
         + '<p class="quiet">The dashed line is the figure over all joints.</p>'
-        + f"<details><summary>All figures</summary><table>{head}{rows}</table></details>"
+        + f"<details><summary>All figures</summary>{table(head, rows)}</details>"
     )
+
+
+def _number(value: float | None, digits: str) -> str:
+    return cell("–" if value is None else f"{value:{digits}}")
 
 
 def _horizon(report: dict[str, Any]) -> str:
@@ -160,7 +166,7 @@ def _horizon(report: dict[str, Any]) -> str:
     position.line(h["time_s"], h["joint_position_rmse_rad"], "measured")
     tilt = Chart("time since the restart [s]", "tilt RMSE [rad]", width=480, height=210, y_zero=True)
     tilt.line(h["time_s"], h["base_tilt_rmse_rad"], "measured")
-    return f'<div class="two"><div>{position.svg()}</div><div>{tilt.svg()}</div></div>'
+    return two(position.svg(), tilt.svg())
 
 
 def _overlays(result: Parity) -> str:
@@ -201,24 +207,19 @@ def _delay(report: dict[str, Any]) -> str:
     lags = delay["per_joint"]
     if lags:
         both = sorted(lags, key=lambda name: -lags[name]["measured_s"])
-        head = "<tr><th>Joint</th><th>measured [ms]</th><th>simulated [ms]</th><th>correlation</th></tr>"
+        head = ("Joint", "measured [ms]", "simulated [ms]", "correlation")
 
-        def row(name: str) -> str:
+        def row(name: str) -> tuple[str, ...]:
             lag = lags[name]
-            simulated = "&ndash;" if lag["simulated_s"] is None else f"{1e3 * lag['simulated_s']:.1f}"
-            return (
-                f'<tr><td>{escape(short(name))}</td><td class="n">{1e3 * lag["measured_s"]:.1f}</td>'
-                f'<td class="n">{simulated}</td><td class="n">{lag["correlation"]:.2f}</td></tr>'
-            )
+            times = (None if v is None else 1e3 * v for v in (lag["measured_s"], lag["simulated_s"]))
+            return escape(short(name)), *(_number(v, ".1f") for v in times), _number(lag["correlation"], ".2f")
 
-        cells = "".join(row(name) for name in both)
-        table = f"<table>{head}{cells}</table>"
+        behind = table(head, map(row, both))
     else:
-        table = '<p class="quiet">No joint moved enough for a lag behind its target.</p>'
-    return (
-        f"<p>{said}</p>"
-        f'<div class="two"><div><h3>Replayed at several delays</h3>{fit.svg()}</div>'
-        f"<div><h3>Lag of each joint behind its target</h3>{table}</div></div>"
+        behind = '<p class="quiet">No joint moved enough for a lag behind its target.</p>'
+    return f"<p>{said}</p>" + two(
+        f"<h3>Replayed at several delays</h3>{fit.svg()}",
+        f"<h3>Lag of each joint behind its target</h3>{behind}",
     )
 
 
@@ -238,8 +239,10 @@ def _timing(result: Parity) -> str:
     return (
         f"<p>{loop['ticks']} ticks, {loop['overruns']} of them late, {loop['skipped']} deadlines skipped, "
         f"{loop['stale']} stale states: {said}.</p>"
-        f'<div class="two"><div>{histogram(1e3 * np.diff(log.start_s[rows]), "period [ms]")}</div>'
-        f"<div>{histogram(1e3 * log.state_round_trip_s[rows], 'state round trip [ms]')}</div></div>"
+        + two(
+            histogram(1e3 * np.diff(log.start_s[rows]), "period [ms]"),
+            histogram(1e3 * log.state_round_trip_s[rows], "state round trip [ms]"),
+        )
     )
 
 
@@ -262,12 +265,11 @@ def _safety(report: dict[str, Any]) -> str:
     safety = report["safety"]
     if not safety["kinds"]:
         return "<p>No target was changed on its way to the robot.</p>"
-    kinds = "".join(f'<tr><td>{escape(k)}</td><td class="n">{n}</td></tr>' for k, n in safety["kinds"].items())
+    kinds = table(("What", "times"), ((escape(k), cell(str(n))) for k, n in safety["kinds"].items()))
     joints = {short(name): float(n) for name, n in list(safety["joints"].items())[:10]}
     return (
         f"<p>{safety['ticks_with_intervention']} of {report['loop']['ticks']} ticks; the greatest change of a target "
-        f"was {safety['change_max_rad'] or 0.0:.3f} rad.</p><table><tr><th>What</th><th>times</th></tr>{kinds}</table>"
-        + bars_by_name(joints, "times")
+        f"was {safety['change_max_rad'] or 0.0:.3f} rad.</p>{kinds}" + bars_by_name(joints, "times")
     )
 
 
@@ -283,14 +285,24 @@ def events(log: RunLog) -> str:
     if not shown:
         return '<p class="quiet">None.</p>'
 
-    def row(event: dict[str, Any]) -> str:
+    def row(event: dict[str, Any]) -> tuple[str, ...]:
         again = f" &times; {event['times']}, until {event['last_s']:.2f} s" if event["times"] > 1 else ""
-        return (
-            f'<tr><td class="n">{event["t_s"]:.2f} s</td><td>{escape(str(event["kind"]))}</td>'
-            f"<td>{escape(str(event['message']))}{again}</td></tr>"
-        )
+        return cell(f"{event['t_s']:.2f} s"), escape(str(event["kind"])), escape(str(event["message"])) + again
 
-    return f"<table>{''.join(row(event) for event in shown)}</table>"
+    return table((), map(row, shown))
+
+
+def _top(result: Parity) -> list[tuple[str, str, str]]:
+    """Verdict and robot: of the judgement, or where there is none of the report's own rows."""
+    report, judgement = result.report, getattr(result, "judgement", None)
+    robot = getattr(result, "robot", None) or report["robot"]
+    if judgement is not None:
+        heading = "Which joints, and which layer"
+        return [("", "", verdict(judgement)), (heading, "", overview(robot, judgement))]
+    errors = {n: j["position_rmse_rad"] for n, j in report["per_joint"].items()}
+    shares = {n: v / GOOD_JOINT_RAD for n, v in errors.items() if v is not None}
+    drawn = picture(robot, shares, dict.fromkeys(shares, "position"))
+    return [("", "", _summary(report)), ("Which joints", f"Position RMSE; {GOOD_JOINT_RAD:g} rad is good.", drawn)]
 
 
 def write_html(path: Path, result: Parity) -> None:
@@ -298,8 +310,12 @@ def write_html(path: Path, result: Parity) -> None:
     report = result.report
     incomplete = "" if report["log_complete"] else " The log breaks off; this is what is there."
     window = report["window_s"]
+    bands = getattr(result, "bands", ())
+    said = "What the simulation does with the same commands, many times over, each with another draw."
     sections = (
-        ("", "", _summary(report)),
+        *_top(result),
+        ("The joints that differ most", "", _overlays(result)),
+        *([("Is reality inside the band?", said, band_charts(bands))] if bands else []),
         (
             "Where joints differ",
             f"Recorded targets through the simulation in {report['windows']} windows of {window:.2g} s, each restarted "
@@ -312,7 +328,6 @@ def write_html(path: Path, result: Parity) -> None:
             "noise and zero offsets included, and contacts push back at once: its first ticks show that above all.",
             _horizon(report),
         ),
-        ("The joints that differ most", "", _overlays(result)),
         ("Delay", "", _delay(report)),
         ("Balance", "Angle between the IMU's z axis and up.", tilt(result.log)),
         ("Timing of the loop", "", _timing(result)),
@@ -325,4 +340,17 @@ def write_html(path: Path, result: Parity) -> None:
         f"{report['log']}: task {report['task']}, {ticks} ticks, {length:.1f} s, "
         f"compared with the {report['simulation']} simulation.{incomplete}"
     )
-    path.write_text(page(title, about, sections), encoding="utf-8")
+    path.write_text(page(title, about, sections, STYLE), encoding="utf-8")
+
+
+def write_many(path: Path, robot: str | Path, judgement: Judgement, rows: Sequence[LogRow]) -> None:
+    """Write the page of several logs of one robot: what holds for all of them, then a row each."""
+    name = Path(robot).name
+    sections = (
+        ("", "", verdict(judgement)),
+        ("The logs", "", log_rows(rows)),
+        ("Which joints, and which layer", "Of all logs together.", overview(robot, judgement)),
+    )
+    length = sum(row.duration_s for row in rows)
+    about = f"{len(rows)} logs, {length:.1f} s together."
+    path.write_text(page(f"{name}: measured against simulated", about, sections, STYLE), encoding="utf-8")

@@ -6,18 +6,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ksim.plots import STYLE
 from ksim.suite.suite import Asked, asked
 from toolkit.charts import Chart
 from toolkit.files import atomic_path
-
-MORE_STYLE = """
-table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}
-th{text-align:left;font-weight:600;color:var(--quiet)}td,th{padding:4px 10px 4px 0;border-bottom:1px solid var(--rule)}
-td.n,th.n{text-align:right}.yes{color:#1a7f4b;font-weight:600}.no{color:#c0262d;font-weight:600}
-@media(prefers-color-scheme:dark){.yes{color:#4cc38a}.no{color:#ff7b80}}
-td.cell{text-align:right}
-"""
+from toolkit.page import cell, chip, page, table
 
 # (key, what it is, unit) of the figures that the page and the terminal show for a part with commands.
 SHOWN = (
@@ -65,34 +57,18 @@ def lines(result: dict[str, Any]) -> list[str]:
     return out
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    top = "".join(f'<th class="{"n" if i else ""}">{escape(h)}</th>' for i, h in enumerate(head))
-    body = "".join(
-        "<tr>" + "".join(f'<td class="{"n" if i else ""}">{cell}</td>' for i, cell in enumerate(row)) + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{top}</tr>{body}</table>"
-
-
 def _asked(result: dict[str, Any]) -> str:
     rows = [
-        [
-            escape(r.what),
-            escape(number(r.value, r.unit)),
-            escape(_limit(r)),
-            '<span class="yes">yes</span>' if r.met else '<span class="no">no</span>',
-        ]
+        (escape(r.what), cell(number(r.value, r.unit)), cell(_limit(r)), chip(r.met, "yes" if r.met else "no"))
         for r in asked(result)
     ]
-    return _table(["", "measured", "asked for", "met"], rows)
+    return table(["", "measured", "asked for", "met"], rows)
 
 
 def _figures(result: dict[str, Any]) -> str:
     parts = [part for part in PARTS if part in result]
-    rows = [
-        [escape(what), *(escape(number(result[part].get(key), unit)) for part in parts)] for key, what, unit in SHOWN
-    ]
-    return _table(["", *(PARTS[part] for part in parts)], rows)
+    rows = [[escape(what), *(cell(number(result[part].get(key), unit)) for part in parts)] for key, what, unit in SHOWN]
+    return table(["", *(PARTS[part] for part in parts)], rows)
 
 
 def _recovery(result: dict[str, Any]) -> str:
@@ -107,13 +83,13 @@ def _alone(result: dict[str, Any]) -> str:
     rows = [
         [
             escape(r["what"]),
-            f"{r['survival']:.0%}",
-            number(r["velocity_rmse_m_s"], "m/s"),
-            number(r["yaw_rate_rmse_rad_s"], "rad/s"),
+            cell(f"{r['survival']:.0%}"),
+            cell(number(r["velocity_rmse_m_s"], "m/s")),
+            cell(number(r["yaw_rate_rmse_rad_s"], "rad/s")),
         ]
         for r in result["alone"]
     ]
-    return _table(["alone", "survival", "velocity error", "yaw rate error"], rows)
+    return table(["alone", "survival", "velocity error", "yaw rate error"], rows)
 
 
 def _imu(result: dict[str, Any]) -> str:
@@ -121,8 +97,8 @@ def _imu(result: dict[str, Any]) -> str:
     ages = sorted({c["age_s"] for c in cells})
     kinds = sorted({(c["rate_hz"], c["stiction_nm"]) for c in cells})
     at = {(c["rate_hz"], c["stiction_nm"], c["age_s"]): c["survival"] for c in cells}
-    rows = [[f"{rate:g} Hz, {nm:g} N m", *(f"{at[rate, nm, age]:.0%}" for age in ages)] for rate, nm in kinds]
-    return _table(["rate, stiction", *(f"{1e3 * age:.0f} ms" for age in ages)], rows)
+    rows = [[f"{rate:g} Hz, {nm:g} N m", *(cell(f"{at[rate, nm, age]:.0%}") for age in ages)] for rate, nm in kinds]
+    return table(["rate, stiction", *(f"{1e3 * age:.0f} ms" for age in ages)], rows)
 
 
 def _twins(result: dict[str, Any]) -> str:
@@ -130,13 +106,13 @@ def _twins(result: dict[str, Any]) -> str:
         [
             f"seed {r['seed']}",
             escape(str(r["ended"])),
-            number(r["survived_s"], "s"),
-            number(r["state_round_trip_p50_ms"], "ms"),
-            escape(str(r["overruns"])),
+            cell(number(r["survived_s"], "s")),
+            cell(number(r["state_round_trip_p50_ms"], "ms")),
+            cell(str(r["overruns"])),
         ]
         for r in result["twins"]
     ]
-    return _table(["reality", "ended", "walked for", "state round trip, p50", "late ticks"], rows)
+    return table(["reality", "ended", "walked for", "state round trip, p50", "late ticks"], rows)
 
 
 def write_page(path: str | Path, result: dict[str, Any], name: str) -> None:
@@ -152,15 +128,11 @@ def write_page(path: str | Path, result: dict[str, Any], name: str) -> None:
         sections["Twins with drawn realities, over gRPC"] = _twins(result)
     if "imu" in result:
         sections["Survival by the IMU's age, rate and the joints' stiction"] = _imu(result)
-    body = "".join(f"<section><h2>{escape(k)}</h2>{v}</section>" for k, v in sections.items())
     n = result["settings"]
+    about = (
+        f"{result['task']}, {n['episodes']} episodes of 20 s a part, seed {n['seed']}, MuJoCo C. Velocity errors are "
+        "root mean squares of means over 0.8 s, from 2 s after a command changed, without pushes."
+    )
     with atomic_path(path) as part:
-        part.write_text(
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(name)}: suite walk</title>'
-            f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}{MORE_STYLE}</style>'
-            f'</head><body><main><h1>{escape(name)}: suite walk</h1><p class="quiet">{escape(result["task"])}, '
-            f"{n['episodes']} episodes of 20 s a part, seed {n['seed']}, MuJoCo C. Velocity errors are root mean "
-            "squares of means over 0.8 s, from 2 s after a command changed, without pushes.</p>"
-            f"{body}</main></body></html>\n",
-            encoding="utf-8",
-        )
+        text = page(f"{name}: suite walk", about, [(heading, "", html) for heading, html in sections.items()])
+        part.write_text(text, encoding="utf-8")

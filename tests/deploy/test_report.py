@@ -46,18 +46,31 @@ def test_a_chart_is_well_formed_and_a_gap_breaks_the_line() -> None:
     assert paths[0] is not None and paths[0].count("M") == 2 and paths[0].count("L") == 1
 
 
+def test_a_band_goes_along_its_top_and_back_along_its_bottom_and_sets_the_range() -> None:
+    chart = Chart("x", "y", width=178, height=152)
+    chart.line([0, 4], [0.0, 0.0], "measured", "measured")
+    chart.band([0, 1, 2, 3, 4], [-1.0, -0.5, np.nan, -0.5, -1.0], [1.0, 0.5, 0.5, 0.5, 1.0], "5 to 95 %")
+    root = ET.fromstring(f"<div>{chart.svg()}</div>")
+    bands = [p.get("d") or "" for p in root.iter("path") if p.get("class") == "band"]
+    # -1 to 1 and 6 % of it at either end are 100 pixels high; NaN parts the band in two
+    assert bands[0] == "M0.0 5.4L25.0 27.7L25.0 72.3L0.0 94.6Z" and len(bands) == 3  # the third is the legend's
+    lines = [p.get("class") for p in root.iter("path")]
+    assert lines.index("band") < lines.index("measured")  # it lies behind
+    assert [s.tail for s in root.iter("svg") if s.get("class") == "key"] == ["measured", "5 to 95 %"]
+
+
 def test_a_line_spans_the_inner_width_and_height() -> None:
     chart = Chart("x", "y", width=178, height=152, y_zero=True)
     chart.line([0, 10], [0.0, 1.0], "measured")
     path = next(p.get("d") for p in ET.fromstring(f"<div>{chart.svg()}</div>").iter("path"))
-    # left margin 62, right 16, top 12, bottom 40; 6 % of the range is left free at the top
-    assert path == "M62.0 112.0L162.0 17.7"
+    # 62 left and 16 right of it, 12 above and 40 below are for labels; 6 % of the range is left free at the top
+    assert path == "M0.0 100.0L100.0 5.7"
 
 
 def test_bars_have_the_lengths_of_their_values() -> None:
     root = ET.fromstring(f"<div>{bars_by_name({'a': 1.0, 'b': 0.5, 'c': float('nan')}, 'rad', 0.75)}</div>")
-    widths = [float(r.get("width", "")) for r in root.iter("rect")]
-    assert widths == [700.0, 350.0, 0.0]
+    assert [r.get("width") for r in root.iter("rect")] == ["100.00%", "50.00%", "0.00%"]
+    assert next(line.get("x1") for line in root.iter("line")) == "75.00%"
 
 
 def test_a_histogram_counts_every_finite_value_even_when_all_are_equal() -> None:

@@ -1,0 +1,271 @@
+"""The parity report: what it says of each fault, the robot's picture, the page in a browser, the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+import types
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.log.page import html as log_html
+from deploy.parity import words
+from deploy.parity.figure import robot_figure, step
+from deploy.parity.layers import Parity, parity
+from deploy.parity.overview import Band, LogRow
+from deploy.parity.page import summary_lines, write_html, write_many
+from deploy.parity.report import Cause, Figure, Judgement, Layer, LayerName, Suspect
+from robots.load import load_robot
+from tests.browser import assert_readable, look, needs_chromium, text_of
+from tests.deploy.test_other_body import TRUNK, folder
+from tests.deploy.test_parity import WEAK, record
+
+KNEE, HIP = "dof_right_knee_04", "dof_left_hip_roll_03"
+STICKY = Suspect(cause=Cause.STICKY, layer=LayerName.ACTUATORS, places=(KNEE,), value=2.1, unit="N m", explains=0.84)
+SLOW = Suspect(
+    cause=Cause.IMU_RATE, layer=LayerName.SENSING, places=("imu",), value=20.0, unit="Hz", explains=1.0, direct=True
+)
+
+
+def layer(name: LayerName, value: float | None, **more: Any) -> Layer:
+    """A layer whose one figure is good up to 1 and bad beyond 2."""
+    figure = Figure(key="x", what=f"Figure of {name.value}", value=value, unit="rad", good=1.0, poor=2.0, **more)
+    return Layer(name=name, figures=(figure,))
+
+
+def judged(suspects: tuple[Suspect, ...] = (), **values: float | None) -> Judgement:
+    """Every layer with one figure: 0.5, or what is told of the layer."""
+    layers = [layer(name, values.get(name.name, 0.5)) for name in LayerName]
+    at = [n.name for n in LayerName].index("ACTUATORS")
+    layers[at] = dataclasses.replace(layers[at], joints={KNEE: 5.25, HIP: 1.5, "dof_left_knee_04": 0.3})
+    return Judgement(layers=tuple(layers), suspects=suspects)
+
+
+SIZELESS = (Cause.JOINTS_SWAPPED, Cause.JOINT_INVERTED, Cause.UNIT)
+
+
+@pytest.mark.parametrize("cause", Cause, ids=lambda c: c.name)
+def test_every_cause_is_one_sentence_and_has_a_next_step(cause):
+    for value in (None, 0.5, -0.5):
+        for places in ((), ("dof_a",), ("dof_a", "dof_b"), tuple(f"dof_{k}" for k in "abcde")):
+            suspect = Suspect(cause=cause, layer=LayerName.BODY, places=places, value=value, unit="s", explains=0.5)
+            for text in (words.said(suspect), words.next_step(suspect)):
+                assert re.fullmatch(r"[A-Z`].*[^.\s]\.", text), text
+                assert not re.search(r"None|nan|  |dof_", text), text
+            assert value is None or cause in SIZELESS or "500 ms" in words.said(suspect)
+
+
+def test_the_commands_of_the_next_steps_are_verbs_that_there_are():
+    from ksim.cli import VERBS
+
+    steps = [words.next_step(Suspect(cause=c, layer=LayerName.BODY, places=("a",))) for c in Cause]
+    named = {verb for text in steps for verb in re.findall(r"`ksim ([a-z]+)", text)}
+    assert {"sysid", "train", "check"} <= named <= set(VERBS) | {"excite"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cause": Cause.GAINS, "places": (HIP,), "value": 0.7, "unit": ""}, "differ: 0.7 times the model's."),
+        ({"cause": Cause.IMU_TURNED, "places": ("z",), "value": math.pi / 2, "unit": "rad"}, "turned by 90° about z"),
+        ({"cause": Cause.DELAY, "value": 0.02, "unit": "s"}, "Commands act 20 ms later than in the simulation."),
+        ({"cause": Cause.DELAY, "value": -0.004, "unit": "s"}, "Commands act 4 ms earlier than in the simulation."),
+        ({"cause": Cause.MASS, "places": ("torso",), "value": 3.0, "unit": "kg"}, "Torso is 3 kg heavier than"),
+        ({"cause": Cause.LOOSE, "places": (KNEE,), "value": 0.035, "unit": "rad"}, "is loose: play of 2.01°."),
+        ({"cause": Cause.LOOSE, "places": (KNEE,), "value": 23.0, "unit": "N m/rad"}, "a spring of 23 N m/rad."),
+        ({"cause": Cause.IMU_RATE, "value": 20.0, "unit": "Hz"}, "The IMU gives new readings at only 20 Hz."),
+        ({"cause": Cause.JOINTS_SWAPPED, "places": (KNEE, HIP)}, "Joints right_knee_04 and left_hip_roll_03 are swapp"),
+        ({"cause": Cause.GUARD, "value": 0.25, "unit": "share"}, "Safety changed the targets of the joints in 25 %."),
+    ],
+)
+def test_sizes_are_in_the_field_s_units(changes, said):
+    suspect = Suspect(**({"layer": LayerName.BODY} | changes))
+    assert said in words.said(suspect)
+
+
+def test_the_verdict_says_what_dominates_where_and_whether_reality_is_inside():
+    assert words.verdict(judged()) == (
+        "Nothing is wrong: every figure that could be told is inside its bound. Reality is inside the simulated band."
+    )
+    first = words.verdict(judged((STICKY, SLOW), CLOSED_LOOP=3.0))
+    assert first.startswith("Joint right_knee_04 sticks: 2.1 N m of friction more. That is in the actuators layer.")
+    assert "1 more suspect below." in first and first.endswith("Reality is outside the simulated band.")
+    alone = words.verdict(judged(ACTUATORS=2.5, BODY=1.5, CLOSED_LOOP=None))
+    assert "the layer that stands out is actuators: figure of actuators is 2.5 rad, up to 1 rad is good." in alone
+    assert "Beyond their bound: right_knee_04 and left_hip_roll_03." in alone and "band" not in alone
+    nothing = Judgement(layers=tuple(Layer(name=name, untold="no") for name in LayerName))
+    assert words.verdict(nothing).startswith("Nothing could be told")
+    assert words.conclusion(nothing) == "not told" and words.conclusion(judged()) == "agrees"
+
+
+def test_the_terminal_has_verdict_suspects_layers_and_joints_in_100_columns():
+    lines = summary_lines({}, judged((STICKY, SLOW), SENSING=3.0, TIMING=None))
+    assert max(map(len, lines)) <= 100 and not any("\x1b" in line for line in lines)
+    text = "\n".join(lines)
+    order = ["SUSPECT FOUND", " 1 Joint right", "takes away 84 %", "ksim excite", " 2 The IMU", "worst joints"]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    rows = {line[:14].strip(): line[14:26].strip() for line in lines}
+    assert {name.value: rows.get(name.value) for name in LayerName} == {
+        "policy": "good", "action path": "good", "sensing": "bad", "actuators": "good", "body": "good",
+        "closed loop": "good", "timing": "not told",
+    }  # fmt: skip
+    assert re.search(r"right_knee_04 +5\.25  actuators\n  left_hip_roll_03 +1\.50", text)
+    painted = summary_lines({}, judged((STICKY, SLOW)), colour=True)
+    assert [re.sub(r"\x1b\[\d+m", "", line) for line in painted] == summary_lines({}, judged((STICKY, SLOW)))
+    assert painted[0].startswith("\x1b[31m")
+
+
+def svg_of(text: str) -> ET.Element:
+    """The picture's SVG."""
+    return next(e for e in ET.fromstring(f"<div>{text}</div>") if e.get("class") == "robot")
+
+
+def circles(svg: ET.Element) -> dict[str, tuple[float, float, float, str]]:
+    """By joint: x, y, radius and colour."""
+    out = {}
+    for c in svg.iter("circle"):
+        name = (c.findtext("title") or "").partition(":")[0]
+        colour = re.search(r"--(h.)\)", c.get("style", ""))
+        assert colour
+        out[name] = (float(c.get("cx", "")), float(c.get("cy", "")), float(c.get("r", "")), colour.group(1))
+    return out
+
+
+@pytest.fixture
+def biped(tmp_path: Path) -> Path:
+    return folder(tmp_path / "biped", TRUNK, "0 0 0.5 1 0 0 0 {}")
+
+
+@pytest.mark.parametrize("robot", ["kbot", "so101", "biped"])
+def test_a_robot_s_picture_has_each_joint_once_inside_it_and_apart(robot, request):
+    robot = request.getfixturevalue("biped") if robot == "biped" else robot
+    names = load_robot(robot).joint_names
+    shares = {name: 0.3 * 1.7**k for k, name in enumerate(names[:-1])}
+    text = robot_figure(robot, shares, dict.fromkeys(names, "actuators"))
+    svg, found = svg_of(text), circles(svg_of(text))
+    assert set(found) == {words.short(n) for n in names}
+    _, _, width, height = map(float, svg.get("viewBox", "").split())
+    for name in names:
+        x, y, radius, colour = found[words.short(name)]
+        assert radius <= x <= width - radius and radius <= y <= height - radius
+        assert colour == (f"h{step(shares[name])}" if name in shares else "h-")
+    every = np.asarray([c[:3] for c in found.values()])
+    for k, (x, y, radius) in enumerate(every):
+        gaps = np.hypot(every[k + 1 :, 0] - x, every[k + 1 :, 1] - y) - every[k + 1 :, 2] - radius
+        assert (gaps > -1.0).all()
+    labels = [t for t in svg.iter("text") if t.get("class") == "tick"]
+    worst = sorted(shares.values())[-5:]
+    assert len(labels) == min(5, sum(v > 1 for v in shares.values()) or 2)
+    assert f"{worst[-1]:.2g} × bound" in {t.text for t in labels}
+    for side in ("start", "end"):
+        rows = sorted(float(t.get("y", "")) for t in svg.iter("text") if t.get("text-anchor") == side)
+        assert all(b - a > 11 for a, b in itertools.pairwise(rows)) and all(0 < y < height for y in rows)
+    assert f"{words.short(names[-1])}: not told (actuators)" in text and "times the bound (actuators)" in text
+
+
+@pytest.mark.parametrize(("along", "second", "third"), [("x", "0 0.2 0", "0 0 0.2"), ("y", "0 0 0.2", "0.2 0 0"),
+                                                        ("z", "0.2 0 0", "0 0.2 0")])  # fmt: skip
+def test_a_flat_robot_is_seen_from_where_it_is_not_flat(tmp_path, along, second, third):
+    geom = '<geom type="sphere" size="0.01" mass="0.1"/>'
+    arm = "".join(
+        f'<body name="{name}" pos="{at}"><joint name="{name}" axis="0 1 0" range="-1 1"/>{geom}'
+        for name, at in (("l_hip", "0 0 0.3"), ("l_knee", second), ("r_hip", third), ("r_knee", second))
+    )
+    robot = folder(tmp_path / "arm", f"{arm}{'</body>' * 4}", "{}")
+    home = re.sub("qpos=.*?/>", 'qpos="0 0 0 0"/>', (robot / "robot.xml").read_text())
+    (robot / "robot.xml").write_text(home)
+    assert f"seen along its {along} axis" in robot_figure(robot, {})
+
+
+@pytest.fixture(scope="module")
+def weak(tmp_path_factory: pytest.TempPathFactory) -> Parity:
+    """A short run of a robot with weak motors."""
+    return parity(record(tmp_path_factory.mktemp("weak"), WEAK, duration_s=1.5, hang=True))
+
+
+def bands() -> tuple[Band, ...]:
+    t = np.linspace(0.0, 2.0, 40)
+    low, high = np.sin(t) - 0.1, np.sin(t) + 0.1
+    return (
+        Band(signal="tilt", unit="rad", time_s=t, low=low, middle=np.sin(t), high=high, measured=np.cos(t), inside=0.7),
+    )
+
+
+def page_of(weak: Parity, path: Path, judgement: Judgement | None, **more: Any) -> str:
+    """The page of a run with a judgement."""
+    result = types.SimpleNamespace(log=weak.log, replay=weak.replay, report=weak.report, judgement=judgement, **more)
+    write_html(path / "report.html", result)  # pyright: ignore[reportArgumentType]
+    return (path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_begins_with_verdict_suspects_robot_and_layers(weak, tmp_path):
+    page = page_of(weak, tmp_path, judged((STICKY, SLOW), SENSING=3.0), bands=bands())
+    text = text_of(page)
+    order = [
+        "suspect found", "Joint right_knee_04 sticks", "takes away 84 % of the gap", "ksim excite", "at only 20 Hz",
+        "kbot in its home pose", "5.2 × bound", "Policy", "Closed loop", "The joints that differ most",
+        "70 % of the time inside", "How the error grows", "Timing of the loop", "Events",
+    ]  # fmt: skip
+    places = [text.find(part) for part in order]
+    assert -1 not in places and places == sorted(places), dict(zip(order, places, strict=True))
+    assert page.count('class="layer"') == 7 and 'class="band"' in page
+    assert "Same actions when the policy is replayed" not in text  # that is a layer's now
+
+
+def test_without_a_judgement_the_page_has_the_report_s_own_rows_and_the_joints(weak, tmp_path):
+    page = page_of(weak, tmp_path, None)
+    assert "Same actions when the policy is replayed" in text_of(page)
+    found = circles(svg_of(page[page.index('<svg class="robot"') : page.index("</svg>", page.index("robot")) + 6]))
+    assert {colour for *_, colour in found.values()} - {"h-"}
+
+
+def test_a_robot_that_is_not_here_leaves_the_rest_of_the_page(weak, tmp_path):
+    text = text_of(page_of(weak, tmp_path, judged(), robot="no_such_robot"))
+    assert "No picture of the robot: " in text and "Nothing is wrong" in text and "Closed loop" in text
+
+
+def test_names_from_a_log_are_text_not_html(weak, tmp_path):
+    evil = "<b>&\"'</b>"
+    suspect = dataclasses.replace(STICKY, places=(evil,))
+    text_of(page_of(weak, tmp_path, judged((suspect,))))
+    path = tmp_path / "many.html"
+    write_many(path, "kbot", judged((suspect,)), [LogRow(name=evil, duration_s=1.0, judgement=judged(), page=evil)])
+    assert evil not in path.read_text() and evil in text_of(path.read_text())
+
+
+def test_several_logs_have_a_row_each(tmp_path):
+    rows = [
+        LogRow(name="a.mcap", duration_s=3.0, judgement=judged((STICKY,)), page="a.html"),
+        LogRow(name="b.mcap", duration_s=4.5, judgement=judged()),
+    ]
+    write_many(tmp_path / "many.html", "kbot", judged((STICKY,)), rows)
+    page = (tmp_path / "many.html").read_text(encoding="utf-8")
+    text = text_of(page)
+    assert "2 logs, 7.5 s together" in text and '<a href="a.html">a.mcap</a>' in page
+    one, other = re.findall(r"<tr>(?:(?!</tr>).)*?mcap.*?</tr>", page)
+    assert "suspect found" in one and "sticks" in one and "right_knee_04: 5.2" in one
+    assert "agrees" in other and "&ndash;" in other
+
+
+@needs_chromium
+def test_the_pages_can_be_read_on_a_desk_and_on_a_phone(weak, tmp_path):
+    long = "a_log_with_a_name_that_is_rather_long_20261128_1412.mcap"
+    judgement = judged((STICKY, SLOW), SENSING=3.0, TIMING=None)
+    write_many(tmp_path / "many.html", "so101", judgement, [LogRow(name=long, duration_s=3.0, judgement=judgement)])
+    assert_readable(page_of(weak, tmp_path, judgement, bands=bands()), tmp_path)
+    assert_readable((tmp_path / "many.html").read_text(encoding="utf-8"), tmp_path)
+    assert_readable(log_html(weak.log), tmp_path)
+
+
+@needs_chromium
+def test_what_sticks_out_and_what_is_faint_is_found(tmp_path):
+    found = look('<p style="width:500px;color:#aaa;font-size:7px">wide</p>', tmp_path, dark=False)[1]
+    assert found["scroll_width"] > 500 > found["width"] and len(found["out"]) == 1
+    assert found["small"][0][1] == found["faint"][0][1] == "wide"
