@@ -1,6 +1,6 @@
-"""How far a run was from the simulation: the policy's replay, joint errors, delay, and the loop's timing.
+"""How far a run was from the simulation, layer by layer: deploy/parity has a module for each layer.
 
-Reads a log of `ksim run`, writes report.json and report.html.
+Reads a log, writes report.json and report.html. docs/parity.md lists the figures and their bounds.
 """
 
 from __future__ import annotations
@@ -15,22 +15,30 @@ import numpy as np
 
 from deploy.bundle.preflight import differences
 from deploy.log.recorder import RunLog
-from deploy.parity.action_path import safety_counts
-from deploy.parity.body import compare
+from deploy.parity.action_path import action_path_layer, safety_counts
+from deploy.parity.actuators import actuator_layer
+from deploy.parity.body import body_layer, compare
+from deploy.parity.closed_loop import RUNS, Band, closed_loop, closed_loop_layer
 from deploy.parity.delay import fit_delay, joint_lags
 from deploy.parity.errors import ParityError
-from deploy.parity.motion import Replay, WindowedSimulation, arrived_at_s
+from deploy.parity.motion import Replay, WindowedSimulation, acknowledged, arrived_at_s, measured_at_s
 from deploy.parity.page import write_html
-from deploy.parity.policy import replay_policy
-from deploy.parity.timing import loop_timing
+from deploy.parity.policy import policy_layer, replay_policy
+from deploy.parity.report import Judgement, Layer, LayerName, Mark
+from deploy.parity.sensing import sensing_layer
+from deploy.parity.suspects import suspects
+from deploy.parity.timing import loop_timing, timing_layer
+from deploy.parity.trained import delay_s
 from deploy.twin.reality import Commands, Reality, Sensors
 from robots.errors import RobotLoadError
 from robots.load import load_robot
 from robots.rotation import up_in_frame
-from robots.spec import RobotSpec
+from robots.spec import PolicySpec, RobotSpec
 from toolkit.files import atomic_path
 
 HORIZON_S = 0.3
+# A delay that fits better by less than this is no other delay [s].
+ALIGN_S = 0.0005
 
 
 def _finite(value: Any) -> Any:
@@ -48,32 +56,92 @@ def _finite(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parity:
-    """A comparison: figures for programs, and the series that the page draws.
+    """A comparison: the judgement, figures for programs, and the series that the page draws.
 
     Attributes:
-        log: the log.
-        replay: the windows.
-        report: what report.json holds.
+        log: the log, joints in the model's order.
+        robot: name or folder of the model.
+        replay: the windows, joints as in the log; without windows where none could be simulated.
+        report: what report.json holds; NaN where something cannot be told of a joint.
+        judgement: the layers and the suspects.
+        bands: the signals of the closed loop; empty where there is none.
     """
 
     log: RunLog
+    robot: str | Path
     replay: Replay
     report: dict[str, Any]
+    judgement: Judgement
+    bands: tuple[Band, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return _finite(self.report)
 
 
-def _in_order(log: RunLog, robot: RobotSpec) -> RunLog:
-    """The log with its joints in a robot's order."""
-    names = log.spec.robot.joint_names
-    if names == robot.joint_names:
+def judged(judgement: Judgement) -> dict[str, Any]:
+    """A judgement as plain JSON values: `layers`, `suspects`, `verdict`."""
+    bad = [layer.name.value for layer in judgement.layers if layer.mark is Mark.BAD]
+    return {
+        "layers": [
+            {
+                "name": layer.name.value,
+                "mark": layer.mark.value,
+                "figures": [{**dataclasses.asdict(f), "mark": f.mark.value} for f in layer.figures],
+                "joints": layer.joints,
+                "untold": layer.untold,
+            }
+            for layer in judgement.layers
+        ],
+        "suspects": [
+            {**dataclasses.asdict(s), "cause": s.cause.value, "layer": s.layer.value} for s in judgement.suspects
+        ],
+        "verdict": {"mark": judgement.mark.value, "bad_layers": bad},
+    }
+
+
+COLUMNS = ("action", "target", "sent", "joint_position", "joint_velocity", "joint_torque")
+
+
+def _in_order(log: RunLog, names: tuple[str, ...]) -> RunLog:
+    """The log with its joints in another order; the names are the log's own, all or some."""
+    own = log.spec.robot.joint_names
+    if names == own:
         return log
-    at = [names.index(name) for name in robot.joint_names]
+    at = [own.index(name) for name in names]
     spec = log.spec.replace(
         robot=log.spec.robot.replace(joints=tuple(log.spec.robot.joints[i] for i in at)),
         action_low_rad=tuple(log.spec.action_low_rad[i] for i in at),
         action_high_rad=tuple(log.spec.action_high_rad[i] for i in at),
     )
-    columns = ("action", "target", "sent", "joint_position", "joint_velocity", "joint_torque")
-    return dataclasses.replace(log, spec=spec, **{c: getattr(log, c)[:, at] for c in columns})
+    return dataclasses.replace(log, spec=spec, **{c: getattr(log, c)[:, at] for c in COLUMNS})
+
+
+def _with_all(log: RunLog, robot: RobotSpec) -> RunLog:
+    """The log with the joints that only the model has, held at home."""
+    more = [joint for joint in robot.joints if joint.name not in log.spec.robot.joint_names]
+    if not more:
+        return log
+    home = np.broadcast_to([joint.home_rad for joint in more], (len(log.tick), len(more)))
+    still = {"joint_velocity": np.zeros_like(home), "joint_torque": np.full(home.shape, np.nan)}
+    spec = log.spec
+    spec = spec.replace(
+        robot=spec.robot.replace(joints=(*spec.robot.joints, *more)),
+        action_low_rad=(*spec.action_low_rad, *(joint.lower_rad for joint in more)),
+        action_high_rad=(*spec.action_high_rad, *(joint.upper_rad for joint in more)),
+    )
+    columns = {c: np.concatenate([getattr(log, c), still.get(c, home)], axis=1) for c in COLUMNS}
+    return _in_order(dataclasses.replace(log, spec=spec, **columns), robot.joint_names)
+
+
+def _with_velocity(log: RunLog) -> RunLog:
+    """The log with velocities: where it has none they are the slopes of the positions."""
+    rows = np.flatnonzero(log.run)
+    if np.isfinite(log.joint_velocity[rows]).any() or len(rows) < 2:
+        return log
+    velocity = log.joint_velocity.copy()
+    velocity[rows] = np.gradient(log.joint_position[rows], measured_at_s(log)[rows], axis=0)
+    return dataclasses.replace(log, joint_velocity=velocity)
 
 
 def assumed_reality(log: RunLog) -> Reality:
@@ -85,8 +153,28 @@ def assumed_reality(log: RunLog) -> Reality:
     )
 
 
+def _some(replay: Replay, joints: list[int]) -> Replay:
+    """The windows of some joints."""
+    columns = ("position", "position_sim", "velocity", "velocity_sim")
+    return dataclasses.replace(
+        replay, start=replay.start[:, joints], **{c: getattr(replay, c)[..., joints] for c in columns}
+    )
+
+
+def _no_delay(spec: PolicySpec) -> dict[str, Any]:
+    """What there is of a delay where nothing was simulated."""
+    assumed = float(np.mean(spec.action_latency_s) + np.mean(spec.observation_latency_s))
+    told = {"assumed_s": assumed, "trained_s": list(delay_s(spec)), "searched_s": [], "searched_error": []}
+    return told | dict.fromkeys(("estimated_s", "outside_s", "difference_s", "improvement"))
+
+
 def parity(
-    log: RunLog, robot: str | Path | None = None, reality: Reality | None = None, *, hang: bool = False
+    log: RunLog,
+    robot: str | Path | None = None,
+    reality: Reality | None = None,
+    *,
+    hang: bool = False,
+    closed_loop_runs: int = RUNS,
 ) -> Parity:
     """Compare a run with the simulation.
 
@@ -95,6 +183,7 @@ def parity(
         robot: name or folder of the model; default the robot's name in the log.
         reality: what the simulation is; default nominal with the bundle's assumed latencies.
         hang: the robot hung from its base, feet off the floor.
+        closed_loop_runs: how many times the run is simulated through its policy; 0: not.
 
     Raises:
         ParityError: the log has no run phase, is too short, or is of another robot.
@@ -113,50 +202,71 @@ def parity(
             f"{log.path}: {ticks} ticks in which the policy ran, expected at least {horizon + 2} "
             f"({(horizon + 2) * period:g} s); record a longer run"
         )
+    named = robot if robot is not None else spec.robot.name
     try:
-        loaded = load_robot(robot if robot is not None else spec.robot.name)
+        loaded = load_robot(named)
     except RobotLoadError as error:
         hint = "" if robot is not None else "; name the folder it was trained from with --robot"
         raise ParityError(f"{error}{hint}") from error
-    odd = sorted(set(loaded.joint_names) ^ set(spec.robot.joint_names))
+    imported = "import" in log.metadata
+    odd = sorted(set(spec.robot.joint_names) - set(loaded.joint_names))
+    if not imported:  # what another program left behind may lack joints; a run of ours has all that its robot has
+        odd = sorted(set(loaded.joint_names) ^ set(spec.robot.joint_names))
     if odd:
         raise ParityError(
             f"{log.path}: recorded on robot {spec.robot.name}, whose joints differ from {loaded.name}'s in "
             f"{', '.join(odd[:4])}; name the right one with --robot"
         )
-    recorded, log = log, _in_order(log, loaded)
-    if not (np.isfinite(arrived_at_s(log)) & np.isfinite(log.sent).all(axis=1))[log.run].any():
-        lacks = ", ".join(log.metadata.get("import", {}).get("missing", ()))
-        said = f"imported, and it lacks: {lacks}" if lacks else "no command of the run was acknowledged"
-        raise ParityError(f"{log.path}: {said}; expected a run that tells when its commands reached the robot")
-    simulation = WindowedSimulation(
-        robot if robot is not None else spec.robot.name,
-        log,
-        assumed_reality(log) if reality is None else reality,
-        hang=hang,
-    )
+    recorded, log = log, _with_velocity(_in_order(log, tuple(n for n in loaded.joint_names if _has(log, n))))
+    names = log.spec.robot.joint_names
+    whole, known = _with_all(log, loaded), [loaded.joint_names.index(name) for name in names]
+    assumed = assumed_reality(log) if reality is None else reality
+    simulation = WindowedSimulation(named, whole, assumed, hang=hang)
+    held = simulation.base_held
     # an uneven loop leaves few whole stretches; shorter windows, which say less, are better than none
+    starts = np.zeros(0, dtype=int)
     for horizon in horizons:
         starts = simulation.windows(horizon)
         if len(starts):
             break
-    else:
-        raise ParityError(
-            f"{log.path}: no {horizons[-1] * period:g} s of the run without a stale or missing state; "
-            "record a calmer run"
-        )
     replay = simulation.replay(starts, horizon)
-    motion = compare(replay, loaded.joint_names, period)
-    policy = replay_policy(recorded)
-    lags = joint_lags(log, replay)
-    delay = fit_delay(simulation, period)
+    motion, delay = compare(_some(replay, known), names, period), _no_delay(log.spec)
+    lags: dict[str, Any] = {}
+    per_actuator: dict[str, Any] = {}
+    why = _why_no_windows(simulation, imported)
+    actuators = Layer(name=LayerName.ACTUATORS, untold=why)
+    body = body_layer(motion, base_held=True) if held else Layer(name=LayerName.BODY, untold=why)
+    if len(starts):
+        lags = {name: lag for name, lag in joint_lags(whole, replay).items() if name in names}
+        delay = fit_delay(simulation, period)
+        extra = delay["difference_s"]
+        aligned = None
+        if extra is not None and abs(extra) >= ALIGN_S:
+            aligned = _some(simulation.replay(starts, horizon, extra), known)
+        actuators, per_actuator = actuator_layer(
+            whole, simulation, _some(replay, known), aligned, names, delay["assumed_s"] + (extra or 0.0)
+        )
+        body = body_layer(motion if aligned is None else compare(aligned, names, period), base_held=held)
     apart = [v["measured_s"] - v["simulated_s"] for v in lags.values() if math.isfinite(v["simulated_s"])]
     delay["lag_measured_s"] = float(np.median([v["measured_s"] for v in lags.values()])) if lags else math.nan
     delay["lag_difference_s"] = float(np.median(apart)) if apart else math.nan
     delay["per_joint"] = lags
+    policy, loop = replay_policy(recorded), loop_timing(log)
+    loops = closed_loop(named, whole, simulation, reality, closed_loop_runs, hang=hang)
+    built = None if held or len(names) < len(loaded.joint_names) else simulation.plant.built
+    layers = (
+        policy_layer(policy),
+        action_path_layer(log, delay),
+        sensing_layer(log, built, base_held=held),
+        actuators,
+        body,
+        closed_loop_layer(loops, (log.result or {}).get("ended") == "fall"),
+        timing_layer(loop, imported=imported),
+    )
+    found = suspects(whole, named, assumed, hang=hang) if len(starts) else ()
+    judgement = Judgement(layers=layers, suspects=found)
     rows = np.flatnonzero(log.run)
-    up = up_in_frame(log.quat_wxyz[rows])
-    tilt = np.arccos(np.clip(up[:, 2], -1, 1))
+    tilt = np.arccos(np.clip(up_in_frame(log.quat_wxyz[rows])[:, 2], -1, 1))
     report = {
         "log": log.path.name,
         "log_complete": log.complete,
@@ -164,30 +274,59 @@ def parity(
         "task": spec.task,
         "robot_differences": differences(spec.robot, loaded),
         "simulation": "nominal" if reality is None else reality.name,
+        **judged(judgement),
         "policy_replay_error_max": policy["error_max"],
         "policy_replay_error_rms": policy["error_rms"],
         "policy_replay_steps": policy["steps"],
         **motion,
+        "actuators": per_actuator,
         "delay_s": delay,
-        "loop": loop_timing(log),
+        "one_clock": not acknowledged(log),
+        "loop": loop,
         "safety": safety_counts(log),
         "tilt_max_rad": float(np.nanmax(tilt)) if np.isfinite(tilt).any() else math.nan,
         "events": log.events,
         "result": log.result,
     }
-    return Parity(log=log, replay=replay, report=_finite(report))
+    report = _finite(report)
+    if not len(starts):
+        report["per_joint"] = motion["per_joint"]
+    return Parity(
+        log=log,
+        robot=named,
+        replay=_some(replay, known),
+        report=report,
+        judgement=judgement,
+        bands=() if isinstance(loops, str) else loops.bands,
+    )
 
 
-def write_reports(result: Parity, out: str | Path | None) -> dict[str, Path]:
+def _has(log: RunLog, name: str) -> bool:
+    return name in log.spec.robot.joint_names
+
+
+def _why_no_windows(simulation: WindowedSimulation, imported: bool) -> str:
+    """Why no stretch of the run can be simulated."""
+    log, rows = simulation.log, simulation.rows
+    if not (np.isfinite(arrived_at_s(log)) & np.isfinite(log.sent).all(axis=1))[rows].any():
+        lacks = ", ".join(log.metadata.get("import", {}).get("missing", ()))
+        return f"imported, and it lacks: {lacks}" if imported and lacks else "no command of the run was acknowledged"
+    for what, values in (("orientation", log.quat_wxyz), ("angular velocity", log.gyro_b)):
+        if not simulation.base_held and not np.isfinite(values[rows]).all(axis=1).any():
+            return f"the base floats, and the log has no {what} of it"
+    return "no stretch of the run without a stale or missing state is long enough"
+
+
+def write_reports(result: Parity, out: str | Path | None, *, name: str = "report") -> dict[str, Path]:
     """Write report.json and report.html; `out` is a folder, or the page's own name ending in .html."""
     out = Path(out) if out is not None else result.log.path.parent
-    page = out if out.suffix == ".html" else out / "report.html"
+    page = out if out.suffix == ".html" else out / f"{name}.html"
     figures = page.with_suffix(".json")
     for file in (page, figures):
         if file.exists() and file.samefile(result.log.path):
             raise ParityError(f"--out {out}: {file.name} is the log itself; expected another file or folder")
     with atomic_path(figures) as part:
-        part.write_text(json.dumps(result.report, indent=1, allow_nan=False) + "\n")
+        part.write_text(json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
     with atomic_path(page) as part:
         write_html(part, result)
     return {"json": figures, "html": page}

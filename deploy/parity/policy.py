@@ -10,6 +10,7 @@ from deploy.bundle.session import OnnxPolicy
 from deploy.errors import PolicyError
 from deploy.log.recorder import RunLog
 from deploy.parity.errors import ParityError
+from deploy.parity.report import Figure, Layer, LayerName
 
 
 def replay_policy(log: RunLog) -> dict[str, Any]:
@@ -38,3 +39,28 @@ def replay_policy(log: RunLog) -> dict[str, Any]:
         "error_rms": float(np.sqrt(np.mean(all_errors**2))),
         "steps": len(rows),
     }
+
+
+def policy_layer(found: dict[str, Any]) -> Layer:
+    """The layer of what `replay_policy` found."""
+    if found["error_max"] is None:
+        return Layer(name=LayerName.POLICY, untold="the log does not hold the policy that ran, or no action of it")
+    return Layer(
+        name=LayerName.POLICY,
+        figures=(
+            Figure(
+                key="policy_replay_error_max",
+                what="greatest difference of a replayed action",
+                value=found["error_max"],
+                unit="rad",
+                good=1e-5,
+                poor=1e-4,
+            ),
+            Figure(
+                key="policy_replay_error_rms",
+                what="difference of replayed actions",
+                value=found["error_rms"],
+                unit="rad",
+            ),
+        ),
+    )
