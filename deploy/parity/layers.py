@@ -1,6 +1,6 @@
-"""How far a run was from the simulation: the policy's replay, joint errors, delay, and the loop's timing.
+"""How far a run was from the simulation, layer by layer: deploy/parity has a module for each layer.
 
-Reads a log of `ksim run`, writes report.json and report.html.
+Reads a log, writes report.json and report.html. docs/parity.md lists the figures and their bounds.
 """
 
 from __future__ import annotations
@@ -14,36 +14,31 @@ from typing import Any
 import numpy as np
 
 from deploy.bundle.preflight import differences
-from deploy.bundle.session import OnnxPolicy
-from deploy.errors import DeployError, PolicyError
 from deploy.log.recorder import RunLog
-from deploy.log.timing import LoopTiming
-from deploy.parity.motion import Replay, WindowedSimulation, arrived_at_s, measured_at_s
+from deploy.parity.action_path import action_path_layer, safety_counts
+from deploy.parity.actuators import actuator_layer
+from deploy.parity.body import body_layer, compare
+from deploy.parity.closed_loop import RUNS, Band, closed_loop, closed_loop_layer
+from deploy.parity.delay import fit_delay, joint_lags
+from deploy.parity.errors import ParityError
+from deploy.parity.motion import Replay, WindowedSimulation, acknowledged, arrived_at_s, measured_at_s
 from deploy.parity.page import write_html
-from deploy.robot.faults import ClampKind
+from deploy.parity.policy import policy_layer, replay_policy
+from deploy.parity.report import Judgement, Layer, LayerName, Mark
+from deploy.parity.sensing import sensing_layer
+from deploy.parity.suspects import suspects
+from deploy.parity.timing import loop_timing, timing_layer
+from deploy.parity.trained import delay_s
 from deploy.twin.reality import Commands, Reality, Sensors
 from robots.errors import RobotLoadError
 from robots.load import load_robot
 from robots.rotation import up_in_frame
-from robots.spec import RobotSpec
+from robots.spec import PolicySpec, RobotSpec
 from toolkit.files import atomic_path
 
 HORIZON_S = 0.3
-# The search for the delay that explains the motion best, beside the assumed one and none at all [s].
-DELAY_GRID_S = (-0.04, -0.02, -0.01, 0.0, 0.01, 0.02, 0.04, 0.07)
-DELAY_WINDOW_S = 0.16
-DELAY_WINDOWS = 40
-LAG_MAX_S = 0.3
-LAG_STEP_S = 0.005
-# A held command on a coarse grid would seem early by half a cell.
-GRID_S = 0.001
-# Below this spread of its target or of its motion a joint says nothing about delay [rad].
-MOTION_MIN_RAD = 0.004
-CORRELATION_MIN = 0.5
-
-
-class ParityError(DeployError):
-    """A log does not hold what a comparison needs."""
+# A delay that fits better by less than this is no other delay [s].
+ALIGN_S = 0.0005
 
 
 def _finite(value: Any) -> Any:
@@ -59,283 +54,94 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def replay_policy(log: RunLog) -> dict[str, Any]:
-    """The recorded inputs through the recorded bundle from its first carry, against the recorded actions.
-
-    Returns:
-        `error_max` and `error_rms` [rad], `steps`; the errors are None where the log has no bundle.
-    """
-    rows = np.flatnonzero(log.run & np.isfinite(log.action).all(axis=1))
-    if log.bundle is None or not len(rows):
-        return {"error_max": None, "error_rms": None, "steps": 0}
-    policy = OnnxPolicy(log.bundle)
-    missing = [name for name in policy.inputs if name not in log.inputs]
-    if missing:
-        raise ParityError(f"{log.path}: inputs {missing} of the policy are not in the log; record the run again")
-    errors = []
-    try:
-        for row in rows:
-            action = policy.step({name: log.inputs[name][row] for name in policy.inputs})
-            errors.append(action.astype(np.float64) - log.action[row])
-    except PolicyError as error:
-        raise ParityError(f"{log.path}: the recorded inputs do not pass through the policy again: {error}") from error
-    all_errors = np.asarray(errors)
-    return {
-        "error_max": float(np.abs(all_errors).max()),
-        "error_rms": float(np.sqrt(np.mean(all_errors**2))),
-        "steps": len(rows),
-    }
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.ravel() - a.mean(), b.ravel() - b.mean()
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / scale if scale > 1e-12 else math.nan
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(values)))) if values.size else math.nan
-
-
-def compare(replay: Replay, names: tuple[str, ...], period_s: float) -> dict[str, Any]:
-    """Errors of the simulated motion, simulated minus measured: overall, by joint and by horizon.
-
-    The correlation of positions is that of the motion since each window's restart: whole positions would correlate
-    whatever the model is.
-    """
-    position, velocity = replay.position_sim - replay.position, replay.velocity_sim - replay.velocity
-    moved, moved_sim = replay.position - replay.start[:, None], replay.position_sim - replay.start[:, None]
-    horizons = replay.position.shape[1]
-    per_joint = {
-        name: {
-            "position_rmse_rad": _rms(position[..., j]),
-            "position_bias_rad": float(position[..., j].mean()),
-            "position_correlation": _correlation(moved[..., j], moved_sim[..., j]),
-            "velocity_rmse_rad_s": _rms(velocity[..., j]),
-            "velocity_bias_rad_s": float(velocity[..., j].mean()),
-            "velocity_correlation": _correlation(replay.velocity[..., j], replay.velocity_sim[..., j]),
-            "motion_rms_rad": _rms(moved[..., j]),
-        }
-        for j, name in enumerate(names)
-    }
-    return {
-        "windows": len(replay.first),
-        "window_s": horizons * period_s,
-        "joint_position_rmse_rad": _rms(position),
-        "joint_velocity_rmse_rad_s": _rms(velocity),
-        "joint_position_bias_rad": float(position.mean()),
-        "base_tilt_rmse_rad": _rms(replay.tilt_error_rad),
-        "base_tilt_max_rad": float(replay.tilt_error_rad.max()),
-        "motion_rms_rad": _rms(moved),
-        "horizon": {
-            "time_s": [(h + 1) * period_s for h in range(horizons)],
-            "joint_position_rmse_rad": [_rms(position[:, h]) for h in range(horizons)],
-            "joint_velocity_rmse_rad_s": [_rms(velocity[:, h]) for h in range(horizons)],
-            "base_tilt_rmse_rad": [_rms(replay.tilt_error_rad[:, h]) for h in range(horizons)],
-        },
-        "per_joint": per_joint,
-    }
-
-
-def lag_s(command_s: np.ndarray, command: np.ndarray, motion_s: np.ndarray, motion: np.ndarray) -> tuple[float, float]:
-    """By how much a motion follows its command: (lag [s], correlation there).
-
-    Both are put on one fine grid, the command held between its changes, and cross-correlated; the greatest
-    correlation is placed between the samples by a parabola.
-
-    Args:
-        command_s: when each command came, ascending (T,) [s].
-        command: (T,) [rad].
-        motion_s: when each motion was measured, ascending (S,) [s].
-        motion: (S,) [rad].
-
-    Returns:
-        NaN and NaN where either hardly moves or the series are shorter than the greatest lag sought.
-    """
-    begin = max(command_s[0], motion_s[0] - LAG_MAX_S)
-    grid = np.arange(begin, motion_s[-1], GRID_S)
-    longest, stride = round(LAG_MAX_S / GRID_S), round(LAG_STEP_S / GRID_S)
-    if len(grid) < 3 * longest:
-        return math.nan, math.nan
-    held = command[np.searchsorted(command_s, grid, side="right") - 1]
-    there = np.interp(grid, motion_s, motion)[longest:]
-    if np.std(held) < MOTION_MIN_RAD or np.std(there) < MOTION_MIN_RAD:
-        return math.nan, math.nan
-    lags = np.arange(0, longest + 1, stride)
-    scores = [_correlation(held[longest - lag : len(held) - lag], there) for lag in lags]
-    best = int(np.argmax(scores))
-    if not 0 < best < len(lags) - 1:
-        return best * LAG_STEP_S, scores[best]
-    left, middle, right = scores[best - 1 : best + 2]
-    curve = left - 2 * middle + right
-    offset = 0.5 * (left - right) / curve if curve < 0 else 0.0
-    return (best + offset) * LAG_STEP_S, middle
-
-
-def joint_lags(log: RunLog, replay: Replay) -> dict[str, Any]:
-    """Lag of each joint behind its target, measured and simulated; joints that hardly move are left out."""
-    rows = np.flatnonzero(log.run & np.isfinite(arrived_at_s(log)))
-    measured_s, arrived_s = measured_at_s(log), arrived_at_s(log)
-    flat = replay.time_s.ravel()
-    zero = measured_s[np.flatnonzero(log.run)[0]]
-    order = np.argsort(flat)
-    out: dict[str, Any] = {}
-    for j, name in enumerate(log.spec.robot.joint_names):
-        command_s, command = arrived_s[rows], log.sent[rows, j]
-        real, score = lag_s(command_s, command, measured_s[rows], log.joint_position[rows, j])
-        if not score >= CORRELATION_MIN:
-            continue
-        sim, sim_score = lag_s(command_s - zero, command, flat[order], replay.position_sim[..., j].ravel()[order])
-        out[name] = {"measured_s": real, "simulated_s": sim, "correlation": score, "correlation_simulated": sim_score}
-    return out
-
-
-def fit_delay(simulation: WindowedSimulation, period_s: float) -> dict[str, Any]:
-    """The delay from command to measured effect that makes the simulated positions fit best.
-
-    Under feedback the target follows the motion as much as the motion the target, so a correlation alone cannot
-    tell the delay of the plant; replaying at several delays can.
-
-    Returns:
-        `assumed_s`, `trained_s` (least and greatest of training), `estimated_s` (None where no delay fits best inside
-        the search; 0 where none at all does), `difference_s` from the assumed one, `outside_s`: how far it lies outside
-        the range of training, `improvement`: the share of the squared error that the estimated delay takes away, and
-        the curve that was searched.
-    """
-    horizon = max(2, round(DELAY_WINDOW_S / period_s))
-    starts = simulation.windows(horizon)
-    if len(starts) > DELAY_WINDOWS:
-        starts = starts[np.linspace(0, len(starts) - 1, DELAY_WINDOWS).astype(int)]
-    assumed = simulation.action_latency_s + simulation.observation_latency_s
-
-    def cost(extra_s: float) -> float:
-        replay = simulation.replay(starts, horizon, extra_s)
-        # positions: each held target kicks the velocities, whose error has a dip wherever the kicks happen to agree
-        error = replay.position_sim - replay.position
-        # each joint by its own motion, so that the large ones do not decide alone
-        moved = (replay.position - replay.start[:, None]).reshape(-1, error.shape[-1])
-        spread = np.maximum(np.sqrt(np.mean(moved**2, axis=0)), MOTION_MIN_RAD)
-        return float(np.mean((error / spread) ** 2))
-
-    tried = {extra: cost(extra) for extra in DELAY_GRID_S if extra >= -assumed} if len(starts) else {}
-    if tried and -assumed not in tried and -assumed > DELAY_GRID_S[0]:
-        tried[-assumed] = cost(-assumed)
-    for _ in range(3):
-        points = sorted(tried)
-        best = min(tried, key=lambda extra: tried[extra]) if tried else math.nan
-        if not tried or best in (points[0], points[-1]):
-            break
-        i = points.index(best)
-        guess = _vertex(points[i - 1 : i + 2], [tried[p] for p in points[i - 1 : i + 2]])
-        if min(abs(guess - p) for p in points) < 0.0005:
-            break
-        tried[guess] = cost(guess)
-    points = sorted(tried)
-    inside = bool(tried) and min(tried, key=lambda extra: tried[extra]) != points[-1]
-    best = min(tried, key=lambda extra: tried[extra]) if tried else math.nan
-    spec = simulation.log.spec
-    low, high = (a + b for a, b in zip(spec.action_latency_s, spec.observation_latency_s, strict=True))
-    estimated = max(0.0, assumed + best)
-    return {
-        "assumed_s": assumed,
-        "trained_s": [low, high],
-        "estimated_s": estimated if inside else None,
-        "outside_s": max(low - estimated, estimated - high, 0.0) if inside else None,
-        "difference_s": best if inside else None,
-        "improvement": 1.0 - tried[best] / tried[0.0] if inside and tried[0.0] > 0 else None,
-        "searched_s": [assumed + p for p in points],
-        "searched_error": [tried[p] for p in points],
-    }
-
-
-def _vertex(x: list[float], y: list[float]) -> float:
-    """Where the parabola through three points is least; the middle point where it opens downwards."""
-    (a, b, c), (fa, fb, fc) = x, y
-    below = (b - a) * (fb - fc) - (b - c) * (fb - fa)
-    if abs(below) < 1e-15:
-        return b
-    at = b - 0.5 * ((b - a) ** 2 * (fb - fc) - (b - c) ** 2 * (fb - fa)) / below
-    return float(min(max(at, a), c))
-
-
-def loop_timing(log: RunLog) -> dict[str, Any]:
-    """The control loop's timing over the run phase, in ms.
-
-    `overruns` counts ticks that ended after the next one was due, as the run itself counted them, ramp included;
-    where the log has no end, those whose command came that late.
-    """
-    rows, simulated = np.flatnonzero(log.run), bool(log.metadata.get("step_lock"))
-    start, period = log.start_s[rows], log.spec.control_period_s
-    ended = np.where(np.isfinite(log.command_s[rows]), log.command_s[rows], start)
-    overruns = (log.result or {}).get("overruns")
-    if not isinstance(overruns, int):
-        overruns = 0 if simulated else int(np.sum(ended > log.scheduled_s[rows] + period))
-    timing = LoopTiming.of(
-        period_s=period,
-        tick=log.tick[rows],
-        scheduled_s=log.scheduled_s[rows],
-        start_s=start,
-        state_round_trip_s=log.state_round_trip_s[rows],
-        command_round_trip_s=log.command_round_trip_s[rows],
-        simulated=simulated,
-    )
-    return timing.to_json() | {
-        "duration_s": float(start[-1] - start[0]),
-        "overruns": overruns,
-        "stale": int(log.stale[rows].sum()),
-        "commands_unacknowledged": int(np.sum(~np.isfinite(log.command_s[rows]))),
-    }
-
-
-def safety_counts(log: RunLog) -> dict[str, Any]:
-    """How many ticks of the run had each kind of intervention."""
-    kinds: dict[str, int] = {}
-    joints: dict[str, int] = {}
-    rows = np.flatnonzero(log.run)
-    for row in rows:
-        for reason in log.safety[row]:
-            kinds[reason.kind.value] = kinds.get(reason.kind.value, 0) + 1
-            joints[reason.joint] = joints.get(reason.joint, 0) + 1
-    changed = np.abs(log.sent[rows] - log.action[rows])
-    # bounding the torque asked for leaves the torque given as it is: the motor has the same limit
-    others = [any(reason.kind is not ClampKind.TORQUE for reason in log.safety[row]) for row in rows]
-    return {
-        "ticks_with_intervention": sum(bool(log.safety[row]) for row in rows),
-        "ticks_with_other_than_torque": sum(others),
-        "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1])),
-        "joints": dict(sorted(joints.items(), key=lambda item: -item[1])),
-        "change_max_rad": float(np.nanmax(changed)) if np.isfinite(changed).any() else math.nan,
-    }
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parity:
-    """A comparison: figures for programs, and the series that the page draws.
+    """A comparison: the judgement, figures for programs, and the series that the page draws.
 
     Attributes:
-        log: the log.
-        replay: the windows.
-        report: what report.json holds.
+        log: the log, joints in the model's order.
+        robot: name or folder of the model.
+        replay: the windows, joints as in the log; without windows where none could be simulated.
+        report: what report.json holds; NaN where something cannot be told of a joint.
+        judgement: the layers and the suspects.
+        bands: the signals of the closed loop; empty where there is none.
     """
 
     log: RunLog
+    robot: str | Path
     replay: Replay
     report: dict[str, Any]
+    judgement: Judgement
+    bands: tuple[Band, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return _finite(self.report)
 
 
-def _in_order(log: RunLog, robot: RobotSpec) -> RunLog:
-    """The log with its joints in a robot's order."""
-    names = log.spec.robot.joint_names
-    if names == robot.joint_names:
+def judged(judgement: Judgement) -> dict[str, Any]:
+    """A judgement as plain JSON values: `layers`, `suspects`, `verdict`."""
+    bad = [layer.name.value for layer in judgement.layers if layer.mark is Mark.BAD]
+    return {
+        "layers": [
+            {
+                "name": layer.name.value,
+                "mark": layer.mark.value,
+                "figures": [{**dataclasses.asdict(f), "mark": f.mark.value} for f in layer.figures],
+                "joints": layer.joints,
+                "untold": layer.untold,
+            }
+            for layer in judgement.layers
+        ],
+        "suspects": [
+            {**dataclasses.asdict(s), "cause": s.cause.value, "layer": s.layer.value} for s in judgement.suspects
+        ],
+        "verdict": {"mark": judgement.mark.value, "bad_layers": bad},
+    }
+
+
+COLUMNS = ("action", "target", "sent", "joint_position", "joint_velocity", "joint_torque")
+
+
+def _in_order(log: RunLog, names: tuple[str, ...]) -> RunLog:
+    """The log with its joints in another order; the names are the log's own, all or some."""
+    own = log.spec.robot.joint_names
+    if names == own:
         return log
-    at = [names.index(name) for name in robot.joint_names]
+    at = [own.index(name) for name in names]
     spec = log.spec.replace(
         robot=log.spec.robot.replace(joints=tuple(log.spec.robot.joints[i] for i in at)),
         action_low_rad=tuple(log.spec.action_low_rad[i] for i in at),
         action_high_rad=tuple(log.spec.action_high_rad[i] for i in at),
     )
-    columns = ("action", "target", "sent", "joint_position", "joint_velocity", "joint_torque")
-    return dataclasses.replace(log, spec=spec, **{c: getattr(log, c)[:, at] for c in columns})
+    return dataclasses.replace(log, spec=spec, **{c: getattr(log, c)[:, at] for c in COLUMNS})
+
+
+def _with_all(log: RunLog, robot: RobotSpec) -> RunLog:
+    """The log with the joints that only the model has, held at home."""
+    more = [joint for joint in robot.joints if joint.name not in log.spec.robot.joint_names]
+    if not more:
+        return log
+    home = np.broadcast_to([joint.home_rad for joint in more], (len(log.tick), len(more)))
+    still = {"joint_velocity": np.zeros_like(home), "joint_torque": np.full(home.shape, np.nan)}
+    spec = log.spec
+    spec = spec.replace(
+        robot=spec.robot.replace(joints=(*spec.robot.joints, *more)),
+        action_low_rad=(*spec.action_low_rad, *(joint.lower_rad for joint in more)),
+        action_high_rad=(*spec.action_high_rad, *(joint.upper_rad for joint in more)),
+    )
+    columns = {c: np.concatenate([getattr(log, c), still.get(c, home)], axis=1) for c in COLUMNS}
+    return _in_order(dataclasses.replace(log, spec=spec, **columns), robot.joint_names)
+
+
+def _with_velocity(log: RunLog) -> RunLog:
+    """The log with velocities: where it has none they are the slopes of the positions."""
+    rows = np.flatnonzero(log.run)
+    if np.isfinite(log.joint_velocity[rows]).any() or len(rows) < 2:
+        return log
+    velocity = log.joint_velocity.copy()
+    velocity[rows] = np.gradient(log.joint_position[rows], measured_at_s(log)[rows], axis=0)
+    return dataclasses.replace(log, joint_velocity=velocity)
 
 
 def assumed_reality(log: RunLog) -> Reality:
@@ -347,8 +153,28 @@ def assumed_reality(log: RunLog) -> Reality:
     )
 
 
+def _some(replay: Replay, joints: list[int]) -> Replay:
+    """The windows of some joints."""
+    columns = ("position", "position_sim", "velocity", "velocity_sim")
+    return dataclasses.replace(
+        replay, start=replay.start[:, joints], **{c: getattr(replay, c)[..., joints] for c in columns}
+    )
+
+
+def _no_delay(spec: PolicySpec) -> dict[str, Any]:
+    """What there is of a delay where nothing was simulated."""
+    assumed = float(np.mean(spec.action_latency_s) + np.mean(spec.observation_latency_s))
+    told = {"assumed_s": assumed, "trained_s": list(delay_s(spec)), "searched_s": [], "searched_error": []}
+    return told | dict.fromkeys(("estimated_s", "outside_s", "difference_s", "improvement"))
+
+
 def parity(
-    log: RunLog, robot: str | Path | None = None, reality: Reality | None = None, *, hang: bool = False
+    log: RunLog,
+    robot: str | Path | None = None,
+    reality: Reality | None = None,
+    *,
+    hang: bool = False,
+    closed_loop_runs: int = RUNS,
 ) -> Parity:
     """Compare a run with the simulation.
 
@@ -357,6 +183,7 @@ def parity(
         robot: name or folder of the model; default the robot's name in the log.
         reality: what the simulation is; default nominal with the bundle's assumed latencies.
         hang: the robot hung from its base, feet off the floor.
+        closed_loop_runs: how many times the run is simulated through its policy; 0: not.
 
     Raises:
         ParityError: the log has no run phase, is too short, or is of another robot.
@@ -375,50 +202,71 @@ def parity(
             f"{log.path}: {ticks} ticks in which the policy ran, expected at least {horizon + 2} "
             f"({(horizon + 2) * period:g} s); record a longer run"
         )
+    named = robot if robot is not None else spec.robot.name
     try:
-        loaded = load_robot(robot if robot is not None else spec.robot.name)
+        loaded = load_robot(named)
     except RobotLoadError as error:
         hint = "" if robot is not None else "; name the folder it was trained from with --robot"
         raise ParityError(f"{error}{hint}") from error
-    odd = sorted(set(loaded.joint_names) ^ set(spec.robot.joint_names))
+    imported = "import" in log.metadata
+    odd = sorted(set(spec.robot.joint_names) - set(loaded.joint_names))
+    if not imported:  # what another program left behind may lack joints; a run of ours has all that its robot has
+        odd = sorted(set(loaded.joint_names) ^ set(spec.robot.joint_names))
     if odd:
         raise ParityError(
             f"{log.path}: recorded on robot {spec.robot.name}, whose joints differ from {loaded.name}'s in "
             f"{', '.join(odd[:4])}; name the right one with --robot"
         )
-    recorded, log = log, _in_order(log, loaded)
-    if not (np.isfinite(arrived_at_s(log)) & np.isfinite(log.sent).all(axis=1))[log.run].any():
-        lacks = ", ".join(log.metadata.get("import", {}).get("missing", ()))
-        said = f"imported, and it lacks: {lacks}" if lacks else "no command of the run was acknowledged"
-        raise ParityError(f"{log.path}: {said}; expected a run that tells when its commands reached the robot")
-    simulation = WindowedSimulation(
-        robot if robot is not None else spec.robot.name,
-        log,
-        assumed_reality(log) if reality is None else reality,
-        hang=hang,
-    )
+    recorded, log = log, _with_velocity(_in_order(log, tuple(n for n in loaded.joint_names if _has(log, n))))
+    names = log.spec.robot.joint_names
+    whole, known = _with_all(log, loaded), [loaded.joint_names.index(name) for name in names]
+    assumed = assumed_reality(log) if reality is None else reality
+    simulation = WindowedSimulation(named, whole, assumed, hang=hang)
+    held = simulation.base_held
     # an uneven loop leaves few whole stretches; shorter windows, which say less, are better than none
+    starts = np.zeros(0, dtype=int)
     for horizon in horizons:
         starts = simulation.windows(horizon)
         if len(starts):
             break
-    else:
-        raise ParityError(
-            f"{log.path}: no {horizons[-1] * period:g} s of the run without a stale or missing state; "
-            "record a calmer run"
-        )
     replay = simulation.replay(starts, horizon)
-    motion = compare(replay, loaded.joint_names, period)
-    policy = replay_policy(recorded)
-    lags = joint_lags(log, replay)
-    delay = fit_delay(simulation, period)
+    motion, delay = compare(_some(replay, known), names, period), _no_delay(log.spec)
+    lags: dict[str, Any] = {}
+    per_actuator: dict[str, Any] = {}
+    why = _why_no_windows(simulation, imported)
+    actuators = Layer(name=LayerName.ACTUATORS, untold=why)
+    body = body_layer(motion, base_held=True) if held else Layer(name=LayerName.BODY, untold=why)
+    if len(starts):
+        lags = {name: lag for name, lag in joint_lags(whole, replay).items() if name in names}
+        delay = fit_delay(simulation, period)
+        extra = delay["difference_s"]
+        aligned = None
+        if extra is not None and abs(extra) >= ALIGN_S:
+            aligned = _some(simulation.replay(starts, horizon, extra), known)
+        actuators, per_actuator = actuator_layer(
+            whole, simulation, _some(replay, known), aligned, names, delay["assumed_s"] + (extra or 0.0)
+        )
+        body = body_layer(motion if aligned is None else compare(aligned, names, period), base_held=held)
     apart = [v["measured_s"] - v["simulated_s"] for v in lags.values() if math.isfinite(v["simulated_s"])]
     delay["lag_measured_s"] = float(np.median([v["measured_s"] for v in lags.values()])) if lags else math.nan
     delay["lag_difference_s"] = float(np.median(apart)) if apart else math.nan
     delay["per_joint"] = lags
+    policy, loop = replay_policy(recorded), loop_timing(log)
+    loops = closed_loop(named, whole, simulation, reality, closed_loop_runs, hang=hang)
+    built = None if held or len(names) < len(loaded.joint_names) else simulation.plant.built
+    layers = (
+        policy_layer(policy),
+        action_path_layer(log, delay),
+        sensing_layer(log, built, base_held=held),
+        actuators,
+        body,
+        closed_loop_layer(loops, (log.result or {}).get("ended") == "fall"),
+        timing_layer(loop, imported=imported),
+    )
+    found = suspects(whole, named, assumed, hang=hang) if len(starts) else ()
+    judgement = Judgement(layers=layers, suspects=found)
     rows = np.flatnonzero(log.run)
-    up = up_in_frame(log.quat_wxyz[rows])
-    tilt = np.arccos(np.clip(up[:, 2], -1, 1))
+    tilt = np.arccos(np.clip(up_in_frame(log.quat_wxyz[rows])[:, 2], -1, 1))
     report = {
         "log": log.path.name,
         "log_complete": log.complete,
@@ -426,30 +274,59 @@ def parity(
         "task": spec.task,
         "robot_differences": differences(spec.robot, loaded),
         "simulation": "nominal" if reality is None else reality.name,
+        **judged(judgement),
         "policy_replay_error_max": policy["error_max"],
         "policy_replay_error_rms": policy["error_rms"],
         "policy_replay_steps": policy["steps"],
         **motion,
+        "actuators": per_actuator,
         "delay_s": delay,
-        "loop": loop_timing(log),
+        "one_clock": not acknowledged(log),
+        "loop": loop,
         "safety": safety_counts(log),
         "tilt_max_rad": float(np.nanmax(tilt)) if np.isfinite(tilt).any() else math.nan,
         "events": log.events,
         "result": log.result,
     }
-    return Parity(log=log, replay=replay, report=_finite(report))
+    report = _finite(report)
+    if not len(starts):
+        report["per_joint"] = motion["per_joint"]
+    return Parity(
+        log=log,
+        robot=named,
+        replay=_some(replay, known),
+        report=report,
+        judgement=judgement,
+        bands=() if isinstance(loops, str) else loops.bands,
+    )
 
 
-def write_reports(result: Parity, out: str | Path | None) -> dict[str, Path]:
+def _has(log: RunLog, name: str) -> bool:
+    return name in log.spec.robot.joint_names
+
+
+def _why_no_windows(simulation: WindowedSimulation, imported: bool) -> str:
+    """Why no stretch of the run can be simulated."""
+    log, rows = simulation.log, simulation.rows
+    if not (np.isfinite(arrived_at_s(log)) & np.isfinite(log.sent).all(axis=1))[rows].any():
+        lacks = ", ".join(log.metadata.get("import", {}).get("missing", ()))
+        return f"imported, and it lacks: {lacks}" if imported and lacks else "no command of the run was acknowledged"
+    for what, values in (("orientation", log.quat_wxyz), ("angular velocity", log.gyro_b)):
+        if not simulation.base_held and not np.isfinite(values[rows]).all(axis=1).any():
+            return f"the base floats, and the log has no {what} of it"
+    return "no stretch of the run without a stale or missing state is long enough"
+
+
+def write_reports(result: Parity, out: str | Path | None, *, name: str = "report") -> dict[str, Path]:
     """Write report.json and report.html; `out` is a folder, or the page's own name ending in .html."""
     out = Path(out) if out is not None else result.log.path.parent
-    page = out if out.suffix == ".html" else out / "report.html"
+    page = out if out.suffix == ".html" else out / f"{name}.html"
     figures = page.with_suffix(".json")
     for file in (page, figures):
         if file.exists() and file.samefile(result.log.path):
             raise ParityError(f"--out {out}: {file.name} is the log itself; expected another file or folder")
     with atomic_path(figures) as part:
-        part.write_text(json.dumps(result.report, indent=1, allow_nan=False) + "\n")
+        part.write_text(json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n")
     with atomic_path(page) as part:
         write_html(part, result)
     return {"json": figures, "html": page}

@@ -62,10 +62,20 @@ def measured_at_s(log: RunLog) -> np.ndarray:
     return log.state_s - half
 
 
+def acknowledged(log: RunLog) -> bool:
+    """Whether the log tells when commands reached the robot. What another program wrote may not."""
+    return bool(log.metadata.get("step_lock")) or bool(np.isfinite(log.command_round_trip_s).any())
+
+
 def arrived_at_s(log: RunLog) -> np.ndarray:
-    """When the server got each tick's command, (ticks,) [s]; NaN where it was never acknowledged."""
+    """When the server got each tick's command, (ticks,) [s]; NaN where it was never acknowledged.
+
+    Of a log that tells of no command when it arrived: the row's stamp.
+    """
     if log.metadata.get("step_lock"):
         return np.where(np.isfinite(log.command_s), log.start_s, np.nan)
+    if not acknowledged(log) and "import" in log.metadata:
+        return np.where(np.isfinite(log.command_s), log.command_s, log.start_s)
     return log.command_s - 0.5 * log.command_round_trip_s
 
 
@@ -96,17 +106,22 @@ class WindowedSimulation:
         usable = np.isfinite(arrivals) & np.isfinite(log.sent).all(axis=1)
         self._arrival_s, self._sent = arrivals[usable], log.sent[usable]
 
+    @property
+    def base_held(self) -> bool:
+        """The base cannot move: no IMU is needed to restart from a tick."""
+        return self._hang or self.plant.built.base_body < 0
+
     def windows(self, horizon: int) -> np.ndarray:
         """Rows of the restarts: windows of `horizon` ticks end to end, without gaps, stale or missing states."""
         log, rows = self.log, self.rows
         good = (
             np.isfinite(log.joint_position[rows]).all(axis=1)
             & np.isfinite(log.joint_velocity[rows]).all(axis=1)
-            & np.isfinite(log.quat_wxyz[rows]).all(axis=1)
-            & np.isfinite(log.gyro_b[rows]).all(axis=1)
             & np.isfinite(self._measured_s[rows])
             & ~log.stale[rows]
         )
+        if not self.base_held:
+            good &= np.isfinite(log.quat_wxyz[rows]).all(axis=1) & np.isfinite(log.gyro_b[rows]).all(axis=1)
         span_s = 1.5 * horizon * log.spec.control_period_s
         out, at = [], 1  # before the first run tick another controller may have commanded
         while at + horizon < len(rows):
@@ -158,7 +173,8 @@ class WindowedSimulation:
         library.mj_kinematics(model, data)  # type: ignore[attr-defined]
         library.mj_sensorPos(model, data)  # type: ignore[attr-defined]
         relative = data.sensordata[built.sensors["imu_quat"]]
-        imu = rotation.normalise(log.quat_wxyz[row])
+        told = np.isfinite(log.quat_wxyz[row]).all()
+        imu = rotation.normalise(log.quat_wxyz[row]) if told else relative  # held, and upright for all that is known
         base = rotation.multiply(imu, rotation.conjugate(relative))
         qpos[quat] = rotation.multiply(rotation.from_yaw(-rotation.yaw_of(base)), base)
         data.qpos[:] = qpos

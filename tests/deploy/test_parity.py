@@ -18,8 +18,12 @@ from mcap.writer import Writer
 from deploy.control.run import RunOptions, run
 from deploy.log.recorder import RunLog, read_log
 from deploy.log.tools import recover_log
-from deploy.parity.layers import ParityError, compare, lag_s, loop_timing, parity, replay_policy, write_reports
+from deploy.parity.body import compare
+from deploy.parity.delay import lag_s
+from deploy.parity.layers import ParityError, parity, write_reports
 from deploy.parity.motion import Replay, WindowedSimulation
+from deploy.parity.policy import replay_policy
+from deploy.parity.timing import loop_timing
 from deploy.twin.reality import parse_reality
 from deploy.twin.server import Twin, spawn_twin
 from robots.bundle import Bundle, write_bundle
