@@ -68,6 +68,8 @@ _TREE_SENSORS = {
 }
 # What other programs call meshes.
 _NOT_MESHES = (".dae", ".fbx", ".glb", ".gltf", ".step", ".stp", ".wrl", ".blend", ".3mf")
+# How much higher a robot that is held hangs than its file has it, clear of the floor [m].
+HELD_M = 0.5
 _BUILT_MAX = 16
 _built: dict[tuple[object, ...], BuiltModel] = {}
 _built_lock = threading.Lock()
@@ -182,6 +184,7 @@ def build_model(
     sensors: Sequence[str] = (),
     ground: Ground | None = None,
     solver: str = "newton",
+    held: bool = False,
     fresh: bool = False,
 ) -> BuiltModel:
     """Compile a built-in robot or a robot folder; the same files and arguments give the same object.
@@ -200,6 +203,8 @@ def build_model(
             world; or names of sensors that the model's own file has, which stay as they are.
         ground: makes the floor uneven; None leaves it as it is.
         solver: MuJoCo's, of contacts and limits: newton, cg or pgs.
+        held: fix the base to the world, HELD_M above where the file has it: a robot that hangs from a rigid stand. It
+            has no free joint then; all else is as of a robot that is fixed to the world.
         fresh: compile it anew, for one who will change the model.
 
     Raises:
@@ -212,10 +217,11 @@ def build_model(
     root = read_xml(path)
     wanted = tuple(sorted(set(sensors)))
     if fresh:
-        return _build(path, root, spec, origins, timestep_s, shapes, wanted, ground, solver)
-    key = (folder.resolve(), _fingerprint(path, root), spec.digest, timestep_s, shapes, wanted, ground, solver)
+        return _build(path, root, spec, origins, timestep_s, shapes, wanted, ground, solver, held)
+    how = (timestep_s, shapes, wanted, ground, solver, held)
+    key = (folder.resolve(), _fingerprint(path, root), spec.digest, *how)
     with _built_lock:
-        built = _built.pop(key, None) or _build(path, root, spec, origins, timestep_s, shapes, wanted, ground, solver)
+        built = _built.pop(key, None) or _build(path, root, spec, origins, *how)
         _built[key] = built  # last used, last to go
         while len(_built) > _BUILT_MAX:
             del _built[next(iter(_built))]
@@ -268,6 +274,7 @@ def _build(
     sensors: tuple[str, ...],
     ground: Ground | None,
     solver: str,
+    held: bool,
 ) -> BuiltModel:
     import mujoco
 
@@ -292,7 +299,10 @@ def _build(
     for joint in spec.joints:
         _set_joint(mjspec, joint)
     root = _root(mjspec, spec)
-    base_joint, base_added = _free_root(mjspec, root, spec, wanted=origins.wants_free)
+    if held:
+        base_joint, base_added = _hold_root(mjspec, root), False
+    else:
+        base_joint, base_added = _free_root(mjspec, root, spec, wanted=origins.wants_free)
     imu = _site(mjspec, root, spec.imu_site)
     foot_sites = [_site(mjspec, root, name) for name in spec.foot_sites]
     feet = [_touch_site(site, path, colliding, bool(base_joint)) for site in foot_sites]
@@ -512,6 +522,17 @@ def _free_root(mjspec: mujoco.MjSpec, root: mujoco.MjsBody, spec: RobotSpec, *, 
     if wanted:
         root.add_freejoint(name=name)
     return (name, True) if wanted else ("", False)
+
+
+def _hold_root(mjspec: mujoco.MjSpec, root: mujoco.MjsBody) -> str:
+    """Takes the robot's free joint away, if it has one, and lifts it; the name of its base's joint: none."""
+    import mujoco
+
+    for joint in root.joints:
+        if joint.type == mujoco.mjtJoint.mjJNT_FREE:
+            mjspec.delete(joint)
+            root.pos[2] += HELD_M
+    return ""
 
 
 def _site(mjspec: mujoco.MjSpec, root: mujoco.MjsBody, name: str) -> mujoco.MjsSite:

@@ -141,7 +141,8 @@ class Calibration(_Settings):
         joints: by name.
         delay_s: from the stamp of a command to its effect, less that to the reading of the state [s].
         one_clock: commands and states of a log bear one stamp: the delay is not a transport delay.
-        contacts: what was declared; its plane has the height found.
+        held: the base, which floats in the model, was fixed to the world.
+        contacts: what was declared; its plane has the height and the friction found.
         plane_m: that height.
         touching: contacts that nobody declared.
         seen: the motions that were fitted.
@@ -156,6 +157,7 @@ class Calibration(_Settings):
     joints: dict[str, JointCalibration]
     delay_s: Estimate
     one_clock: bool
+    held: bool = False
     contacts: Contacts
     plane_m: Estimate
     touching: tuple[Touching, ...] = ()
@@ -183,7 +185,8 @@ class Calibration(_Settings):
             )
         rows = [self.joints[name] for name in robot.joint_names]
         columns = {f.name: np.array([getattr(row, f.name).value for row in rows]) for f in fields(JointCalibration)}
-        return Parameters(**columns, delay_s=self.delay_s.value, plane_m=self.plane_m.value)
+        rough = {} if self.contacts.plane is None else {"plane_friction": self.contacts.plane.friction}
+        return Parameters(**columns, delay_s=self.delay_s.value, plane_m=self.plane_m.value, **rough)
 
 
 def joints_of(robot: RobotSpec, problem: Problem, fit: Fit, sure: Intervals) -> dict[str, JointCalibration]:
@@ -219,7 +222,7 @@ def scores_of(
     """The table of some motions; `more` is touching and left_out, by motion."""
 
     def by_joint(values: np.ndarray) -> dict[str, float]:
-        return {name: float(v) for name, v in zip(names, values, strict=True)}
+        return {name: float(v) for name, v in zip(names, values, strict=True) if np.isfinite(v)}
 
     return {
         motion: MotionScore(
@@ -236,7 +239,9 @@ def scores_of(
 
 def replay(calibration: Calibration, robot: str | Path, motions: Sequence[Motion]) -> dict[str, np.ndarray]:
     """Full open-loop replay of motions by the calibrated model, by motion: (T, joints) [rad]."""
-    simulator = Simulator(robot, motions, timestep_s=calibration.timestep_s, contacts=calibration.contacts)
+    simulator = Simulator(
+        robot, motions, timestep_s=calibration.timestep_s, contacts=calibration.contacts, held=calibration.held
+    )
     shown = simulator.run([calibration.parameters(simulator.spec)])
     return {name: values[0] for name, values in shown.items()}
 

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from deploy.errors import OptionError
+from deploy.log.imports.mapping import load_map
 from deploy.sysid.calibration import (
     Calibration,
     Touching,
@@ -23,11 +24,12 @@ from deploy.sysid.calibration import (
     write_calibration,
 )
 from deploy.sysid.contacts import Contacts
-from deploy.sysid.fit import KINDS, Problem, Score, first_guess, rmse, solve
+from deploy.sysid.fit import DAMPING, FLOOR_RAD, KINDS, Fit, Problem, Score, Search, first_guess, rmse, sizes, solve
 from deploy.sysid.intervals import intervals
 from deploy.sysid.lag import fit_lag
 from deploy.sysid.motion import Motion, SysidError, read_motion
 from deploy.sysid.simulate import Parameters, Simulator
+from deploy.sysid.state import State
 from deploy.sysid.touch import Touch, lowest, touches
 from robots.load import load_robot
 from toolkit.cli import Option, options, run_verb
@@ -47,13 +49,15 @@ class SysidOptions(Settings):
 
     logs: Annotated[
         tuple[str, ...],
-        Option("logs of ksim run, or folders of SAGE's CSV files, to fit", metavar="LOG", positional=True, many=True),
+        Option("logs to fit: of ksim run, or what ksim log import reads", metavar="LOG", positional=True, many=True),
     ]
-    robot: Annotated[str, Option("a built-in robot, or a folder; its base is fixed", metavar="NAME|FOLDER")]
+    robot: Annotated[str, Option("a built-in robot, or a folder", metavar="NAME|FOLDER")]
     out: Annotated[Path, Option("the calibration to write", metavar="FILE", short="-o")]
     unseen: Annotated[
         tuple[str, ...], Option("logs to judge the result by, which are not fitted", metavar="LOG", many=True)
     ] = ()
+    map: Annotated[Path | None, Option("YAML for logs of other programs (docs/log_import.md)", metavar="FILE")] = None
+    held: Annotated[bool, Option("the base, which floats in the model, was fixed to the world")] = False
     contacts: Annotated[
         Path | None, Option("a YAML file of what the arm touches and which rows do not count", metavar="FILE")
     ] = None
@@ -67,9 +71,14 @@ class SysidOptions(Settings):
     iterations: Annotated[int, Option("steps of the search at most"), Bound(1, 1000, "steps")] = 30
     threads: Annotated[int, Option("threads of the simulation"), Bound(1, 256, "threads")] = 2
     begin: Annotated[Path | None, Option("go on from this calibration", metavar="FILE")] = None
-    whole: Annotated[
-        bool, Option("slopes of every joint over every parameter: slower, for heavy links that move each other")
-    ] = False
+    whole: Annotated[bool, Option("exact slopes for an arm too: slower, for heavy links that move each other")] = False
+    state: Annotated[
+        Path | None, Option("keep here after each step where the fit stands, and go on from there", metavar="FILE")
+    ] = None
+    page: Annotated[Path | None, Option("the report (default: beside --out, .html)", metavar="FILE")] = None
+    model: Annotated[
+        Path | None, Option("write the robot with what was found as a model that MuJoCo loads", metavar="FILE")
+    ] = None
     json: Annotated[bool, Option("print the figures as one JSON object")] = False
     error: ClassVar[type[SettingsError]] = OptionError
     noun: ClassVar[str] = ""
@@ -84,6 +93,7 @@ def _cut(motion: Motion, seconds: float) -> Motion:
     if rows >= len(motion.time_s):
         return motion
     parts = {what: getattr(motion, what)[:rows] for what in ("time_s", "target", "position", "use")}
+    parts["velocity"] = None if motion.velocity is None else motion.velocity[:rows]
     return dataclasses.replace(motion, **parts)
 
 
@@ -123,18 +133,20 @@ def _touching(simulator: Simulator, p: Parameters) -> dict[str, float]:
 
 
 def calibrate(
-    robot: str,
+    robot: str | Path,
     seen: Sequence[Motion],
     unseen: Sequence[Motion] = (),
     *,
     contacts: Contacts | None = None,
     kinds: Sequence[str] = FITTED,
+    held: bool = False,
     leave_out: bool = False,
     timestep_s: float = 0.002,
     iterations: int = 30,
     threads: int = 1,
     begin: Parameters | None = None,
     whole: bool = False,
+    state: Path | None = None,
     say: Callable[[str], None] = _say,
 ) -> Calibration:
     """Fit a robot to `seen` motions and judge the result on them and on `unseen` ones.
@@ -145,12 +157,14 @@ def calibrate(
         unseen: motions to judge by.
         contacts: what the arm may touch.
         kinds: of parameters to fit, of `KINDS`.
+        held: a floating base was fixed to the world.
         leave_out: rows in which the arm seems to touch what is not declared do not count.
         timestep_s: physics step [s].
-        iterations: steps of the search at most.
+        iterations: steps of each search at most.
         threads: of the simulation.
         begin: where the search begins; by default it looks around the published model.
-        whole: the whole Jacobian, see Problem.
+        whole: exact slopes in a robot of one limb, see Problem.
+        state: a file that keeps where the fit stands.
         say: hears of the progress.
     """
     contacts = contacts or Contacts()
@@ -158,32 +172,57 @@ def calibrate(
     spec = load_robot(robot)
     plane = contacts.plane
     kinds = list(kinds)
-    if plane is not None and plane.fit and "plane_m" not in kinds:
-        kinds.append("plane_m")
-    published = Parameters.of(spec, plane.height_m if plane else 0.0)
-    start = published
+    if plane is not None and plane.fit:
+        kinds += [kind for kind in ("plane_m", "plane_friction") if kind not in kinds]
+    published = start = Parameters.of(spec, plane)
     if "kd" in kinds and "damping" not in kinds:
         # motions tell the two apart only where the torque is at its limit
         start = published.replace(kd=published.kd + published.damping, damping=np.zeros_like(published.kd))
+    about = {
+        "robot": spec.source,
+        "motions": [(m.name, m.digest, len(m.time_s)) for m in seen],
+        "contacts": contacts.to_dict(),
+        "begin": None if begin is None else {k: np.asarray(v).tolist() for k, v in vars(begin).items()},
+        "how": [kinds, held, leave_out, timestep_s, whole],
+    }
+    kept = State(state, about)
 
     def simulator(motions: Sequence[Motion], declared: Contacts = contacts, step_s: float = timestep_s) -> Simulator:
-        return Simulator(robot, motions, timestep_s=step_s, contacts=declared, threads=threads)
+        return Simulator(robot, motions, timestep_s=step_s, contacts=declared, held=held, threads=threads)
+
+    def search(stage: str, problem: Problem, begin: Parameters) -> Fit:
+        there = kept.get(stage)
+        if there is not None and there.cost:
+            say(f"{stage}: goes on after step {len(there.cost) - 1}, as {state} has it")
+        return solve(problem, there or begin, iterations, say, lambda now: kept.put(stage, now))
 
     say(f"{len(seen)} motions, {sum(m.time_s[-1] for m in seen):.0f} s, of {spec.name}; the published model first")
     nothing = Contacts()
     scale = rmse(simulator(seen, nothing), published)
 
-    if begin is None:
+    start = begin or start
+    problem = Problem(simulator(seen), start, kinds, scale, whole=whole)
+    if begin is None and kept.get("first") is None:
         short = simulator([_cut(m, FIRST_S) for m in seen], step_s=max(FIRST_STEP_S, timestep_s))
         begin = first_guess(Problem(short, start, kinds, scale), say)
-    problem = Problem(simulator(seen), begin, kinds, scale, whole=whole)
-    fit = solve(problem, begin, iterations, say)
+        x = problem.vector(begin)
+        kept.put("first", Search(x=x, damping=np.full(len(x), DAMPING)))
+    fit = search("first", problem, start)
     found = touches(simulator(seen), fit.parameters)
     if found and leave_out:
         say(f"{len(found)} contacts that are not declared: fitted again without their rows")
         seen = _without(seen, found)
-        problem = Problem(simulator(seen), fit.parameters, kinds, scale, whole=whole)
-        fit = solve(problem, fit.parameters, iterations, say)
+        problem = Problem(simulator(seen), start, kinds, scale, whole=whole)
+        fit = search("again", problem, fit.parameters)
+    if any(m.velocity is not None for m in seen):
+        say("with velocities: positions and velocities by the noise that is left of them")
+        left = sizes(problem.simulator, fit.parameters)
+        noise = np.sqrt(np.nanmean([v**2 for v in left.values()], axis=0))
+        scales = ({m.name: part for m in seen} for part in noise)
+        problem = Problem(
+            problem.simulator, start, kinds, next(scales), speed_scale=next(scales), least=FLOOR_RAD, whole=whole
+        )
+        fit = search("velocities", problem, fit.parameters)
     sure = intervals(problem, fit)
     lag = fit_lag(seen)
     p = fit.parameters
@@ -204,7 +243,9 @@ def calibrate(
     height, delay = (shared(what, problem, fit, sure) for what in ("plane_m", "delay_s"))
     one_clock = any(m.one_clock for m in seen)
     if plane is not None:
-        contacts = dataclasses.replace(contacts, plane=dataclasses.replace(plane, height_m=height.value))
+        contacts = dataclasses.replace(
+            contacts, plane=dataclasses.replace(plane, height_m=height.value, friction=p.plane_friction)
+        )
     return Calibration(
         robot=spec.name,
         model=spec.source,
@@ -213,6 +254,7 @@ def calibrate(
         joints=joints_of(spec, problem, fit, sure),
         delay_s=dataclasses.replace(delay, known=delay.known and not one_clock),
         one_clock=one_clock,
+        held=held,
         contacts=contacts,
         plane_m=height,
         touching=tuple(
@@ -284,19 +326,22 @@ def main(argv: list[str] | None = None) -> int:
     both = sorted({Path(p).resolve() for p in args.logs} & {Path(p).resolve() for p in args.unseen})
     if both:
         raise SysidError(f"--unseen {both[0]}: it is fitted too; expected motions that are not; name others")
-    seen, unseen = ([read_motion(path, spec) for path in paths] for paths in (args.logs, args.unseen))
+    given = None if args.map is None else load_map(args.map)
+    seen, unseen = ([read_motion(path, spec, given) for path in paths] for paths in (args.logs, args.unseen))
     result = calibrate(
         args.robot,
         seen,
         unseen,
         contacts=contacts,
         kinds=args.fit,
+        held=args.held,
         leave_out=args.leave_out,
         timestep_s=args.timestep_s,
         iterations=args.iterations,
         threads=args.threads,
         whole=args.whole,
         begin=load_calibration(args.begin).parameters(spec) if args.begin else None,
+        state=args.state,
     )
     write_calibration(args.out, result)
     print(json.dumps(result.to_dict()) if args.json else "\n".join(lines(result)))

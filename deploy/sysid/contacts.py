@@ -15,6 +15,9 @@ from robots.model import BuiltModel
 from toolkit.errors import SettingsError
 from toolkit.settings import Bound, Settings
 
+# Sliding friction of a plane of which nothing else is said.
+PLANE_FRICTION = 0.5
+
 
 class ContactsError(DeployError, SettingsError):
     """Contacts that cannot be read, or that name what the model does not have."""
@@ -27,13 +30,13 @@ class Plane(Settings):
     Attributes:
         height_m: of the plane in the world; with `fit` where the search begins [m].
         geoms: which of the robot's geoms may touch it.
-        friction: sliding friction.
-        fit: find the height.
+        friction: sliding friction; with `fit` where the search begins.
+        fit: find height and friction.
     """
 
     height_m: Annotated[float, Bound(-10, 10, "metres")]
     geoms: tuple[str, ...]
-    friction: Annotated[float, Bound(0, 10, "a coefficient")] = 0.5
+    friction: Annotated[float, Bound(0, 10, "a coefficient")] = PLANE_FRICTION
     fit: bool = True
     error: ClassVar[type[SettingsError]] = ContactsError
     noun: ClassVar[str] = ""

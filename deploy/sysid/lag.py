@@ -36,8 +36,9 @@ class Lag:
         return _run(motion, self.delay_s, self.lag_s, self.gap_rad, self.sag_rad)
 
     def rmse(self, motions: Sequence[Motion]) -> dict[str, np.ndarray]:
-        """RMSE by motion, (joints,) [rad]."""
-        return {m.name: np.sqrt(np.mean((self.run(m) - m.position)[m.use] ** 2, axis=0)) for m in motions}
+        """RMSE by motion, (joints,) [rad]; absent joints are NaN."""
+        off = {m: np.sqrt(np.mean((self.run(m) - m.position)[m.use] ** 2, axis=0)) for m in motions}
+        return {m.name: np.where(m.present, values, np.nan) for m, values in off.items()}
 
 
 def _run(

@@ -19,7 +19,7 @@ import mujoco
 import mujoco.batch
 import numpy as np
 
-from deploy.sysid.contacts import Contacts, apply_contacts
+from deploy.sysid.contacts import PLANE_FRICTION, Contacts, Plane, apply_contacts
 from deploy.sysid.motion import Motion, SysidError
 from robots import delay, motor
 from robots.model import build_model
@@ -41,6 +41,7 @@ class Parameters:
         offset: measured less true position, (joints,) [rad]; the motor's controller has it too.
         delay_s: from a row's stamp to the effect of its command, less that to the reading of its state [s].
         plane_m: height of the declared plane in the world [m].
+        plane_friction: its sliding friction.
     """
 
     kp: np.ndarray
@@ -56,12 +57,14 @@ class Parameters:
     offset: np.ndarray
     delay_s: float = 0.0
     plane_m: float = 0.0
+    plane_friction: float = PLANE_FRICTION
 
     @classmethod
-    def of(cls, robot: RobotSpec, plane_m: float = 0.0) -> Parameters:
-        """The published figures of a robot, no delay."""
+    def of(cls, robot: RobotSpec, plane: Plane | None = None) -> Parameters:
+        """The published figures of a robot, no delay; the plane as it is declared."""
         law = MotorParams.of(robot)
-        return cls(**law._asdict(), offset=np.zeros(len(robot.joints)), plane_m=plane_m)
+        more = {} if plane is None else {"plane_m": plane.height_m, "plane_friction": plane.friction}
+        return cls(**law._asdict(), offset=np.zeros(len(robot.joints)), **more)
 
     def replace(self, **changes: Any) -> Parameters:
         """A copy with some fields changed."""
@@ -72,10 +75,12 @@ class Simulator:
     """Replays motions of one robot.
 
     Args:
-        robot: a built-in robot's name or a robot folder; its base must be fixed.
+        robot: a built-in robot's name or a robot folder; its base must be fixed, or held.
         motions: what to replay, joints in the robot's order.
         timestep_s: physics step [s].
         contacts: what the arm may touch.
+        held: fix a floating base to the world.
+        threads: of the simulation.
     """
 
     def __init__(
@@ -85,14 +90,24 @@ class Simulator:
         *,
         timestep_s: float = 0.002,
         contacts: Contacts | None = None,
+        held: bool = False,
         threads: int = 1,
     ) -> None:
-        self.built = build_model(robot, timestep_s, fresh=True)
+        self.built = build_model(robot, timestep_s, held=held, fresh=True)
         if self.built.base_body >= 0:
-            raise SysidError(f"robot {self.built.spec.name}: its base floats; expected one that is fixed to the world")
+            raise SysidError(
+                f"robot {self.built.spec.name}: its base floats; expected one that is fixed to the world; "
+                "record it with its base held, and say so with --held"
+            )
         self.spec, self.dt, self.threads = self.built.spec, timestep_s, threads
         self.contacts = contacts or Contacts()
         self.model = self.built.model
+        # limbs that share no joint do not feel each other, where the base is fixed
+        self.limb = self.model.dof_treeid[self.built.dof_ids] * (self.model.neq == 0)
+        # what a joint moves at least besides its rotor [kg m^2]: half of it at home, all other joints free
+        dofs = self.built.dof_ids
+        free = 1.0 / np.maximum(self.model.dof_invweight0[dofs], 1e-9) - self.model.dof_armature[dofs]
+        self.link_inertia = 0.5 * np.maximum(free, 0.0)
         self.floor = apply_contacts(self.built, self.contacts)
         skip = mujoco.mjtDisableBit.mjDSBL_SENSOR
         if self.floor < 0:
@@ -111,14 +126,18 @@ class Simulator:
 
     def run(self, tried: Sequence[Parameters]) -> dict[str, np.ndarray]:
         """What the encoders would show at each row, by motion: (parameter sets, T, joints) [rad]."""
+        return self.watch(tried, velocity=False)
+
+    def watch(self, tried: Sequence[Parameters], *, velocity: bool = True) -> dict[str, np.ndarray]:
+        """As `run`, with the velocities behind the positions: (parameter sets, T, 2 joints) [rad, rad/s]."""
         out: dict[str, list[np.ndarray]] = {m.name: [] for m in self.motions}
         at_once = max(1, LANES // len(self.motions))
         for first in range(0, len(tried), at_once):
-            for name, values in self._run(tried[first : first + at_once]).items():
+            for name, values in self._run(tried[first : first + at_once], velocity).items():
                 out[name].append(values)
         return {name: np.concatenate(parts) for name, parts in out.items()}
 
-    def _run(self, tried: Sequence[Parameters]) -> dict[str, np.ndarray]:
+    def _run(self, tried: Sequence[Parameters], velocity: bool) -> dict[str, np.ndarray]:
         sets, joints, dt = len(tried), len(self.spec.joints), self.dt
         lanes = sets * len(self.motions)
         batch = mujoco.batch.Batch(self.model, lanes, self.threads)
@@ -130,6 +149,8 @@ class Simulator:
         armature[:, self.built.dof_ids] = wide("armature")
         if self.floor >= 0:
             batch.expand("geom_pos")[:, self.floor, 2] = np.tile([p.plane_m for p in tried], len(self.motions))
+            rough = np.tile([p.plane_friction for p in tried], len(self.motions))
+            batch.expand("geom_friction")[:, self.floor, 0] = rough
         offset = wide("offset")
         law = MotorParams(**{name: _lean(wide(name)) for name in MotorParams._fields})
         qpos, qvel, ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
@@ -150,8 +171,8 @@ class Simulator:
         memory = memory._replace(anchor=memory.anchor - pull * dt**2 / np.maximum(wide("armature"), 1e-12))
 
         steps = [self._rows[m.name].steps for m in self.motions]
-        shown = np.empty((steps[0] + 1, lanes, joints))
-        shown[0] = start
+        shown = np.zeros((steps[0] + 1, lanes, joints * (1 + velocity)))
+        shown[0, :, :joints] = start
         goals = [self._rows[m.name].goals([p.delay_s for p in tried], dt) for m in self.motions]
         begin = 0
         for ended in range(len(self.motions) - 1, -1, -1):  # the shortest ends first
@@ -162,7 +183,7 @@ class Simulator:
                 memory = MotorState(*(v[:n] for v in memory))
                 memory = self._steps(batch, some, memory, goal, (qpos[:n], qvel[:n], ctrl[:n]), shown[begin + 1 :])
                 begin = end
-        shown += offset
+        shown[..., :joints] += offset
         return {
             m.name: self._rows[m.name].sample(shown[:, i * sets : (i + 1) * sets]) for i, m in enumerate(self.motions)
         }
@@ -177,14 +198,16 @@ class Simulator:
         shown: np.ndarray,
     ) -> MotorState:
         qpos, qvel, ctrl = live
-        n = len(qpos)
+        n, joints = len(qpos), goal.shape[-1]
         ids, soft = np.arange(n, dtype=np.int32), SoftJoints.of(law)
         at_q, at_v = _plain(self.built.qpos_ids), _plain(self.built.dof_ids)
         for i, target in enumerate(goal):
             position = qpos[:, at_q]
             _, ctrl[:], memory = motor.step(law, memory, position, qvel[:, at_v], target, self.dt, soft=soft)
             batch.step(ids)
-            shown[i, :n] = qpos[:, at_q] + memory.twist
+            shown[i, :n, :joints] = qpos[:, at_q] + memory.twist
+            if shown.shape[-1] > joints:
+                shown[i, :n, joints:] = qvel[:, at_v] + memory.twist_rate
         return memory
 
 

@@ -17,7 +17,7 @@ from deploy.sysid.contacts import Contacts, ContactsError, Plane
 from deploy.sysid.fit import Problem, first_guess, solve
 from deploy.sysid.intervals import intervals
 from deploy.sysid.lag import fit_lag
-from deploy.sysid.motion import SAGE_SO101, Motion, SysidError, read_motion
+from deploy.sysid.motion import Motion, SysidError, read_motion
 from deploy.sysid.simulate import Parameters, Simulator
 from deploy.sysid.touch import touches
 from deploy.twin.plant import Plant
@@ -156,7 +156,7 @@ def test_a_lag_with_play_is_found_and_is_no_arm(arm):
 
 
 def test_an_arm_that_stands_on_a_table_is_noticed_and_explained_by_a_declared_plane(arm):
-    robot, published = load_robot(arm), Parameters.of(load_robot(arm), 0.1)
+    robot, published = load_robot(arm), Parameters.of(load_robot(arm), table.plane)
     targets = np.repeat([[0.0, 0.0], [1.2, 0.3], [0.2, 0.3], [1.2, 0.0]], 100, axis=0)
     motion = dataclasses.replace(recorded(arm, Reality(), targets), name="pressed")
     table = Contacts(plane=Plane(height_m=0.1, geoms=("lower", "upper")))

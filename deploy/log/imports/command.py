@@ -31,7 +31,7 @@ from deploy.log.recorder import Recorder
 from robots.bundle import Bundle, read_bundle
 from robots.inputs import ACCELEROMETER, GRAVITY_INPUT, GYROSCOPE, JOINT_ANGLES, JOINT_VELOCITIES
 from robots.load import load_robot
-from robots.spec import CommandSpec, PolicySpec, input_specs
+from robots.spec import CommandSpec, PolicySpec, RobotSpec, input_specs
 from toolkit.cli import Option, options
 from toolkit.errors import SettingsError
 from toolkit.files import atomic_path
@@ -215,7 +215,7 @@ def import_log(
     out: Path,
     given: ImportMap | None = None,
     *,
-    robot: str | None = None,
+    robot: str | RobotSpec | None = None,
     policy: Path | None = None,
     episode: int | None = None,
     progress: Any = None,
@@ -226,7 +226,7 @@ def import_log(
         path: the other program's log.
         out: the file to write.
         given: the map; None for none.
-        robot: a built-in robot or a robot folder; None: the map's, else the format's.
+        robot: a built-in robot, a robot folder, or what was loaded of one; None: the map's, else the format's.
         policy: the .kinfer that ran; it is kept in the log.
         episode: of a LeRobot data set.
         progress: called with (share, rows).
@@ -240,7 +240,7 @@ def import_log(
     if not name:
         raise LogError(f"{path}: no robot; expected one with --robot, or robot in the map (--map); for example kbot")
     bundle = None if policy is None else read_bundle(policy)
-    spec = load_robot(name)
+    spec = name if isinstance(name, RobotSpec) else load_robot(name)
     gains = GAINS if source.format == "pyfirmware" and spec.name == "kbot" else {}
     found = convert(given, source.units, source.joints, spec, str(path), gains=gains)
     if bundle is not None:
