@@ -10,7 +10,7 @@ from typing import Annotated
 from deploy.log.recorder import read_log
 from deploy.parity.layers import parity, write_reports
 from deploy.parity.page import summary_lines
-from deploy.twin.reality import load_reality
+from deploy.twin.calibrated import read_reality
 from toolkit.cli import Option, options, run_verb
 from toolkit.settings import Settings
 
@@ -21,7 +21,9 @@ class ParityOptions(Settings):
 
     log: Annotated[str, Option("a log of ksim run", positional=True)]
     robot: Annotated[str | None, Option("built-in robot or robot folder (default: the log's)")] = None
-    reality: Annotated[str | None, Option("simulate this reality YAML instead of the nominal robot")] = None
+    reality: Annotated[
+        str | None, Option("simulate this reality YAML, or this calibration, instead of the nominal robot")
+    ] = None
     hang: Annotated[bool, Option("the robot hung from a gantry, feet off the floor")] = False
     out: Annotated[str | None, Option("folder, or name of the page ending in .html (default: beside the log)")] = None
     json: Annotated[bool, Option("print the figures as one JSON object on stdout")] = False
@@ -37,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         "do the joints move from what the model says, how late do they answer, how even was the loop.",
         "ksim parity run.mcap --out reports/",
     )
-    reality = load_reality(args.reality) if args.reality else None
     log = read_log(args.log)
+    reality = read_reality(args.reality, args.robot or log.spec.robot.name) if args.reality else None
     if not log.complete:
         print(f"ksim parity: {args.log}: the log breaks off; comparing what is there", file=sys.stderr)
     result = parity(log, args.robot, reality, hang=args.hang)
