@@ -34,6 +34,7 @@ VERBS = {
     "run": ("deploy.control.run:main", "run a bundle on a robot over KOS"),
     "damp": ("deploy.control.damp:main", "take the stiffness out of a robot now, whatever state it is in"),
     "log": ("deploy.log.tools:main", "what a log says; the log as a table, arrays or a page; a whole one of a cut one"),
+    "excite": ("deploy.sysid.excite:main", "move a hung robot's joints with signals for sysid, one log each"),
     "sysid": ("deploy.sysid.command:main", "what a robot's joints really are, from recorded motions"),
     "parity": ("deploy.parity.command:main", "compare a recorded run with the simulation"),
 }

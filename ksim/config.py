@@ -18,6 +18,7 @@ from ksim.commands import Command
 from ksim.curriculum import Curriculum, Scale, SurvivalCurriculum
 from ksim.errors import ConfigError
 from ksim.events import Event
+from ksim.measured import MeasuredRobot
 from ksim.observation import DelayedObservation, Observation
 from ksim.randomization import Randomization
 from ksim.resets import Reset
@@ -206,6 +207,7 @@ class Config(Settings):
         policy: the networks, and how actions become targets.
         ppo: the learner.
         run: how long.
+        calibration: what was measured of the robot, in place of its description; None for nothing.
     """
 
     error = ConfigError
@@ -230,6 +232,13 @@ class Config(Settings):
     policy: PolicyConfig = PolicyConfig()
     ppo: PpoConfig = PpoConfig()
     run: RunConfig = RunConfig()
+    calibration: MeasuredRobot | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        data = super().to_dict()
+        if self.calibration is None:  # as configurations were written before there were any: their digests stay
+            del data["calibration"]
+        return data
 
     def check(self) -> None:
         period = self.physics.control_period_s

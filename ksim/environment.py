@@ -89,6 +89,7 @@ def term_needs(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
     rooms: list[Any] = [
         *(config.observations, config.critic, config.rewards, config.terminations, config.randomizations),
         *(config.resets, config.events, config.commands, config.channels, {"actuators": config.actuators}),
+        {} if config.calibration is None else {"calibration": config.calibration},
     ]
     terms: list[Term] = [term for room in rooms for term in room.values()]
     sensors = dict.fromkeys(name for term in terms for name in term.sensors)
@@ -112,6 +113,8 @@ class Environment:
         self.episode_steps = round(self.scene.episode_length_s / self.scene.control_period_s)
         self._places = places(config.policy.clock, self.scene.command_names)
         self.nominal = nominal(self.scene, engine.fields)
+        if config.calibration is not None:
+            self.nominal = config.calibration.apply(self.nominal, self.scene)
         self._blanks: dict[str, dict[str, Any]] = {"observations": {}, "critic": {}}
         self._blanks = self._measure()
         self._renew = jax.jit(self.renew)

@@ -30,7 +30,7 @@ def from_dict(data: Any, base: Config | None = None) -> Config:
     """
     if not isinstance(data, Mapping):
         return merge(base or Config(), data)
-    if base is None and {f.name for f in fields(Config)} <= set(data):
+    if base is None and {f.name for f in fields(Config)} - {"calibration"} <= set(data):
         known(data["task"])  # its terms may be classes of another package
         return Config.from_dict(data)  # the whole of it: what the task has gained since is not in it
     if base is None:

@@ -29,6 +29,9 @@ class TrainOptions(KsimOptions):
     init: Annotated[
         str | None, Option("start a new run with the networks of this checkpoint", metavar="CKPT", group="start")
     ] = None
+    calibration: Annotated[
+        str | None, Option("train on the robot that ksim sysid measured: its calibration.yaml", metavar="FILE")
+    ] = None
     json: Annotated[bool, Option("print the result as one JSON object on stdout")] = False
 
 
@@ -47,6 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         from ksim.train import train
 
     config = load_config(args.config, args.set)
+    if args.calibration is not None:
+        with importing("train"):
+            from ksim.calibration import from_calibration
+        config = from_calibration(config, args.calibration)
     out = Path(args.out or f"runs/{config.task}-seed{config.seed}")
     if args.resume and (out / "last.ckpt").exists():
         config = _resumed(config, out / "last.ckpt")

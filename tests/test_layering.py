@@ -24,7 +24,7 @@ LOADED = [
     (["robots.model"], LEARNING | WIRE | {"mujoco", "deploy"}),
     (["deploy.robot.safety"], LEARNING | WIRE | {"mujoco"}),
     (["deploy.control.run", "deploy.control.loop", "deploy.control.check", "deploy.robot.kos", "deploy.bundle.session",
-      "deploy.bundle.preflight", "deploy.log.recorder"],
+      "deploy.bundle.preflight", "deploy.log.recorder", "deploy.sysid.excite"],
      LEARNING | {"mujoco", "viser", "trimesh"}),
     (["deploy.twin.server"], LEARNING),
     (["deploy.parity.layers"], LEARNING),

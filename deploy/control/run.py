@@ -502,7 +502,18 @@ def run(options: RunOptions) -> RunReport:
     if options.on_warning is not None:
         for line in ready.warnings:
             options.on_warning(line)
+    return carry_out(options, ready, commands, log)
 
+
+def carry_out(options: RunOptions, ready: Prepared, commands: CommandSource, log: Path) -> RunReport:
+    """Run what was prepared: the part of `run` that touches the robot.
+
+    Args:
+        options: of the run; what they say of the bundle and its commands has been done.
+        ready: the policy, or what stands in for one.
+        commands: of the run, but for a live source.
+        log: to write.
+    """
     # A runner of its own: pykos elsewhere in the process may have replaced asyncio.run. And a thread of its own, so
     # that signals, the status line and whoever calls this do not share the loop's.
     showing = viewed(options.view, ready.spec, options.robot, f"ksim run: {options.bundle.name}", options.on_view)

@@ -11,7 +11,7 @@ from deploy.errors import OptionError
 from deploy.log.recorder import read_log
 from deploy.parity.layers import parity, write_reports
 from deploy.parity.page import summary_lines
-from deploy.twin.reality import load_reality
+from deploy.twin.calibrated import read_reality
 from toolkit.cli import Option, options, run_verb
 from toolkit.settings import Settings
 
@@ -22,7 +22,9 @@ class ParityOptions(Settings):
 
     log: Annotated[tuple[str, ...], Option("a log of ksim run; with --full several", positional=True, many=True)]
     robot: Annotated[str | None, Option("built-in robot or robot folder (default: the log's)")] = None
-    reality: Annotated[str | None, Option("simulate this reality YAML instead of the nominal robot")] = None
+    reality: Annotated[
+        str | None, Option("simulate this reality YAML, or this calibration, instead of the nominal robot")
+    ] = None
     hang: Annotated[bool, Option("the robot hung from a gantry, feet off the floor")] = False
     full: Annotated[bool, Option("replay whole logs open loop, as joint positions in OUT/MOTION.npz")] = False
     calibration: Annotated[str | None, Option("what ksim sysid found, for --full", metavar="FILE")] = None
@@ -47,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         return full(args)
     if len(args.log) > 1 or args.calibration or args.held:
         raise OptionError("several logs, --calibration and --held are for --full; add it, or leave them out")
-    reality = load_reality(args.reality) if args.reality else None
     log = read_log(args.log[0])
+    reality = read_reality(args.reality, args.robot or log.spec.robot.name) if args.reality else None
     if not log.complete:
         print(f"ksim parity: {args.log[0]}: the log breaks off; comparing what is there", file=sys.stderr)
     result = parity(log, args.robot, reality, hang=args.hang)

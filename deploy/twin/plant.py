@@ -155,6 +155,7 @@ class Plant:
         model.body_mass[built.bodies] *= body.mass_scale
         model.body_inertia[built.bodies] *= body.mass_scale
         model.body_mass[built.torso_body] += body.payload_kg
+        model.dof_armature[built.dof_ids] *= self._each("armature_scale")
         if body.floor_friction >= 0:
             geoms = [*np.atleast_1d(built.foot_geoms), *([built.floor_geom] if built.floor_geom >= 0 else [])]
             model.geom_friction[np.asarray(geoms, dtype=int), 0] = body.floor_friction
@@ -163,16 +164,19 @@ class Plant:
         library: Any = mujoco
         library.mj_setConst(model, library.MjData(model))  # the masses changed
 
+    def _each(self, factor: str) -> np.ndarray:
+        return per_joint(factor, getattr(self.reality.joints, factor), self.spec, 1.0)
+
     def _touch_gains(self) -> None:
         limit = np.where(self.enabled, np.minimum(np.abs(self.max_torque), self._torque_max), 0.0)
         self.params = MotorParams(
             kp=self.kp * self._scale["kp"],
             kd=self.kd * self._scale["kd"],
             torque_limit=limit * self._scale["torque"] * self._strength,
-            velocity_max=self._nominal.velocity_max,
+            velocity_max=self._nominal.velocity_max * self._each("velocity_scale"),
             friction=self._friction,
-            damping=self._damping,
-            armature=self._nominal.armature,
+            damping=np.maximum(self._damping, 0.0),
+            armature=self._nominal.armature * self._each("armature_scale"),
             **self._shaft,
         )
         self._soft = SoftJoints.of(self.params)

@@ -71,9 +71,11 @@ class Joints(_Settings):
         kp_scale: factor on the position gain in force.
         kd_scale: factor on the velocity gain in force.
         torque_scale: factor on the torque limit in force.
+        velocity_scale: factor on the no-load speed.
+        armature_scale: factor on the rotor's inertia.
         friction_scale: factor on the nominal Coulomb friction.
         friction_add_nm: Coulomb friction added [N m].
-        damping_add: viscous friction added [N m s/rad].
+        damping_add: viscous friction added, or taken from the nominal one as far as there is any [N m s/rad].
         zero_offset_rad: measured minus true position [rad]; the motor's own controller has it too.
         stiction_nm: torque that it takes to break loose, above the Coulomb friction [N m].
         play_rad: full width of the gap between motor and joint, which the encoder does not see [rad].
@@ -83,9 +85,11 @@ class Joints(_Settings):
     kp_scale: Annotated[PerJoint, Bound(0, 100, "a factor")] = 1.0
     kd_scale: Annotated[PerJoint, Bound(0, 100, "a factor")] = 1.0
     torque_scale: Annotated[PerJoint, Bound(0, 100, "a factor")] = 1.0
+    velocity_scale: Annotated[PerJoint, Bound(0.01, 100, "a factor")] = 1.0
+    armature_scale: Annotated[PerJoint, Bound(0.01, 100, "a factor")] = 1.0
     friction_scale: Annotated[PerJoint, Bound(0, 1000, "a factor")] = 1.0
     friction_add_nm: Annotated[PerJoint, Bound(0, 1000, "N m")] = 0.0
-    damping_add: Annotated[PerJoint, Bound(0, 1000, "N m s/rad")] = 0.0
+    damping_add: Annotated[PerJoint, Bound(-1000, 1000, "N m s/rad")] = 0.0
     zero_offset_rad: Annotated[PerJoint, Bound(-math.pi, math.pi, "radians")] = 0.0
     stiction_nm: Annotated[PerJoint, Bound(0, 1000, "N m")] = 0.0
     play_rad: Annotated[PerJoint, Bound(0, math.pi, "radians")] = 0.0

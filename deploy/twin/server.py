@@ -24,10 +24,11 @@ import numpy as np
 
 from deploy.errors import DeployError
 from deploy.robot.address import addressed
+from deploy.twin.calibrated import read_reality
 from deploy.twin.faults import Faults, faults_help, parse_fault
 from deploy.twin.manners import Aborted, calls_as, services_as
 from deploy.twin.plant import Plant
-from deploy.twin.reality import Reality, load_reality
+from deploy.twin.reality import Reality
 from deploy.twin.view import TwinView
 from robots.understood import understood
 from toolkit.cli import Option, describe, options, run_verb
@@ -375,7 +376,9 @@ class TwinOptions(Settings):
     robot: Annotated[str, Option("built-in robot or robot folder")] = "kbot"
     host: Annotated[str, Option("address to listen on")] = "127.0.0.1"
     port: Annotated[int, Option("port, 0 picks a free one"), Bound(0, 65535, "a port")] = 50051
-    reality: Annotated[str | None, Option("YAML of how it differs from the nominal robot (default: not at all)")] = None
+    reality: Annotated[
+        str | None, Option("YAML of how it differs from the nominal robot, or a calibration (default: not at all)")
+    ] = None
     seed: Annotated[int, Option("of noise, losses and pushes"), Bound(0, 2**32 - 1, "a seed")] = 0
     start: Annotated[Literal["home", "hang"], Option("how it begins")] = "home"
     server: Annotated[
@@ -435,7 +438,7 @@ def main(argv: list[str] | None = None) -> int:
         _check_truth(Path(args.truth))
     twin = Twin(
         args.robot,
-        load_reality(args.reality),
+        read_reality(args.reality, args.robot),
         host=args.host,
         port=args.port,
         seed=args.seed,
