@@ -271,6 +271,8 @@ def full(args: ParityOptions) -> int:
         if calibration.model != spec.source:
             print(f"ksim parity: warning: {args.calibration} was made with another {spec.name} model", file=sys.stderr)
     motions = declared(_motions(args, spec), calibration.contacts if calibration else Contacts())
+    seconds = sum(m.time_s[-1] for m in motions)
+    print(f"ksim parity: {len(motions)} motions, {seconds:.0f} s, of {spec.name}", file=sys.stderr, flush=True)
     replayed = replay_full(robot, motions, calibration, held=held)
     out = Path(args.out)
     about = {

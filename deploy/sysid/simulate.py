@@ -9,7 +9,6 @@ Commands and the first measured state alone go in. It is the law and the line th
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -249,7 +248,8 @@ class _Rows:
 
     def _goal(self, delay_s: float, dt: float) -> np.ndarray:
         sent_s, steps = self.motion.time_s, np.arange(self.steps)
-        slots = 2 + math.ceil(dt / float(np.diff(sent_s).min()))
+        # as many as are sent within one step, and two
+        slots = 2 + int((np.searchsorted(sent_s, sent_s + dt) - np.arange(len(sent_s))).max())
         now = steps * dt
         newest = np.searchsorted(sent_s + delay_s, now + dt, side="left") - 1
         rows = newest[:, None] - np.arange(slots)

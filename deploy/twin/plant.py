@@ -81,7 +81,7 @@ class Plant:
             reality: how it differs from nominal.
             seed: of noise, losses and pushes.
             start: "home" holds the whole robot still, feet on the floor, until it is driven; "hang" fixes the base
-                above the floor with the joints free, for good.
+                above the floor for good, with the joints free: limbs that nothing drives fall.
             timestep_s: physics step [s].
 
         Raises:

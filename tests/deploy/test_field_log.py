@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
@@ -57,14 +58,19 @@ def pinned(tmp_path) -> Path:
     return folder
 
 
-def test_a_run_on_the_floor_is_compared(field, tmp_path, capsys):
-    log = imported(field, tmp_path / "a.mcap", "--policy", str(shipped_policy("stand", ".kinfer")))
+@pytest.mark.parametrize("policy", [True, False], ids=["with the policy", "without it"])
+def test_a_run_on_the_floor_is_compared(field, tmp_path, capsys, policy):
+    run = dataclasses.replace(field, rows=field.rows[:120])
+    words = ["--policy", str(shipped_policy("stand", ".kinfer"))] if policy else []
+    log = imported(run, tmp_path / "a.mcap", *words)
     assert "the last line breaks off; it was left out" in capsys.readouterr().err
-    assert parity([str(log), "--robot", "kbot", "--out", str(tmp_path / "report")]) == 0
+    # 3: something is bad, and an IMU that gives a new sample every other tick may be
+    assert parity([str(log), "--robot", "kbot", "--out", str(tmp_path / "report")]) in (0, 3)
     report = json.loads((tmp_path / "report/report.json").read_text())
-    assert report["policy_replay_steps"] == len(field.rows) - 1 and report["policy_replay_error_max"] < 1e-6
-    assert report["joint_position_rmse_rad"] < 0.02 and report["windows"] > 5
-    assert report["loop"]["period_p50_ms"] == pytest.approx(20.35, abs=0.3)
+    assert report["policy_replay_steps"] == (119 if policy else 0)
+    assert report["policy_replay_error_max"] < 1e-6 if policy else report["policy_replay_error_max"] is None
+    assert report["joint_position_rmse_rad"] < 0.02 and report["windows"] > 3
+    assert report["loop"]["ticks"] == 119 and report["loop"]["period_p50_ms"] == pytest.approx(20.35, abs=0.3)
     assert (tmp_path / "report/report.html").stat().st_size > 10_000
 
 

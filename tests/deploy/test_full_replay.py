@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import tracemalloc
 from dataclasses import fields
 from pathlib import Path
 
@@ -228,3 +229,15 @@ def test_a_robot_without_rotor_figures_is_replayed_too(arm):
     (arm / "metadata.json").write_text(json.dumps(about))
     (found,) = replay_full(arm, [motion])
     assert np.corrcoef(found.simulated[:, 0], motion.target[:, 0])[0, 1] > 0.9
+
+
+def test_rows_a_microsecond_apart_change_nothing_and_take_no_memory(arm):
+    motion = motion_of(arm, "swing", 60)
+    twice = np.sort(np.concatenate([motion.time_s, motion.time_s + 1e-6]))
+    doubled = {what: np.repeat(getattr(motion, what), 2, axis=0) for what in ("target", "position", "use")}
+    tracemalloc.start()
+    (found,) = replay_full(arm, [dataclasses.replace(motion, time_s=twice, **doubled)])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (once,) = replay_full(arm, [motion])
+    assert np.abs(found.simulated[::2] - once.simulated).max() < 1e-5 and most < 50e6

@@ -70,15 +70,6 @@ def test_the_policy_replays_on_a_field_log_to_the_same_actions(field, tmp_path):
     assert np.array_equal(log.joint_torque, column(field.rows, "joint_torques"))
 
 
-def test_parity_of_a_field_log_finds_the_plant_that_it_is_of(field, tmp_path):
-    from deploy.parity.layers import parity
-
-    path = write_rows(tmp_path / "a.ndjson", field.rows[:90])
-    report = parity(taken(path, tmp_path / "a.mcap", "--policy", shipped_policy("stand", ".kinfer"))).report
-    assert report["loop"]["ticks"] == 90 and report["loop"]["period_p50_ms"] == pytest.approx(20.35, abs=0.3)
-    assert report["joint_position_rmse_rad"] < 0.02 and report["policy_replay_error_max"] < 1e-6
-
-
 def test_without_the_policy_the_log_says_so_and_has_the_gains_of_pyfirmware(field, tmp_path):
     log = taken(field.path, tmp_path / "a.mcap")
     kbot, about = load_robot("kbot"), log.metadata["import"]

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,8 @@ def record(
     # in real time in a process of its own, as on a robot; in lock step sharing this one costs nothing
     settings: Any = {"lockstep": step_lock, "start": "hang" if hang else "home"}
     with Twin("kbot", parse_reality(reality), **settings) if step_lock else spawn_twin(**settings) as twin:
+        if hang and not step_lock:
+            time.sleep(2.0)  # its limbs fall, and come to rest
         report = run(
             RunOptions(
                 bundle=bundle,
