@@ -9,6 +9,17 @@ from deploy.parity.report import Cause, Figure, Judgement, Layer, LayerName, Mar
 
 MARKS = {Mark.GOOD: "good", Mark.LOOK: "look at it", Mark.BAD: "bad", Mark.NONE: "not told"}
 _NAMED_MAX = 3
+# Places that are no joints: channels and columns of a log.
+_CHANNELS = {
+    "imu": "the IMU",
+    "gyro": "the gyro",
+    "orientation": "the IMU's orientation",
+    "joints": "the joint readings",
+    "joint_position": "the joint positions",
+    "joint_velocity": "the joint velocities",
+    "sent": "the targets",
+    "carry": "the carry",
+}
 
 
 def short(joint: str) -> str:
@@ -35,7 +46,7 @@ def size(value: float, unit: str) -> str:
 
 def several(places: Sequence[str], nothing: str) -> str:
     """Names as one text; `nothing` where there are none."""
-    names = [short(place) for place in places]
+    names = [_CHANNELS.get(place, short(place)) for place in places]
     if not names:
         return nothing
     if len(names) > _NAMED_MAX:
@@ -43,11 +54,18 @@ def several(places: Sequence[str], nothing: str) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def _subject(places: Sequence[str], nothing: str = "the joints") -> tuple[str, bool]:
+    """(who a sentence is about, whether that is one)."""
+    if not places or places[0] in _CHANNELS:
+        text = several(places, nothing)
+        return text, len(places) <= 1 and not text.endswith("s")
+    return f"joint{'' if len(places) == 1 else 's'} {several(places, '')}", len(places) == 1
+
+
 def said(suspect: Suspect) -> str:
     """What is wrong, with its size: one sentence."""
     where, value, unit = suspect.places, suspect.value, suspect.unit
-    one = len(where) == 1
-    joints = f"joint{'' if one else 's'} {several(where, '')}" if where else "the joints"
+    joints, one = _subject(where)
     told = "" if value is None else size(abs(value), unit)
     less = value is not None and value < 0
     match suspect.cause:
@@ -56,12 +74,17 @@ def said(suspect: Suspect) -> str:
         case Cause.JOINT_INVERTED:
             text = f"{joints} {'turns' if one else 'turn'} the other way round: the sign is flipped"
         case Cause.UNIT:
-            text = f"{joints} {'is' if one else 'are'} in degrees where radians are expected"
+            units = ("radians", "degrees") if value is not None and 0 < value < 1 else ("degrees", "radians")
+            text = f"{joints} {'is' if one else 'are'} in {units[0]} where {units[1]} are expected"
         case Cause.ZERO_OFFSET:
             text = f"the zero of {joints} is off{f' by {told}' if told else ''}"
         case Cause.IMU_TURNED:
-            about = f" about {several(where, '')}" if where else ""
-            text = f"the IMU is turned{f' by {told}' if told else ''}{about} against the model"
+            gyro = where[:1] == ("gyro",)
+            axes = several([place for place in where if place not in _CHANNELS], "")
+            about = f"{f' by {told}' if told else ''}{f' about {axes}' if axes else ''}"
+            text = (
+                f"the {'gyro' if gyro else 'IMU'} is turned{about} against {'its orientation' if gyro else 'the model'}"
+            )
         case Cause.IMU_RATE:
             text = f"the IMU gives new readings {f'at only {told}' if told else 'less often than ticks come'}"
         case Cause.IMU_AGE:
@@ -80,7 +103,9 @@ def said(suspect: Suspect) -> str:
             kind = "a spring of" if "/" in unit else "play of"
             text = f"{joints} {'is' if one else 'are'} loose{f': {kind} {told}' if told else ''}"
         case Cause.FROZEN:
-            text = f"{several(where, 'a sensor')} is frozen: it repeats one reading{f' for {told}' if told else ''}"
+            who, one = _subject(where, "a sensor")
+            long = f" for {told}" if told else " again and again"
+            text = f"{who} {'is' if one else 'are'} frozen: the same reading{long}"
         case Cause.STALE_CARRY:
             text = f"the policy's carry is not that of the tick before{f' in {told}' if told else ''}"
         case Cause.OTHER_POLICY:
@@ -125,6 +150,8 @@ def next_step(suspect: Suspect) -> str:
                 "configuration, or the joint's axis in robot.xml"
             )
         case Cause.UNIT:
+            if suspect.places[:1] == ("gyro",):
+                return "Name the unit that the server sends with `ksim run --gyro-unit`."
             text = "name the server's kind with `ksim run --server`; of an imported log, the unit in its map YAML"
         case Cause.ZERO_OFFSET:
             text = (
@@ -191,7 +218,7 @@ def headline(layer: Layer) -> str:
     figure = telling(layer)
     if figure is None:
         return layer.untold or "nothing measured"
-    return f"{figure.what}: {told(figure)}" + (f", wanted {bound(figure)}" if bound(figure) else "")
+    return f"{capital(figure.what)}: {told(figure)}" + (f", wanted {bound(figure)}" if bound(figure) else "")
 
 
 def telling(layer: Layer) -> Figure | None:
@@ -200,12 +227,16 @@ def telling(layer: Layer) -> Figure | None:
     return min(layer.figures, key=lambda f: order.index(f.mark), default=None)
 
 
-def worst_joints(judgement: Judgement, least: float = 0.0) -> list[tuple[str, float, LayerName]]:
-    """(joint, share of the bound, in which layer), the worst first; of each joint its worst layer."""
+def worst_joints(judgement: Judgement) -> list[tuple[str, float, LayerName]]:
+    """(joint, share of the bound, in which layer), the worst first.
+
+    Of the actuators, which tell a joint from its neighbours best; where they tell none, each joint's worst layer.
+    """
+    own = [layer for layer in judgement.layers if layer.name is LayerName.ACTUATORS and layer.joints]
     found: dict[str, tuple[float, LayerName]] = {}
-    for layer in judgement.layers:
+    for layer in own or judgement.layers:
         for joint, share in layer.joints.items():
-            if math.isfinite(share) and share > found.get(joint, (least, layer.name))[0]:
+            if math.isfinite(share) and share > found.get(joint, (-math.inf, layer.name))[0]:
                 found[joint] = (share, layer.name)
     return sorted(((j, share, name) for j, (share, name) in found.items()), key=lambda row: -row[1])
 

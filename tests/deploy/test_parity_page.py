@@ -18,7 +18,7 @@ from deploy.log.page import html as log_html
 from deploy.parity import words
 from deploy.parity.figure import robot_figure, step
 from deploy.parity.layers import Parity, parity
-from deploy.parity.overview import Band, LogRow
+from deploy.parity.overview import LogRow
 from deploy.parity.page import summary_lines, write_html, write_many
 from deploy.parity.report import Cause, Figure, Judgement, Layer, LayerName, Suspect
 from robots.load import load_robot
@@ -76,6 +76,16 @@ def test_the_commands_of_the_next_steps_are_verbs_that_there_are():
         ({"cause": Cause.IMU_TURNED, "places": ("z",), "value": math.pi / 2, "unit": "rad"}, "turned by 90° about z"),
         ({"cause": Cause.DELAY, "value": 0.02, "unit": "s"}, "Commands act 20 ms later than in the simulation."),
         ({"cause": Cause.DELAY, "value": -0.004, "unit": "s"}, "Commands act 4 ms earlier than in the simulation."),
+        (
+            {"cause": Cause.IMU_TURNED, "places": ("gyro", "x"), "value": 1.5708, "unit": "rad"},
+            "The gyro is turned by 90° ab",
+        ),
+        ({"cause": Cause.UNIT, "places": ("sent",), "value": 57.3, "unit": "factor"}, "The targets are in degrees wh"),
+        ({"cause": Cause.UNIT, "places": (KNEE,), "value": 1 / 57.3, "unit": "factor"}, "04 is in radians where deg"),
+        (
+            {"cause": Cause.FROZEN, "places": ("imu",), "value": 2.0, "unit": "s"},
+            "IMU is frozen: the same reading for 2 s.",
+        ),
         ({"cause": Cause.MASS, "places": ("torso",), "value": 3.0, "unit": "kg"}, "Torso is 3 kg heavier than"),
         ({"cause": Cause.LOOSE, "places": (KNEE,), "value": 0.035, "unit": "rad"}, "is loose: play of 2.01°."),
         ({"cause": Cause.LOOSE, "places": (KNEE,), "value": 23.0, "unit": "N m/rad"}, "a spring of 23 N m/rad."),
@@ -190,12 +200,13 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> Parity:
     return parity(record(tmp_path_factory.mktemp("weak"), WEAK, duration_s=1.5, hang=True))
 
 
-def bands() -> tuple[Band, ...]:
+def bands() -> list[Any]:
+    """Bands of the closed loop as the page reads them: of the base, and of more joints than are shown at once."""
     t = np.linspace(0.0, 2.0, 40)
-    low, high = np.sin(t) - 0.1, np.sin(t) + 0.1
-    return (
-        Band(signal="tilt", unit="rad", time_s=t, low=low, middle=np.sin(t), high=high, measured=np.cos(t), inside=0.7),
-    )
+    low, high = np.sin(t) - 0.1, np.where(t < 1.5, np.sin(t) + 0.1, np.nan)  # then none stands any more
+    series = {"time_s": t, "low": low, "middle": np.sin(t), "high": high, "measured": np.cos(t)}
+    names = {"tilt": 0.7, "dof_a": 0.9, "dof_b": 0.31, "dof_c": math.nan, "dof_d": 0.8, "dof_e": 1.0}
+    return [types.SimpleNamespace(signal=name, unit="rad", inside=inside, **series) for name, inside in names.items()]
 
 
 def page_of(weak: Parity, path: Path, judgement: Judgement | None, **more: Any) -> str:
@@ -211,7 +222,8 @@ def test_the_page_begins_with_verdict_suspects_robot_and_layers(weak, tmp_path):
     order = [
         "suspect found", "Joint right_knee_04 sticks", "takes away 84 % of the gap", "ksim excite", "at only 20 Hz",
         "kbot in its home pose", "5.2 × bound", "Policy", "Closed loop", "The joints that differ most",
-        "70 % of the time inside", "How the error grows", "Timing of the loop", "Events",
+        "tilt", "70 % of the time inside", "31 % of the time inside", "The other joints", "100 % of the time inside",
+        "How the error grows", "Timing of the loop", "Events",
     ]  # fmt: skip
     places = [text.find(part) for part in order]
     assert -1 not in places and places == sorted(places), dict(zip(order, places, strict=True))
