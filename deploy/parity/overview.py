@@ -39,8 +39,8 @@ details.layer summary b{display:inline-block;min-width:116px}details.layer summa
 details.layer>*:not(summary){margin:8px 0 4px 16px}
 """
 
-# How many joints have their band shown at once.
-BANDS = 3
+# How many joints have their band shown at once, and the letters that fit beside a chart.
+BANDS, NAME_MAX = 3, 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,12 +144,13 @@ def band_charts(bands: Sequence[Band]) -> str:
 
 
 def _band(band: Band) -> str:
-    chart = Chart("time [s]", f"{words.short(band.signal)} [{band.unit}]", height=190)
+    name = words.short(band.signal)
+    chart = Chart("time [s]", f"{name if len(name) < NAME_MAX else 'position'} [{band.unit}]", height=190)
     chart.band(band.time_s, band.low, band.high, "simulated, 5 to 95 %")
     chart.line(band.time_s, band.middle, "simulated", "their median")
     chart.line(band.time_s, band.measured, "measured", "measured")
     inside = f"{100 * band.inside:.0f} % of the time inside" if math.isfinite(band.inside) else "cannot be told"
-    return f"<h3>{escape(words.short(band.signal))}<span>{inside}</span></h3>{chart.svg()}"
+    return f"<h3>{escape(name)}<span>{inside}</span></h3>{chart.svg()}"
 
 
 def log_rows(rows: Sequence[LogRow]) -> str:

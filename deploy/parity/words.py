@@ -222,9 +222,17 @@ def headline(layer: Layer) -> str:
 
 
 def telling(layer: Layer) -> Figure | None:
-    """The figure that says most of a layer: the first of its worst; None where it has none."""
+    """The figure that says most of a layer: of its worst the nearest to its bound; None where it has none."""
     order = (Mark.BAD, Mark.LOOK, Mark.GOOD, Mark.NONE)
-    return min(layer.figures, key=lambda f: order.index(f.mark), default=None)
+    return min(layer.figures, key=lambda f: (order.index(f.mark), -_of_bound(f)), default=None)
+
+
+def _of_bound(figure: Figure) -> float:
+    """A figure as a share of its bound: 1 is at it; 0 where it has none, or is none."""
+    if figure.mark is Mark.NONE or figure.value is None or figure.good is None:
+        return 0.0
+    small, large = (figure.value, figure.good) if figure.at_least else (figure.good, abs(figure.value))
+    return large / small if small > 0 else math.inf if large > 0 else 0.0
 
 
 def worst_joints(judgement: Judgement) -> list[tuple[str, float, LayerName]]:
@@ -244,18 +252,15 @@ def worst_joints(judgement: Judgement) -> list[tuple[str, float, LayerName]]:
 def verdict(judgement: Judgement) -> str:
     """What dominates, at which joints, and whether reality is inside the simulated band: one or two sentences."""
     poor = [layer for mark in (Mark.BAD, Mark.LOOK) for layer in judgement.layers if layer.mark is mark]
+    poor.sort(key=lambda layer: layer.name is LayerName.CLOSED_LOOP)  # what all others bring about, not a reason
     if judgement.suspects:
         first = judgement.suspects[0]
         more = len(judgement.suspects) - 1
         others = f" {more} more suspect{'' if more == 1 else 's'} below." if more else ""
         text = f"{said(first)} That is in the {first.layer.value} layer.{others}"
     elif poor:
-        figure = telling(poor[0])
-        assert figure is not None  # it has a mark
-        text = (
-            f"No single fault explains the gap; the layer that stands out is {poor[0].name.value}: "
-            f"{figure.what[:1].lower()}{figure.what[1:]} is {told(figure)}, {bound(figure)} is good."
-        )
+        text = f"No single fault explains the gap. What stands out is the {poor[0].name.value} layer: "
+        text += f"{headline(poor[0])}."
         joints = [joint for joint, share, _ in worst_joints(judgement) if share > 1.0]
         if joints:
             text += f" Beyond their bound: {several(joints, '')}."

@@ -107,11 +107,24 @@ def test_the_verdict_says_what_dominates_where_and_whether_reality_is_inside():
     assert first.startswith("Joint right_knee_04 sticks: 2.1 N m of friction more. That is in the actuators layer.")
     assert "1 more suspect below." in first and first.endswith("Reality is outside the simulated band.")
     alone = words.verdict(judged(ACTUATORS=2.5, BODY=1.5, CLOSED_LOOP=None))
-    assert "the layer that stands out is actuators: figure of actuators is 2.5 rad, up to 1 rad is good." in alone
+    assert "stands out is the actuators layer: Figure of actuators: 2.5 rad, wanted up to 1 rad." in alone
+    assert "the actuators layer" in words.verdict(judged(ACTUATORS=1.5, CLOSED_LOOP=3.0))  # closed loop is no reason
+    assert "the closed loop layer" in words.verdict(judged(CLOSED_LOOP=3.0))
     assert "Beyond their bound: right_knee_04 and left_hip_roll_03." in alone and "band" not in alone
     nothing = Judgement(layers=tuple(Layer(name=name, untold="no") for name in LayerName))
     assert words.verdict(nothing).startswith("Nothing could be told")
     assert words.conclusion(nothing) == "not told" and words.conclusion(judged()) == "agrees"
+
+
+def test_the_figure_that_tells_most_is_the_worst_and_of_those_the_nearest_to_its_bound():
+    def figure(value: float | None, good: float | None, *, at_least: bool = False) -> Figure:
+        return Figure(key="", what=f"{value}", value=value, unit="", good=good, poor=good, at_least=at_least)
+
+    good = (figure(None, 1.0), figure(7.0, None), figure(0.1, 1.0), figure(20.0, 10.0, at_least=True), figure(0.0, 0.0))
+    for figures, told in ((good[:2], "None"), (good, "20.0"), ((*good, figure(2.0, 1.0), figure(-9.0, 1.0)), "-9.0")):
+        most = words.telling(Layer(name=LayerName.BODY, figures=figures))
+        assert most is not None and most.what == told
+    assert words.telling(Layer(name=LayerName.BODY)) is None
 
 
 def test_the_terminal_has_verdict_suspects_layers_and_joints_in_100_columns():
