@@ -172,10 +172,10 @@ def next_step(suspect: Suspect) -> str:
         case Cause.GAINS:
             text = f"read back the gains that the motors have (`ksim check` compares them); else {_FIT}"
         case Cause.DELAY:
-            text = (
-                "find where it waits: round trips and periods are below; or train for it: channels.action.latency_s "
-                "in the task's YAML"
-            )
+            text = "find where it waits: round trips and periods are below; or train for it"
+            if suspect.value is not None and suspect.value < 0:
+                text = "it was trained for more delay than there is: narrow it"
+            text += ": channels.action.latency_s in the task's YAML"
         case Cause.MASS:
             text = (
                 "weigh it and correct the body's mass in robot.xml; or widen LinkMassRandomization in the task's YAML"

@@ -69,6 +69,11 @@ def test_the_commands_of_the_next_steps_are_verbs_that_there_are():
     assert {"sysid", "train", "check"} <= named <= set(VERBS) | {"excite"}
 
 
+def test_a_delay_that_is_shorter_than_in_training_is_no_search_for_where_it_waits():
+    late, early = (Suspect(cause=Cause.DELAY, layer=LayerName.ACTION_PATH, value=v, unit="s") for v in (0.02, -0.01))
+    assert "where it waits" in words.next_step(late) and "where it waits" not in words.next_step(early)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -190,6 +195,11 @@ def test_a_robot_s_picture_has_each_joint_once_inside_it_and_apart(robot, reques
     for side in ("start", "end"):
         rows = sorted(float(t.get("y", "")) for t in svg.iter("text") if t.get("text-anchor") == side)
         assert all(b - a > 11 for a, b in itertools.pairwise(rows)) and all(0 < y < height for y in rows)
+    for name in (t for t in svg.iter("text") if t.get("class") == "name"):
+        wide, x, y = 7.5 * len(name.text or ""), float(name.get("x", "")), float(name.get("y", ""))
+        left = x - wide if name.get("text-anchor") == "end" else x
+        beside = (every[:, 0] + every[:, 2] < left) | (every[:, 0] - every[:, 2] > left + wide)
+        assert (beside | (np.abs(every[:, 1] - y + 4) > every[:, 2] + 6)).all(), name.text
     assert f"{words.short(names[-1])}: not told (actuators)" in text and "times the bound (actuators)" in text
 
 
