@@ -14,6 +14,8 @@ import numpy as np
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 12, 40
 POINTS_MAX = 1500
+# Letters of a mark that half a chart has room for on a phone.
+MARK_MAX = 22
 
 
 def _text(value: float) -> str:
@@ -141,9 +143,10 @@ class Chart:
         for x, text in self._marks:
             if x0 <= x <= x1:
                 out.append(f'<line class="mark" x1="{share(x)}" x2="{share(x)}" y1="0" y2="{high}"/>')
-                side, shift = ("end", -4) if px(x) > wide * 0.75 else ("start", 4)
+                side, shift = ("end", -4) if px(x) > wide / 2 else ("start", 4)
+                shown = text if len(text) <= MARK_MAX else f"{text[: MARK_MAX - 1].rstrip()}…"
                 place = f'x="{share(x)}" dx="{shift}" y="10" text-anchor="{side}"'
-                out.append(f'<text class="tick" {place}>{escape(text)}</text>')
+                out.append(f'<text class="tick" {place}>{escape(shown)}<title>{escape(text)}</title></text>')
         out.append("</svg></div>")
         return "".join(out) + self._legend()
 

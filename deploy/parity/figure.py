@@ -153,6 +153,12 @@ def _labels(named: Sequence[tuple[str, float]], places: Mapping[str, np.ndarray]
     return out
 
 
+def _view(points: np.ndarray) -> tuple[str, np.ndarray]:
+    """The axis to look along so that most is seen, and what is then right and up, (2, 3)."""
+    views = {name: np.asarray(axes, dtype=float) for name, axes in VIEWS.items()}
+    return max(views.items(), key=lambda view: float(np.prod(np.ptp(points @ view[1].T, axis=0) + 1e-3)))
+
+
 def robot_figure(robot: str | Path, shares: Mapping[str, float], where: Mapping[str, str] | None = None) -> str:
     """The picture as HTML.
 
@@ -175,13 +181,7 @@ def robot_figure(robot: str | Path, shares: Mapping[str, float], where: Mapping[
     anchors = np.asarray([data.xanchor[built.model.joint(name).id] for name in names])
     links = _links(built, data)
     points = np.concatenate([anchors, *(np.asarray(link) for link in links)])
-    views = {name: np.asarray(axes, dtype=float) for name, axes in VIEWS.items()}
-
-    def spread(axes: np.ndarray) -> float:
-        return float(np.prod(np.ptp(points @ axes.T, axis=0) + 1e-3))
-
-    along = max(views, key=lambda name: spread(views[name]))
-    axes = views[along]
+    along, axes = _view(points)
     outlines = _outlines(built, data, axes)
 
     known = {n: shares[n] for n in names if n in shares and math.isfinite(shares[n])}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from deploy.parity import words
 from deploy.parity.figure import robot_figure
-from deploy.parity.report import Judgement, Suspect
+from deploy.parity.report import Figure, Judgement, Suspect
 from robots.errors import RobotLoadError
 from toolkit.charts import Chart, bars_by_name
 from toolkit.page import cell, chip, quiet, table
+
+if TYPE_CHECKING:
+    from deploy.parity.closed_loop import Band
 
 STYLE = """
 ol.suspects{margin:16px 0 0;padding:0;list-style:none;counter-reset:k}
@@ -36,28 +39,8 @@ details.layer summary b{display:inline-block;min-width:116px}details.layer summa
 details.layer>*:not(summary){margin:8px 0 4px 16px}
 """
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Band:
-    """One signal of the closed loop: what the simulation does under randomisation, and what was measured.
-
-    Attributes:
-        signal: its name.
-        unit: of all that follow.
-        time_s: (T,) [s].
-        low, middle, high: 5 %, median and 95 % of the simulations, (T,).
-        measured: (T,).
-        inside: share of the time in which what was measured lies between low and high.
-    """
-
-    signal: str
-    unit: str
-    time_s: np.ndarray
-    low: np.ndarray
-    middle: np.ndarray
-    high: np.ndarray
-    measured: np.ndarray
-    inside: float
+# How many joints have their band shown at once, and the letters that fit beside a chart.
+BANDS, NAME_MAX = 3, 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +105,12 @@ def layers(judgement: Judgement) -> str:
     for layer in judgement.layers:
         headline = words.headline(layer)
         rows = (
-            (escape(f.what), cell(words.told(f)), quiet(words.bound(f)), chip(f.mark.value, words.MARKS[f.mark]))
+            (
+                escape(words.capital(f.what)),
+                cell(words.told(f)),
+                quiet(words.bound(f)),
+                chip(f.mark.value, words.MARKS[f.mark]),
+            )
             for f in layer.figures
         )
         inside = table(("", "found", "good", ""), rows) if layer.figures else ""
@@ -138,18 +126,31 @@ def layers(judgement: Judgement) -> str:
     return "".join(out)
 
 
+def _figure(figure: Figure) -> tuple[str, ...]:
+    mark = chip(figure.mark.value, words.MARKS[figure.mark])
+    return escape(words.capital(figure.what)), cell(words.told(figure)), quiet(words.bound(figure)), mark
+
+
 def band_charts(bands: Sequence[Band]) -> str:
-    """A chart a signal: where the simulations go, and where reality went."""
-    out = []
-    for band in bands:
-        chart = Chart("time [s]", f"{band.signal} [{band.unit}]", height=210)
-        chart.band(band.time_s, band.low, band.high, "simulated many times, 5 to 95 %")
-        chart.line(band.time_s, band.middle, "simulated", "their median")
-        chart.line(band.time_s, band.measured, "measured", "measured")
-        out.append(
-            f"<h3>{escape(band.signal)}<span>{100 * band.inside:.0f} % of the time inside</span></h3>{chart.svg()}"
-        )
-    return "".join(out)
+    """A chart a signal: where the simulations go, and where reality went.
+
+    The base's signals and the joints that are least inside come first; the other joints open below.
+    """
+    base = [band for band in bands if band.unit != "rad" or band.signal == "tilt"]
+    joints = sorted((band for band in bands if band not in base), key=lambda band: band.inside)
+    shown, rest = joints[:BANDS], joints[BANDS:]
+    more = f"<details><summary>The other joints</summary>{''.join(map(_band, rest))}</details>" if rest else ""
+    return "".join(map(_band, [*base, *shown])) + more
+
+
+def _band(band: Band) -> str:
+    name = words.short(band.signal)
+    chart = Chart("time [s]", f"{name if len(name) < NAME_MAX else 'position'} [{band.unit}]", height=190)
+    chart.band(band.time_s, band.low, band.high, "simulated, 5 to 95 %")
+    chart.line(band.time_s, band.middle, "simulated", "their median")
+    chart.line(band.time_s, band.measured, "measured", "measured")
+    inside = f"{100 * band.inside:.0f} % of the time inside" if math.isfinite(band.inside) else "cannot be told"
+    return f"<h3>{escape(name)}<span>{inside}</span></h3>{chart.svg()}"
 
 
 def log_rows(rows: Sequence[LogRow]) -> str:

@@ -257,7 +257,7 @@ def tilt(log: RunLog) -> str:
     chart.line(log.start_s[good] - zero, angle, "measured")
     for event in log.events:
         if event["kind"] == "end":
-            chart.mark(event["t_s"] - zero, str(event["message"])[:40])
+            chart.mark(event["t_s"] - zero, str(event["message"]))
     return chart.svg()
 
 

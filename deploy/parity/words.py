@@ -9,6 +9,17 @@ from deploy.parity.report import Cause, Figure, Judgement, Layer, LayerName, Mar
 
 MARKS = {Mark.GOOD: "good", Mark.LOOK: "look at it", Mark.BAD: "bad", Mark.NONE: "not told"}
 _NAMED_MAX = 3
+# Places that are no joints: channels and columns of a log.
+_CHANNELS = {
+    "imu": "the IMU",
+    "gyro": "the gyro",
+    "orientation": "the IMU's orientation",
+    "joints": "the joint readings",
+    "joint_position": "the joint positions",
+    "joint_velocity": "the joint velocities",
+    "sent": "the targets",
+    "carry": "the carry",
+}
 
 
 def short(joint: str) -> str:
@@ -35,7 +46,7 @@ def size(value: float, unit: str) -> str:
 
 def several(places: Sequence[str], nothing: str) -> str:
     """Names as one text; `nothing` where there are none."""
-    names = [short(place) for place in places]
+    names = [_CHANNELS.get(place, short(place)) for place in places]
     if not names:
         return nothing
     if len(names) > _NAMED_MAX:
@@ -43,11 +54,18 @@ def several(places: Sequence[str], nothing: str) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def _subject(places: Sequence[str], nothing: str = "the joints") -> tuple[str, bool]:
+    """(who a sentence is about, whether that is one)."""
+    if not places or places[0] in _CHANNELS:
+        text = several(places, nothing)
+        return text, len(places) <= 1 and not text.endswith("s")
+    return f"joint{'' if len(places) == 1 else 's'} {several(places, '')}", len(places) == 1
+
+
 def said(suspect: Suspect) -> str:
     """What is wrong, with its size: one sentence."""
     where, value, unit = suspect.places, suspect.value, suspect.unit
-    one = len(where) == 1
-    joints = f"joint{'' if one else 's'} {several(where, '')}" if where else "the joints"
+    joints, one = _subject(where)
     told = "" if value is None else size(abs(value), unit)
     less = value is not None and value < 0
     match suspect.cause:
@@ -56,12 +74,17 @@ def said(suspect: Suspect) -> str:
         case Cause.JOINT_INVERTED:
             text = f"{joints} {'turns' if one else 'turn'} the other way round: the sign is flipped"
         case Cause.UNIT:
-            text = f"{joints} {'is' if one else 'are'} in degrees where radians are expected"
+            units = ("radians", "degrees") if value is not None and 0 < value < 1 else ("degrees", "radians")
+            text = f"{joints} {'is' if one else 'are'} in {units[0]} where {units[1]} are expected"
         case Cause.ZERO_OFFSET:
             text = f"the zero of {joints} is off{f' by {told}' if told else ''}"
         case Cause.IMU_TURNED:
-            about = f" about {several(where, '')}" if where else ""
-            text = f"the IMU is turned{f' by {told}' if told else ''}{about} against the model"
+            gyro = where[:1] == ("gyro",)
+            axes = several([place for place in where if place not in _CHANNELS], "")
+            about = f"{f' by {told}' if told else ''}{f' about {axes}' if axes else ''}"
+            text = (
+                f"the {'gyro' if gyro else 'IMU'} is turned{about} against {'its orientation' if gyro else 'the model'}"
+            )
         case Cause.IMU_RATE:
             text = f"the IMU gives new readings {f'at only {told}' if told else 'less often than ticks come'}"
         case Cause.IMU_AGE:
@@ -80,7 +103,9 @@ def said(suspect: Suspect) -> str:
             kind = "a spring of" if "/" in unit else "play of"
             text = f"{joints} {'is' if one else 'are'} loose{f': {kind} {told}' if told else ''}"
         case Cause.FROZEN:
-            text = f"{several(where, 'a sensor')} is frozen: it repeats one reading{f' for {told}' if told else ''}"
+            who, one = _subject(where, "a sensor")
+            long = f" for {told}" if told else " again and again"
+            text = f"{who} {'is' if one else 'are'} frozen: the same reading{long}"
         case Cause.STALE_CARRY:
             text = f"the policy's carry is not that of the tick before{f' in {told}' if told else ''}"
         case Cause.OTHER_POLICY:
@@ -125,6 +150,8 @@ def next_step(suspect: Suspect) -> str:
                 "configuration, or the joint's axis in robot.xml"
             )
         case Cause.UNIT:
+            if suspect.places[:1] == ("gyro",):
+                return "Name the unit that the server sends with `ksim run --gyro-unit`."
             text = "name the server's kind with `ksim run --server`; of an imported log, the unit in its map YAML"
         case Cause.ZERO_OFFSET:
             text = (
@@ -145,10 +172,10 @@ def next_step(suspect: Suspect) -> str:
         case Cause.GAINS:
             text = f"read back the gains that the motors have (`ksim check` compares them); else {_FIT}"
         case Cause.DELAY:
-            text = (
-                "find where it waits: round trips and periods are below; or train for it: channels.action.latency_s "
-                "in the task's YAML"
-            )
+            text = "find where it waits: round trips and periods are below; or train for it"
+            if suspect.value is not None and suspect.value < 0:
+                text = "it was trained for more delay than there is: narrow it"
+            text += ": channels.action.latency_s in the task's YAML"
         case Cause.MASS:
             text = (
                 "weigh it and correct the body's mass in robot.xml; or widen LinkMassRandomization in the task's YAML"
@@ -191,21 +218,33 @@ def headline(layer: Layer) -> str:
     figure = telling(layer)
     if figure is None:
         return layer.untold or "nothing measured"
-    return f"{figure.what}: {told(figure)}" + (f", wanted {bound(figure)}" if bound(figure) else "")
+    return f"{capital(figure.what)}: {told(figure)}" + (f", wanted {bound(figure)}" if bound(figure) else "")
 
 
 def telling(layer: Layer) -> Figure | None:
-    """The figure that says most of a layer: the first of its worst; None where it has none."""
+    """The figure that says most of a layer: of its worst the nearest to its bound; None where it has none."""
     order = (Mark.BAD, Mark.LOOK, Mark.GOOD, Mark.NONE)
-    return min(layer.figures, key=lambda f: order.index(f.mark), default=None)
+    return min(layer.figures, key=lambda f: (order.index(f.mark), -_of_bound(f)), default=None)
 
 
-def worst_joints(judgement: Judgement, least: float = 0.0) -> list[tuple[str, float, LayerName]]:
-    """(joint, share of the bound, in which layer), the worst first; of each joint its worst layer."""
+def _of_bound(figure: Figure) -> float:
+    """A figure as a share of its bound: 1 is at it; 0 where it has none, or is none."""
+    if figure.mark is Mark.NONE or figure.value is None or figure.good is None:
+        return 0.0
+    small, large = (figure.value, figure.good) if figure.at_least else (figure.good, abs(figure.value))
+    return large / small if small > 0 else math.inf if large > 0 else 0.0
+
+
+def worst_joints(judgement: Judgement) -> list[tuple[str, float, LayerName]]:
+    """(joint, share of the bound, in which layer), the worst first.
+
+    Of the actuators, which tell a joint from its neighbours best; where they tell none, each joint's worst layer.
+    """
+    own = [layer for layer in judgement.layers if layer.name is LayerName.ACTUATORS and layer.joints]
     found: dict[str, tuple[float, LayerName]] = {}
-    for layer in judgement.layers:
+    for layer in own or judgement.layers:
         for joint, share in layer.joints.items():
-            if math.isfinite(share) and share > found.get(joint, (least, layer.name))[0]:
+            if math.isfinite(share) and share > found.get(joint, (-math.inf, layer.name))[0]:
                 found[joint] = (share, layer.name)
     return sorted(((j, share, name) for j, (share, name) in found.items()), key=lambda row: -row[1])
 
@@ -213,18 +252,15 @@ def worst_joints(judgement: Judgement, least: float = 0.0) -> list[tuple[str, fl
 def verdict(judgement: Judgement) -> str:
     """What dominates, at which joints, and whether reality is inside the simulated band: one or two sentences."""
     poor = [layer for mark in (Mark.BAD, Mark.LOOK) for layer in judgement.layers if layer.mark is mark]
+    poor.sort(key=lambda layer: layer.name is LayerName.CLOSED_LOOP)  # what all others bring about, not a reason
     if judgement.suspects:
         first = judgement.suspects[0]
         more = len(judgement.suspects) - 1
         others = f" {more} more suspect{'' if more == 1 else 's'} below." if more else ""
         text = f"{said(first)} That is in the {first.layer.value} layer.{others}"
     elif poor:
-        figure = telling(poor[0])
-        assert figure is not None  # it has a mark
-        text = (
-            f"No single fault explains the gap; the layer that stands out is {poor[0].name.value}: "
-            f"{figure.what[:1].lower()}{figure.what[1:]} is {told(figure)}, {bound(figure)} is good."
-        )
+        text = f"No single fault explains the gap. What stands out is the {poor[0].name.value} layer: "
+        text += f"{headline(poor[0])}."
         joints = [joint for joint, share, _ in worst_joints(judgement) if share > 1.0]
         if joints:
             text += f" Beyond their bound: {several(joints, '')}."

@@ -18,7 +18,7 @@ from deploy.log.page import html as log_html
 from deploy.parity import words
 from deploy.parity.figure import robot_figure, step
 from deploy.parity.layers import Parity, parity
-from deploy.parity.overview import Band, LogRow
+from deploy.parity.overview import LogRow
 from deploy.parity.page import summary_lines, write_html, write_many
 from deploy.parity.report import Cause, Figure, Judgement, Layer, LayerName, Suspect
 from robots.load import load_robot
@@ -69,6 +69,11 @@ def test_the_commands_of_the_next_steps_are_verbs_that_there_are():
     assert {"sysid", "train", "check"} <= named <= set(VERBS) | {"excite"}
 
 
+def test_a_delay_that_is_shorter_than_in_training_is_no_search_for_where_it_waits():
+    late, early = (Suspect(cause=Cause.DELAY, layer=LayerName.ACTION_PATH, value=v, unit="s") for v in (0.02, -0.01))
+    assert "where it waits" in words.next_step(late) and "where it waits" not in words.next_step(early)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -76,6 +81,16 @@ def test_the_commands_of_the_next_steps_are_verbs_that_there_are():
         ({"cause": Cause.IMU_TURNED, "places": ("z",), "value": math.pi / 2, "unit": "rad"}, "turned by 90° about z"),
         ({"cause": Cause.DELAY, "value": 0.02, "unit": "s"}, "Commands act 20 ms later than in the simulation."),
         ({"cause": Cause.DELAY, "value": -0.004, "unit": "s"}, "Commands act 4 ms earlier than in the simulation."),
+        (
+            {"cause": Cause.IMU_TURNED, "places": ("gyro", "x"), "value": 1.5708, "unit": "rad"},
+            "The gyro is turned by 90° ab",
+        ),
+        ({"cause": Cause.UNIT, "places": ("sent",), "value": 57.3, "unit": "factor"}, "The targets are in degrees wh"),
+        ({"cause": Cause.UNIT, "places": (KNEE,), "value": 1 / 57.3, "unit": "factor"}, "04 is in radians where deg"),
+        (
+            {"cause": Cause.FROZEN, "places": ("imu",), "value": 2.0, "unit": "s"},
+            "IMU is frozen: the same reading for 2 s.",
+        ),
         ({"cause": Cause.MASS, "places": ("torso",), "value": 3.0, "unit": "kg"}, "Torso is 3 kg heavier than"),
         ({"cause": Cause.LOOSE, "places": (KNEE,), "value": 0.035, "unit": "rad"}, "is loose: play of 2.01°."),
         ({"cause": Cause.LOOSE, "places": (KNEE,), "value": 23.0, "unit": "N m/rad"}, "a spring of 23 N m/rad."),
@@ -97,11 +112,24 @@ def test_the_verdict_says_what_dominates_where_and_whether_reality_is_inside():
     assert first.startswith("Joint right_knee_04 sticks: 2.1 N m of friction more. That is in the actuators layer.")
     assert "1 more suspect below." in first and first.endswith("Reality is outside the simulated band.")
     alone = words.verdict(judged(ACTUATORS=2.5, BODY=1.5, CLOSED_LOOP=None))
-    assert "the layer that stands out is actuators: figure of actuators is 2.5 rad, up to 1 rad is good." in alone
+    assert "stands out is the actuators layer: Figure of actuators: 2.5 rad, wanted up to 1 rad." in alone
+    assert "the actuators layer" in words.verdict(judged(ACTUATORS=1.5, CLOSED_LOOP=3.0))  # closed loop is no reason
+    assert "the closed loop layer" in words.verdict(judged(CLOSED_LOOP=3.0))
     assert "Beyond their bound: right_knee_04 and left_hip_roll_03." in alone and "band" not in alone
     nothing = Judgement(layers=tuple(Layer(name=name, untold="no") for name in LayerName))
     assert words.verdict(nothing).startswith("Nothing could be told")
     assert words.conclusion(nothing) == "not told" and words.conclusion(judged()) == "agrees"
+
+
+def test_the_figure_that_tells_most_is_the_worst_and_of_those_the_nearest_to_its_bound():
+    def figure(value: float | None, good: float | None, *, at_least: bool = False) -> Figure:
+        return Figure(key="", what=f"{value}", value=value, unit="", good=good, poor=good, at_least=at_least)
+
+    good = (figure(None, 1.0), figure(7.0, None), figure(0.1, 1.0), figure(20.0, 10.0, at_least=True), figure(0.0, 0.0))
+    for figures, told in ((good[:2], "None"), (good, "20.0"), ((*good, figure(2.0, 1.0), figure(-9.0, 1.0)), "-9.0")):
+        most = words.telling(Layer(name=LayerName.BODY, figures=figures))
+        assert most is not None and most.what == told
+    assert words.telling(Layer(name=LayerName.BODY)) is None
 
 
 def test_the_terminal_has_verdict_suspects_layers_and_joints_in_100_columns():
@@ -167,6 +195,11 @@ def test_a_robot_s_picture_has_each_joint_once_inside_it_and_apart(robot, reques
     for side in ("start", "end"):
         rows = sorted(float(t.get("y", "")) for t in svg.iter("text") if t.get("text-anchor") == side)
         assert all(b - a > 11 for a, b in itertools.pairwise(rows)) and all(0 < y < height for y in rows)
+    for name in (t for t in svg.iter("text") if t.get("class") == "name"):
+        wide, x, y = 7.5 * len(name.text or ""), float(name.get("x", "")), float(name.get("y", ""))
+        left = x - wide if name.get("text-anchor") == "end" else x
+        beside = (every[:, 0] + every[:, 2] < left) | (every[:, 0] - every[:, 2] > left + wide)
+        assert (beside | (np.abs(every[:, 1] - y + 4) > every[:, 2] + 6)).all(), name.text
     assert f"{words.short(names[-1])}: not told (actuators)" in text and "times the bound (actuators)" in text
 
 
@@ -190,12 +223,13 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> Parity:
     return parity(record(tmp_path_factory.mktemp("weak"), WEAK, duration_s=1.5, hang=True))
 
 
-def bands() -> tuple[Band, ...]:
+def bands() -> list[Any]:
+    """Bands of the closed loop as the page reads them: of the base, and of more joints than are shown at once."""
     t = np.linspace(0.0, 2.0, 40)
-    low, high = np.sin(t) - 0.1, np.sin(t) + 0.1
-    return (
-        Band(signal="tilt", unit="rad", time_s=t, low=low, middle=np.sin(t), high=high, measured=np.cos(t), inside=0.7),
-    )
+    low, high = np.sin(t) - 0.1, np.where(t < 1.5, np.sin(t) + 0.1, np.nan)  # then none stands any more
+    series = {"time_s": t, "low": low, "middle": np.sin(t), "high": high, "measured": np.cos(t)}
+    names = {"tilt": 0.7, "dof_a": 0.9, "dof_b": 0.31, "dof_c": math.nan, "dof_d": 0.8, "dof_e": 1.0}
+    return [types.SimpleNamespace(signal=name, unit="rad", inside=inside, **series) for name, inside in names.items()]
 
 
 def page_of(weak: Parity, path: Path, judgement: Judgement | None, **more: Any) -> str:
@@ -211,7 +245,8 @@ def test_the_page_begins_with_verdict_suspects_robot_and_layers(weak, tmp_path):
     order = [
         "suspect found", "Joint right_knee_04 sticks", "takes away 84 % of the gap", "ksim excite", "at only 20 Hz",
         "kbot in its home pose", "5.2 × bound", "Policy", "Closed loop", "The joints that differ most",
-        "70 % of the time inside", "How the error grows", "Timing of the loop", "Events",
+        "tilt", "70 % of the time inside", "31 % of the time inside", "The other joints", "100 % of the time inside",
+        "How the error grows", "Timing of the loop", "Events",
     ]  # fmt: skip
     places = [text.find(part) for part in order]
     assert -1 not in places and places == sorted(places), dict(zip(order, places, strict=True))
