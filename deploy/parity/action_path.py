@@ -20,8 +20,8 @@ STILL_TICKS, STILL_RAD, STEP_RAD = 5, 0.002, 0.01
 BEGUN_RAD = 0.002
 # What comes later is no answer to the step [s].
 ANSWER_S = 0.4
-# Ours: one target in a thousand, one in twenty. Bounding torque is left out: the motor has that limit too.
-CHANGED_GOOD, CHANGED_POOR = 0.001, 0.05
+# Ours: ticks in a thousand, in four. Bounding torque is left out: the motor has that limit too.
+CHANGED_GOOD, CHANGED_POOR = 0.001, 0.25
 LOST_GOOD, LOST_POOR = 0.001, 0.01
 # A search on simulated windows tells a delay to some milliseconds.
 DELAY_GOOD_S, DELAY_POOR_S = 0.002, 0.010
