@@ -281,23 +281,21 @@ def actuator_layer(
         log: with the simulation's joints in its order.
         simulation: of the log.
         replay: the targets replayed, joints as in `names`.
-        aligned: the same with the delay that fits best; None where none does.
+        aligned: the same with the delay that fits best; None where that is the one assumed, or none does.
         names: of the joints that were measured.
         late_s: from the arrival of a target to what is measured of it [s].
     """
     best = replay if aligned is None else aligned
     found = replayed(best, names)
-    figures = []
-    if aligned is not None:
-        figures += _replay_figures(found, "aligned_", "targets replayed with the delay that fits best", judged=True)
+    figures = _replay_figures(found, "", "targets replayed with the delay that fits best", judged=True)
     figures += _replay_figures(
-        replayed(replay, names), "", "targets replayed with the delay assumed", judged=aligned is None
+        replayed(replay, names), "unaligned_", "targets replayed with the delay assumed", judged=False
     )
     velocity = rms(best.velocity_sim - best.velocity)
     figures.append(
         Figure(
             key="velocity_rmse_rad_s",
-            what="RMSE of velocities, targets replayed with the best delay known",
+            what="RMSE of velocities, targets replayed with the delay that fits best",
             value=velocity,
             unit="rad/s",
             good=VELOCITY_GOOD_RAD_S,
