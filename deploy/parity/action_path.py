@@ -77,7 +77,8 @@ def first_motion_s(arrived_s: np.ndarray, sent: np.ndarray, measured_s: np.ndarr
         first = after[far[0]]
         # where the line through the first two samples of the motion left it, after the sample before
         a, b = (float(np.sign(jumps[k]) * (position[min(i, len(sent) - 1)] - lying.mean())) for i in (first, first + 1))
-        slope = (b - a) / (measured_s[first + 1] - measured_s[first]) if first + 1 < len(sent) else 0.0
+        since = measured_s[first + 1] - measured_s[first] if first + 1 < len(sent) else 0.0
+        slope = (b - a) / since if since > 0 else 0.0
         at = measured_s[first] - ((a - begun) / slope if slope > 0 else 0.0)
         at = max(at, measured_s[first - 1])
         found.append(max(0.0, at - arrived_s[k]))

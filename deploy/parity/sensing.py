@@ -238,7 +238,8 @@ def _joint_figures(log: RunLog, rows: np.ndarray, time_s: np.ndarray) -> tuple[l
     position, velocity, sent = log.joint_position[rows], log.joint_velocity[rows], log.sent[rows]
     trained = {name: noise(log.spec, name) for name in (JOINT_ANGLES, JOINT_VELOCITIES)}
     noisy = {name: noise_std(position[:, j]) for j, name in enumerate(names)}
-    frozen = {name: frozen_s(sent[:, j], position[:, j], time_s) for j, name in enumerate(names)}
+    told = ~log.stale[rows]  # what did not come is no joint's fault
+    frozen = {name: frozen_s(sent[told, j], position[told, j], time_s[told]) for j, name in enumerate(names)}
     steps = {name: quantum(position[:, j]) for j, name in enumerate(names)}
     rough = {name: noise_std(velocity[:, j]) for j, name in enumerate(names) if np.isfinite(velocity[:, j]).any()}
 
@@ -283,7 +284,7 @@ def _imu_figures(log: RunLog, rows: np.ndarray, time_s: np.ndarray, built: Built
     ):
         if np.isfinite(values).any():
             figures.append(_noise(key, what, values, is_new([values]), trained, unit, where))
-    good = np.isfinite(quat).all(axis=1) & np.isfinite(gyro).all(axis=1) & np.isfinite(time_s)
+    good = np.isfinite(quat).all(axis=1) & np.isfinite(gyro).all(axis=1) & np.isfinite(time_s) & ~log.stale[rows]
     if good.sum() > FLAT_LEAST:
         bias, (least, most) = gyro_against_orientation(quat[good], gyro[good], time_s[good])
         off = least - 1.0 if least > 1.0 else min(most - 1.0, 0.0)
