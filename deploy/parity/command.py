@@ -82,6 +82,21 @@ def _many(args: ParityOptions, results: Sequence[Parity]) -> tuple[dict[str, Any
     report = pooled_report(results, judgement)
     with atomic_path(out / "report.json") as part:
         part.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    if hasattr(page, "write_many"):
+        from deploy.parity.overview import LogRow
+
+        rows = [
+            LogRow(
+                name=r.report["log"],
+                duration_s=r.report["loop"]["duration_s"],
+                judgement=r.judgement,
+                page=file.name,
+            )
+            for r, file in zip(results, files, strict=True)
+        ]
+        with atomic_path(out / "report.html") as part:
+            page.write_many(part, results[0].robot, judgement, rows)
+        files = [out / "report.html", *files]
     return report, judgement, [out / "report.json", *files]
 
 

@@ -317,11 +317,12 @@ def test_coverage_is_the_share_of_ticks_inside_the_widened_band() -> None:
     runs[..., 0] = 0.1 * np.arange(21)[:, None]  # 5 % is 0.1, 95 % is 1.9
     runs[:, 50:, 2] = np.nan  # all have fallen
     measured = np.zeros((100, 3))
-    measured[:, 0] = np.where(time < 1.0, 0.085, 1.0)
+    # outside, inside by what the band is widened by, inside
+    measured[:, 0] = np.where(time < 0.5, 0.085, np.where(time < 1.0, 0.095, 1.0))
     measured[:, 2] = np.where(time < 0.5, 0.9 * JOINT_RAD, 1.1 * JOINT_RAD)
     tilt, turn, joint = bands(("a",), time, measured, runs, 10)
     assert (tilt.low[0], tilt.middle[0], tilt.high[0]) == pytest.approx((0.1, 1.0, 1.9))
-    assert tilt.inside == pytest.approx(0.5) and turn.inside == 1.0 and joint.inside == pytest.approx(0.5)
+    assert tilt.inside == pytest.approx(0.75) and turn.inside == 1.0 and joint.inside == pytest.approx(0.5)
 
 
 def test_draws_stay_inside_the_ranges_of_training_and_differ(hung: RunLog) -> None:
