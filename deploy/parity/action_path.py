@@ -20,8 +20,8 @@ STILL_TICKS, STILL_RAD, STEP_RAD = 5, 0.002, 0.01
 BEGUN_RAD = 0.002
 # What comes later is no answer to the step [s].
 ANSWER_S = 0.4
-# Ours: one target in a thousand, one in twenty. Bounding torque is left out: the motor has that limit too.
-CHANGED_GOOD, CHANGED_POOR = 0.001, 0.05
+# Ours: ticks in a thousand, in four. Bounding torque is left out: the motor has that limit too.
+CHANGED_GOOD, CHANGED_POOR = 0.001, 0.25
 LOST_GOOD, LOST_POOR = 0.001, 0.01
 # A search on simulated windows tells a delay to some milliseconds.
 DELAY_GOOD_S, DELAY_POOR_S = 0.002, 0.010
@@ -51,7 +51,7 @@ def safety_counts(log: RunLog) -> dict[str, Any]:
 def first_motion_s(arrived_s: np.ndarray, sent: np.ndarray, measured_s: np.ndarray, position: np.ndarray) -> np.ndarray:
     """From each step of a joint's target to the first motion that answers it, (steps that are answered,) [s].
 
-    A step is a target that lay still and then jumped. Motion is told between samples, along the line that joins them.
+    A step is a target that lay still and then jumped. Motion is told between samples, by a line through two.
 
     Args:
         arrived_s: when each target reached the robot, (T,) [s].
@@ -75,9 +75,12 @@ def first_motion_s(arrived_s: np.ndarray, sent: np.ndarray, measured_s: np.ndarr
         if not len(far):
             continue
         first = after[far[0]]
-        a, b = (float(np.sign(jumps[k]) * (position[i] - lying.mean())) for i in (first - 1, first))
-        share = (begun - a) / (b - a) if b > a else 1.0
-        at = measured_s[first - 1] + min(max(share, 0.0), 1.0) * (measured_s[first] - measured_s[first - 1])
+        # where the line through the first two samples of the motion left it, after the sample before
+        a, b = (float(np.sign(jumps[k]) * (position[min(i, len(sent) - 1)] - lying.mean())) for i in (first, first + 1))
+        since = measured_s[first + 1] - measured_s[first] if first + 1 < len(sent) else 0.0
+        slope = (b - a) / since if since > 0 else 0.0
+        at = measured_s[first] - ((a - begun) / slope if slope > 0 else 0.0)
+        at = max(at, measured_s[first - 1])
         found.append(max(0.0, at - arrived_s[k]))
     return np.asarray(found)
 

@@ -16,7 +16,7 @@ POSITION_GOOD_RAD, POSITION_POOR_RAD = 0.02, 0.05
 WORST_GOOD_RAD, WORST_POOR_RAD = 0.03, 0.08
 VELOCITY_GOOD_RAD_S, VELOCITY_POOR_RAD_S = 0.4, 1.0
 # Ours: of joints that move by more than MOVES_RAD in a window (root mean square).
-CORRELATION_GOOD, CORRELATION_POOR, MOVES_RAD = 0.8, 0.5, 0.01
+CORRELATION_GOOD, CORRELATION_POOR, MOVES_RAD = 0.7, 0.3, 0.02
 # Ours: friction beyond the model's, as a share of the joint's torque limit.
 FRICTION_GOOD, FRICTION_POOR = 0.05, 0.15
 # A joint rests where its target stays within REST_RAD for REST_S and it is slower than REST_RAD_S.
@@ -167,7 +167,10 @@ def static_offsets(log: RunLog, simulation: WindowedSimulation) -> dict[str, tup
 
 
 def two_way_motion(log: RunLog, simulation: WindowedSimulation, late_s: float) -> dict[str, dict[str, float]]:
-    """By joint: `friction_nm`, `nominal_nm`, `loop_rad` (full width of position over target), `dead_rad`; or NaN.
+    """By joint: `friction_nm`, `nominal_nm`, `friction_rad`, `loop_rad`, `dead_rad`; NaN where it cannot be told.
+
+    `friction_nm` is of the measured torque, or where there is none of the controller's, where it is below its limit;
+    `friction_rad` of target less position; `loop_rad` is the full width of the loop of position over target.
 
     Args:
         late_s: from the arrival of a target to what is measured of it, as assumed [s].
@@ -176,7 +179,7 @@ def two_way_motion(log: RunLog, simulation: WindowedSimulation, late_s: float) -
     target, params = in_force(log, rows, late_s), simulation.plant.params
     position, velocity, torque = log.joint_position[rows], log.joint_velocity[rows], log.joint_torque[rows]
     asked = params.kp * (target - position) - params.kd * velocity
-    effort = np.clip(asked, -params.torque_limit, params.torque_limit)
+    effort = np.where(np.abs(asked) < params.torque_limit, asked, np.nan)
     out = {}
     for j, name in enumerate(log.spec.robot.joint_names):
         speed = np.abs(velocity[:, j])
@@ -190,6 +193,7 @@ def two_way_motion(log: RunLog, simulation: WindowedSimulation, late_s: float) -
         out[name] = {
             "friction_nm": two_way(position[:, j], direction, told),
             "nominal_nm": float(params.friction[j]) + viscous,
+            "friction_rad": two_way(position[:, j], direction, target[:, j] - position[:, j]),
             "loop_rad": loop,
             "dead_rad": dead_travel(target[:, j], position[:, j]),
         }
@@ -277,23 +281,21 @@ def actuator_layer(
         log: with the simulation's joints in its order.
         simulation: of the log.
         replay: the targets replayed, joints as in `names`.
-        aligned: the same with the delay that fits best; None where none does.
+        aligned: the same with the delay that fits best; None where that is the one assumed, or none does.
         names: of the joints that were measured.
         late_s: from the arrival of a target to what is measured of it [s].
     """
     best = replay if aligned is None else aligned
     found = replayed(best, names)
-    figures = []
-    if aligned is not None:
-        figures += _replay_figures(found, "aligned_", "targets replayed with the delay that fits best", judged=True)
+    figures = _replay_figures(found, "", "targets replayed with the delay that fits best", judged=True)
     figures += _replay_figures(
-        replayed(replay, names), "", "targets replayed with the delay assumed", judged=aligned is None
+        replayed(replay, names), "unaligned_", "targets replayed with the delay assumed", judged=False
     )
     velocity = rms(best.velocity_sim - best.velocity)
     figures.append(
         Figure(
             key="velocity_rmse_rad_s",
-            what="RMSE of velocities, targets replayed with the best delay known",
+            what="RMSE of velocities, targets replayed with the delay that fits best",
             value=velocity,
             unit="rad/s",
             good=VELOCITY_GOOD_RAD_S,
@@ -311,7 +313,7 @@ def actuator_layer(
     more = {n: (v["friction_nm"] - v["nominal_nm"]) / limits[n] for n, v in motion.items()}
     rough = max((n for n in more if np.isfinite(more[n])), key=lambda n: more[n], default="")
     nominal, limit = (motion[rough]["nominal_nm"], limits[rough]) if rough else (0.0, 0.0)
-    loop, dead = (_worst({n: v[k] for n, v in motion.items()}) for k in ("loop_rad", "dead_rad"))
+    drag, loop, dead = (_worst({n: v[k] for n, v in motion.items()}) for k in ("friction_rad", "loop_rad", "dead_rad"))
     figures += [
         Figure(
             key="static_offset_rad",
@@ -337,6 +339,13 @@ def actuator_layer(
             good=nominal + FRICTION_GOOD * limit if rough else None,
             poor=nominal + FRICTION_POOR * limit if rough else None,
             where=rough,
+        ),
+        Figure(
+            key="friction_two_way_rad",
+            what="friction and lag: half the difference of target less position up and down, the worst",
+            value=drag[1],
+            unit="rad",
+            where=drag[0],
         ),
         Figure(
             key="hysteresis_rad",

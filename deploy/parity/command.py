@@ -1,71 +1,125 @@
-"""`ksim parity`: compare a log with the simulation."""
+"""`ksim parity`: compare logs with the simulation."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 from deploy.errors import OptionError
 from deploy.log.recorder import read_log
-from deploy.parity.layers import parity, write_reports
-from deploy.parity.page import summary_lines
+from deploy.parity.closed_loop import RUNS
+from deploy.parity.layers import Parity, parity, write_reports
+from deploy.parity.overview import LogRow
+from deploy.parity.page import write_many
+from deploy.parity.pool import pooled, pooled_report
+from deploy.parity.report import Judgement, Mark
+from deploy.parity.terminal import judgement_lines
 from deploy.twin.calibrated import read_reality
 from toolkit.cli import Option, options, run_verb
-from toolkit.settings import Settings
+from toolkit.errors import SettingsError
+from toolkit.files import atomic_path
+from toolkit.settings import Bound, Settings
+
+# Exit status where a layer is bad or something is suspected; 1 is an error, 2 a word that is no option.
+BAD = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParityOptions(Settings):
     """The options of `ksim parity`."""
 
-    log: Annotated[tuple[str, ...], Option("a log of ksim run; with --full several", positional=True, many=True)]
+    log: Annotated[tuple[str, ...], Option("a log of ksim run, or several of one robot", positional=True, many=True)]
     robot: Annotated[str | None, Option("built-in robot or robot folder (default: the log's)")] = None
     reality: Annotated[
         str | None, Option("simulate this reality YAML, or this calibration, instead of the nominal robot")
     ] = None
     hang: Annotated[bool, Option("the robot hung from a gantry, feet off the floor")] = False
+    closed_loop: Annotated[
+        int, Bound(0, 1000, "a number of runs"), Option("simulate the run through its policy so often; 0: not")
+    ] = RUNS
     full: Annotated[bool, Option("replay whole logs open loop, as joint positions in OUT/MOTION.npz")] = False
     calibration: Annotated[str | None, Option("what ksim sysid found, for --full", metavar="FILE")] = None
     held: Annotated[bool, Option("the base, which floats in the model, was fixed to the world (--full)")] = False
     out: Annotated[str | None, Option("folder, or name of the page ending in .html (default: beside the log)")] = None
+    exit_zero: Annotated[bool, Option("exit with 0 also where a layer is bad")] = False
     json: Annotated[bool, Option("print the figures as one JSON object on stdout")] = False
+    error: ClassVar[type[SettingsError]] = OptionError
+    noun: ClassVar[str] = ""
+
+
+def _compare(args: ParityOptions, path: str) -> Parity:
+    log = read_log(path)
+    reality = read_reality(args.reality, args.robot or log.spec.robot.name) if args.reality else None
+    if not log.complete:
+        print(f"ksim parity: {path}: the log breaks off; comparing what is there", file=sys.stderr)
+    result = parity(log, args.robot, reality, hang=args.hang, closed_loop_runs=args.closed_loop)
+    found = result.report["robot_differences"]
+    if found:
+        more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+        print(f"ksim parity: warning: simulated with another robot: {'; '.join(found[:4])}{more}", file=sys.stderr)
+    return result
+
+
+def _many(args: ParityOptions, results: Sequence[Parity]) -> tuple[dict[str, Any], Judgement, list[Path]]:
+    """Reports of several logs: (what report.json holds, the judgement of all, the files)."""
+    robots = {r.report["robot"] for r in results}
+    if len(robots) > 1:
+        raise OptionError(f"logs of {', '.join(sorted(robots))}: expected logs of one robot; compare the others apart")
+    out = Path(args.out) if args.out is not None else results[0].log.path.parent
+    if out.suffix == ".html":
+        raise OptionError(f"--out {out}: a page; expected a folder, for there is a page for each log")
+    stems = [r.log.path.stem for r in results]
+    names = [s if stems.count(s) == 1 else f"{s}_{k + 1}" for k, s in enumerate(stems)]
+    names = [f"{name}_log" if name == "report" else name for name in names]
+    files = [write_reports(r, out, name=name)["html"] for r, name in zip(results, names, strict=True)]
+    judgement = pooled(results)
+    report = pooled_report(results, judgement)
+    with atomic_path(out / "report.json") as part:
+        part.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    rows = [
+        LogRow(
+            name=r.report["log"], duration_s=r.report["loop"]["duration_s"], judgement=r.judgement, page=file.name
+        )
+        for r, file in zip(results, files, strict=True)
+    ]
+    with atomic_path(out / "report.html") as part:
+        write_many(part, results[0].robot, judgement, rows)
+    files = [out / "report.html", *files]
+    return report, judgement, [out / "report.json", *files]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`ksim parity`: compare a log with the simulation."""
+    """`ksim parity`: compare logs with the simulation."""
     args = options(
         ParityOptions,
         argv,
         "ksim parity",
-        "Compare a recorded run with the simulation: does the policy replay to the same actions, how far\n"
-        "do the joints move from what the model says, how late do they answer, how even was the loop.",
+        "Compare recorded runs with the simulation, layer by layer: does the policy replay to the same actions, what\n"
+        "happens to them on their way, what do the sensors tell, do joints and body move as the model says, is the\n"
+        "run inside the band of many simulated ones, how even was the loop.\n"
+        f"Exit status: 0 good or to be looked at, {BAD} a layer is bad or something is suspected, 1 an error.",
         "ksim parity run.mcap --out reports/",
     )
     if args.full:
         from deploy.parity.full import full
 
         return full(args)
-    if len(args.log) > 1 or args.calibration or args.held:
-        raise OptionError("several logs, --calibration and --held are for --full; add it, or leave them out")
-    log = read_log(args.log[0])
-    reality = read_reality(args.reality, args.robot or log.spec.robot.name) if args.reality else None
-    if not log.complete:
-        print(f"ksim parity: {args.log[0]}: the log breaks off; comparing what is there", file=sys.stderr)
-    result = parity(log, args.robot, reality, hang=args.hang)
-    files = write_reports(result, args.out)
-    report = result.report
-    if report["robot_differences"]:
-        found = report["robot_differences"]
-        more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
-        print(f"ksim parity: warning: simulated with another robot: {'; '.join(found[:4])}{more}", file=sys.stderr)
-    if args.json:
-        print(json.dumps(report, allow_nan=False))
+    if args.calibration or args.held:
+        raise OptionError("--calibration and --held are for --full; add it, or name a calibration with --reality")
+    results = [_compare(args, path) for path in args.log]
+    if len(results) == 1:
+        judgement, report = results[0].judgement, results[0].to_json()
+        files = list(write_reports(results[0], args.out).values())
     else:
-        print("\n".join(summary_lines(report)))
-    print(f"wrote {files['json']} and {files['html']}", file=sys.stderr)
-    return 0
+        report, judgement, files = _many(args, results)
+    lines = judgement_lines(judgement, colour=sys.stdout.isatty())
+    print(json.dumps(report, allow_nan=False) if args.json else "\n".join(lines))
+    print(f"wrote {' and '.join(map(str, files))}", file=sys.stderr)
+    return BAD if judgement.mark is Mark.BAD and not args.exit_zero else 0
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class Figure:
         poor: beyond this it is bad.
         at_least: the bounds are least values.
         where: the joint or channel that it is of, or that is the worst; empty: all.
+        mean: of several logs, whose worst `value` is; None of one.
     """
 
     key: str
@@ -76,6 +77,7 @@ class Figure:
     poor: float | None = None
     at_least: bool = False
     where: str = ""
+    mean: float | None = None
 
     @property
     def mark(self) -> Mark:

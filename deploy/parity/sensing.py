@@ -18,9 +18,9 @@ from robots.model import BuiltModel
 
 # A rate counts as that of training down to this share of it; below half of that it is another sensor.
 RATE_GOOD, RATE_POOR = 0.9, 0.45
-# Encoders with steps tell the same while the robot rests: joints count where a target moved by this within the last
-# REST_TICKS [rad].
-REST_RAD, REST_TICKS = 0.002, 5
+# Encoders with steps tell the same while the robot rests: joints count where any moves by MOVED_RAD within MOVED_TICKS
+# before and within as many after [rad].
+MOVED_RAD, MOVED_TICKS = 0.004, 4
 # Ours: states that are not new, values that are no numbers.
 STALE_GOOD, STALE_POOR = 0.01, 0.05
 MISSING_GOOD, MISSING_POOR = 0.0, 0.01
@@ -57,6 +57,14 @@ def ages_s(new: np.ndarray, time_s: np.ndarray) -> np.ndarray:
     at = np.concatenate([[True], new])
     last = np.maximum.accumulate(np.where(at, np.arange(len(at)), 0))
     return time_s - time_s[last]
+
+
+def in_motion(position: np.ndarray) -> np.ndarray:
+    """Of each row but the first, whether joints move before and after it, (T - 1,) bool; positions are (T, joints)."""
+    padded = np.pad(np.nan_to_num(position), ((MOVED_TICKS, MOVED_TICKS), (0, 0)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, MOVED_TICKS + 1, axis=0)
+    moves = np.ptp(windows, axis=-1).max(axis=1) > MOVED_RAD
+    return (moves[: len(position)] & moves[MOVED_TICKS:])[1:]
 
 
 def frozen_s(sent: np.ndarray, position: np.ndarray, time_s: np.ndarray) -> float:
@@ -164,8 +172,10 @@ def _channel(log: RunLog, rows: np.ndarray, channel: str, moving: np.ndarray) ->
     counted = new[moving] if channel == "joints" else new
     told = log.ages_s.get(channel)
     age = ages_s(new, time_s) if told is None or not np.isfinite(told[rows]).any() else told[rows]
-    if channel == "joints":
-        age = age[1:][moving]
+    if channel == "joints":  # what rested before is not old
+        began = np.concatenate([[False], moving])
+        since = np.maximum.accumulate(np.where(began, 0, np.arange(len(began))))
+        age = np.minimum(age, time_s - time_s[since])[1:][moving]
     source, margin = _CHANNEL[channel]
     trained = channel_rate_hz(log.spec, source)
     wanted = min(trained, 1.0 / period) if trained > 0 else 1.0 / period
@@ -228,7 +238,8 @@ def _joint_figures(log: RunLog, rows: np.ndarray, time_s: np.ndarray) -> tuple[l
     position, velocity, sent = log.joint_position[rows], log.joint_velocity[rows], log.sent[rows]
     trained = {name: noise(log.spec, name) for name in (JOINT_ANGLES, JOINT_VELOCITIES)}
     noisy = {name: noise_std(position[:, j]) for j, name in enumerate(names)}
-    frozen = {name: frozen_s(sent[:, j], position[:, j], time_s) for j, name in enumerate(names)}
+    told = ~log.stale[rows]  # what did not come is no joint's fault
+    frozen = {name: frozen_s(sent[told, j], position[told, j], time_s[told]) for j, name in enumerate(names)}
     steps = {name: quantum(position[:, j]) for j, name in enumerate(names)}
     rough = {name: noise_std(velocity[:, j]) for j, name in enumerate(names) if np.isfinite(velocity[:, j]).any()}
 
@@ -273,7 +284,7 @@ def _imu_figures(log: RunLog, rows: np.ndarray, time_s: np.ndarray, built: Built
     ):
         if np.isfinite(values).any():
             figures.append(_noise(key, what, values, is_new([values]), trained, unit, where))
-    good = np.isfinite(quat).all(axis=1) & np.isfinite(gyro).all(axis=1) & np.isfinite(time_s)
+    good = np.isfinite(quat).all(axis=1) & np.isfinite(gyro).all(axis=1) & np.isfinite(time_s) & ~log.stale[rows]
     if good.sum() > FLAT_LEAST:
         bias, (least, most) = gyro_against_orientation(quat[good], gyro[good], time_s[good])
         off = least - 1.0 if least > 1.0 else min(most - 1.0, 0.0)
@@ -325,10 +336,7 @@ def sensing_layer(log: RunLog, built: BuiltModel | None = None, *, base_held: bo
     """
     rows = np.flatnonzero(log.run)
     time_s = measured_at_s(log)[rows]
-    # the greatest move of any target within the last ticks
-    moved = np.abs(np.diff(log.sent[rows], axis=0)).max(axis=1)
-    moved = np.nan_to_num(moved)
-    moving = np.convolve(moved, np.ones(REST_TICKS))[: len(moved)] > REST_RAD
+    moving = in_motion(log.joint_position[rows])
     figures = [
         Figure(
             key="stale_share",

@@ -14,7 +14,7 @@ _THIRD = math.sqrt(20.0)
 # A median of absolute values to a standard deviation.
 _MAD = 1.4826
 # Of the differences: how alike those of one step are, and how many there must be of it.
-_STEP_LIKE, _STEP_SHARE = 0.02, 0.05
+_STEP_LIKE, _STEP_SHARE = 0.02, 0.01
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -56,13 +56,17 @@ def test_a_folder_of_sage_has_the_last_command_before_each_state(arm, tmp_path):
     ]  # fmt: skip
 
 
-def test_parity_of_a_log_without_an_imu_says_what_it_lacks(arm, tmp_path):
-    from deploy.parity.layers import ParityError, parity
+def test_parity_of_positions_and_targets_alone_tells_of_the_joints_and_says_what_it_lacks(arm, tmp_path):
+    from deploy.parity.layers import parity
 
     log = taken(plain(tmp_path / "a.csv", {f"{j}.{k}": math.sin for j in ARM for k in ("position", "target")}),
                 tmp_path / "a.mcap", "--robot", arm)  # fmt: skip
-    with pytest.raises(ParityError, match=r"imported, and it lacks: velocities.*orientation.*when commands arrived"):
-        parity(log, arm)
+    found = parity(log, arm)
+    layers = {layer.name.value: layer for layer in found.judgement.layers}
+    assert "does not hold the policy" in layers["policy"].untold and "cannot move" in layers["body"].untold
+    assert layers["actuators"].figures and found.report["one_clock"] and found.report["windows"] > 0
+    told = {figure.key for figure in layers["sensing"].figures}
+    assert "joints_new_hz" in told and not any(key.startswith(("gyro", "orientation")) for key in told)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from mcap.writer import Writer
 from deploy.control.run import RunOptions, run
 from deploy.log.recorder import RunLog, read_log
 from deploy.log.tools import recover_log
+from deploy.parity import layers
 from deploy.parity.body import compare
 from deploy.parity.delay import lag_s
-from deploy.parity.layers import ParityError, parity, write_reports
+from deploy.parity.layers import ParityError, write_reports
 from deploy.parity.motion import Replay, WindowedSimulation
 from deploy.parity.policy import replay_policy
 from deploy.parity.timing import loop_timing
@@ -32,6 +33,8 @@ from robots.load import load_robot
 from robots.rotation import multiply, up_in_frame
 from robots.spec import PolicySpec, input_specs
 
+# the run through its policy is in test_parity_layers.py
+parity = partial(layers.parity, closed_loop_runs=0)
 ROBOT = load_robot("kbot")
 N = len(ROBOT.joints)
 USED = ("projected_gravity", "gyroscope", "time")
@@ -246,6 +249,9 @@ def test_the_command_prints_one_json_object_and_works_with_a_truncated_log(
         str(broken),
         "--json",
         "--hang",
+        "--closed-loop",
+        "0",
+        "--exit-zero",
         "--out",
         str(tmp_path / "p.html"),
     ]
