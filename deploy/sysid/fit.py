@@ -423,6 +423,8 @@ def solve(
     iterations: int,
     say: Callable[[str], None] = lambda _: None,
     keep: Callable[[Search], None] = lambda _: None,
+    *,
+    enough: float = 1e-4,
 ) -> Fit:
     """Least squares (Levenberg and Marquardt) from a start; a few dampings are tried side by side.
 
@@ -432,6 +434,7 @@ def solve(
         iterations: at most.
         say: hears of each.
         keep: hears of each where the search stands.
+        enough: a step that gains a smaller share of the cost is the last.
     """
     started, replays = time.monotonic(), problem.replays
     low, high = problem.bounds()
@@ -493,7 +496,7 @@ def solve(
             x, residual = candidates[:, won], ends[:, won]
             costs.append(float(cost[won]))
             jacobian = problem.jacobian(x, residual)
-            done = costs[-2] - costs[-1] < 1e-4 * costs[-2] or moved < 1e-3
+            done = costs[-2] - costs[-1] < enough * costs[-2] or moved < 1e-3
         keep(Search(x=x, damping=damping, cost=tuple(costs), done=done))
     return Fit(
         parameters=problem.parameters(x),
