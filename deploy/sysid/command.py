@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from deploy.sysid.calibration import (
     Touching,
     joints_of,
     load_calibration,
+    replay,
     scores_of,
     shared,
     write_calibration,
@@ -27,7 +29,9 @@ from deploy.sysid.contacts import Contacts
 from deploy.sysid.fit import DAMPING, FLOOR_RAD, KINDS, Fit, Problem, Score, Search, first_guess, rmse, sizes, solve
 from deploy.sysid.intervals import intervals
 from deploy.sysid.lag import fit_lag
+from deploy.sysid.model import write_model
 from deploy.sysid.motion import Motion, SysidError, read_motion
+from deploy.sysid.page import write_page
 from deploy.sysid.simulate import Parameters, Simulator
 from deploy.sysid.state import State
 from deploy.sysid.touch import Touch, lowest, touches
@@ -172,8 +176,8 @@ def calibrate(
     spec = load_robot(robot)
     plane = contacts.plane
     kinds = list(kinds)
-    if plane is not None and plane.fit:
-        kinds += [kind for kind in ("plane_m", "plane_friction") if kind not in kinds]
+    if plane is not None and plane.fit and "plane_m" not in kinds:
+        kinds.append("plane_m")
     published = start = Parameters.of(spec, plane)
     if "kd" in kinds and "damping" not in kinds:
         # motions tell the two apart only where the torque is at its limit
@@ -183,18 +187,18 @@ def calibrate(
         "motions": [(m.name, m.digest, len(m.time_s)) for m in seen],
         "contacts": contacts.to_dict(),
         "begin": None if begin is None else {k: np.asarray(v).tolist() for k, v in vars(begin).items()},
-        "how": [kinds, held, leave_out, timestep_s, whole],
+        "how": [kinds, held, leave_out, timestep_s, iterations, whole],
     }
     kept = State(state, about)
 
     def simulator(motions: Sequence[Motion], declared: Contacts = contacts, step_s: float = timestep_s) -> Simulator:
         return Simulator(robot, motions, timestep_s=step_s, contacts=declared, held=held, threads=threads)
 
-    def search(stage: str, problem: Problem, begin: Parameters) -> Fit:
+    def search(stage: str, problem: Problem, begin: Parameters, enough: float = 1e-4) -> Fit:
         there = kept.get(stage)
         if there is not None and there.cost:
             say(f"{stage}: goes on after step {len(there.cost) - 1}, as {state} has it")
-        return solve(problem, there or begin, iterations, say, lambda now: kept.put(stage, now))
+        return solve(problem, there or begin, iterations, say, lambda now: kept.put(stage, now), enough=enough)
 
     say(f"{len(seen)} motions, {sum(m.time_s[-1] for m in seen):.0f} s, of {spec.name}; the published model first")
     nothing = Contacts()
@@ -207,7 +211,8 @@ def calibrate(
         begin = first_guess(Problem(short, start, kinds, scale), say)
         x = problem.vector(begin)
         kept.put("first", Search(x=x, damping=np.full(len(x), DAMPING)))
-    fit = search("first", problem, start)
+    # where another search follows, this one need not be exact
+    fit = search("first", problem, start, 0.02 if any(m.velocity is not None for m in seen) else 1e-4)
     found = touches(simulator(seen), fit.parameters)
     if found and leave_out:
         say(f"{len(found)} contacts that are not declared: fitted again without their rows")
@@ -217,7 +222,8 @@ def calibrate(
     if any(m.velocity is not None for m in seen):
         say("with velocities: positions and velocities by the noise that is left of them")
         left = sizes(problem.simulator, fit.parameters)
-        noise = np.sqrt(np.nanmean([v**2 for v in left.values()], axis=0))
+        squares = np.array([v**2 for v in left.values()])
+        noise = np.sqrt(np.nansum(squares, axis=0) / np.maximum(np.isfinite(squares).sum(axis=0), 1))
         scales = ({m.name: part for m in seen} for part in noise)
         problem = Problem(
             problem.simulator, start, kinds, next(scales), speed_scale=next(scales), least=FLOOR_RAD, whole=whole
@@ -321,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
         _DESCRIPTION,
         "ksim sysid chirp.mcap steps.mcap --robot so101 --unseen waypoints.mcap -o calibration.yaml",
     )
-    spec = load_robot(args.robot)
+    started, spec = time.monotonic(), load_robot(args.robot)
     contacts = load(Contacts, args.contacts, expected="a YAML file of contacts") if args.contacts else Contacts()
     both = sorted({Path(p).resolve() for p in args.logs} & {Path(p).resolve() for p in args.unseen})
     if both:
@@ -344,8 +350,14 @@ def main(argv: list[str] | None = None) -> int:
         state=args.state,
     )
     write_calibration(args.out, result)
+    judged = unseen or seen
+    report = args.page or args.out.with_suffix(".html")
+    took_s = time.monotonic() - started
+    write_page(report, result, declared(judged, contacts), replay(result, args.robot, judged), took_s)
+    if args.model is not None:
+        write_model(args.model, args.robot, result)
     print(json.dumps(result.to_dict()) if args.json else "\n".join(lines(result)))
-    _say(f"wrote {args.out}")
+    _say(f"wrote {', '.join(str(p) for p in (args.out, report, args.model) if p)}; it took {took_s:.0f} s")
     return 0
 
 

@@ -30,8 +30,8 @@ class Plane(Settings):
     Attributes:
         height_m: of the plane in the world; with `fit` where the search begins [m].
         geoms: which of the robot's geoms may touch it.
-        friction: sliding friction; with `fit` where the search begins.
-        fit: find height and friction.
+        friction: sliding friction.
+        fit: find the height.
     """
 
     height_m: Annotated[float, Bound(-10, 10, "metres")]

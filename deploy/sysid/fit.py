@@ -29,6 +29,8 @@ SMALL_RAD = 0.001
 SMALL_RAD_S = 0.001
 # A motion in which the arm comes as near to the declared plane as this may touch it [m].
 NEAR_M = 0.02
+# What grows with a motor's stiffness where the whole motor is stronger.
+SCALED = ("kd", "friction", "stiction", "damping", "armature", "torque_limit")
 # Dampings that are tried side by side, as factors on the one before.
 DAMPINGS = (0.03, 0.3, 3.0, 30.0)
 # of these the first is a factor on this.
@@ -45,6 +47,8 @@ class Kind(NamedTuple):
         least, greatest: its bounds.
         step: to the side for slopes; of the logarithm where `log`.
         log: the search runs over its logarithm.
+        share: it may be nothing, so the search runs over its value; step and stride are shares of the value, or of
+            what is usual for the joint where that is more.
         shared: one value for all joints.
     """
 
@@ -53,20 +57,21 @@ class Kind(NamedTuple):
     greatest: float
     step: float
     log: bool = True
+    share: bool = False
     shared: bool = False
 
 
 KINDS = {
     "kp": Kind("N m/rad", 0.1, 1e5, 0.02),
     "kd": Kind("N m s/rad", 1e-3, 1e4, 0.03),
-    "friction": Kind("N m", 1e-3, 1e3, 0.05),
-    "stiction": Kind("N m", 1e-3, 1e3, 0.1),
-    "damping": Kind("N m s/rad", 1e-3, 1e3, 0.05),
+    "friction": Kind("N m", 1e-5, 1e3, 0.05, log=False, share=True),
+    "stiction": Kind("N m", 1e-5, 1e3, 0.1, log=False, share=True),
+    "damping": Kind("N m s/rad", 1e-5, 1e3, 0.05, log=False, share=True),
     "armature": Kind("kg m^2", 1e-4, 10, 0.05),
     "velocity_max": Kind("rad/s", 0.5, 1e3, 0.03),
     "torque_limit": Kind("N m", 0.05, 1e4, 0.03),
-    "play": Kind("rad", 1e-3, 0.5, 0.1),
-    "compliance": Kind("rad/(N m)", 1e-4, 1.0, 0.05),
+    "play": Kind("rad", 1e-5, 0.5, 0.1, log=False, share=True),
+    "compliance": Kind("rad/(N m)", 1e-5, 1.0, 0.05, log=False, share=True),
     "offset": Kind("rad", -0.3, 0.3, 0.002, log=False),
     "delay_s": Kind("s", 0.0, DELAY_MAX_S, 0.001, log=False, shared=True),
     "plane_m": Kind("m", -10, 10, 0.001, log=False, shared=True),
@@ -172,16 +177,47 @@ class Problem:
                 ends[1][at : at + self.joints] = np.log(self.simulator.spec.column(sheet))
         return [np.asarray(end) for end in ends]
 
-    def strides(self) -> np.ndarray:
-        """The farthest that a search variable may go in one step, (n,)."""
-        kinds = [KINDS[name] for name in self.kinds]
-        parts = [np.full(1 if k.shared else self.joints, 0.7 if k.log else 10 * k.step) for k in kinds]
-        return np.concatenate(parts)
+    def each(self, of: Callable[[str, Kind], float | np.ndarray]) -> np.ndarray:
+        """Something of each search variable, (n,), from what it is of a kind: a number or (joints,)."""
+        parts = [(1 if KINDS[k].shared else self.joints, of(k, KINDS[k])) for k in self.kinds]
+        return np.concatenate([np.broadcast_to(np.asarray(value, dtype=float), n) for n, value in parts])
+
+    def _size(self, p: Parameters, name: str) -> np.ndarray:
+        """The value of what may be nothing, or what is usual where that is more, (joints,)."""
+        usual = {
+            "friction": 0.02 * p.torque_limit,
+            "stiction": 0.02 * p.torque_limit,
+            "damping": 0.1 * p.kd,
+            "play": 0.01,
+            "compliance": 0.1 / p.kp,
+        }
+        return np.maximum(getattr(p, name), usual[name])
+
+    def steps(self, x: np.ndarray) -> np.ndarray:
+        """How far each search variable is moved for its slope, (n,)."""
+        p = self.parameters(x)
+        return self.each(lambda name, kind: kind.step * (self._size(p, name) if kind.share else 1.0))
+
+    def strides(self, x: np.ndarray) -> np.ndarray:
+        """The farthest that each search variable may go in one step, (n,)."""
+        p = self.parameters(x)
+        return self.each(lambda name, kind: self._size(p, name) if kind.share else 0.7 if kind.log else 10 * kind.step)
+
+    def mixing(self, x: np.ndarray) -> np.ndarray:
+        """What a step of the search is made of, (n, n): its column of a kp takes all of that motor along.
+
+        All that a motor does may be larger together, and only the links tell; along that valley the search would crawl.
+        """
+        out, p = np.eye(len(x)), self.parameters(x)
+        owner, kind = self.owners(), np.repeat(self.kinds, [1 if KINDS[k].shared else self.joints for k in self.kinds])
+        along = self.each(lambda name, kind: getattr(p, name) if kind.share else 1.0)
+        for i in np.flatnonzero(np.isin(kind, SCALED)):
+            out[i, (kind == "kp") & (owner == owner[i])] = along[i]
+        return out
 
     def owners(self) -> np.ndarray:
         """The joint of each search variable, (n,); the number of joints for a shared one."""
-        parts = [[self.joints] if KINDS[name].shared else range(self.joints) for name in self.kinds]
-        return np.concatenate([np.asarray(part) for part in parts])
+        return self.each(lambda _, kind: self.joints if kind.shared else np.arange(self.joints)).astype(int)
 
     def errors(self, tried: Sequence[Parameters], names: Collection[str] | None = None) -> np.ndarray:
         """Simulated less measured, weighted, (sets, rows, joints): the rows that count, of all or some motions."""
@@ -224,8 +260,10 @@ class Problem:
         """Slopes, (residuals, n)."""
         here = residual.reshape(-1, self.joints)
         out = np.zeros((*here.shape, len(x)))
-        step = np.concatenate([np.full(1 if k.shared else self.joints, k.step) for k in map(KINDS.get, self.kinds)])
+        step = self.steps(x)
         step[x + step > self.bounds()[1]] *= -1  # away from the bound
+        # a whole motor is moved at once: as the difference of its parts that slope would be lost in theirs
+        mix = self.mixing(x)
         motions = self.simulator.motions
         names = np.concatenate([[m.name] * (self.channels(m) * int(m.use.sum())) for m in motions])
         for exact in (False, True):
@@ -235,14 +273,13 @@ class Problem:
             rows, groups = np.flatnonzero(np.isin(names, some)), self.together(exact)
             moved = []
             for group in groups:
-                other = x.copy()
-                other[list(group)] += step[list(group)]
-                moved.append(self.parameters(other))
+                some_of = list(group)
+                moved.append(self.parameters(x + mix[:, some_of] @ step[some_of]))
             for group, there in zip(groups, self.errors(moved, some), strict=True):
                 apart = there - here[rows]
                 for i, caused in group.items():
                     out[np.ix_(rows, caused, [i])] = (apart[:, caused] / step[i])[..., None]
-        return out.reshape(residual.size, len(x))
+        return out.reshape(residual.size, len(x)) @ np.linalg.inv(mix)
 
 
 def rmse(simulator: Simulator, p: Parameters) -> dict[str, np.ndarray]:
@@ -305,17 +342,22 @@ def first_guess(problem: Problem, say: Callable[[str], None] = lambda _: None) -
         return {n: np.array([getattr(tried[k], n)[j] for j, k in enumerate(which)]) for n in names}
 
     grid = [
-        p.replace(kp=p.kp / down, kd=np.minimum(p.kp / down * lag, damped))
+        p.replace(kp=p.kp / down, kd=np.minimum(p.kp / down * lag, damped), friction=p.friction * more)
         for down in (1, 3, 10, 30, 100)
         for lag in (0.02, 0.06, 0.15)
+        for more in (1, 4)
     ]
-    grid.append(p)
-    p = p.replace(**pick(grid, best(grid), ("kp", "kd")))
-    grid = [p.replace(friction=p.friction * f) for f in (0.3, 1, 2, 4, 8)]
-    p = p.replace(**pick(grid, best(grid), ("friction",)))
-    finer = (0.5, 0.7, 1.0, 1.4, 2.0)
-    grid = [p.replace(kp=p.kp * a, kd=np.minimum(p.kd * b, damped)) for a in finer for b in finer]
-    p = p.replace(**pick(grid, best(grid), ("kp", "kd")))
+    grid += [p, p.replace(friction=4 * p.friction)]
+    p = p.replace(**pick(grid, best(grid), ("kp", "kd", "friction")))
+    for friction, finer in (((0.3, 1, 2, 4, 8), (0.5, 0.7, 1.0, 1.4, 2.0)), ((0.3, 0.6, 1, 1.6, 3), (0.8, 1.0, 1.25))):
+        grid = [p.replace(friction=p.friction * f) for f in friction]
+        p = p.replace(**pick(grid, best(grid), ("friction",)))
+        grid = [p.replace(kp=p.kp * a, kd=np.minimum(p.kd * b, damped)) for a in finer for b in finer]
+        p = p.replace(**pick(grid, best(grid), ("kp", "kd")))
+        # the whole motor
+        motor = ("kp", "kd", "friction", "armature")
+        grid = [p.replace(**{n: getattr(p, n) * s for n in motor}) for s in (0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)]
+        p = p.replace(**pick(grid, best(grid), motor))
     # at zero the search would not feel them
     if "stiction" in problem.kinds:
         p = p.replace(friction=0.8 * p.friction, stiction=0.5 * p.friction)
@@ -370,12 +412,19 @@ class Search:
     done: bool = False
 
 
+def _mixed(x: np.ndarray, tried: np.ndarray, pick: np.ndarray) -> np.ndarray:
+    """Of each variable what was picked of (n, tries), or where it is, for -1."""
+    return np.where(pick < 0, x, tried[np.arange(len(x)), pick])
+
+
 def solve(
     problem: Problem,
     begin: Parameters | Search,
     iterations: int,
     say: Callable[[str], None] = lambda _: None,
     keep: Callable[[Search], None] = lambda _: None,
+    *,
+    enough: float = 1e-4,
 ) -> Fit:
     """Least squares (Levenberg and Marquardt) from a start; a few dampings are tried side by side.
 
@@ -385,10 +434,11 @@ def solve(
         iterations: at most.
         say: hears of each.
         keep: hears of each where the search stands.
+        enough: a step that gains a smaller share of the cost is the last.
     """
     started, replays = time.monotonic(), problem.replays
     low, high = problem.bounds()
-    stride, owner = problem.strides(), problem.owners()
+    owner = problem.owners()
     if isinstance(begin, Parameters):
         x = np.clip(problem.vector(begin), low, high)
         begin = Search(x=x, damping=np.full(len(x), DAMPING))
@@ -396,30 +446,43 @@ def solve(
     residual = problem.residual(x)[:, 0]
     costs = costs or [float(residual @ residual)]
     jacobian = problem.jacobian(x, residual)
-    # what takes a step together: a limb, or where there is but one a joint, which hardly feels the others
-    unit = problem.simulator.limb if problem.limbs > 1 else np.arange(problem.joints)
+    limb = problem.simulator.limb
+
+    def by_joint(residuals: np.ndarray) -> np.ndarray:
+        """Sums of squares, (sets, joints), of (residuals, sets)."""
+        return np.sum(residuals.reshape(-1, problem.joints, residuals.size // len(residual)) ** 2, axis=0).T
+
+    def by_limb(costs: np.ndarray) -> np.ndarray:
+        """Of each joint that of its limb."""
+        return np.stack([costs[..., limb == which].sum(axis=-1) for which in limb], axis=-1)
+
     for number in range(len(costs) - 1, iterations):
         if done:
             break
-        hessian, gradient = jacobian.T @ jacobian, jacobian.T @ residual
-        size = np.diag(hessian) + 1e-9 * np.diag(hessian).max() + 1e-12
+        gradient = jacobian.T @ residual
         free = ~(((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0)))
+        stride, mix = problem.strides(x), np.where(free[:, None], problem.mixing(x), 0.0)[:, free]
+        hessian = mix.T @ (jacobian.T @ jacobian) @ mix
+        size = np.diag(hessian) + 1e-9 * np.diag(hessian).max() + 1e-12
         tried = np.repeat(x[:, None], len(DAMPINGS), axis=1)
         for column, factor in enumerate(DAMPINGS):
-            step = np.linalg.solve((hessian + np.diag(factor * damping * size))[np.ix_(free, free)], -gradient[free])
-            tried[free, column] += np.clip(step, -stride[free], stride[free])
+            step = mix @ np.linalg.solve(hessian + np.diag(factor * damping[free] * size), -mix.T @ gradient)
+            tried[:, column] += np.clip(step, -stride, stride)
         tried = np.clip(tried, low[:, None], high[:, None])
         residuals = problem.residual(tried)
-        # each takes the step that is best for it, or none
-        by_joint = np.sum(residuals.reshape(-1, problem.joints, len(DAMPINGS)) ** 2, axis=0)
-        here_by_joint = np.sum(residual.reshape(-1, problem.joints) ** 2, axis=0)
-        each = np.stack([by_joint[unit == u].sum(axis=0) for u in unit])
-        here = np.array([here_by_joint[unit == u].sum() for u in unit])
-        best, whole = np.argmin(each, axis=1), int(np.argmin(by_joint.sum(axis=0)))
-        pick = np.append(np.where(each.min(axis=1) < here, best, -1), whole)[owner]
-        mixed = np.where(pick < 0, x, tried[np.arange(len(x)), pick])
-        candidates = np.stack([mixed, tried[:, whole]], axis=1)
-        ends = np.stack([problem.residual(mixed)[:, 0], residuals[:, whole]], axis=1)
+        now, ends = by_joint(residual), by_joint(residuals)
+        # joints hardly feel each other: each takes the step that is best for it, or none
+        mine = np.where(ends.min(axis=0) < now, np.argmin(ends, axis=0), -1)
+        whole = int(np.argmin(ends.sum(axis=1)))
+
+        # but those of a limb do: it takes all of these steps, or its best one, whichever is better
+        own = _mixed(x, tried, np.append(mine, whole)[owner])
+        ends = by_limb(np.concatenate([ends, by_joint(problem.residual(own))]))
+        best = np.argmin(ends, axis=0)
+        pick = np.where(best == len(DAMPINGS), mine, np.where(ends.min(axis=0) < by_limb(now), best, -1))
+        pick = np.append(pick, whole)[owner]
+        candidates = np.stack([_mixed(x, tried, pick), tried[:, whole]], axis=1)
+        ends = np.stack([problem.residual(candidates[:, 0])[:, 0], residuals[:, whole]], axis=1)
         cost = np.sum(ends**2, axis=0)
         won = int(np.argmin(cost))
         say(f"step {number + 1}: cost {costs[-1]:.0f} to {cost[won]:.0f}, {time.monotonic() - started:.0f} s")
@@ -433,7 +496,7 @@ def solve(
             x, residual = candidates[:, won], ends[:, won]
             costs.append(float(cost[won]))
             jacobian = problem.jacobian(x, residual)
-            done = costs[-2] - costs[-1] < 1e-4 * costs[-2] or moved < 1e-3
+            done = costs[-2] - costs[-1] < enough * costs[-2] or moved < 1e-3
         keep(Search(x=x, damping=damping, cost=tuple(costs), done=done))
     return Fit(
         parameters=problem.parameters(x),

@@ -23,11 +23,13 @@ class Intervals:
     Attributes:
         low, high: the ends.
         known: whether the motions say anything of it: inside its bounds, and not vaguer than `VAGUE`.
+        sensitivity: see `Estimate`.
     """
 
     low: dict[str, np.ndarray]
     high: dict[str, np.ndarray]
     known: dict[str, np.ndarray]
+    sensitivity: dict[str, np.ndarray]
 
 
 def _blocks(problem: Problem) -> np.ndarray:
@@ -67,7 +69,8 @@ def intervals(problem: Problem, fit: Fit) -> Intervals:
     half = np.maximum(student * np.sqrt(np.maximum(np.diag(spread), 0.0)), normal * np.sqrt(noise * np.diag(inverse)))
     blind = np.diag(hessian) <= 1e-9 * np.diag(hessian).max()
 
-    low, high, known, at = {}, {}, {}, 0
+    left = max(float(np.linalg.norm(fit.residual)), 1e-12)
+    low, high, known, felt, at = {}, {}, {}, {}, 0
     bounds = problem.bounds()
     for name in problem.kinds:
         kind = KINDS[name]
@@ -75,12 +78,15 @@ def intervals(problem: Problem, fit: Fit) -> Intervals:
         x, wide = fit.x[part], half[part]
         ends = np.stack([np.maximum(x - wide, bounds[0][part]), np.minimum(x + wide, bounds[1][part])])
         inside = (x > bounds[0][part] + 1e-6) & (x < bounds[1][part] - 1e-6)
-        vague = wide > VAGUE if kind.log else wide > VAGUE * (bounds[1][part] - bounds[0][part])
+        whole = 1.0 if kind.log else x if kind.share else bounds[1][part] - bounds[0][part]
+        vague = wide > VAGUE * whole
         low[name], high[name] = np.exp(ends) if kind.log else ends
         known[name] = inside & ~vague & ~blind[part]
         value = np.atleast_1d(getattr(fit.parameters, name))
         cut = (value < low[name]) | (value > high[name])  # kd, by what the physics step carries
         low[name], high[name] = np.minimum(low[name], value), np.maximum(high[name], value)
         known[name] &= ~cut
+        more = np.log(1.1) if kind.log else 0.1 * x if kind.share else 0.001
+        felt[name] = more * np.sqrt(np.diag(hessian)[part]) / left
         at = part.stop
-    return Intervals(low=low, high=high, known=known)
+    return Intervals(low=low, high=high, known=known, sensitivity=felt)
