@@ -121,6 +121,12 @@ def _resumed(config: Config, last: Path) -> Config:
             f"{last}: its commands are {', '.join(saved.command_names)}, this run's {', '.join(config.command_names)}; "
             "use the same in the same order, or a new --out"
         )
+    if config.calibration != saved.calibration:
+        ours, theirs = (c.calibration.source[:12] if c.calibration else "without one" for c in (config, saved))
+        raise CheckpointError(
+            f"{last}: was trained with calibration {theirs}, this run {ours}; use the same --calibration, or a new "
+            "--out"
+        )
     if replace(config, run=saved.run) != saved:
         ours, theirs = flatten(config.to_dict()), flatten(saved.to_dict())
         keys = [

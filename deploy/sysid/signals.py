@@ -33,8 +33,8 @@ PEAK = 1.875
 LEAD_S = 1.0
 # Over which a signal that does not begin at its middle grows and goes [s].
 TAPER_S = 0.5
-# Sines of one joint; draws of their phases, of which the one with the lowest peak is taken.
-TONES, DRAWS = 16, 30
+# Sines of one joint; how often their phases are turned, and the share of the peak at which they are clipped for it.
+TONES, TURNS, CLIPPED = 16, 100, 0.8
 # A pose is held for about so long [s].
 POSE_S = 3.0
 
@@ -115,14 +115,22 @@ def chirp(w: Wave) -> np.ndarray:
 
 
 def multisine(w: Wave) -> np.ndarray:
-    """Sines of random frequencies and phases, of low peak for their power."""
+    """Sines of random frequencies; phases that begin at random and are turned until the peak is low.
+
+    A wave that is clipped has phases of a lower peak (Van der Ouderaa, Schoukens and Renneboog 1988).
+    """
     most = int(min(HIGH_HZ, 0.25 / w.period_s) * w.whole_s)
-    grid = np.unique(np.geomspace(max(1.0, LOW_HZ * w.whole_s), most, 4 * TONES).round())
-    hertz = w.draw.choice(grid, min(TONES, len(grid)), replace=False) / w.whole_s
-    share = 1.0 / (1.0 + hertz)  # as much of speed as of place
-    angle = 2.0 * np.pi * hertz * w.time_s[:, None]
-    tried = [np.sin(angle + p) @ share for p in w.draw.uniform(0, 2 * np.pi, (DRAWS, len(hertz)))]
-    best = _tapered(min(tried, key=lambda wave: np.abs(wave).max()), w)
+    grid = np.unique(np.geomspace(max(1.0, LOW_HZ * w.whole_s), most, 4 * TONES).round().astype(int))
+    bins = w.draw.choice(grid, min(TONES, len(grid)), replace=False)
+    share = 1.0 / (1.0 + bins / w.whole_s)  # as much of speed as of place
+    lines = np.zeros(len(w.time_s) // 2 + 1, complex)
+    lines[bins] = share * np.exp(1j * w.draw.uniform(0, 2 * np.pi, len(bins)))
+    for _ in range(TURNS):
+        wave = np.fft.irfft(lines, len(w.time_s))
+        peak = CLIPPED * np.abs(wave).max()
+        turned = np.fft.rfft(np.clip(wave, -peak, peak))[bins]
+        lines[bins] = share * turned / np.maximum(np.abs(turned), 1e-12)
+    best = _tapered(np.fft.irfft(lines, len(w.time_s)), w)
     fastest = np.abs(np.diff(best)).max() / w.period_s
     return best * min(w.far / np.abs(best).max(), w.speed / fastest)
 

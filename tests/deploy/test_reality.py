@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deploy.twin.plant import Plant
@@ -49,6 +50,19 @@ def test_shipped_realities_load_and_survive_json(path: Path) -> None:
     reality = load_reality(path)
     Plant("kbot", reality)
     assert parse_reality(reality.to_dict()) == reality
+
+
+def test_the_measured_k_bot_tells_twenty_imu_samples_a_second_of_the_age_that_was_measured() -> None:
+    plant = Plant("kbot", load_reality(CONFIGS / "reality_kbot_measured.yaml"), start="hang")
+    samples = []
+    for _ in range(200):
+        plant.advance(10)
+        samples.append(plant.read())
+    ages = np.array([s.imu_age_s for s in samples[50:]])
+    assert 0.018 < ages.min() < 0.03 and 0.06 < ages.max() < 0.075
+    assert {round(s.joint_age_s, 4) for s in samples[50:]} == {0.014}
+    soft = np.flatnonzero(np.asarray(plant.params.compliance))
+    assert [plant.spec.joint_names[i] for i in soft] == ["dof_left_ankle_02", "dof_right_ankle_02"]
 
 
 def test_channels_survive_json_and_those_left_out_are_polled() -> None:

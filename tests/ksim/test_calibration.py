@@ -11,17 +11,27 @@ import pytest
 import yaml
 
 from deploy.sysid.calibration import CalibrationError
-from ksim.calibration import DELAY_FLOOR_S, FACTOR_FLOOR, from_calibration
+from ksim.calibration import DELAY_FLOOR_S, FACTOR_FLOOR, _nominal, from_calibration
 from ksim.environment import make_environment
-from ksim.errors import ConfigError
+from ksim.errors import CheckpointError, ConfigError
 from ksim.evaluate import load_trained
 from ksim.load import load_config
 from ksim.measured import MeasuredRandomization, MeasuredRobot
+from ksim.train_command import _resumed, main
 from robots.load import load_robot
 from tests.calibrations import ANKLE, KNEE, WRIST, calibration, calibration_file, known
+from toolkit.settings import apply_overrides
 
 ROBOT = load_robot("kbot")
 KNEE_AT, WRIST_AT, ANKLE_AT = (ROBOT.joint_names.index(name) for name in (KNEE, WRIST, ANKLE))
+
+
+@pytest.fixture(scope="module")
+def config(config):
+    """The standing task with few terms, which compile sooner."""
+    few = {name: config.critic[name] for name in ("joint_position", "drawn")}
+    rewards = {"alive": config.rewards["alive"]}
+    return dataclasses.replace(config, critic=few, rewards=rewards, events={}, resets={})
 
 
 @pytest.fixture(scope="module")
@@ -109,58 +119,48 @@ def test_a_delay_goes_on_the_way_to_the_motors_unless_it_is_one_clocks(measured,
 def test_a_parameter_that_two_terms_vary_is_varied_once(config, path, tmp_path):
     found = calibration()
     joints = {**found.joints, KNEE: dataclasses.replace(found.joints[KNEE], damping=known(0.2, width=0.05))}
-    both = load_config_with(config, "randomizations.more_damping.kind=DampingFactorRandomization")
+    both = apply_overrides(config, ["randomizations.more_damping.kind=DampingFactorRandomization"])
     after = from_calibration(both, calibration_file(tmp_path, joints=joints))
     assert after.calibration.damping == {KNEE: 0.2}
     assert after.randomizations["damping"].spans[KNEE] == pytest.approx((-0.05, 0.05))
     assert after.randomizations["more_damping"].spans[KNEE] == (1.0, 1.0)
 
 
-def load_config_with(config, *overrides):
-    from toolkit.settings import apply_overrides
-
-    return apply_overrides(config, overrides)
-
-
 def test_viscous_friction_that_is_in_kd_is_not_counted_twice():
-    from ksim.calibration import _nominal
-
     joint = dataclasses.replace(ROBOT.joints[KNEE_AT], damping=0.3)
     robot = ROBOT.replace(joints=tuple(joint if j.name == KNEE else j for j in ROBOT.joints))
     assert _nominal(calibration(), robot).damping == {KNEE: 0.0}
 
 
-def test_a_calibrated_run_trains_resumes_and_holds_all_of_it_and_its_bundle_commands_the_described_gains(
-    ksim, config, path, tmp_path, measured
+def test_a_calibrated_run_trains_and_holds_all_of_it_and_its_bundle_commands_the_described_gains(
+    config, path, tmp_path, measured, capsys
 ):
     small = dataclasses.replace(config, run=dataclasses.replace(config.run, total_steps=32))
     file, out = tmp_path / "tiny.yaml", tmp_path / "run"
     file.write_text(yaml.safe_dump(small.to_dict()))
-    words = ("train", "--config", file, "--out", out, "--calibration", path, "--json")
-    done = ksim(*words)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["updates"] == 2
+    assert main(["--config", str(file), "--out", str(out), "--calibration", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["updates"] == 2
     written = load_config(out / "config.yaml")
     assert written == dataclasses.replace(measured, run=small.run)
     assert written.calibration.source == calibration().digest
     trained = load_trained(out / "model.ckpt")
     assert trained.config == written and trained.spec.robot == ROBOT
-    assert trained.spec.action_latency_s[0] == pytest.approx(0.2 * (0.02 - DELAY_FLOOR_S), abs=0.02)
-    more = ksim(*words, "--resume", "--set", "run.total_steps=48")
-    assert more.returncode == 0, more.stderr
-    without = ksim("train", "--config", file, "--out", out, "--resume", "--set", "run.total_steps=64")
-    assert without.returncode == 1 and "other values of" in without.stderr and "calibration" in without.stderr
+    assert trained.spec.action_latency_s[1] == pytest.approx(0.022 + config.channels["action"].jitter_s)
+    longer = dataclasses.replace(measured, run=dataclasses.replace(small.run, total_steps=48))
+    assert _resumed(longer, out / "last.ckpt") == longer
+    with pytest.raises(CheckpointError, match=r"with calibration [0-9a-f]{12}, this run without one; use the same"):
+        _resumed(small, out / "last.ckpt")
 
 
-def test_a_calibration_of_another_robot_is_refused_with_one_line(ksim, config, tmp_path, wheel, measured):
+def test_a_calibration_of_another_robot_is_refused_with_one_line(ksim, config, tmp_path):
     path = calibration_file(tmp_path, robot="so101")
     with pytest.raises(CalibrationError, match="it is of robot so101, expected kbot"):
         from_calibration(config, path)
     done = ksim("train", "--config", "configs/kbot_stand.yaml", "--out", tmp_path / "run", "--calibration", path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "it is of robot so101" in done.stderr
     assert not (tmp_path / "run").exists()
-    lost = ksim("train", "--config", "configs/kbot_stand.yaml", "--calibration", tmp_path / "none.yaml")
-    assert lost.returncode == 1 and "none.yaml: no such file; expected a calibration" in lost.stderr
+    with pytest.raises(CalibrationError, match=r"none\.yaml: no such file; expected a calibration"):
+        from_calibration(config, tmp_path / "none.yaml")
 
 
 def test_a_configuration_that_was_measured_on_another_robot_is_refused(config, environment):
