@@ -21,6 +21,7 @@ from robots.spec import RobotSpec
 
 # Length and number of the windows: long enough for a joint to answer, short enough that the base is still where it was.
 WINDOW_S, WINDOWS = 0.16, 24
+ALL = slice(None)
 # Errors of this size and below are what the sensors' noise makes of a window [rad, rad/s, rad].
 POSITION_RAD, VELOCITY_RAD_S, TILT_RAD = 0.002, 0.06, 0.01
 
@@ -143,15 +144,19 @@ class Lab:
             self._simulations[key] = made
         return self._simulations[key]
 
-    def misfit_of(self, difference: Difference) -> np.ndarray:
+    def misfit_of(self, difference: Difference, part: slice = ALL) -> np.ndarray:
         """How far the simulation is from the log, (windows, cells): position of each joint, then speed, then tilt.
 
         A cell is log(1 + e^2 / f^2), e the RMS error over the window and f what is noise.
+
+        Args:
+            difference: that is put into the simulation.
+            part: the windows to simulate.
         """
         self.tried += 1
         simulation = self._simulation(difference)
         simulation.plant.set_joints(difference.joints)
-        replay = simulation.replay(self.starts, self.horizon, difference.extra_s)
+        replay = simulation.replay(self.starts[part], self.horizon, difference.extra_s)
         position = np.mean((replay.position_sim - replay.position) ** 2, axis=1) / POSITION_RAD**2
         velocity = np.mean((replay.velocity_sim - replay.velocity) ** 2, axis=1) / VELOCITY_RAD_S**2
         tilt = np.mean(replay.tilt_error_rad**2, axis=1, keepdims=True) / TILT_RAD**2

@@ -1,0 +1,311 @@
+"""Which difference explains the gap between a log and the simulation: suspects, the first explains most.
+
+What the log itself shows comes first (deploy/parity/symptoms.py); the rest is found by putting differences into the
+simulation one at a time (deploy/parity/ablation.py). docs/suspects.md tells what can be told apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deploy.log.recorder import RunLog
+from deploy.parity.ablation import Difference, Lab, Wiring, best_on, changed, gain_of
+from deploy.parity.report import Cause, LayerName, Suspect
+from deploy.parity.symptoms import symptoms
+from deploy.twin.reality import Reality
+
+# A difference is named if it takes away this share of the misfit, by so many standard errors over the windows.
+SHARE_MIN, SURE_MIN = 0.05, 3.0
+# And if it is of a size that matters; what is smaller is put into the simulation without a word.
+GAIN_MIN = math.log(1.15)
+DELAY_MIN_S, DELAY_OUTSIDE_S = 0.012, 0.008
+MASS_MIN = 0.05
+STICKY_MIN_NM, STICKY_MIN = 0.4, 0.01
+PLAY_MIN_RAD = 0.015
+SPRING_MAX = 3.0
+OFFSET_MIN_RAD = 0.03
+# Joints that are tried one by one: those that are furthest off.
+JOINTS_TRIED = 6
+# So many of what looks best on a part of the windows are tried on all of them, and their size searched.
+REFINED = 4
+LAYER = {
+    Cause.DELAY: LayerName.ACTION_PATH,
+    Cause.JOINTS_SWAPPED: LayerName.ACTION_PATH,
+    Cause.JOINT_INVERTED: LayerName.ACTION_PATH,
+    Cause.ZERO_OFFSET: LayerName.SENSING,
+    Cause.GAINS: LayerName.ACTUATORS,
+    Cause.STICKY: LayerName.ACTUATORS,
+    Cause.LOOSE: LayerName.ACTUATORS,
+    Cause.MASS: LayerName.BODY,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idea:
+    """One kind of difference at one place, of any size.
+
+    Attributes:
+        cause: of the suspect that it makes.
+        places: likewise.
+        unit: of the suspect's value.
+        put: the difference of a size; size 0 is none.
+        sizes: to try first.
+        value: a size as the suspect tells it.
+        matters: whether a size is worth a word.
+    """
+
+    cause: Cause
+    places: tuple[str, ...] = ()
+    unit: str = ""
+    put: Callable[[float], Difference]
+    sizes: tuple[float, ...]
+    value: Callable[[float], float | None] = lambda size: size
+    matters: Callable[[float], bool] = lambda size: True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """An idea at its best size."""
+
+    idea: Idea
+    size: float
+    share: float
+    sure: float
+
+    @property
+    def named(self) -> bool:
+        """Whether it is worth a word."""
+        return self.share >= SHARE_MIN and self.sure >= SURE_MIN and self.idea.matters(self.size)
+
+    @property
+    def suspect(self) -> Suspect:
+        """In words of the report."""
+        idea = self.idea
+        return Suspect(
+            cause=idea.cause,
+            layer=LAYER[idea.cause],
+            places=idea.places,
+            value=idea.value(self.size),
+            unit=idea.unit,
+            explains=min(1.0, self.share),
+        )
+
+
+def _joint_idea(
+    lab: Lab, base: Difference, cause: Cause, whats: tuple[str, ...], at: int | None, unit: str, **more: object
+) -> Idea:
+    """A property of one joint, or of all, scaled by exp(size), added to, or set where it is a spring."""
+
+    def put(size: float) -> Difference:
+        joints = base.joints
+        for what in whats:
+            if what.endswith("_scale"):
+                joints = changed(joints, lab.spec, what, at, lambda v: v * math.exp(size))
+            elif what == "stiffness_nm_rad":
+                joints = changed(joints, lab.spec, what, at, lambda v: 1.0 / ((1.0 / v if v else 0.0) + size))
+            elif what == "zero_offset_rad":
+                joints = changed(joints, lab.spec, what, at, lambda v: v + size)
+            else:
+                joints = changed(joints, lab.spec, what, at, lambda v: max(0.0, v + size))
+        return dataclasses.replace(base, joints=joints)
+
+    places = () if at is None else (lab.spec.joint_names[at],)
+    return Idea(cause=cause, places=places, unit=unit, put=put, **more)  # type: ignore[arg-type]
+
+
+def _gains(lab: Lab, base: Difference, at: int | None, *, damping: bool = True) -> Idea:
+    return _joint_idea(
+        lab,
+        base,
+        Cause.GAINS,
+        ("kp_scale", "kd_scale") if damping else ("kp_scale",),
+        at,
+        "factor",
+        sizes=(math.log(0.7), math.log(1.35)),
+        value=math.exp,
+        matters=lambda size: abs(size) >= GAIN_MIN,
+    )
+
+
+def _everywhere(lab: Lab, base: Difference, *, free: bool, delay_matters: Callable[[float], bool]) -> list[Idea]:
+    """What is of the whole robot."""
+    assumed = lab.simulation.action_latency_s + lab.simulation.observation_latency_s + base.extra_s
+    delay = Idea(
+        cause=Cause.DELAY,
+        unit="s",
+        put=lambda size: dataclasses.replace(base, extra_s=base.extra_s + size),
+        sizes=tuple(v for v in (-0.04, -0.02, -0.01, 0.01, 0.02, 0.04) if v > -assumed - 0.001),
+        value=lambda size: base.extra_s + size,
+        matters=lambda size: delay_matters(base.extra_s + size),
+    )
+    ideas = [delay, _gains(lab, base, None), _gains(lab, base, None, damping=False)]
+    if free:
+        plant = lab.simulation.plant
+        torso = plant.model.body(plant.built.torso_body).name
+        mass = lab.mass_kg
+        ideas.append(
+            Idea(
+                cause=Cause.MASS,
+                places=(torso,),
+                unit="kg",
+                put=lambda size: dataclasses.replace(base, payload_kg=base.payload_kg + size * mass),
+                sizes=(0.12,),
+                value=lambda size: base.payload_kg + size * mass,
+                matters=lambda size: abs(size) >= MASS_MIN,
+            )
+        )
+    return ideas
+
+
+def _of_joint(lab: Lab, base: Difference, at: int) -> list[Idea]:
+    """What may be of one joint."""
+    joint = lab.log.spec.robot.joints[at]
+    least = STICKY_MIN_NM + STICKY_MIN * joint.torque_limit_nm
+    friction = 0.03 * joint.torque_limit_nm
+    sticky = {"sizes": (friction,), "matters": lambda size: size >= least}
+    soft = 1.0 / joint.kp if joint.kp > 0 else 0.01
+    return [
+        _gains(lab, base, at),
+        _joint_idea(lab, base, Cause.STICKY, ("friction_add_nm",), at, "N m", **sticky),
+        _joint_idea(lab, base, Cause.STICKY, ("stiction_nm",), at, "N m", **sticky),
+        _joint_idea(
+            lab,
+            base,
+            Cause.LOOSE,
+            ("play_rad",),
+            at,
+            "rad",
+            sizes=(0.03,),
+            matters=lambda size: size >= PLAY_MIN_RAD,
+        ),
+        _joint_idea(
+            lab,
+            base,
+            Cause.LOOSE,
+            ("stiffness_nm_rad",),
+            at,
+            "N m/rad",
+            sizes=(soft,),
+            value=lambda size: 1.0 / size if size > 0 else None,
+            matters=lambda size: size >= soft / SPRING_MAX,
+        ),
+        _joint_idea(
+            lab,
+            base,
+            Cause.ZERO_OFFSET,
+            ("zero_offset_rad",),
+            at,
+            "rad",
+            sizes=(-0.05, 0.05),
+            matters=lambda size: abs(size) >= OFFSET_MIN_RAD,
+        ),
+    ]
+
+
+class Search:
+    """Looks for the difference that explains most.
+
+    Args:
+        lab: the simulation.
+        base: what is in it already.
+    """
+
+    def __init__(self, lab: Lab, base: Difference) -> None:
+        self.lab, self.base = lab, base
+        self.misfit = lab.misfit_of(base)
+        self._part = slice(0, None, 2)
+
+    def coarse(self, ideas: Iterable[Idea]) -> list[Found]:
+        """Every idea at its first sizes, on a part of the windows; the best first."""
+        found = []
+        for idea in ideas:
+            best = Found(idea=idea, size=0.0, share=-math.inf, sure=0.0)
+            for size in idea.sizes:
+                got = gain_of(self.misfit[self._part], self.lab.misfit_of(idea.put(size), self._part))
+                if got[0] > best.share:
+                    best = Found(idea=idea, size=size, share=got[0], sure=got[1])
+            found.append(best)
+        return sorted(found, key=lambda f: -f.share)
+
+    def refine(self, found: Found) -> Found:
+        """On all windows, with the size searched."""
+        kept: dict[float, np.ndarray] = {}
+
+        def cost(size: float) -> float:
+            kept[size] = self.lab.misfit_of(found.idea.put(size))
+            return float(kept[size].sum())
+
+        grid = (0.5 * found.size, found.size, 1.6 * found.size)
+        size, _ = best_on(cost, grid, float(self.misfit.sum()))
+        share, sure = gain_of(self.misfit, kept[size]) if size else (0.0, 0.0)
+        return dataclasses.replace(found, size=size, share=share, sure=sure)
+
+    def worst_joints(self) -> list[int]:
+        """Joints, those furthest off first."""
+        n = len(self.lab.spec.joints)
+        off = self.misfit[:, :n].mean(axis=0) + self.misfit[:, n : 2 * n].mean(axis=0)
+        return np.argsort(-off)[:JOINTS_TRIED].tolist()
+
+
+def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = False) -> tuple[Suspect, ...]:
+    """What may explain the gap between a log and the simulation, the first explains most; empty for a clean run.
+
+    Args:
+        log: the run; its joints are in the robot's order.
+        robot: name or folder of the model.
+        reality: what the simulation is.
+        hang: the robot hung from its base, feet off the floor.
+    """
+    direct, log = symptoms(log, robot, reality, hang=hang)
+    lab = Lab(robot, log, reality, hang=hang)
+    if not len(lab.starts):
+        return direct
+    base = lab.plain
+    trained = _assumed_delay(log, reality)
+    free = not hang and lab.simulation.plant.built.base_body >= 0
+
+    def delay_matters(extra_s: float) -> bool:
+        total = lab.simulation.action_latency_s + lab.simulation.observation_latency_s + extra_s
+        if trained is not None and extra_s < 0:
+            return total < trained[0] - DELAY_OUTSIDE_S
+        return abs(extra_s) >= DELAY_MIN_S
+
+    found: list[Found] = []
+    for _ in range(3):
+        search = Search(lab, base)
+        everywhere = search.coarse(_everywhere(lab, base, free=free, delay_matters=delay_matters))
+        first = search.refine(everywhere[0]) if everywhere[0].share > 0 else None
+        # a small difference of the whole robot hides what a joint has
+        if first is not None and first.share >= 2 * SHARE_MIN and not first.idea.matters(first.size):
+            base = first.idea.put(first.size)
+            continue
+        best = [first] if first is not None else []
+        ideas = [idea for at in search.worst_joints() for idea in _of_joint(lab, base, at)]
+        rest = [f for f in [*everywhere[1:], *search.coarse(ideas)] if f.share > 0.5 * SHARE_MIN]
+        rest.sort(key=lambda f: -f.share)
+        best += [search.refine(f) for f in rest[:REFINED]]
+        best = sorted((f for f in best if f is not None), key=lambda f: -f.share)
+        found = [f for f in best if f.named]
+        if found or not best or best[0].share < 2 * SHARE_MIN:
+            break
+        base = best[0].idea.put(best[0].size)
+    return direct + tuple(f.suspect for f in found)
+
+
+def _assumed_delay(log: RunLog, reality: Reality) -> tuple[float, float] | None:
+    """The range of training's delay, where the reality's delay is no more than the middle of it; else None."""
+    spec = log.spec
+    sensors, commands = reality.sensors.latency_s, reality.commands.latency_s
+    middle = float(np.mean(spec.action_latency_s)), float(np.mean(spec.observation_latency_s))
+    if (commands, sensors) != middle:
+        return None
+    return tuple(a + b for a, b in zip(spec.action_latency_s, spec.observation_latency_s, strict=True))  # type: ignore[return-value]
+
+
+__all__ = ["Wiring", "suspects"]
