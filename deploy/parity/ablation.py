@@ -16,6 +16,7 @@ import numpy as np
 
 from deploy.log.recorder import RunLog
 from deploy.parity.motion import WindowedSimulation
+from deploy.parity.symptoms import turned_back
 from deploy.twin.reality import Joints, Reality, per_joint
 from robots.spec import RobotSpec
 
@@ -71,12 +72,14 @@ class Difference:
         extra_s: more delay from a command to its measured effect [s].
         payload_kg: more mass at the torso [kg].
         wiring: None as the log says.
+        imu_z_rad: the IMU is turned about its z axis [rad].
     """
 
     joints: Joints
     extra_s: float = 0.0
     payload_kg: float = 0.0
     wiring: Wiring | None = None
+    imu_z_rad: float = 0.0
 
 
 def changed(joints: Joints, robot: RobotSpec, what: str, at: int | None, change: Callable[[float], float]) -> Joints:
@@ -103,7 +106,7 @@ class Lab:
     def __init__(self, robot: str | Path, log: RunLog, reality: Reality, *, hang: bool = False) -> None:
         self._robot, self.log, self.reality, self._hang = robot, log, reality, hang
         self.plain = Difference(joints=reality.joints)
-        self._simulations: dict[tuple[float, int], WindowedSimulation] = {}
+        self._simulations: dict[tuple[float, float], WindowedSimulation] = {}
         self.horizon = max(3, round(WINDOW_S / log.spec.control_period_s))
         starts = self._simulation(self.plain).windows(self.horizon)
         if len(starts) > WINDOWS:
@@ -128,21 +131,20 @@ class Lab:
 
     def _simulation(self, difference: Difference) -> WindowedSimulation:
         """One of its mass and wiring; they are few, and the wirings live as long as they are tried."""
-        key = (difference.payload_kg, id(difference.wiring))
-        if key not in self._simulations:
-            body = self.reality.body
-            heavy = dataclasses.replace(body, payload_kg=max(0.0, body.payload_kg + difference.payload_kg))
-            log = self.log if difference.wiring is None else difference.wiring.corrected(self.log)
-            made = WindowedSimulation(
-                self._robot, log, dataclasses.replace(self.reality, body=heavy), hang=self._hang
-            )
-            if difference.wiring is not None:
-                # gains go the way of the targets
-                for i, joint in zip(difference.wiring.sent, self.log.spec.robot.joints, strict=True):
-                    made.plant.configure(int(i), kp=joint.kp, kd=joint.kd, max_torque=joint.torque_limit_nm)
-                return made
+        key = (difference.payload_kg, difference.imu_z_rad)
+        if difference.wiring is None and key in self._simulations:
+            return self._simulations[key]
+        body = self.reality.body
+        heavy = dataclasses.replace(body, payload_kg=max(0.0, body.payload_kg + difference.payload_kg))
+        log = turned_back(self.log, "z", difference.imu_z_rad) if difference.imu_z_rad else self.log
+        log = log if difference.wiring is None else difference.wiring.corrected(log)
+        made = WindowedSimulation(self._robot, log, dataclasses.replace(self.reality, body=heavy), hang=self._hang)
+        if difference.wiring is None:
             self._simulations[key] = made
-        return self._simulations[key]
+        else:  # gains go the way of the targets
+            for i, joint in zip(difference.wiring.sent, self.log.spec.robot.joints, strict=True):
+                made.plant.configure(int(i), kp=joint.kp, kd=joint.kd, max_torque=joint.torque_limit_nm)
+        return made
 
     def misfit_of(self, difference: Difference, part: slice = ALL) -> np.ndarray:
         """How far the simulation is from the log, (windows, cells): position of each joint, then speed, then tilt.

@@ -17,7 +17,9 @@ import numpy as np
 from deploy.log.recorder import RunLog
 from deploy.parity.ablation import Difference, Lab, Wiring, best_on, changed, gain_of
 from deploy.parity.report import Cause, LayerName, Suspect
-from deploy.parity.symptoms import symptoms
+from deploy.parity import symptoms
+from deploy.robot.frozen import CHANNELS
+from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality
 
 # A difference is named if it takes away this share of the misfit, by so many standard errors over the windows.
@@ -39,6 +41,7 @@ LAYER = {
     Cause.JOINTS_SWAPPED: LayerName.ACTION_PATH,
     Cause.JOINT_INVERTED: LayerName.ACTION_PATH,
     Cause.ZERO_OFFSET: LayerName.SENSING,
+    Cause.IMU_TURNED: LayerName.SENSING,
     Cause.GAINS: LayerName.ACTUATORS,
     Cause.STICKY: LayerName.ACTUATORS,
     Cause.LOOSE: LayerName.ACTUATORS,
@@ -58,6 +61,7 @@ class Idea:
         sizes: to try first.
         value: a size as the suspect tells it.
         matters: whether a size is worth a word.
+        searched: sizes between the first ones make sense.
     """
 
     cause: Cause
@@ -67,6 +71,7 @@ class Idea:
     sizes: tuple[float, ...]
     value: Callable[[float], float | None] = lambda size: size
     matters: Callable[[float], bool] = lambda size: True
+    searched: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +165,17 @@ def _everywhere(lab: Lab, base: Difference, *, free: bool, delay_matters: Callab
                 matters=lambda size: abs(size) >= MASS_MIN,
             )
         )
+        # about the other axes it shows at once
+        ideas.append(
+            Idea(
+                cause=Cause.IMU_TURNED,
+                places=("z",),
+                unit="rad",
+                put=lambda size: dataclasses.replace(base, imu_z_rad=size),
+                sizes=(0.5 * math.pi, -0.5 * math.pi, math.pi),
+                searched=False,
+            )
+        )
     return ideas
 
 
@@ -241,8 +257,11 @@ class Search:
             kept[size] = self.lab.misfit_of(found.idea.put(size))
             return float(kept[size].sum())
 
-        grid = (0.5 * found.size, found.size, 1.6 * found.size)
-        size, _ = best_on(cost, grid, float(self.misfit.sum()))
+        size = found.size
+        if found.idea.searched:
+            size, _ = best_on(cost, (0.5 * size, size, 1.6 * size), float(self.misfit.sum()))
+        else:
+            cost(size)
         share, sure = gain_of(self.misfit, kept[size]) if size else (0.0, 0.0)
         return dataclasses.replace(found, size=size, share=share, sure=sure)
 
@@ -262,10 +281,10 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
         reality: what the simulation is.
         hang: the robot hung from its base, feet off the floor.
     """
-    direct, log = symptoms(log, robot, reality, hang=hang)
+    direct, after, log = _seen(log, Plant(robot), reality, hang=hang)
     lab = Lab(robot, log, reality, hang=hang)
     if not len(lab.starts):
-        return direct
+        return direct + after
     base = lab.plain
     trained = _assumed_delay(log, reality)
     free = not hang and lab.simulation.plant.built.base_body >= 0
@@ -295,7 +314,22 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
         if found or not best or best[0].share < 2 * SHARE_MIN:
             break
         base = best[0].idea.put(best[0].size)
-    return direct + tuple(f.suspect for f in found)
+    return direct + tuple(f.suspect for f in found) + after
+
+
+def _seen(
+    log: RunLog, plant: Plant, reality: Reality, *, hang: bool
+) -> tuple[tuple[Suspect, ...], tuple[Suspect, ...], RunLog]:
+    """(what the log shows, what it shows that may be the effect of something else, the log put right)."""
+    carry = symptoms.policy(log)
+    stale = tuple(s for s in carry if s.cause is Cause.STALE_CARRY)
+    wrong_units, factors = symptoms.units(log)
+    log = dataclasses.replace(log, **{column: getattr(log, column) / f for column, f in factors.items()})
+    frame, log = symptoms.imu_frame(log, plant)
+    still = symptoms.frozen(log, hang=hang)
+    slow = symptoms.imu_rate(log, reality, hang=hang) if not any(s.places[0] in CHANNELS for s in still) else ()
+    after = symptoms.loop_late(log) + symptoms.guard(log) + tuple(s for s in carry if s not in stale)
+    return stale + wrong_units + frame + still + slow, after, log
 
 
 def _assumed_delay(log: RunLog, reality: Reality) -> tuple[float, float] | None:
