@@ -106,45 +106,72 @@ class Lab:
     def __init__(self, robot: str | Path, log: RunLog, reality: Reality, *, hang: bool = False) -> None:
         self._robot, self.log, self.reality, self._hang = robot, log, reality, hang
         self.plain = Difference(joints=reality.joints)
-        self._simulations: dict[tuple[float, float], WindowedSimulation] = {}
+        self._simulations: dict[float, WindowedSimulation] = {}
         self.horizon = max(3, round(WINDOW_S / log.spec.control_period_s))
-        starts = self._simulation(self.plain).windows(self.horizon)
+        self.starts, self.tried = self._windows(), 0
+
+    def _windows(self) -> np.ndarray:
+        """End to end where the run is long enough for that, else with overlap."""
+        starts = self.simulation.windows(self.horizon)
+        if len(starts) < WINDOWS:
+            steps = self.simulation.windows(1)
+            after = steps[self.horizon - 1 :]
+            starts = steps[: len(after)][after - steps[: len(after)] == self.horizon - 1]
         if len(starts) > WINDOWS:
             starts = starts[np.linspace(0, len(starts) - 1, WINDOWS).astype(int)]
-        self.starts, self.tried = starts, 0
+        return starts
 
     @property
     def spec(self) -> RobotSpec:
         """Of the robot, as the simulation has it."""
-        return self._simulation(self.plain).plant.spec
+        return self.simulation.plant.spec
+
+    def limbs(self) -> list[int]:
+        """By joint, the first joint of its branch of the robot."""
+        built = self.simulation.plant.built
+        model = built.model
+        joint_of_body = {int(model.jnt_bodyid[model.dof_jntid[d]]): j for j, d in enumerate(built.dof_ids)}
+        out = []
+        for body in joint_of_body:
+            first = body
+            while body > 0:
+                first = body if body in joint_of_body else first
+                body = int(model.body_parentid[body])
+            out.append(joint_of_body[first])
+        return out
 
     @property
     def mass_kg(self) -> float:
         """Of the whole robot [kg]."""
-        plant = self._simulation(self.plain).plant
+        plant = self.simulation.plant
         return float(plant.model.body_mass[plant.built.bodies].sum())
 
     @property
     def simulation(self) -> WindowedSimulation:
         """The simulation as it is."""
-        return self._simulation(self.plain)
+        return self._of_mass(0.0)
+
+    def _of_mass(self, payload_kg: float) -> WindowedSimulation:
+        """One of each mass is kept: they are few."""
+        if payload_kg not in self._simulations:
+            body = self.reality.body
+            heavy = dataclasses.replace(body, payload_kg=max(0.0, body.payload_kg + payload_kg))
+            reality = dataclasses.replace(self.reality, body=heavy)
+            self._simulations[payload_kg] = WindowedSimulation(self._robot, self.log, reality, hang=self._hang)
+        return self._simulations[payload_kg]
 
     def _simulation(self, difference: Difference) -> WindowedSimulation:
-        """One of its mass and wiring; they are few, and the wirings live as long as they are tried."""
-        key = (difference.payload_kg, difference.imu_z_rad)
-        if difference.wiring is None and key in self._simulations:
-            return self._simulations[key]
-        body = self.reality.body
-        heavy = dataclasses.replace(body, payload_kg=max(0.0, body.payload_kg + difference.payload_kg))
-        log = turned_back(self.log, "z", difference.imu_z_rad) if difference.imu_z_rad else self.log
-        log = log if difference.wiring is None else difference.wiring.corrected(log)
-        made = WindowedSimulation(self._robot, log, dataclasses.replace(self.reality, body=heavy), hang=self._hang)
-        if difference.wiring is None:
-            self._simulations[key] = made
-        else:  # gains go the way of the targets
-            for i, joint in zip(difference.wiring.sent, self.log.spec.robot.joints, strict=True):
-                made.plant.configure(int(i), kp=joint.kp, kd=joint.kd, max_torque=joint.torque_limit_nm)
-        return made
+        simulation, log, wiring = self._of_mass(difference.payload_kg), self.log, difference.wiring
+        if difference.imu_z_rad:
+            log = turned_back(log, "z", difference.imu_z_rad)
+        if wiring is not None:
+            log = wiring.corrected(log)
+        # gains go the way of the targets
+        order = range(len(log.spec.robot.joints)) if wiring is None else wiring.sent.tolist()
+        for i, joint in zip(order, log.spec.robot.joints, strict=True):
+            simulation.plant.configure(i, kp=joint.kp, kd=joint.kd, max_torque=joint.torque_limit_nm)
+        simulation.plant.set_joints(difference.joints)
+        return simulation if log is self.log else simulation.of(log)
 
     def misfit_of(self, difference: Difference, part: slice = ALL) -> np.ndarray:
         """How far the simulation is from the log, (windows, cells): position of each joint, then speed, then tilt.
@@ -156,9 +183,7 @@ class Lab:
             part: the windows to simulate.
         """
         self.tried += 1
-        simulation = self._simulation(difference)
-        simulation.plant.set_joints(difference.joints)
-        replay = simulation.replay(self.starts[part], self.horizon, difference.extra_s)
+        replay = self._simulation(difference).replay(self.starts[part], self.horizon, difference.extra_s)
         position = np.mean((replay.position_sim - replay.position) ** 2, axis=1) / POSITION_RAD**2
         velocity = np.mean((replay.velocity_sim - replay.velocity) ** 2, axis=1) / VELOCITY_RAD_S**2
         tilt = np.mean(replay.tilt_error_rad**2, axis=1, keepdims=True) / TILT_RAD**2

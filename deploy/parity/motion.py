@@ -6,6 +6,7 @@ shows how far the model is from reality, joint by joint and as time goes on.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,14 @@ class WindowedSimulation:
         arrivals = arrived_at_s(log)
         usable = np.isfinite(arrivals) & np.isfinite(log.sent).all(axis=1)
         self._arrival_s, self._sent = arrivals[usable], log.sent[usable]
+
+    def of(self, log: RunLog) -> WindowedSimulation:
+        """The same simulation, plant and all, of the log with other columns of joints, targets or IMU."""
+        other = copy.copy(self)
+        other.log = log
+        arrivals = arrived_at_s(log)
+        other._sent = log.sent[np.isfinite(arrivals) & np.isfinite(log.sent).all(axis=1)]
+        return other
 
     def windows(self, horizon: int) -> np.ndarray:
         """Rows of the restarts: windows of `horizon` ticks end to end, without gaps, stale or missing states."""

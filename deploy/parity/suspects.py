@@ -29,6 +29,7 @@ GAIN_MIN = math.log(1.15)
 DELAY_MIN_S, DELAY_OUTSIDE_S = 0.012, 0.008
 MASS_MIN = 0.05
 STICKY_MIN_NM, STICKY_MIN = 0.4, 0.01
+RANGE_RAD, DISTINCT_RAD = 0.1, 0.02
 PLAY_MIN_RAD = 0.015
 SPRING_MAX = 3.0
 OFFSET_MIN_RAD = 0.03
@@ -36,6 +37,7 @@ OFFSET_MIN_RAD = 0.03
 JOINTS_TRIED = 6
 # So many of what looks best on a part of the windows are tried on all of them, and their size searched.
 REFINED = 4
+TRACE = None
 LAYER = {
     Cause.DELAY: LayerName.ACTION_PATH,
     Cause.JOINTS_SWAPPED: LayerName.ACTION_PATH,
@@ -224,6 +226,62 @@ def _of_joint(lab: Lab, base: Difference, at: int) -> list[Idea]:
     ]
 
 
+def _wirings(lab: Lab, base: Difference) -> list[Idea]:
+    """Joints that may be swapped or inverted: on the way of the targets, of the measurements, or on both.
+
+    Only what the log allows is tried: positions within the joints' ranges, and targets that fit the positions no
+    worse than now. On both ways at once that says nothing: then two joints of one limb, or of its mirror image.
+    """
+    robot, log = lab.spec, lab.log
+    n, names = len(robot.joints), robot.joint_names
+    rows = np.flatnonzero(log.run & np.isfinite(log.sent).all(axis=1) & np.isfinite(log.joint_position).all(axis=1))
+    low, high = (np.asarray(robot.column(c)) for c in ("lower_rad", "upper_rad"))
+    mirrored = {name: name.replace("left", "right") if "left" in name else name.replace("right", "left") for name in names}
+    limb = lab.limbs()
+    plain = Wiring.plain(n)
+
+    def judged(wiring: Wiring) -> tuple[float, float, float]:
+        """(how far targets are from positions, share of ticks out of range, how far all is from the log as it is)."""
+        fixed = wiring.corrected(log)
+        position, sent = fixed.joint_position[rows], fixed.sent[rows]
+        apart = np.sqrt(np.mean((sent - position) ** 2, axis=0)).sum()
+        out = np.mean((position < low - RANGE_RAD) | (position > high + RANGE_RAD), axis=0).max()
+        moved = np.abs(position - log.joint_position[rows]).mean(axis=0).max()
+        return float(apart), float(out), float(max(moved, np.abs(sent - log.sent[rows]).mean(axis=0).max()))
+
+    apart, out, _ = judged(plain)
+    ideas = []
+
+    def consider(cause: Cause, at: tuple[int, ...], change: dict[str, np.ndarray], *, near: bool) -> None:
+        both = len(change) > 1
+        fixed = dataclasses.replace(plain, **change)
+        got = judged(fixed)
+        if got[1] > out + 0.05 or got[2] < DISTINCT_RAD or (both and not near) or (not both and got[0] > 0.97 * apart):
+            return
+        ideas.append(
+            Idea(
+                cause=cause,
+                places=tuple(names[j] for j in at),
+                put=lambda size: dataclasses.replace(base, wiring=fixed),
+                sizes=(1.0,),
+                value=lambda size: None,
+                searched=False,
+            )
+        )
+
+    for a in range(n):
+        flip = np.where(np.arange(n) == a, -1.0, 1.0)
+        for change in ({"told_factor": flip}, {"sent_factor": flip}, {"told_factor": flip, "sent_factor": flip}):
+            consider(Cause.JOINT_INVERTED, (a,), change, near=True)
+        for b in range(a + 1, n):
+            order = np.arange(n)
+            order[[a, b]] = b, a
+            near = limb[a] == limb[b] or mirrored[names[a]] == names[b]
+            for change in ({"told": order}, {"sent": order}, {"told": order, "sent": order}):
+                consider(Cause.JOINTS_SWAPPED, (a, b), change, near=near)
+    return ideas
+
+
 class Search:
     """Looks for the difference that explains most.
 
@@ -235,15 +293,15 @@ class Search:
     def __init__(self, lab: Lab, base: Difference) -> None:
         self.lab, self.base = lab, base
         self.misfit = lab.misfit_of(base)
-        self._part = slice(0, None, 2)
 
-    def coarse(self, ideas: Iterable[Idea]) -> list[Found]:
-        """Every idea at its first sizes, on a part of the windows; the best first."""
+    def coarse(self, ideas: Iterable[Idea], every: int = 2) -> list[Found]:
+        """Every idea at its first sizes, on every so many of the windows; the best first."""
+        part = slice(0, None, every)
         found = []
         for idea in ideas:
             best = Found(idea=idea, size=0.0, share=-math.inf, sure=0.0)
             for size in idea.sizes:
-                got = gain_of(self.misfit[self._part], self.lab.misfit_of(idea.put(size), self._part))
+                got = gain_of(self.misfit[part], self.lab.misfit_of(idea.put(size), part))
                 if got[0] > best.share:
                     best = Found(idea=idea, size=size, share=got[0], sure=got[1])
             found.append(best)
@@ -299,6 +357,8 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
     for _ in range(3):
         search = Search(lab, base)
         everywhere = search.coarse(_everywhere(lab, base, free=free, delay_matters=delay_matters))
+        everywhere += search.coarse(_wirings(lab, base), every=3) if base is lab.plain else []
+        everywhere.sort(key=lambda f: -f.share)
         first = search.refine(everywhere[0]) if everywhere[0].share > 0 else None
         # a small difference of the whole robot hides what a joint has
         if first is not None and first.share >= 2 * SHARE_MIN and not first.idea.matters(first.size):
@@ -310,6 +370,8 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
         rest.sort(key=lambda f: -f.share)
         best += [search.refine(f) for f in rest[:REFINED]]
         best = sorted((f for f in best if f is not None), key=lambda f: -f.share)
+        if TRACE is not None:
+            TRACE.extend([*best, *rest[REFINED:]])
         found = [f for f in best if f.named]
         if found or not best or best[0].share < 2 * SHARE_MIN:
             break
