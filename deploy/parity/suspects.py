@@ -34,9 +34,13 @@ PLAY_MIN_RAD = 0.015
 SPRING_MAX = 3.0
 OFFSET_MIN_RAD = 0.03
 # Joints that are tried one by one: those that are furthest off.
-JOINTS_TRIED = 6
+JOINTS_TRIED, JOINTS_CLEAR = 6, 3
+# Where one thing explains more than this, fewer joints are tried.
+CLEAR = 0.5
 # So many of what looks best on a part of the windows are tried on all of them, and their size searched.
-REFINED = 4
+REFINED = 3
+# Rounds: each has in it what the ones before found. At most so many are named.
+TURNS_MAX, FOUND_MAX = 3, 2
 TRACE = None
 LAYER = {
     Cause.DELAY: LayerName.ACTION_PATH,
@@ -354,28 +358,30 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
         return abs(extra_s) >= DELAY_MIN_S
 
     found: list[Found] = []
-    for _ in range(3):
+    for turn in range(TURNS_MAX):
         search = Search(lab, base)
-        everywhere = search.coarse(_everywhere(lab, base, free=free, delay_matters=delay_matters))
-        everywhere += search.coarse(_wirings(lab, base), every=3) if base is lab.plain else []
-        everywhere.sort(key=lambda f: -f.share)
-        first = search.refine(everywhere[0]) if everywhere[0].share > 0 else None
-        # a small difference of the whole robot hides what a joint has
-        if first is not None and first.share >= 2 * SHARE_MIN and not first.idea.matters(first.size):
-            base = first.idea.put(first.size)
-            continue
-        best = [first] if first is not None else []
-        ideas = [idea for at in search.worst_joints() for idea in _of_joint(lab, base, at)]
-        rest = [f for f in [*everywhere[1:], *search.coarse(ideas)] if f.share > 0.5 * SHARE_MIN]
-        rest.sort(key=lambda f: -f.share)
-        best += [search.refine(f) for f in rest[:REFINED]]
-        best = sorted((f for f in best if f is not None), key=lambda f: -f.share)
+        tried = search.coarse(_everywhere(lab, base, free=free, delay_matters=delay_matters))
+        clear = bool(direct or found) or tried[0].share > CLEAR
+        if not clear and turn == 0:
+            tried += search.coarse(_wirings(lab, base), every=3)
+            clear = max(f.share for f in tried) > CLEAR
+        worst = search.worst_joints()[: JOINTS_CLEAR if clear else JOINTS_TRIED]
+        tried += search.coarse((idea for at in worst for idea in _of_joint(lab, base, at)), every=3)
+        tried = sorted((f for f in tried if f.share > 0.5 * SHARE_MIN), key=lambda f: -f.share)[:REFINED]
+        tried = sorted(map(search.refine, tried), key=lambda f: -f.share)
         if TRACE is not None:
-            TRACE.extend([*best, *rest[REFINED:]])
-        found = [f for f in best if f.named]
-        if found or not best or best[0].share < 2 * SHARE_MIN:
+            TRACE.extend([None, *tried])
+        named = [f for f in tried if f.named]
+        # what is too small for a word may hide what is not
+        small = bool(tried) and tried[0].share >= 2 * SHARE_MIN and (not named or tried[0] is not named[0])
+        if not named and not small:
             break
-        base = best[0].idea.put(best[0].size)
+        best = tried[0] if small else named[0]
+        base = best.idea.put(best.size)
+        if not small:
+            found.append(best)
+            if len(found) == FOUND_MAX:
+                break
     return direct + tuple(f.suspect for f in found) + after
 
 
