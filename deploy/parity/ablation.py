@@ -62,7 +62,9 @@ class Wiring:
         velocity[:, self.told] = log.joint_velocity * self.told_factor
         torque[:, self.told] = log.joint_torque * sign
         sent[:, self.sent] = log.sent * self.sent_factor
-        return dataclasses.replace(log, joint_position=position, joint_velocity=velocity, joint_torque=torque, sent=sent)
+        return dataclasses.replace(
+            log, joint_position=position, joint_velocity=velocity, joint_torque=torque, sent=sent
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,8 +37,9 @@ OFFSET_MIN_RAD = 0.03
 JOINTS_TRIED, JOINTS_CLEAR = 6, 3
 # Where one thing explains more than this, fewer joints are tried.
 CLEAR = 0.5
-# So many of what looks best on a part of the windows are tried on all of them, and their size searched.
-REFINED = 3
+# All is tried on every so many of the windows; so many of what looks best there, and about as good as the best, are
+# tried on all of them, and their size searched.
+COARSE, REFINED, NEAR_BEST = 3, 3, 0.4
 # Rounds: each has in it what the ones before found. At most so many are named.
 TURNS_MAX, FOUND_MAX = 3, 2
 TRACE = None
@@ -240,7 +241,9 @@ def _wirings(lab: Lab, base: Difference) -> list[Idea]:
     n, names = len(robot.joints), robot.joint_names
     rows = np.flatnonzero(log.run & np.isfinite(log.sent).all(axis=1) & np.isfinite(log.joint_position).all(axis=1))
     low, high = (np.asarray(robot.column(c)) for c in ("lower_rad", "upper_rad"))
-    mirrored = {name: name.replace("left", "right") if "left" in name else name.replace("right", "left") for name in names}
+    mirrored = {
+        name: name.replace("left", "right") if "left" in name else name.replace("right", "left") for name in names
+    }
     limb = lab.limbs()
     plain = Wiring.plain(n)
 
@@ -298,9 +301,9 @@ class Search:
         self.lab, self.base = lab, base
         self.misfit = lab.misfit_of(base)
 
-    def coarse(self, ideas: Iterable[Idea], every: int = 2) -> list[Found]:
-        """Every idea at its first sizes, on every so many of the windows; the best first."""
-        part = slice(0, None, every)
+    def coarse(self, ideas: Iterable[Idea]) -> list[Found]:
+        """Every idea at its first sizes, on a part of the windows; the best first."""
+        part = slice(0, None, COARSE)
         found = []
         for idea in ideas:
             best = Found(idea=idea, size=0.0, share=-math.inf, sure=0.0)
@@ -363,14 +366,15 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
         tried = search.coarse(_everywhere(lab, base, free=free, delay_matters=delay_matters))
         clear = bool(direct or found) or tried[0].share > CLEAR
         if not clear and turn == 0:
-            tried += search.coarse(_wirings(lab, base), every=3)
+            tried += search.coarse(_wirings(lab, base))
             clear = max(f.share for f in tried) > CLEAR
         worst = search.worst_joints()[: JOINTS_CLEAR if clear else JOINTS_TRIED]
-        tried += search.coarse((idea for at in worst for idea in _of_joint(lab, base, at)), every=3)
-        tried = sorted((f for f in tried if f.share > 0.5 * SHARE_MIN), key=lambda f: -f.share)[:REFINED]
+        tried += search.coarse((idea for at in worst for idea in _of_joint(lab, base, at)))
+        least = max(0.5 * SHARE_MIN, NEAR_BEST * max(f.share for f in tried))
+        tried = sorted((f for f in tried if f.share > least), key=lambda f: -f.share)[:REFINED]
         tried = sorted(map(search.refine, tried), key=lambda f: -f.share)
         if TRACE is not None:
-            TRACE.extend([None, *tried])
+            TRACE.extend([lab.tried, *tried])
         named = [f for f in tried if f.named]
         # what is too small for a word may hide what is not
         small = bool(tried) and tried[0].share >= 2 * SHARE_MIN and (not named or tried[0] is not named[0])
