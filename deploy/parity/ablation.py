@@ -105,6 +105,7 @@ class Lab:
         starts: rows of the windows' restarts; empty where the log has no stretch that is long enough.
         misfit: of the simulation as it is, (windows, cells); see `misfit_of`.
         tried: how many differences were simulated.
+        drift_rad: by how much the last of them had each joint ahead at the windows' ends, the median (joints,).
     """
 
     def __init__(self, robot: str | Path, log: RunLog, reality: Reality, *, hang: bool = False) -> None:
@@ -204,6 +205,7 @@ class Lab:
         replay = simulation.replay(
             self.starts[part], self.horizon, difference.extra_s, self._states(simulation, difference)[part]
         )
+        self.drift_rad = np.median((replay.position_sim - replay.position)[:, -1], axis=0)
         position = np.mean((replay.position_sim - replay.position) ** 2, axis=1) / POSITION_RAD**2
         velocity = np.mean((replay.velocity_sim - replay.velocity) ** 2, axis=1) / VELOCITY_RAD_S**2
         tilt = np.mean(replay.tilt_error_rad**2, axis=1, keepdims=True) / TILT_RAD**2

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from deploy.log.recorder import RunLog
+from deploy.parity import symptoms
 from deploy.parity.ablation import Difference, Lab, Wiring, best_on, changed, gain_of
 from deploy.parity.report import Cause, LayerName, Suspect
-from deploy.parity import symptoms
 from deploy.robot.frozen import CHANNELS
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality
@@ -186,8 +186,27 @@ def _everywhere(lab: Lab, base: Difference, *, free: bool, delay_matters: Callab
     return ideas
 
 
-def _of_joint(lab: Lab, base: Difference, at: int) -> list[Idea]:
-    """What may be of one joint."""
+def _zero(lab: Lab, base: Difference, at: int, drift_rad: float) -> Idea:
+    """A zero that only the measurements have: then the simulation goes from them to where the joint really was."""
+    wiring = base.wiring or Wiring.plain(len(lab.spec.joints))
+
+    def put(size: float) -> Difference:
+        zero = wiring.zero_rad.copy()
+        zero[at] += size
+        return dataclasses.replace(base, wiring=dataclasses.replace(wiring, zero_rad=zero))
+
+    return Idea(
+        cause=Cause.ZERO_OFFSET,
+        places=(lab.spec.joint_names[at],),
+        unit="rad",
+        put=put,
+        sizes=(-1.5 * drift_rad,),
+        matters=lambda size: abs(size) >= OFFSET_MIN_RAD,
+    )
+
+
+def _of_joint(lab: Lab, base: Difference, at: int, drift_rad: float) -> list[Idea]:
+    """What may be of one joint, whose simulated position drifts off by so much."""
     joint = lab.log.spec.robot.joints[at]
     least = STICKY_MIN_NM + STICKY_MIN * joint.torque_limit_nm
     friction = 0.03 * joint.torque_limit_nm
@@ -228,6 +247,7 @@ def _of_joint(lab: Lab, base: Difference, at: int) -> list[Idea]:
             sizes=(-0.05, 0.05),
             matters=lambda size: abs(size) >= OFFSET_MIN_RAD,
         ),
+        _zero(lab, base, at, drift_rad),
     ]
 
 
@@ -300,6 +320,7 @@ class Search:
     def __init__(self, lab: Lab, base: Difference) -> None:
         self.lab, self.base = lab, base
         self.misfit = lab.misfit_of(base)
+        self.drift_rad = lab.drift_rad.copy()
 
     def coarse(self, ideas: Iterable[Idea]) -> list[Found]:
         """Every idea at its first sizes, on a part of the windows; the best first."""
@@ -315,19 +336,16 @@ class Search:
         return sorted(found, key=lambda f: -f.share)
 
     def refine(self, found: Found) -> Found:
-        """On all windows, with the size searched."""
-        kept: dict[float, np.ndarray] = {}
+        """With the size searched on half of the windows, then on all of them."""
+        part = slice(0, None, 2)
 
         def cost(size: float) -> float:
-            kept[size] = self.lab.misfit_of(found.idea.put(size))
-            return float(kept[size].sum())
+            return float(self.lab.misfit_of(found.idea.put(size), part).sum())
 
         size = found.size
         if found.idea.searched:
-            size, _ = best_on(cost, (0.5 * size, size, 1.6 * size), float(self.misfit.sum()))
-        else:
-            cost(size)
-        share, sure = gain_of(self.misfit, kept[size]) if size else (0.0, 0.0)
+            size, _ = best_on(cost, (0.5 * size, size, 1.6 * size), float(self.misfit[part].sum()))
+        share, sure = gain_of(self.misfit, self.lab.misfit_of(found.idea.put(size))) if size else (0.0, 0.0)
         return dataclasses.replace(found, size=size, share=share, sure=sure)
 
     def worst_joints(self) -> list[int]:
@@ -369,7 +387,7 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
             tried += search.coarse(_wirings(lab, base))
             clear = max(f.share for f in tried) > CLEAR
         worst = search.worst_joints()[: JOINTS_CLEAR if clear else JOINTS_TRIED]
-        tried += search.coarse((idea for at in worst for idea in _of_joint(lab, base, at)))
+        tried += search.coarse(idea for at in worst for idea in _of_joint(lab, base, at, search.drift_rad[at]))
         least = max(0.5 * SHARE_MIN, NEAR_BEST * max(f.share for f in tried))
         tried = sorted((f for f in tried if f.share > least), key=lambda f: -f.share)[:REFINED]
         tried = sorted(map(search.refine, tried), key=lambda f: -f.share)

@@ -1,6 +1,6 @@
-"""Logs of the shipped policies against twins with a fault, and of programs that got a column wrong: twelve, and none.
+"""Logs of the shipped policies against twins with a fault, and of programs that got a column wrong.
 
-`benchmarks/suspects.py` prints what is suspected in each; tests/deploy/test_suspects.py asks that it be the right thing.
+`benchmarks/suspects.py` prints what is suspected in each; tests/deploy/test_suspects.py asks for the right one.
 """
 
 from __future__ import annotations
@@ -141,16 +141,42 @@ CLEAN = (
 )
 # The same on a gantry, at other places, as another program's mistake, and two at once.
 OTHERS = (
-    Planted(what="gains 30 % off, hung", cause=Cause.GAINS, reality={"joints": {"kp_scale": 0.7, "kd_scale": 0.7}}, hang=True, policy="walk"),
-    Planted(what="a sticky knee, hung", cause=Cause.STICKY, places=(KNEE,), reality={"joints": {"friction_add_nm": {KNEE: 3.0}}}, hang=True, policy="walk"),
-    Planted(what="a soft ankle", cause=Cause.LOOSE, places=(ANKLE,), reality={"joints": {"stiffness_nm_rad": {ANKLE: 35.0}}}),
-    Planted(what="a frozen knee, hung", cause=Cause.FROZEN, places=(KNEE,), faults=(f"joint_frozen:{KNEE}@1",), hang=True),
-    Planted(what="20 ms more delay, walking", cause=Cause.DELAY, reality={"commands": {"latency_s": 0.02}}, policy="walk"),
-    Planted(what="a knee's gains 30 % off", cause=Cause.GAINS, places=(KNEE,), reality={"joints": {"kp_scale": {KNEE: 0.7}, "kd_scale": {KNEE: 0.7}}}),
-    Planted(what="measured columns swapped", cause=Cause.JOINTS_SWAPPED, places=(KNEE, ANKLE), wired=("swap", KNEE, ANKLE)),
+    Planted(
+        what="gains 30 % off, hung",
+        cause=Cause.GAINS,
+        reality={"joints": {"kp_scale": 0.7, "kd_scale": 0.7}},
+        hang=True,
+        policy="walk",
+    ),
+    Planted(
+        what="a sticky knee, hung",
+        cause=Cause.STICKY,
+        places=(KNEE,),
+        reality={"joints": {"friction_add_nm": {KNEE: 3.0}}},
+        hang=True,
+        policy="walk",
+    ),
+    Planted(
+        what="a soft ankle", cause=Cause.LOOSE, places=(ANKLE,), reality={"joints": {"stiffness_nm_rad": {ANKLE: 35.0}}}
+    ),
+    Planted(
+        what="a frozen knee, hung", cause=Cause.FROZEN, places=(KNEE,), faults=(f"joint_frozen:{KNEE}@1",), hang=True
+    ),
+    Planted(
+        what="20 ms more delay, walking", cause=Cause.DELAY, reality={"commands": {"latency_s": 0.02}}, policy="walk"
+    ),
+    Planted(
+        what="a knee's gains 30 % off",
+        cause=Cause.GAINS,
+        places=(KNEE,),
+        reality={"joints": {"kp_scale": {KNEE: 0.7}, "kd_scale": {KNEE: 0.7}}},
+    ),
+    Planted(
+        what="measured columns swapped", cause=Cause.JOINTS_SWAPPED, places=(KNEE, ANKLE), wired=("swap", KNEE, ANKLE)
+    ),
     Planted(what="a measured column's sign", cause=Cause.JOINT_INVERTED, places=(KNEE,), wired=("sign", KNEE)),
     Planted(what="a zero that is off by 0.1 rad", cause=Cause.ZERO_OFFSET, places=(KNEE,), wired=("zero", KNEE, 0.1)),
-)  # fmt: skip
+)
 
 
 @contextlib.contextmanager
