@@ -41,7 +41,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 log = log_of(planted, Path(folder))
             begin = time.process_time()
-            found = suspects(log, "kbot", simulated(planted), hang=planted.hang)
+            found = suspects(log, "kbot", simulated(planted, log), hang=planted.hang)
             taken = time.process_time() - begin
             cells = [told(s) for s in found[:2]] + ["none"] * 2
             first = found[0] if found else None

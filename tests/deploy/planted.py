@@ -19,6 +19,7 @@ import numpy as np
 from deploy.bundle.session import OnnxPolicy
 from deploy.control.run import RunOptions, run
 from deploy.log.recorder import RunLog, read_log
+from deploy.parity.layers import assumed_reality
 from deploy.parity.report import Cause
 from deploy.twin.reality import Reality, load_reality, parse_reality
 from deploy.twin.server import Twin
@@ -43,9 +44,9 @@ class Planted:
         places: likewise; empty: of the whole robot.
         size: likewise; None: not asked.
         within: the size may be off by this share.
-        reality: the twin's, without its noise; or the name of a file of configs.
+        reality: the twin's, without the sensors' noise; or the name of a file of configs.
         faults: the twin's.
-        known: the simulation knows the twin's reality.
+        simulation: "nominal", "known" as the twin is, or "assumed", as `ksim parity` has it without --reality.
         policy: that ran.
         hang: on a gantry.
         stale: the policy's carry is not advanced.
@@ -61,7 +62,7 @@ class Planted:
     within: float = 0.25
     reality: Mapping[str, Any] | str = field(default_factory=dict)
     faults: tuple[str, ...] = ()
-    known: bool = False
+    simulation: str = "nominal"
     policy: str = "stand"
     hang: bool = False
     stale: bool = False
@@ -136,7 +137,8 @@ TWELVE = (
 CLEAN = (
     Planted(what="nothing", cause=None),
     Planted(what="nothing, walking", cause=None, policy="walk", seed=1),
-    Planted(what="the demo's reality, known", cause=None, reality="reality_demo.yaml", known=True, seed=2),
+    Planted(what="nothing, training's delay assumed", cause=None, simulation="assumed"),
+    Planted(what="the demo's reality, known", cause=None, reality="reality_demo.yaml", simulation="known", seed=2),
     Planted(what="the demo's reality, not known", cause=None, reality="reality_demo.yaml", seed=3),
 )
 # The same on a gantry, at other places, as another program's mistake, and two at once.
@@ -193,17 +195,18 @@ def _stale_carry() -> Iterator[None]:
         yield
 
 
-def reality_of(planted: Planted, *, noise: bool = True) -> Reality:
-    """The twin's reality; without noise what a simulation may know of it."""
+def reality_of(planted: Planted) -> Reality:
+    """The twin's reality."""
     if isinstance(planted.reality, str):
         return load_reality(f"configs/{planted.reality}")
-    sensors = {**(NOISE if noise else {}), **planted.reality.get("sensors", {})}
+    sensors = {**NOISE, **planted.reality.get("sensors", {})}
     return parse_reality({**planted.reality, "sensors": sensors})
 
 
-def simulated(planted: Planted) -> Reality:
+def simulated(planted: Planted, log: RunLog) -> Reality:
     """What the simulation is told."""
-    return reality_of(planted) if planted.known else Reality()
+    realities = {"nominal": Reality(), "known": reality_of(planted), "assumed": assumed_reality(log)}
+    return realities[planted.simulation]
 
 
 def log_of(planted: Planted, folder: Path) -> RunLog:
