@@ -208,7 +208,7 @@ class Lab:
         self.drift_rad = np.median((replay.position_sim - replay.position)[:, -1], axis=0)
         position = np.mean((replay.position_sim - replay.position) ** 2, axis=1) / POSITION_RAD**2
         velocity = np.mean((replay.velocity_sim - replay.velocity) ** 2, axis=1) / VELOCITY_RAD_S**2
-        tilt = np.mean(replay.tilt_error_rad**2, axis=1, keepdims=True) / TILT_RAD**2
+        tilt = np.nan_to_num(np.mean(replay.tilt_error_rad**2, axis=1, keepdims=True)) / TILT_RAD**2
         cells = np.concatenate([position, velocity, tilt], axis=1)
         # a simulation that blew up is as far off as can be
         return np.log1p(np.nan_to_num(cells, nan=1e12, posinf=1e12))

@@ -42,7 +42,6 @@ CLEAR = 0.5
 COARSE, REFINED, NEAR_BEST = 3, 3, 0.4
 # Rounds: each has in it what the ones before found. At most so many are named.
 TURNS_MAX, FOUND_MAX = 3, 2
-TRACE = None
 LAYER = {
     Cause.DELAY: LayerName.ACTION_PATH,
     Cause.JOINTS_SWAPPED: LayerName.ACTION_PATH,
@@ -391,8 +390,6 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
         least = max(0.5 * SHARE_MIN, NEAR_BEST * max(f.share for f in tried))
         tried = sorted((f for f in tried if f.share > least), key=lambda f: -f.share)[:REFINED]
         tried = sorted(map(search.refine, tried), key=lambda f: -f.share)
-        if TRACE is not None:
-            TRACE.extend([lab.tried, *tried])
         named = [f for f in tried if f.named]
         # what is too small for a word may hide what is not
         small = bool(tried) and tried[0].share >= 2 * SHARE_MIN and (not named or tried[0] is not named[0])
@@ -430,6 +427,3 @@ def _assumed_delay(log: RunLog, reality: Reality) -> tuple[float, float] | None:
     if (commands, sensors) != middle:
         return None
     return tuple(a + b for a, b in zip(spec.action_latency_s, spec.observation_latency_s, strict=True))  # type: ignore[return-value]
-
-
-__all__ = ["Wiring", "suspects"]

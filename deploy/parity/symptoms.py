@@ -118,8 +118,10 @@ def frozen(log: RunLog, *, hang: bool) -> tuple[Suspect, ...]:
     if len(rows) < 3:
         return ()
     # a run that ends by it goes on to record while the robot is damped
-    rows = np.arange(rows[0], len(log.phase))
-    rows = rows[np.isfinite(log.joint_position[rows]).all(axis=1) & np.isfinite(log.quat_wxyz[rows]).all(axis=1)]
+    rows = np.arange(rows[0], min(rows[-1] + 2 * limits.channel_ticks, len(log.phase)))
+    rows = rows[np.isfinite(log.joint_position[rows]).all(axis=1)]
+    if len(rows) < 3:
+        return ()
     period, out = log.spec.control_period_s, []
     same = {name: _repeats(np.hstack([getattr(log, f)[rows] for f in fields])) for name, fields in CHANNELS.items()}
     everything = np.logical_and.reduce(list(same.values()))
@@ -269,20 +271,27 @@ def units(log: RunLog) -> tuple[tuple[Suspect, ...], dict[str, np.ndarray]]:
     out, by_column = [], {}
 
     def rms(values: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.nanmean(np.square(values), axis=0))
+        """By joint; NaN where there is no value at all."""
+        there = np.isfinite(values)
+        total = np.sum(np.square(np.where(there, values, 0.0)), axis=0)
+        return np.sqrt(np.divide(total, there.sum(axis=0), out=np.full(len(names), np.nan), where=there.any(axis=0)))
 
-    seconds = np.diff(measured_at_s(log)[rows])[:, None]
-    position, sent = log.joint_position[rows], log.sent[rows]
-    speed = np.diff(position, axis=0) / np.maximum(seconds, 1e-6)
-    action = log.action[rows]
-    for column, told, wanted, least in (
-        ("sent", rms(sent), rms(action), MOVED_RAD),
-        ("joint_position", rms(position), rms(sent), 3 * MOVED_RAD),
-        ("joint_velocity", rms(log.joint_velocity[rows]), rms(speed), 3 * TURNED_RAD_S),
+    seconds = np.maximum(np.diff(measured_at_s(log)[rows])[:, None], 1e-6)
+
+    def right(column: str) -> np.ndarray:
+        """A column as far as it was put right."""
+        return getattr(log, column)[rows] / by_column.get(column, 1.0)
+
+    # each is judged by the one before it
+    for column, wanted_of, least in (
+        ("sent", lambda: log.action[rows], MOVED_RAD),
+        ("joint_position", lambda: right("sent"), 3 * MOVED_RAD),
+        ("joint_velocity", lambda: np.diff(right("joint_position"), axis=0) / seconds, 3 * TURNED_RAD_S),
     ):
+        told, wanted = rms(getattr(log, column)[rows]), rms(wanted_of())
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = told / wanted
-        judged = np.isfinite(ratio) & (wanted > least)
+        judged = np.isfinite(ratio) & (np.nan_to_num(wanted) > least)
         whole = _factor(ratio, judged)
         if whole is not None:
             factors = np.full(len(names), whole)

@@ -113,8 +113,9 @@ def test_degrees_are_found_in_every_column_and_in_one_joint(stand: RunLog) -> No
     for column in ("joint_position", "joint_velocity", "sent"):
         log = dataclasses.replace(stand, **{column: np.degrees(getattr(stand, column))})
         found, factors = symptoms.units(log)
-        assert (found[0].cause, found[0].places) == (Cause.UNIT, (column,)), column
-        assert found[0].value == pytest.approx(180 / math.pi) and column in factors
+        assert [(f.cause, f.places) for f in found] == [(Cause.UNIT, (column,))]
+        assert found[0].value == pytest.approx(180 / math.pi)
+        np.testing.assert_allclose(factors[column], 180 / math.pi)
     at = ROBOT.joint_names.index(KNEE)
     position = stand.joint_position.copy()
     position[:, at] = np.degrees(position[:, at])
