@@ -41,7 +41,7 @@ CLEAR = 0.5
 # tried on all of them, and their size searched.
 COARSE, REFINED, NEAR_BEST = 3, 3, 0.4
 # Rounds: each has in it what the ones before found. At most so many are named.
-TURNS_MAX, FOUND_MAX = 3, 2
+TURNS_MAX, FOUND_MAX = 4, 2
 LAYER = {
     Cause.DELAY: LayerName.ACTION_PATH,
     Cause.JOINTS_SWAPPED: LayerName.ACTION_PATH,
@@ -95,8 +95,17 @@ class Found:
         return self.share >= SHARE_MIN and self.sure >= SURE_MIN and self.idea.matters(self.size)
 
     @property
-    def suspect(self) -> Suspect:
-        """In words of the report."""
+    def small(self) -> bool:
+        """Whether it explains much, and is not worth a word."""
+        return self.share >= 2 * SHARE_MIN and self.sure >= SURE_MIN and not self.idea.matters(self.size)
+
+    @property
+    def difference(self) -> Difference:
+        """To be put into the simulation."""
+        return self.idea.put(self.size)
+
+    def suspect(self, part: float) -> Suspect:
+        """As the report has it; `part` is the share of the whole misfit that the search was about."""
         idea = self.idea
         return Suspect(
             cause=idea.cause,
@@ -104,7 +113,7 @@ class Found:
             places=idea.places,
             value=idea.value(self.size),
             unit=idea.unit,
-            explains=min(1.0, self.share),
+            explains=min(1.0, part * self.share),
         )
 
 
@@ -377,31 +386,36 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
             return total < trained[0] - DELAY_OUTSIDE_S
         return abs(extra_s) >= DELAY_MIN_S
 
-    found: list[Found] = []
-    for turn in range(TURNS_MAX):
+    found: list[Suspect] = []
+    whole = 0.0
+    for _ in range(TURNS_MAX):
         search = Search(lab, base)
+        whole = whole or float(search.misfit.sum())
         tried = search.coarse(_everywhere(lab, base, free=free, delay_matters=delay_matters))
-        clear = bool(direct or found) or tried[0].share > CLEAR
-        if not clear and turn == 0:
+        lead = [search.refine(tried[0])] if tried[0].share > SHARE_MIN else []
+        # what is too small for a word may hide what is not
+        if lead and lead[0].small:
+            base = lead[0].difference
+            continue
+        clear = bool(direct or found) or (bool(lead) and lead[0].share > CLEAR)
+        if not clear:
             tried += search.coarse(_wirings(lab, base))
             clear = max(f.share for f in tried) > CLEAR
         worst = search.worst_joints()[: JOINTS_CLEAR if clear else JOINTS_TRIED]
         tried += search.coarse(idea for at in worst for idea in _of_joint(lab, base, at, search.drift_rad[at]))
         least = max(0.5 * SHARE_MIN, NEAR_BEST * max(f.share for f in tried))
-        tried = sorted((f for f in tried if f.share > least), key=lambda f: -f.share)[:REFINED]
-        tried = sorted(map(search.refine, tried), key=lambda f: -f.share)
-        named = [f for f in tried if f.named]
-        # what is too small for a word may hide what is not
-        small = bool(tried) and tried[0].share >= 2 * SHARE_MIN and (not named or tried[0] is not named[0])
-        if not named and not small:
+        rest = sorted((f for f in tried[len(lead) :] if f.share > least), key=lambda f: -f.share)[:REFINED]
+        tried = sorted([*lead, *map(search.refine, rest)], key=lambda f: -f.share)
+        best = next((f for f in tried if f.named or f.small), None)
+        if best is None:
             break
-        best = tried[0] if small else named[0]
-        base = best.idea.put(best.size)
-        if not small:
-            found.append(best)
+        base = best.difference
+        if best.named:
+            # a share of the whole misfit, not of what the ones before have left of it
+            found.append(best.suspect(float(search.misfit.sum()) / whole))
             if len(found) == FOUND_MAX:
                 break
-    return direct + tuple(f.suspect for f in found) + after
+    return direct + tuple(found) + after
 
 
 def _seen(

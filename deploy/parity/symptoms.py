@@ -36,7 +36,8 @@ MOVED_RAD, TURNED_RAD_S = 0.02, 0.05
 FRAME_SHARE, FRAME_FAR, FRAME_NEAR = 0.35, 0.6, 0.12
 EARLY_S = 0.3
 LATE_PERIOD, LATE_SHARE = 1.1, 0.02
-GUARD_SHARE = 0.3
+# Safety changed a joint's targets by as much as the policy moves them.
+GUARD_SHARE = 1.0
 
 
 def _seen(cause: Cause, layer: LayerName, *places: str, value: float | None = None, unit: str = "") -> Suspect:
