@@ -6,7 +6,9 @@ shows how far the model is from reality, joint by joint and as time goes on.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +113,14 @@ class WindowedSimulation:
         """The base cannot move: no IMU is needed to restart from a tick."""
         return self._hang or self.plant.built.base_body < 0
 
+    def of(self, log: RunLog) -> WindowedSimulation:
+        """The same simulation, plant and all, of the log with other columns of joints, targets or IMU."""
+        other = copy.copy(self)
+        other.log = log
+        arrivals = arrived_at_s(log)
+        other._sent = log.sent[np.isfinite(arrivals) & np.isfinite(log.sent).all(axis=1)]
+        return other
+
     def windows(self, horizon: int) -> np.ndarray:
         """Rows of the restarts: windows of `horizon` ticks end to end, without gaps, stale or missing states."""
         log, rows = self.log, self.rows
@@ -209,18 +219,25 @@ class WindowedSimulation:
             qvel[built.base_lin_vel] = -np.mean(slips, axis=0)
         return qpos, qvel
 
-    def replay(self, starts: np.ndarray, horizon: int, extra_latency_s: float = 0.0) -> Replay:
+    def replay(
+        self,
+        starts: np.ndarray,
+        horizon: int,
+        extra_latency_s: float = 0.0,
+        states: Sequence[tuple[np.ndarray, np.ndarray]] | None = None,
+    ) -> Replay:
         """Simulate the windows that begin at `starts` for `horizon` ticks each.
 
         Args:
             starts: rows of the log, (windows,).
             horizon: ticks to compare after each restart.
             extra_latency_s: added to the assumed latency from a command to its effect as measured.
+            states: of the restarts where they are known, as `state_of` gives them.
         """
         log, n = self.log, len(self.log.spec.robot.joints)
         # a state measured with latency is older, so against it commands act later by as much
         latency = max(0.0, self.action_latency_s + self.observation_latency_s + extra_latency_s)
-        states = [self.state_of(row) for row in starts]
+        states = [self.state_of(row) for row in starts] if states is None else states
         plant = self.plant
         plant.set_command_latency(latency)
         dt, history = plant.dt, int(np.ceil(latency / plant.dt)) + 2
@@ -235,12 +252,14 @@ class WindowedSimulation:
             plant.set_state(qpos, qvel, list(targets[:history][::-1]), held=self._hang, torque=self._torque(row))
             track = np.empty((steps + 1, 2 * n + 3))
             track[0] = self._row(plant)
+            at = np.minimum(due / dt, steps - 1e-9)
+            low = at.astype(int)
+            looked_at = {*low.tolist(), *(low + 1).tolist()}
             for i in range(steps):
                 plant.drive(targets[history + i])
                 plant.advance()
-                track[i + 1] = self._row(plant)
-            at = np.minimum(due / dt, steps - 1e-9)
-            low = at.astype(int)
+                if i + 1 in looked_at:
+                    track[i + 1] = self._row(plant)
             share = (at - low)[:, None]
             values = track[low] + share * (track[low + 1] - track[low])
             position[k], velocity[k] = values[:, :n], values[:, n : 2 * n]

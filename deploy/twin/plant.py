@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deploy.twin.channel import SensorChannel
-from deploy.twin.reality import Reality, per_joint
+from deploy.twin.reality import Joints, Reality, per_joint
 from robots import delay, motor, rotation
 from robots.load import load_robot
 from robots.model import BuiltModel, build_model
@@ -106,28 +106,13 @@ class Plant:
         self.data = self._mujoco.MjData(self.model)
         n = len(self.spec.joints)
         self.joints = n
-        settings = self.reality.joints
-
-        def column(what: str, nominal: float) -> np.ndarray:
-            return per_joint(what, getattr(settings, what), self.spec, nominal)
-
-        nominal = MotorParams.of(self.spec)
-        self._scale = {what: column(f"{what}_scale", 1.0) for what in ("kp", "kd", "torque")}
-        self._friction = nominal.friction * column("friction_scale", 1.0) + column("friction_add_nm", 0.0)
-        self._damping = nominal.damping + column("damping_add", 0.0)
-        # off everywhere is a plain 0.0, for which the law does nothing
-        soft = column("stiffness_nm_rad", 0.0)
-        compliance = np.divide(1.0, soft, out=np.zeros(n), where=soft > 0)
-        shaft = {"stiction": column("stiction_nm", 0.0), "play": column("play_rad", 0.0), "compliance": compliance}
-        self._shaft: dict[str, Any] = {what: values if values.any() else 0.0 for what, values in shaft.items()}
-        self._nominal = nominal
+        self._nominal = MotorParams.of(self.spec)
         self._torque_max = np.asarray(self.spec.column("torque_max_nm"))
-        self.offset = column("zero_offset_rad", 0.0)
         self.kp, self.kd = np.zeros(n), np.zeros(n)
         self.max_torque = np.asarray(self.spec.column("torque_limit_nm"))
         self.enabled = np.zeros(n, dtype=bool)
         self._strength = np.ones(n)
-        self._touch_gains()
+        self.set_joints(self.reality.joints)
 
         commands, sensors = self.reality.commands, self.reality.sensors
         self._command_rows = delay.depth(commands.latency_s, self.dt)
@@ -155,7 +140,8 @@ class Plant:
         model.body_mass[built.bodies] *= body.mass_scale
         model.body_inertia[built.bodies] *= body.mass_scale
         model.body_mass[built.torso_body] += body.payload_kg
-        model.dof_armature[built.dof_ids] *= self._each("armature_scale")
+        rotors = self.reality.joints.armature_scale
+        model.dof_armature[built.dof_ids] *= per_joint("armature_scale", rotors, self.spec, 1.0)
         if body.floor_friction >= 0:
             geoms = [*np.atleast_1d(built.foot_geoms), *([built.floor_geom] if built.floor_geom >= 0 else [])]
             model.geom_friction[np.asarray(geoms, dtype=int), 0] = body.floor_friction
@@ -164,8 +150,23 @@ class Plant:
         library: Any = mujoco
         library.mj_setConst(model, library.MjData(model))  # the masses changed
 
-    def _each(self, factor: str) -> np.ndarray:
-        return per_joint(factor, getattr(self.reality.joints, factor), self.spec, 1.0)
+    def set_joints(self, settings: Joints) -> None:
+        """Change how the motors differ, but for their rotors; follow with `place` or `set_state`, which forget what was."""
+        n = self.joints
+
+        def column(what: str, nominal: float) -> np.ndarray:
+            return per_joint(what, getattr(settings, what), self.spec, nominal)
+
+        self._scale = {what: column(f"{what}_scale", 1.0) for what in ("kp", "kd", "torque", "velocity")}
+        self._friction = self._nominal.friction * column("friction_scale", 1.0) + column("friction_add_nm", 0.0)
+        self._damping = self._nominal.damping + column("damping_add", 0.0)
+        # off everywhere is a plain 0.0, for which the law does nothing
+        soft = column("stiffness_nm_rad", 0.0)
+        compliance = np.divide(1.0, soft, out=np.zeros(n), where=soft > 0)
+        shaft = {"stiction": column("stiction_nm", 0.0), "play": column("play_rad", 0.0), "compliance": compliance}
+        self._shaft: dict[str, Any] = {what: values if values.any() else 0.0 for what, values in shaft.items()}
+        self.offset = column("zero_offset_rad", 0.0)
+        self._touch_gains()
 
     def _touch_gains(self) -> None:
         limit = np.where(self.enabled, np.minimum(np.abs(self.max_torque), self._torque_max), 0.0)
@@ -173,7 +174,7 @@ class Plant:
             kp=self.kp * self._scale["kp"],
             kd=self.kd * self._scale["kd"],
             torque_limit=limit * self._scale["torque"] * self._strength,
-            velocity_max=self._nominal.velocity_max * self._each("velocity_scale"),
+            velocity_max=self._nominal.velocity_max * self._scale["velocity"],
             friction=self._friction,
             damping=np.maximum(self._damping, 0.0),
             armature=self._nominal.armature * self._each("armature_scale"),
