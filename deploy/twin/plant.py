@@ -140,8 +140,8 @@ class Plant:
         model.body_mass[built.bodies] *= body.mass_scale
         model.body_inertia[built.bodies] *= body.mass_scale
         model.body_mass[built.torso_body] += body.payload_kg
-        rotors = self.reality.joints.armature_scale
-        model.dof_armature[built.dof_ids] *= per_joint("armature_scale", rotors, self.spec, 1.0)
+        self._rotors = per_joint("armature_scale", self.reality.joints.armature_scale, self.spec, 1.0)
+        model.dof_armature[built.dof_ids] *= self._rotors
         if body.floor_friction >= 0:
             geoms = [*np.atleast_1d(built.foot_geoms), *([built.floor_geom] if built.floor_geom >= 0 else [])]
             model.geom_friction[np.asarray(geoms, dtype=int), 0] = body.floor_friction
@@ -151,7 +151,7 @@ class Plant:
         library.mj_setConst(model, library.MjData(model))  # the masses changed
 
     def set_joints(self, settings: Joints) -> None:
-        """Change how the motors differ, but for their rotors; follow with `place` or `set_state`, which forget what was."""
+        """Change how the motors differ, but for their rotors; `place` or `set_state` has to follow and forget what was."""
         n = self.joints
 
         def column(what: str, nominal: float) -> np.ndarray:
@@ -177,7 +177,7 @@ class Plant:
             velocity_max=self._nominal.velocity_max * self._scale["velocity"],
             friction=self._friction,
             damping=np.maximum(self._damping, 0.0),
-            armature=self._nominal.armature * self._each("armature_scale"),
+            armature=self._nominal.armature * self._rotors,
             **self._shaft,
         )
         self._soft = SoftJoints.of(self.params)
