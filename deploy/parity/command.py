@@ -81,9 +81,7 @@ def _many(args: ParityOptions, results: Sequence[Parity]) -> tuple[dict[str, Any
     with atomic_path(out / "report.json") as part:
         part.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     rows = [
-        LogRow(
-            name=r.report["log"], duration_s=r.report["loop"]["duration_s"], judgement=r.judgement, page=file.name
-        )
+        LogRow(name=r.report["log"], duration_s=r.report["loop"]["duration_s"], judgement=r.judgement, page=file.name)
         for r, file in zip(results, files, strict=True)
     ]
     with atomic_path(out / "report.html") as part:
