@@ -151,7 +151,7 @@ class Plant:
         library.mj_setConst(model, library.MjData(model))  # the masses changed
 
     def set_joints(self, settings: Joints) -> None:
-        """Change how the motors differ, but for their rotors; `place` or `set_state` has to follow and forget what was."""
+        """Change how the motors differ, but for their rotors; `place` or `set_state`, which forget, have to follow."""
         n = self.joints
 
         def column(what: str, nominal: float) -> np.ndarray:
