@@ -272,10 +272,13 @@ def verdict(judgement: Judgement) -> str:
 
 
 def _band(judgement: Judgement) -> str:
-    mark = next((layer.mark for layer in judgement.layers if layer.name is LayerName.CLOSED_LOOP), Mark.NONE)
-    if mark is Mark.NONE:
+    """Of the figures of the band alone: simulations that fall where the robot stood are another matter."""
+    layer = next((layer for layer in judgement.layers if layer.name is LayerName.CLOSED_LOOP), None)
+    marks = [f.mark for f in layer.figures if f.key.startswith("inside_")] if layer else []
+    told = [mark for mark in marks if mark is not Mark.NONE]
+    if not told:
         return ""
-    return f" Reality is {'inside' if mark is Mark.GOOD else 'outside'} the simulated band."
+    return f" Reality is {'inside' if all(mark is Mark.GOOD for mark in told) else 'outside'} the simulated band."
 
 
 def conclusion(judgement: Judgement) -> str:

@@ -35,7 +35,7 @@ SLOW = Suspect(
 
 def layer(name: LayerName, value: float | None, **more: Any) -> Layer:
     """A layer whose one figure is good up to 1 and bad beyond 2."""
-    figure = Figure(key="x", what=f"Figure of {name.value}", value=value, unit="rad", good=1.0, poor=2.0, **more)
+    figure = Figure(key="inside_x", what=f"Figure of {name.value}", value=value, unit="rad", good=1.0, poor=2.0, **more)
     return Layer(name=name, figures=(figure,))
 
 
@@ -116,6 +116,14 @@ def test_the_verdict_says_what_dominates_where_and_whether_reality_is_inside():
     assert "the actuators layer" in words.verdict(judged(ACTUATORS=1.5, CLOSED_LOOP=3.0))  # closed loop is no reason
     assert "the closed loop layer" in words.verdict(judged(CLOSED_LOOP=3.0))
     assert "Beyond their bound: right_knee_04 and left_hip_roll_03." in alone and "band" not in alone
+    falling = dataclasses.replace(
+        layer(LayerName.CLOSED_LOOP, 0.5),
+        figures=(
+            *layer(LayerName.CLOSED_LOOP, 0.5).figures,
+            Figure(key="falls_apart_share", what="falls", value=0.5, unit="share", good=0.25, poor=0.75),
+        ),
+    )
+    assert "is inside the simulated band" in words.verdict(Judgement(layers=(falling,))), "falls are no signal"
     nothing = Judgement(layers=tuple(Layer(name=name, untold="no") for name in LayerName))
     assert words.verdict(nothing).startswith("Nothing could be told")
     assert words.conclusion(nothing) == "not told" and words.conclusion(judged()) == "agrees"
