@@ -130,7 +130,7 @@ def _first_motions(log: RunLog, rows: np.ndarray, told: bool) -> list[Figure]:
     figures = [
         Figure(
             key="first_motion_s",
-            what=f"command to first motion, median of {len(moves)} steps of a target",
+            what="command to first motion after a target that lay still, median",
             value=percentile(moves, 50) if len(moves) else None,
             unit="s",
             **bounds,
@@ -140,7 +140,7 @@ def _first_motions(log: RunLog, rows: np.ndarray, told: bool) -> list[Figure]:
         figures += [
             Figure(
                 key=f"first_motion_p{share}_s",
-                what=f"command to first motion, {share} % of the steps are sooner",
+                what=f"command to first motion, {share} % are sooner",
                 value=percentile(moves, share),
                 unit="s",
             )
@@ -149,7 +149,7 @@ def _first_motions(log: RunLog, rows: np.ndarray, told: bool) -> list[Figure]:
         figures += [
             Figure(
                 key="first_motion_joint_s",
-                what=f"command to first motion, median of {len(found)} steps",
+                what=f"command to first motion, median of {len(found)}",
                 value=percentile(found, 50),
                 unit="s",
                 where=name,
@@ -172,7 +172,8 @@ def action_path_layer(log: RunLog, delay: dict[str, Any] | None) -> Layer:
     if not np.isfinite(log.sent[rows]).any():
         return Layer(name=LayerName.ACTION_PATH, untold="the log has no targets")
     told, locked = acknowledged(log), bool(log.metadata.get("step_lock"))
-    figures, joints = _clamps(log, rows) if "import" not in log.metadata else ([], {})
+    changes, joints = _clamps(log, rows) if "import" not in log.metadata else ([], {})
+    figures = [*(_delay(delay, told) if delay is not None else ()), *_first_motions(log, rows, told)]
     if told:
         lost = float(np.mean(~np.isfinite(log.command_s[rows])))
         what = "commands that were not acknowledged"
@@ -180,8 +181,7 @@ def action_path_layer(log: RunLog, delay: dict[str, Any] | None) -> Layer:
             Figure(key="commands_lost_share", what=what, value=lost, unit="share", good=LOST_GOOD, poor=LOST_POOR)
         )
     if told and not locked:
-        age = arrived_at_s(log)[rows] - measured_at_s(log)[rows]
-        period = log.spec.control_period_s
+        age, period = arrived_at_s(log)[rows] - measured_at_s(log)[rows], log.spec.control_period_s
         figures += [
             Figure(
                 key="reading_to_command_s",
@@ -200,29 +200,30 @@ def action_path_layer(log: RunLog, delay: dict[str, Any] | None) -> Layer:
                 poor=2.0 * period,
             ),
         ]
-    figures += _first_motions(log, rows, told)
-    if delay is not None:
-        estimated, trained = delay["estimated_s"], max(delay["trained_s"]) > 0 and told
-        outside = {"good": DELAY_GOOD_S, "poor": DELAY_POOR_S} if trained else {}
-        figures += [
-            Figure(
-                key="delay_s",
-                what="delay from a command to its measured effect that fits best",
-                value=estimated,
-                unit="s",
-            ),
-            Figure(
-                key="delay_beyond_s",
-                what="by how much that delay is longer than the longest of training",
-                value=None if estimated is None else max(0.0, estimated - delay["trained_s"][1]),
-                unit="s",
-                **outside,
-            ),
-            Figure(
-                key="lag_s",
-                what="lag of the joints behind their targets by correlation, median",
-                value=delay["lag_measured_s"],
-                unit="s",
-            ),
-        ]
-    return Layer(name=LayerName.ACTION_PATH, figures=tuple(figures), joints=joints)
+    return Layer(name=LayerName.ACTION_PATH, figures=(*figures, *changes), joints=joints)
+
+
+def _delay(delay: dict[str, Any], told: bool) -> list[Figure]:
+    estimated, trained = delay["estimated_s"], max(delay["trained_s"]) > 0 and told
+    return [
+        Figure(
+            key="delay_beyond_s",
+            what="by how much the delay to the measured effect is longer than the longest of training",
+            value=None if estimated is None else max(0.0, estimated - delay["trained_s"][1]),
+            unit="s",
+            good=DELAY_GOOD_S if trained else None,
+            poor=DELAY_POOR_S if trained else None,
+        ),
+        Figure(
+            key="delay_s",
+            what="delay from a command to its measured effect that fits best",
+            value=estimated,
+            unit="s",
+        ),
+        Figure(
+            key="lag_s",
+            what="lag of the joints behind their targets by correlation, median",
+            value=delay["lag_measured_s"],
+            unit="s",
+        ),
+    ]
