@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,14 @@ from deploy.twin.plant import Plant
 from deploy.twin.reality import Joints, Reality
 from robots.load import load_robot
 from robots.rotation import from_rotvec, multiply
-from tests.deploy.planted import CLEAN, KNEE, TWELVE, Planted, log_of, simulated
+
+pytest.importorskip("mujoco")
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+try:
+    from planted import CLEAN, KNEE, TWELVE, Planted, log_of, simulated
+finally:
+    sys.path.pop(0)
 
 ROBOT = load_robot("kbot")
 
