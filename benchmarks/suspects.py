@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the logs are made as in the tests
+from planted import CLEAN, OTHERS, TWELVE, log_of, simulated
 
 from deploy.parity.report import Suspect
 from deploy.parity.suspects import suspects
-from tests.deploy.planted import CLEAN, OTHERS, TWELVE, log_of, simulated
 
 
 def told(suspect: Suspect) -> str:

@@ -147,12 +147,6 @@ class Lab:
         return out
 
     @property
-    def mass_kg(self) -> float:
-        """Of the whole robot [kg]."""
-        plant = self.simulation.plant
-        return float(plant.model.body_mass[plant.built.bodies].sum())
-
-    @property
     def simulation(self) -> WindowedSimulation:
         """The simulation as it is."""
         return self._of_mass(0.0)

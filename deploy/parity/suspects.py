@@ -33,6 +33,8 @@ RANGE_RAD, DISTINCT_RAD = 0.1, 0.02
 PLAY_MIN_RAD = 0.015
 SPRING_MAX = 3.0
 OFFSET_MIN_RAD = 0.03
+# Fewer windows than this tell nothing.
+WINDOWS_MIN = 4
 # Joints that are tried one by one: those that are furthest off.
 JOINTS_TRIED, JOINTS_CLEAR = 6, 3
 # Where one thing explains more than this, fewer joints are tried.
@@ -168,7 +170,7 @@ def _everywhere(lab: Lab, base: Difference, *, free: bool, delay_matters: Callab
     if free:
         plant = lab.simulation.plant
         torso = plant.model.body(plant.built.torso_body).name
-        mass = lab.mass_kg
+        mass = plant.built.mass_kg
         ideas.append(
             Idea(
                 cause=Cause.MASS,
@@ -374,7 +376,7 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
     """
     direct, after, log = _seen(log, Plant(robot), reality, hang=hang)
     lab = Lab(robot, log, reality, hang=hang)
-    if not len(lab.starts):
+    if len(lab.starts) < WINDOWS_MIN:
         return direct + after
     base = lab.plain
     trained = _assumed_delay(log, reality)

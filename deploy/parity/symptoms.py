@@ -66,6 +66,8 @@ def policy(log: RunLog) -> tuple[Suspect, ...]:
         return ()
     if any(name not in log.inputs for name in session.inputs):
         return ()
+    # the log may be in another order than the policy's
+    action_of = log.action[:, [log.spec.robot.joint_names.index(name) for name in log.bundle.joint_names]]
 
     def replay(follow: bool) -> tuple[np.ndarray, int]:
         """(RMS error of each step, steps whose carry was not that of the step before)."""
@@ -79,7 +81,7 @@ def policy(log: RunLog) -> tuple[Suspect, ...]:
             for carry in (session.carry, used, before, first) if follow else (session.carry,):
                 session.carry = carry
                 action = session.step(inputs)
-                error = float(np.sqrt(np.mean((action - log.action[row]) ** 2)))
+                error = float(np.sqrt(np.mean((action - action_of[row]) ** 2)))
                 tried.append((error, carry, session.carry))
                 if error <= SAME_RAD:
                     break

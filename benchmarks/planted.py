@@ -1,6 +1,6 @@
 """Logs of the shipped policies against twins with a fault, and of programs that got a column wrong.
 
-`benchmarks/suspects.py` prints what is suspected in each; tests/deploy/test_suspects.py asks for the right one.
+benchmarks/suspects.py prints what is suspected in each; tests/deploy/test_suspects.py asks for the right one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from deploy.parity.report import Cause
 from deploy.twin.reality import Reality, load_reality, parse_reality
 from deploy.twin.server import Twin
 
-POLICIES = Path(__file__).resolve().parents[2] / "robots" / "kbot" / "policies"
+ROOT = Path(__file__).resolve().parents[1]
+POLICIES = ROOT / "robots" / "kbot" / "policies"
 # A good robot: its encoders and its IMU are fine, not perfect.
 NOISE = {
     "position_noise_rad": 0.0005,
@@ -198,7 +199,7 @@ def _stale_carry() -> Iterator[None]:
 def reality_of(planted: Planted) -> Reality:
     """The twin's reality."""
     if isinstance(planted.reality, str):
-        return load_reality(f"configs/{planted.reality}")
+        return load_reality(ROOT / "configs" / planted.reality)
     sensors = {**NOISE, **planted.reality.get("sensors", {})}
     return parse_reality({**planted.reality, "sensors": sensors})
 
