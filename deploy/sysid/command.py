@@ -136,6 +136,30 @@ def _touching(simulator: Simulator, p: Parameters) -> dict[str, float]:
     }
 
 
+def _told(
+    motions: Sequence[Motion], published: Parameters, names: Sequence[str], say: Callable[[str], None]
+) -> Parameters:
+    """The published model with the gains that the controllers were told while the motions were recorded.
+
+    Raises:
+        SysidError: they were told other ones from motion to motion.
+    """
+    own = np.stack([published.kp, published.kd])
+    gains = {m.name: own if m.gains is None else m.gains for m in motions}
+    first = gains[motions[0].name]
+    for name, told in gains.items():
+        apart = [n for j, n in enumerate(names) if (told[:, j] != first[:, j]).any()]
+        if apart:
+            raise SysidError(
+                f"motion {name}: joint {apart[0]} has other gains than in {motions[0].name}; expected one set of gains "
+                "in all logs; fit them apart"
+            )
+    other = [n for j, n in enumerate(names) if (first[:, j] != own[:, j]).any()]
+    if other:
+        say(f"gains in the logs are not the robot's: {', '.join(other)[:200]}; what is found is of those in the logs")
+    return published.replace(kp=first[0], kd=first[1])
+
+
 def calibrate(
     robot: str | Path,
     seen: Sequence[Motion],
@@ -178,7 +202,7 @@ def calibrate(
     kinds = list(kinds)
     if plane is not None and plane.fit and "plane_m" not in kinds:
         kinds.append("plane_m")
-    published = start = Parameters.of(spec, plane)
+    published = start = _told(seen, Parameters.of(spec, plane), spec.joint_names, say)
     if "kd" in kinds and "damping" not in kinds:
         # motions tell the two apart only where the torque is at its limit
         start = published.replace(kd=published.kd + published.damping, damping=np.zeros_like(published.kd))

@@ -29,6 +29,8 @@ SMALL_RAD = 0.001
 SMALL_RAD_S = 0.001
 # A motion in which the arm comes as near to the declared plane as this may touch it [m].
 NEAR_M = 0.02
+# Once a step leaves more of the cost than this, slopes are taken from both sides.
+ROUGH = 0.5
 # What grows with a motor's stiffness where the whole motor is stronger.
 SCALED = ("kd", "friction", "stiction", "damping", "armature", "torque_limit")
 # Dampings that are tried side by side, as factors on the one before.
@@ -256,8 +258,14 @@ class Problem:
             at += self.joints
         return out
 
-    def jacobian(self, x: np.ndarray, residual: np.ndarray) -> np.ndarray:
-        """Slopes, (residuals, n)."""
+    def jacobian(self, x: np.ndarray, residual: np.ndarray, *, central: bool = False) -> np.ndarray:
+        """Slopes, (residuals, n).
+
+        Args:
+            x: where.
+            residual: there.
+            central: from both sides. Friction and play make the way rough, and near the end one side leads astray.
+        """
         here = residual.reshape(-1, self.joints)
         out = np.zeros((*here.shape, len(x)))
         step = self.steps(x)
@@ -274,9 +282,11 @@ class Problem:
             moved = []
             for group in groups:
                 some_of = list(group)
-                moved.append(self.parameters(x + mix[:, some_of] @ step[some_of]))
-            for group, there in zip(groups, self.errors(moved, some), strict=True):
-                apart = there - here[rows]
+                for side in (1, -1) if central else (1,):
+                    moved.append(self.parameters(x + side * mix[:, some_of] @ step[some_of]))
+            there = self.errors(moved, some)
+            slopes = 0.5 * (there[::2] - there[1::2]) if central else there - here[rows]
+            for group, apart in zip(groups, slopes, strict=True):
                 for i, caused in group.items():
                     out[np.ix_(rows, caused, [i])] = (apart[:, caused] / step[i])[..., None]
         return out.reshape(residual.size, len(x)) @ np.linalg.inv(mix)
@@ -445,7 +455,8 @@ def solve(
     x, damping, costs, done = begin.x, begin.damping, list(begin.cost), begin.done
     residual = problem.residual(x)[:, 0]
     costs = costs or [float(residual @ residual)]
-    jacobian = problem.jacobian(x, residual)
+    central = done or (len(costs) > 1 and costs[-1] > ROUGH * costs[-2])
+    jacobian = problem.jacobian(x, residual, central=central)
     limb = problem.simulator.limb
 
     def by_joint(residuals: np.ndarray) -> np.ndarray:
@@ -491,12 +502,15 @@ def solve(
             done = bool(damping.min() > 1e3)
             damping = damping if done else damping * 30
             costs.append(costs[-1])
+            if not central:
+                central, jacobian = True, problem.jacobian(x, residual, central=True)
         else:
             moved = float(np.max(np.abs(candidates[:, won] - x) / stride))
             x, residual = candidates[:, won], ends[:, won]
             costs.append(float(cost[won]))
-            jacobian = problem.jacobian(x, residual)
             done = costs[-2] - costs[-1] < enough * costs[-2] or moved < 1e-3
+            central = done or costs[-1] > ROUGH * costs[-2]
+            jacobian = problem.jacobian(x, residual, central=central)
         keep(Search(x=x, damping=damping, cost=tuple(costs), done=done))
     return Fit(
         parameters=problem.parameters(x),

@@ -37,6 +37,7 @@ class Motion:
         position: measured, (T, joints) [rad].
         use: rows that count, bool (T,); the simulation runs through the others all the same.
         velocity: measured, (T, joints) [rad/s]; None where the log has none.
+        gains: stiffness [N m/rad] and damping [N m s/rad] that the controller was told, (2, joints); None: the robot's.
         absent: joints that the log does not have; they stand at home and do not count.
         one_clock: commands and states bear one stamp, so a delay read off them means little.
         digest: SHA-256 of the files it is from; empty where it is from none.
@@ -49,6 +50,7 @@ class Motion:
     position: np.ndarray
     use: np.ndarray
     velocity: np.ndarray | None = None
+    gains: np.ndarray | None = None
     absent: tuple[str, ...] = ()
     one_clock: bool = False
     digest: str = ""
@@ -127,6 +129,8 @@ def read_run(path: Path, robot: RobotSpec) -> Motion:
                 out[:, j] = values[rows, have.index(name)]
         return out
 
+    told = [log.spec.robot.joint(name) if name in have else robot.joint(name) for name in robot.joint_names]
+    gains = np.array([[joint.kp for joint in told], [joint.kd for joint in told]])
     home, still = np.asarray(robot.column("home_rad")), np.zeros(len(robot.joints))
     velocity = ordered(log.joint_velocity, still)
     time_s = log.start_s[rows]
@@ -138,6 +142,7 @@ def read_run(path: Path, robot: RobotSpec) -> Motion:
         position=ordered(log.joint_position, home),
         use=np.ones(rows.size, dtype=bool),
         velocity=velocity if np.isfinite(velocity).all() else None,
+        gains=gains,
         absent=absent,
         one_clock=bool((log.state_s[rows] == log.command_s[rows]).all()),
         digest=_digest(path, log.metadata.get("import")),

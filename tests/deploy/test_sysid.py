@@ -237,10 +237,10 @@ def test_a_sage_folder_is_read_with_its_gripper_as_a_share_of_its_range(tmp_path
         read_motion(log, load_robot("kbot"))
 
 
-def write_log(path: Path, arm: Path, names: tuple[str, ...], rows: int = 20) -> Path:
+def write_log(path: Path, arm: Path, names: tuple[str, ...], rows: int = 20, kp: float = 30.0) -> Path:
     """A log as ksim run writes it, its joints in some order; the third tick's state is stale, the fifth has none."""
     robot = load_robot(arm)
-    robot = robot.replace(joints=tuple(robot.joint(name) for name in names))
+    robot = robot.replace(joints=tuple(robot.joint(n).replace(**({"kp": kp} if n == "elbow" else {})) for n in names))
     spec = PolicySpec(
         task="test",
         robot=robot,
@@ -297,6 +297,18 @@ def test_a_log_of_a_run_is_read_by_name_without_the_ticks_that_have_no_state(tmp
     assert not motion.one_clock
     assert motion.absent == ()
     assert len(motion.digest) == 64
+    assert motion.gains.tolist() == [[60, 30], [2, 1]]
+
+
+def test_the_gains_in_force_are_the_published_models_and_must_be_those_of_all_logs(tmp_path, arm):
+    robot, heard = load_robot(arm), []
+    weak = read_motion(write_log(tmp_path / "weak.mcap", arm, ("shoulder", "elbow"), kp=20), robot)
+    found = command.calibrate(arm, [weak], kinds=("friction",), iterations=1, say=heard.append)
+    assert found.joints["elbow"].kp.value == 20
+    assert any("gains in the logs are not the robot's: elbow;" in text for text in heard)
+    own = read_motion(write_log(tmp_path / "own.mcap", arm, ("shoulder", "elbow")), robot)
+    with pytest.raises(SysidError, match="motion own: joint elbow has other gains than in weak"):
+        command.calibrate(arm, [weak, own], kinds=("friction",), say=heard.append)
 
 
 def test_a_joint_that_the_log_does_not_have_stands_at_home_and_does_not_count(tmp_path, arm):
