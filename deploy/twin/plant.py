@@ -158,9 +158,6 @@ class Plant:
         library: Any = mujoco
         library.mj_setConst(model, library.MjData(model))  # the masses changed
 
-    def _each(self, factor: str) -> np.ndarray:
-        return per_joint(factor, getattr(self.reality.joints, factor), self.spec, 1.0)
-
     def _touch_gains(self) -> None:
         limit = np.where(self.enabled, np.minimum(np.abs(self.max_torque), self._torque_max), 0.0)
         self.params = MotorParams(
@@ -213,6 +210,9 @@ class Plant:
         if torque_enabled is not None:
             self.enabled[joint] = torque_enabled
         self._touch_gains()
+
+    def _each(self, factor: str) -> np.ndarray:
+        return per_joint(factor, getattr(self.reality.joints, factor), self.spec, 1.0)
 
     def set_zero(self, joint: int) -> None:
         """Make a joint's present position its zero, as the encoder tells it."""
