@@ -132,12 +132,12 @@ class Loop:
         return shipped_policy("stand", ".kinfer") if name == "shipped" else self.out / f"{name}.kinfer"
 
     def export(self) -> dict[str, Any]:
-        """Bundles, with small proofs."""
-        few = ("--episodes", 2, "--steps", 2000, "--margin-episodes", 0)
+        """Bundles, with proofs too small to be sure of: one that fails by chance is kept."""
+        few = ("--episodes", 8, "--steps", 2000, "--margin-episodes", 0, "--force")
         told = {}
         for name in POLICIES:
             words = (self.out / name / "model.ckpt", "-o", self._bundle(name), *few)
-            told[name] = {"bundle": str(self._bundle(name)), "ok": bool(self.stages.call("export", *words))}
+            told[name] = {"failures": self.stages.call("export", *words, may_fail=True).get("failures")}
         return told
 
     def survive(self) -> dict[str, Any]:
@@ -150,7 +150,15 @@ class Loop:
             stood = []
             for run in range(self.args.runs):
                 with spawn_twin(ROBOT, reality=path, lockstep=True, seed=1000 + run) as twin:
-                    words = (self._bundle(name), "--port", twin.port, "--step-lock", "--duration", self.args.stand_s)
+                    words = (
+                        self._bundle(name),
+                        "--port",
+                        twin.port,
+                        "--step-lock",
+                        "--duration",
+                        self.args.stand_s,
+                        "--unvalidated",
+                    )
                     words += ("--log", self.out / "runs" / f"{name}_{run}.mcap", "--force")
                     report = self.stages.call("run", *words, may_fail=True, label=f"survive {name}")
                 stood.append(report["survived_s"])

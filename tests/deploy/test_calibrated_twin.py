@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("mujoco")
 
+from deploy.parity import command as parity
 from deploy.sysid.calibration import CalibrationError
+from deploy.sysid.excite import ExciteOptions, excite
 from deploy.twin.calibrated import read_reality, reality_of
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality, load_reality, parse_reality
@@ -86,3 +88,12 @@ def test_the_twin_command_serves_a_calibration_and_names_it(tmp_path):
     words = [sys.executable, "-m", "deploy.twin.server", "--robot", "so101", "--port", "0", "--reality", str(path)]
     refused = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "it is of robot kbot" in refused.stderr
+
+
+def test_parity_reads_a_calibration_too_and_refuses_another_descriptions(tmp_path):
+    with spawn_twin(lockstep=True, start="hang") as twin:
+        options = {"step_lock": True, "suspended": True, "kinds": ("steps",), "joints": ("left_knee",), "seconds": 5.0}
+        (report,) = excite(ExciteOptions(out=tmp_path, port=twin.port, **options))
+    other = calibration_file(tmp_path, model="0123456789abcdef")
+    with pytest.raises(CalibrationError, match="make it again with ksim sysid"):
+        parity.main([str(report.log), "--hang", "--reality", str(other)])
