@@ -58,7 +58,8 @@ class Chart:
     ) -> None:
         """A line; NaN breaks it. Series of equal `name` and `style` share an entry in the legend."""
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-        keep = slice(None, None, max(1, len(x) // POINTS_MAX))
+        keep = ~np.isfinite(x + y)  # every gap, of the rest no more than can be seen
+        keep[:: max(1, len(x) // POINTS_MAX)] = True
         self._lines.append((x[keep], y[keep], style, name))
 
     def bar(self, left: float, right: float, top: float, tip: str) -> None:
@@ -169,7 +170,8 @@ def _stretches(good: np.ndarray) -> list[slice]:
 def bars_by_name(values: dict[str, float], unit: str, reference: float | None = None) -> str:
     """Horizontal bars, one a name; a thin line marks `reference`."""
     step = 19
-    top = max([v for v in values.values() if math.isfinite(v)] + ([reference] if reference else []) + [1e-12])
+    line = reference if reference and math.isfinite(reference) else None
+    top = max([v for v in values.values() if math.isfinite(v)] + ([line] if line else []) + [1e-12])
     high = step * len(values) + 8
     out = [f'<div class="bars" style="--high:{high}px"><svg role="img">']
     for k, (name, value) in enumerate(values.items()):
@@ -177,8 +179,8 @@ def bars_by_name(values: dict[str, float], unit: str, reference: float | None = 
         out.append(f'<text class="label" x="-8" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
         out.append(f'<rect class="bar" x="0" y="{y + 2}" width="{size}" height="{step - 5}" rx="2"/>')
         out.append(f'<text class="tick" x="{size}" dx="6" y="{y + 13}">{_text(value)} {escape(unit)}</text>')
-    if reference:
-        x = f"{100 * reference / top:.2f}%"
+    if line:
+        x = f"{100 * line / top:.2f}%"
         out.append(f'<line class="mark" x1="{x}" x2="{x}" y1="0" y2="{high}"/>')
     out.append("</svg></div>")
     return "".join(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -164,6 +165,8 @@ def _horizon(report: dict[str, Any]) -> str:
     h = report["horizon"]
     position = Chart("time since the restart [s]", "position RMSE [rad]", width=480, height=210, y_zero=True)
     position.line(h["time_s"], h["joint_position_rmse_rad"], "measured")
+    if not any(v is not None and math.isfinite(v) for v in h["base_tilt_rmse_rad"]):
+        return position.svg()
     tilt = Chart("time since the restart [s]", "tilt RMSE [rad]", width=480, height=210, y_zero=True)
     tilt.line(h["time_s"], h["base_tilt_rmse_rad"], "measured")
     return two(position.svg(), tilt.svg())
@@ -311,6 +314,7 @@ def write_html(path: Path, result: Parity) -> None:
     incomplete = "" if report["log_complete"] else " The log breaks off; this is what is there."
     window = report["window_s"]
     bands = getattr(result, "bands", ())
+    has_imu = bool(np.isfinite(result.log.quat_wxyz[result.log.run]).any())
     said = "What the simulation does with the same commands, many times over, each with another draw."
     sections = (
         *_top(result),
@@ -329,7 +333,7 @@ def write_html(path: Path, result: Parity) -> None:
             _horizon(report),
         ),
         ("Delay", "", _delay(report)),
-        ("Balance", "Angle between the IMU's z axis and up.", tilt(result.log)),
+        *([("Balance", "Angle between the IMU's z axis and up.", tilt(result.log))] if has_imu else []),
         ("Timing of the loop", "", _timing(result)),
         ("Safety", "", _safety(report)),
         ("Events", "", events(result.log)),

@@ -201,7 +201,7 @@ def told(figure: Figure) -> str:
     """A figure with its unit; its place where it has one."""
     if figure.value is None or not math.isfinite(figure.value):
         return "cannot be told"
-    number = f"{100 * figure.value:.3g} %" if figure.unit == "share" else f"{figure.value:.3g} {figure.unit}".rstrip()
+    number = _number(figure.value, figure.unit)
     return f"{number} ({short(figure.where)})" if figure.where else number
 
 
@@ -209,8 +209,12 @@ def bound(figure: Figure) -> str:
     """What would be good; empty where nothing is asked for."""
     if figure.good is None:
         return ""
-    number = f"{100 * figure.good:.3g} %" if figure.unit == "share" else f"{figure.good:.3g} {figure.unit}".rstrip()
-    return f"{'from' if figure.at_least else 'up to'} {number}"
+    return f"{'from' if figure.at_least else 'up to'} {_number(figure.good, figure.unit)}"
+
+
+def _number(value: float, unit: str) -> str:
+    """A figure: as `size`, but angles stay in rad, as in report.json."""
+    return f"{value:.3g} rad" if unit == "rad" else size(value, unit)
 
 
 def headline(layer: Layer) -> str:

@@ -262,6 +262,14 @@ def test_the_page_begins_with_verdict_suspects_robot_and_layers(weak, tmp_path):
     assert "Same actions when the policy is replayed" not in text  # that is a layer's now
 
 
+def test_a_log_without_an_imu_has_no_empty_charts_of_it(weak, tmp_path):
+    log = dataclasses.replace(weak.log, quat_wxyz=np.full_like(weak.log.quat_wxyz, np.nan))
+    report = weak.report | {"horizon": weak.report["horizon"] | {"base_tilt_rmse_rad": [None, math.nan]}}
+    assert "Balance" in page_of(weak, tmp_path, judged()) and "tilt RMSE" in page_of(weak, tmp_path, judged())
+    blind = dataclasses.replace(weak, log=log, report=report)
+    assert "Balance" not in page_of(blind, tmp_path, judged()) and "tilt RMSE" not in page_of(blind, tmp_path, judged())
+
+
 def test_without_a_judgement_the_page_has_the_report_s_own_rows_and_the_joints(weak, tmp_path):
     page = page_of(weak, tmp_path, None)
     assert "Same actions when the policy is replayed" in text_of(page)

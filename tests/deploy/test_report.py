@@ -59,6 +59,14 @@ def test_a_band_goes_along_its_top_and_back_along_its_bottom_and_sets_the_range(
     assert [s.tail for s in root.iter("svg") if s.get("class") == "key"] == ["measured", "5 to 95 %"]
 
 
+def test_a_gap_stays_a_gap_where_a_long_line_has_fewer_points() -> None:
+    x = np.arange(16 * 400.0)
+    chart = Chart("x", "y")
+    chart.line(x, np.where(x % 16 == 15, np.nan, 1.0), "measured")
+    path = next(p.get("d") or "" for p in ET.fromstring(f"<div>{chart.svg()}</div>").iter("path"))
+    assert path.count("M") == 400 and path.count("L") < 1600
+
+
 def test_a_line_spans_the_inner_width_and_height() -> None:
     chart = Chart("x", "y", width=178, height=152, y_zero=True)
     chart.line([0, 10], [0.0, 1.0], "measured")
@@ -71,6 +79,7 @@ def test_bars_have_the_lengths_of_their_values() -> None:
     root = ET.fromstring(f"<div>{bars_by_name({'a': 1.0, 'b': 0.5, 'c': float('nan')}, 'rad', 0.75)}</div>")
     assert [r.get("width") for r in root.iter("rect")] == ["100.00%", "50.00%", "0.00%"]
     assert next(line.get("x1") for line in root.iter("line")) == "75.00%"
+    assert "<line" not in bars_by_name({"a": float("nan")}, "rad", float("nan"))
 
 
 def test_a_histogram_counts_every_finite_value_even_when_all_are_equal() -> None:
