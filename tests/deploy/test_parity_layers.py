@@ -1,5 +1,8 @@
 """The figures of each layer by hand, on series whose answer is known; then whole runs, ours and another program's."""
 
+# MuJoCo's bindings carry no type stubs.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import dataclasses
