@@ -82,7 +82,8 @@ def _many(args: ParityOptions, results: Sequence[Parity]) -> tuple[dict[str, Any
     report = pooled_report(results, judgement)
     with atomic_path(out / "report.json") as part:
         part.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    if hasattr(page, "write_many"):
+    write_many = getattr(page, "write_many", None)
+    if write_many is not None:
         from deploy.parity.overview import LogRow
 
         rows = [
@@ -95,7 +96,7 @@ def _many(args: ParityOptions, results: Sequence[Parity]) -> tuple[dict[str, Any
             for r, file in zip(results, files, strict=True)
         ]
         with atomic_path(out / "report.html") as part:
-            page.write_many(part, results[0].robot, judgement, rows)
+            write_many(part, results[0].robot, judgement, rows)
         files = [out / "report.html", *files]
     return report, judgement, [out / "report.json", *files]
 
