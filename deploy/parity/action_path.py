@@ -97,10 +97,10 @@ def _clamps(log: RunLog, rows: np.ndarray) -> tuple[list[Figure], dict[str, floa
             per_joint[joint] += 1
     worst = max(per_joint, key=lambda name: per_joint[name])
     for kind in ClampKind:
-        bounds = {} if kind is ClampKind.TORQUE else {"good": CHANGED_GOOD, "poor": CHANGED_POOR}
+        good, poor = (None, None) if kind is ClampKind.TORQUE else (CHANGED_GOOD, CHANGED_POOR)
         key = f"changed_{kind.value.replace(' ', '_')}_share"
         what = f"ticks in which safety changed a target: {kind.value}"
-        figures.append(Figure(key=key, what=what, value=ticks[kind] / len(rows), unit="share", **bounds))
+        figures.append(Figure(key=key, what=what, value=ticks[kind] / len(rows), unit="share", good=good, poor=poor))
     change = np.abs(log.sent[rows] - log.target[rows])
     size = float(np.nanmax(change)) if np.isfinite(change).any() else None
     figures.append(
@@ -123,17 +123,17 @@ def _first_motions(log: RunLog, rows: np.ndarray, told: bool) -> list[Figure]:
         for j, name in enumerate(names)
     }
     moves = np.concatenate(list(by_joint.values()))
-    longest = delay_s(log.spec)[1]
-    # a sample may come a period after motion began
-    bounds = {"good": longest + log.spec.control_period_s, "poor": longest + 2.5 * log.spec.control_period_s}
-    bounds = bounds if longest > 0 and told else {}
+    longest, good, poor = delay_s(log.spec)[1], None, None
+    if longest > 0 and told:  # a sample may come a period after motion began
+        good, poor = (longest + periods * log.spec.control_period_s for periods in (1.0, 2.5))
     figures = [
         Figure(
             key="first_motion_s",
             what="command to first motion after a target that lay still, median",
             value=percentile(moves, 50) if len(moves) else None,
             unit="s",
-            **bounds,
+            good=good,
+            poor=poor,
         )
     ]
     if len(moves):
@@ -152,8 +152,9 @@ def _first_motions(log: RunLog, rows: np.ndarray, told: bool) -> list[Figure]:
                 what=f"command to first motion, median of {len(found)}",
                 value=percentile(found, 50),
                 unit="s",
+                good=good,
+                poor=poor,
                 where=name,
-                **bounds,
             )
             for name, found in by_joint.items()
             if len(found) >= 2

@@ -227,41 +227,42 @@ def _worst(values: dict[str, float], *, least: bool = False) -> tuple[str, float
 def _replay_figures(found: dict[str, dict[str, float]], which: str, said: str, *, judged: bool) -> list[Figure]:
     """Worst joint and mean over joints of what `replayed` found; `which` goes before the keys."""
     figures = []
-    for key, what, unit in (("rmse", "RMSE", "rad"), ("mae", "mean absolute error", "rad")):
+    for key, what in (("rmse", "RMSE"), ("mae", "mean absolute error")):
         values = {name: v[key] for name, v in found.items()}
         where, value = _worst(values)
-        mean = float(np.mean(list(values.values())))
-        both = {"good": WORST_GOOD_RAD, "poor": WORST_POOR_RAD} if judged and key == "rmse" else {}
-        all_of = {"good": POSITION_GOOD_RAD, "poor": POSITION_POOR_RAD} if judged and key == "rmse" else {}
+        bound = judged and key == "rmse"
         figures += [
             Figure(
                 key=f"{which}position_{key}_worst_rad",
                 what=f"{what} of the worst joint's position, {said}",
                 value=value,
-                unit=unit,
+                unit="rad",
+                good=WORST_GOOD_RAD if bound else None,
+                poor=WORST_POOR_RAD if bound else None,
                 where=where,
-                **both,
             ),
             Figure(
                 key=f"{which}position_{key}_rad",
                 what=f"{what} of positions, {said}, mean over the joints",
-                value=mean,
-                unit=unit,
-                **all_of,
+                value=float(np.mean(list(values.values()))),
+                unit="rad",
+                good=POSITION_GOOD_RAD if bound else None,
+                poor=POSITION_POOR_RAD if bound else None,
             ),
         ]
     for key in ("correlation", "cosine"):
         where, value = _worst({name: v[key] for name, v in found.items() if v["moves"] > MOVES_RAD}, least=True)
-        bounds = {"good": CORRELATION_GOOD, "poor": CORRELATION_POOR} if judged and key == "correlation" else {}
+        bound = judged and key == "correlation"
         figures.append(
             Figure(
                 key=f"{which}position_{key}",
                 what=f"{key} of the motion, {said}, the worst of the joints that move",
                 value=value,
                 unit="",
+                good=CORRELATION_GOOD if bound else None,
+                poor=CORRELATION_POOR if bound else None,
                 at_least=True,
                 where=where,
-                **bounds,
             )
         )
     return figures

@@ -124,7 +124,7 @@ def randomised(spec: PolicySpec, robot: RobotSpec, reality: Reality | None, floo
 
     def joints(what: str, ends: tuple[float, float], nominal: float = 1.0) -> dict[str, float]:
         values = per_joint(what, getattr(middle.joints, what), robot, nominal)
-        drawn = rng.uniform(*ends, len(values))
+        drawn = rng.uniform(ends[0], ends[1], len(values))
         drawn = values + drawn if nominal == 0.0 else values * drawn
         return dict(zip(robot.joint_names, drawn.tolist(), strict=True))
 
@@ -144,7 +144,7 @@ def randomised(spec: PolicySpec, robot: RobotSpec, reality: Reality | None, floo
     )
     sensors, commands = middle.sensors, middle.commands
     if reality is None:
-        commands = Commands(latency_s=float(rng.uniform(*spec.action_latency_s)))
+        commands = Commands(latency_s=float(rng.uniform(spec.action_latency_s[0], spec.action_latency_s[1])))
         channels = {}
         for channel in ("joints", "imu"):
             late, least = float(rng.uniform(*channel_latency_s(spec, channel))), channel_rate_hz(spec, channel)
@@ -202,7 +202,7 @@ def simulate(
     plant.set_state(*start, [before], held=hang)
     n, names = len(spec.robot.joints), tuple(a.name for a in spec.inputs)
     limits, every = Limits.from_spec(spec), list(range(len(spec.robot.joints)))
-    out, zero = np.full((len(rows), 2 + n), np.nan), np.zeros(n)
+    out, zero = np.full((len(rows), 2 + n), np.nan), [0.0] * n
     policy.reset()
     first, began = int(log.tick[rows[0]]), plant.step_count
     heading: float | None = None
@@ -227,9 +227,8 @@ def simulate(
         command = log.inputs.get("command")
         given = np.zeros(0) if command is None else command[row]
         action = policy.step(observe(names, state, given, tick * spec.control_period_s, heading))
-        target, _ = limit(action, before, state, limits, spec.control_period_s)
-        before = target
-        plant.command(every, target, zero, zero)
+        before = limit(action, before, state, limits, spec.control_period_s).rad
+        plant.command(every, before.tolist(), zero, zero)
     return out, False
 
 
@@ -303,10 +302,11 @@ def closed_loop(
     if log.bundle.joint_names != log.spec.robot.joint_names:
         return "the policy's joints are in another order than the model's"
     rows = np.flatnonzero(log.run)
-    # the first row that a state can be made of
-    whole = np.isfinite(log.joint_position[rows]).all(axis=1) & np.isfinite(log.joint_velocity[rows]).all(axis=1)
-    whole &= np.isfinite(log.quat_wxyz[rows]).all(axis=1) & np.isfinite(log.gyro_b[rows]).all(axis=1)
-    if not len(rows) or not whole[0] or not np.isfinite(log.sent[max(rows[0] - 1, 0)]).all():
+    first = (log.joint_position, log.joint_velocity, log.quat_wxyz, log.gyro_b)
+    if (
+        not all(np.isfinite(values[rows[0]]).all() for values in first)
+        or not np.isfinite(log.sent[max(rows[0] - 1, 0)]).all()
+    ):
         return "the state at the policy's first step is not in the log"
     if any(a.name == "command" for a in log.spec.inputs) and "command" not in log.inputs:
         return "the commands that the policy was given are not in the log"
@@ -349,12 +349,17 @@ def closed_loop_layer(found: ClosedLoop | str, fell: bool) -> Layer:
     coverage = {band.signal: band.inside for band in found.bands}
     joints = {name: share for name, share in coverage.items() if name not in ("tilt", "gyro") and np.isfinite(share)}
     worst = min(joints, key=lambda name: joints[name], default="")
-    bounds = {"good": INSIDE_GOOD, "poor": INSIDE_POOR, "at_least": True}
 
-    def inside(key: str, what: str, value: float | None, where: str = "") -> Figure:
-        known = value is not None and np.isfinite(value)
-        what = f"{what}: ticks inside the band of {found.runs} simulations"
-        return Figure(key=key, what=what, value=value if known else None, unit="share", where=where, **bounds)
+    def inside(key: str, what: str, value: float | None) -> Figure:
+        return Figure(
+            key=key,
+            what=f"{what}: ticks inside the band of {found.runs} simulations",
+            value=value if value is not None and np.isfinite(value) else None,
+            unit="share",
+            good=INSIDE_GOOD,
+            poor=INSIDE_POOR,
+            at_least=True,
+        )
 
     return Layer(
         name=LayerName.CLOSED_LOOP,

@@ -297,8 +297,8 @@ def events(log: RunLog) -> str:
 
 def _top(result: Parity) -> list[tuple[str, str, str]]:
     """Verdict and robot: of the judgement, or where there is none of the report's own rows."""
-    report, judgement = result.report, getattr(result, "judgement", None)
-    robot = getattr(result, "robot", None) or report["robot"]
+    report, judgement = result.report, result.judgement
+    robot = result.robot or report["robot"]
     if judgement is not None:
         heading = "Which joints, and which layer"
         return [("", "", verdict(judgement)), (heading, "", overview(robot, judgement))]
@@ -313,7 +313,7 @@ def write_html(path: Path, result: Parity) -> None:
     report = result.report
     incomplete = "" if report["log_complete"] else " The log breaks off; this is what is there."
     window = report["window_s"]
-    bands = getattr(result, "bands", ())
+    bands = result.bands
     has_imu = bool(np.isfinite(result.log.quat_wxyz[result.log.run]).any())
     said = "What the simulation does with the same commands, many times over, each with another draw."
     sections = (

@@ -1,5 +1,8 @@
 """The figures of each layer by hand, on series whose answer is known; then whole runs, ours and another program's."""
 
+# MuJoCo's bindings carry no type stubs.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,7 +21,7 @@ from deploy.log.recorder import RunLog, read_log
 from deploy.parity import command
 from deploy.parity.action_path import action_path_layer, first_motion_s
 from deploy.parity.actuators import dead_travel, in_force, replayed, static_offsets, two_way, two_way_motion
-from deploy.parity.closed_loop import JOINT_RAD, bands, closed_loop_layer, randomised
+from deploy.parity.closed_loop import JOINT_RAD, ClosedLoop, bands, closed_loop_layer, randomised
 from deploy.parity.layers import Parity, parity, write_reports
 from deploy.parity.motion import Replay, WindowedSimulation
 from deploy.parity.pool import pooled_layer, pooled_suspects
@@ -323,6 +326,15 @@ def test_coverage_is_the_share_of_ticks_inside_the_widened_band() -> None:
     tilt, turn, joint = bands(("a",), time, measured, runs, 10)
     assert (tilt.low[0], tilt.middle[0], tilt.high[0]) == pytest.approx((0.1, 1.0, 1.9))
     assert tilt.inside == pytest.approx(0.75) and turn.inside == 1.0 and joint.inside == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("fell", "share", "mark"), [(False, 0.25, Mark.GOOD), (True, 0.75, Mark.LOOK)])
+def test_simulations_that_end_otherwise_than_the_robot_are_counted(fell: bool, share: float, mark: Mark) -> None:
+    zero = np.zeros((20, 3))
+    found = ClosedLoop(bands=bands(("a",), DT * np.arange(20), zero, zero[None], 5), runs=8, fell=0.25)
+    layer = closed_loop_layer(found, fell)
+    assert figure(layer, "falls_apart_share").value == share and figure(layer, "falls_apart_share").mark is mark
+    assert figure(layer, "inside_tilt_share").value == 1.0 and layer.joints == {"a": 0.6}
 
 
 def test_draws_stay_inside_the_ranges_of_training_and_differ(hung: RunLog) -> None:
