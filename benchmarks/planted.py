@@ -184,6 +184,7 @@ OTHERS = (
 
 @contextlib.contextmanager
 def _stale_carry() -> Iterator[None]:
+    """A policy whose carry is not advanced."""
     step = OnnxPolicy.step
 
     def held(self: OnnxPolicy, inputs: Mapping[str, np.ndarray], **more: Any) -> np.ndarray:
@@ -192,7 +193,8 @@ def _stale_carry() -> Iterator[None]:
         self.carry = carry
         return action
 
-    with mock.patch.object(OnnxPolicy, "step", held):
+    # the self-test of a bundle would find it before the run
+    with mock.patch.object(OnnxPolicy, "step", held), mock.patch("deploy.bundle.preflight.self_test"):
         yield
 
 

@@ -21,7 +21,7 @@ from deploy.twin.reality import Joints, Reality, per_joint
 from robots.spec import RobotSpec
 
 # Length and number of the windows: long enough for a joint to answer, short enough that the base is still where it was.
-WINDOW_S, WINDOWS = 0.16, 24
+WINDOW_S, WINDOWS = 0.16, 48
 ALL = slice(None)
 # Sets of restarts' states that are kept.
 KEPT = 50
@@ -117,15 +117,21 @@ class Lab:
         self.starts, self.tried = self._windows(), 0
 
     def _windows(self) -> np.ndarray:
-        """End to end where the run is long enough for that, else with overlap."""
+        """End to end where the run is long enough for that, else overlapping by half."""
         starts = self.simulation.windows(self.horizon)
         if len(starts) < WINDOWS:
+            # every tick that so many follow without a gap
             steps = self.simulation.windows(1)
-            after = steps[self.horizon - 1 :]
-            starts = steps[: len(after)][after - steps[: len(after)] == self.horizon - 1]
+            last = steps[self.horizon - 1 :]
+            whole = steps[: len(last)][last - steps[: len(last)] == self.horizon - 1]
+            starts = whole[:: max(1, self.horizon // 2)]
         if len(starts) > WINDOWS:
             starts = starts[np.linspace(0, len(starts) - 1, WINDOWS).astype(int)]
         return starts
+
+    def some(self, windows: int) -> slice:
+        """About so many of the windows, evenly."""
+        return slice(0, None, max(1, round(len(self.starts) / windows)))
 
     @property
     def spec(self) -> RobotSpec:

@@ -39,9 +39,9 @@ WINDOWS_MIN = 4
 JOINTS_TRIED, JOINTS_CLEAR = 6, 3
 # Where one thing explains more than this, fewer joints are tried.
 CLEAR = 0.5
-# All is tried on every so many of the windows; so many of what looks best there, and about as good as the best, are
-# tried on all of them, and their size searched.
-COARSE, REFINED, NEAR_BEST = 3, 3, 0.4
+# All is tried on so many windows. So many of what looks best there, and about as good as the best, have their size
+# searched on so many, and are judged on all.
+COARSE, REFINED, NEAR_BEST, SEARCHED = 8, 3, 0.4, 12
 # Rounds: each has in it what the ones before found. At most so many are named.
 TURNS_MAX, FOUND_MAX = 4, 2
 LAYER = {
@@ -334,7 +334,7 @@ class Search:
 
     def coarse(self, ideas: Iterable[Idea]) -> list[Found]:
         """Every idea at its first sizes, on a part of the windows; the best first."""
-        part = slice(0, None, COARSE)
+        part = self.lab.some(COARSE)
         found = []
         for idea in ideas:
             best = Found(idea=idea, size=0.0, share=-math.inf, sure=0.0)
@@ -346,8 +346,8 @@ class Search:
         return sorted(found, key=lambda f: -f.share)
 
     def refine(self, found: Found) -> Found:
-        """With the size searched on half of the windows, then on all of them."""
-        part = slice(0, None, 2)
+        """With the size searched on some windows, then on all of them."""
+        part = self.lab.some(SEARCHED)
 
         def cost(size: float) -> float:
             return float(self.lab.misfit_of(found.idea.put(size), part).sum())

@@ -210,7 +210,7 @@ def imu_frame(log: RunLog, plant: Plant) -> tuple[tuple[Suspect, ...], RunLog]:
     out: list[Suspect] = []
     early = np.flatnonzero(good[: rows[0] + max(1, round(EARLY_S / log.spec.control_period_s))])
     up = np.median(rotation.up_in_frame(log.quat_wxyz[early]), axis=0, keepdims=True)
-    before, left, axis, angle = _turn(_home_up(plant)[None], up / np.linalg.norm(up))
+    before, left, axis, angle = _turn(_home_up(plant), up / np.linalg.norm(up))
     if before > FRAME_FAR and left < FRAME_NEAR:
         out.append(_seen(Cause.IMU_TURNED, LayerName.SENSING, axis, value=angle, unit="rad"))
         log = turned_back(log, axis, angle)
@@ -218,14 +218,14 @@ def imu_frame(log: RunLog, plant: Plant) -> tuple[tuple[Suspect, ...], RunLog]:
 
 
 def _home_up(plant: Plant) -> np.ndarray:
-    """Up in the IMU's frame with the robot at home, (3,)."""
+    """Up in the IMU's frame with the robot at home, (1, 3)."""
     import mujoco
 
     library: Any = mujoco
     data = library.MjData(plant.model)
     data.qpos[:] = plant.built.home_qpos
     library.mj_forward(plant.model, data)
-    return rotation.up_in_frame(data.sensordata[plant.built.sensors["imu_quat"]])
+    return np.atleast_2d(rotation.up_in_frame(data.sensordata[plant.built.sensors["imu_quat"]]))
 
 
 def _gyro(log: RunLog, rows: np.ndarray) -> tuple[Suspect, ...]:
