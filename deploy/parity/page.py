@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.parity.motion import measured_at_s
-from deploy.parity.overview import STYLE, LogRow, band_charts, log_rows, overview, picture, verdict
-from deploy.parity.terminal import judgement_lines
+from deploy.parity.overview import STYLE, LogRow, band_charts, log_rows, overview, verdict
 from deploy.parity.words import short
 from robots.rotation import gravity_in_frame
 from toolkit.charts import Chart, bars_by_name, histogram
-from toolkit.page import cell, chip, page, quiet, table, two
+from toolkit.page import cell, page, table, two
 
 if TYPE_CHECKING:
     from deploy.log.recorder import RunLog
@@ -25,112 +23,6 @@ if TYPE_CHECKING:
     from deploy.parity.report import Judgement
 
 WORST_JOINTS = 4
-GOOD_JOINT_RAD = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """One row of the summary.
-
-    Attributes:
-        what: the question it answers.
-        value: its figure as text.
-        wanted: what would be good, as text.
-        mark: "good", "look", "bad" or "none".
-    """
-
-    what: str
-    value: str
-    wanted: str
-    mark: str
-
-
-def _graded(what: str, value: float | None, unit: str, good: float, poor: float, digits: str = ".3g") -> Verdict:
-    if value is None:
-        return Verdict(what=what, value="cannot be told", wanted=f"up to {good:g} {unit}", mark="none")
-    size = abs(value)
-    mark = "good" if size <= good else "look" if size <= poor else "bad"
-    return Verdict(what=what, value=f"{value:{digits}} {unit}", wanted=f"up to {good:g} {unit}", mark=mark)
-
-
-def _few(ticks: int) -> tuple[int, int]:
-    """One tick in a thousand, and one in a hundred, in whole ticks; one is always allowed."""
-    return max(1, round(0.001 * ticks)), max(1, round(0.01 * ticks))
-
-
-def _delay_verdict(delay: dict[str, Any]) -> Verdict:
-    """Whether the delay that fits best is one that the policy was trained for."""
-    low, high = (1e3 * v for v in delay["trained_s"])
-    what, wanted = "Delay from command to measured effect", f"{low:.0f} to {high:.0f} ms, as trained"
-    if not high > 0:  # nothing was said of it, or trained without any
-        found = "cannot be told" if delay["estimated_s"] is None else f"{1e3 * delay['estimated_s']:.1f} ms"
-        return Verdict(what=what, value=found, wanted="not told by the bundle", mark="none")
-    if delay["estimated_s"] is None:
-        return Verdict(what=what, value="cannot be told", wanted=wanted, mark="none")
-    outside = 1e3 * delay["outside_s"]
-    # a search on simulated windows tells a delay to some milliseconds
-    mark = "good" if outside <= 2 else "look" if outside <= 10 else "bad"
-    return Verdict(what=what, value=f"{1e3 * delay['estimated_s']:.1f} ms", wanted=wanted, mark=mark)
-
-
-def verdicts(report: dict[str, Any]) -> list[Verdict]:
-    """The summary's rows. The bounds are ours: export error 1e-5 as everywhere in the toolkit; joints and tilt of
-    the size of sensor noise and zero offsets that policies are trained to bear; a tenth of a 50 Hz period of jitter.
-    """
-    loop, delay, safety = report["loop"], report["delay_s"], report["safety"]
-    ended = (report["result"] or {}).get("ended")
-    rows = [
-        Verdict(
-            what="How the run ended",
-            value=f"{ended or 'log breaks off'} after {loop['duration_s']:.1f} s",
-            wanted="completed",
-            mark="good" if ended == "completed" else "bad",
-        ),
-        _graded("Same actions when the policy is replayed", report["policy_replay_error_max"], "rad", 1e-5, 1e-4),
-        _graded(
-            "Joint position error, simulation against measured",
-            report["joint_position_rmse_rad"],
-            "rad",
-            GOOD_JOINT_RAD,
-            0.05,
-        ),
-        _graded("Joint velocity error", report["joint_velocity_rmse_rad_s"], "rad/s", 0.4, 1.0),
-        _graded("Base tilt error", report["base_tilt_rmse_rad"], "rad", 0.03, 0.08),
-        _delay_verdict(delay),
-        *(
-            []  # lock step: nothing was measured
-            if loop["period_error_p99_ms"] is None
-            else [_graded("Loop period error, 99 %", loop["period_error_p99_ms"], "ms", 2, 5, ".2f")]
-        ),
-        _graded("Ticks that ended late", loop["overruns"], "ticks", *_few(loop["ticks"]), "d"),
-        _graded("Deadlines skipped after those", loop["skipped"], "ticks", 0, _few(loop["ticks"])[1], "d"),
-        _graded(
-            "Ticks in which safety changed more than torque",
-            safety["ticks_with_other_than_torque"],
-            "ticks",
-            0,
-            loop["ticks"],
-            "d",
-        ),
-    ]
-    return rows
-
-
-def summary_lines(report: dict[str, Any], judgement: Judgement | None = None, *, colour: bool = False) -> list[str]:
-    """The summary for a terminal; without a judgement the report's own rows."""
-    if judgement is not None:
-        return judgement_lines(judgement, colour=colour)
-    rows = verdicts(report)
-    width = max(len(r.what) for r in rows)
-    return [
-        f"{r.what:{width}}  {r.value:<28}{r.mark if r.mark != 'none' else '-':<6}(wanted: {r.wanted})" for r in rows
-    ]
-
-
-def _summary(report: dict[str, Any]) -> str:
-    marks = {"good": "good", "look": "look at it", "bad": "bad", "none": "no answer"}
-    rows = ((escape(v.what), cell(v.value), quiet(v.wanted), chip(v.mark, marks[v.mark])) for v in verdicts(report))
-    return table(("Question", "Found", "Wanted", ""), rows)
 
 
 def _joints(report: dict[str, Any]) -> str:
@@ -295,19 +187,6 @@ def events(log: RunLog) -> str:
     return table((), map(row, shown))
 
 
-def _top(result: Parity) -> list[tuple[str, str, str]]:
-    """Verdict and robot: of the judgement, or where there is none of the report's own rows."""
-    report, judgement = result.report, result.judgement
-    robot = result.robot or report["robot"]
-    if judgement is not None:
-        heading = "Which joints, and which layer"
-        return [("", "", verdict(judgement)), (heading, "", overview(robot, judgement))]
-    errors = {n: j["position_rmse_rad"] for n, j in report["per_joint"].items()}
-    shares = {n: v / GOOD_JOINT_RAD for n, v in errors.items() if v is not None}
-    drawn = picture(robot, shares, dict.fromkeys(shares, "position"))
-    return [("", "", _summary(report)), ("Which joints", f"Position RMSE; {GOOD_JOINT_RAD:g} rad is good.", drawn)]
-
-
 def write_html(path: Path, result: Parity) -> None:
     """Write the page."""
     report = result.report
@@ -317,7 +196,8 @@ def write_html(path: Path, result: Parity) -> None:
     has_imu = bool(np.isfinite(result.log.quat_wxyz[result.log.run]).any())
     said = "What the simulation does with the same commands, many times over, each with another draw."
     sections = (
-        *_top(result),
+        ("", "", verdict(result.judgement)),
+        ("Which joints, and which layer", "", overview(result.robot, result.judgement)),
         ("The joints that differ most", "", _overlays(result)),
         *([("Is reality inside the band?", said, band_charts(bands))] if bands else []),
         (
@@ -340,9 +220,10 @@ def write_html(path: Path, result: Parity) -> None:
     )
     ticks, length = report["loop"]["ticks"], report["loop"]["duration_s"]
     title = f"{report['robot']}: measured against simulated"
+    ended = (report["result"] or {}).get("ended", "the log breaks off")
     about = (
-        f"{report['log']}: task {report['task']}, {ticks} ticks, {length:.1f} s, "
-        f"compared with the {report['simulation']} simulation.{incomplete}"
+        f"{report['log']}: task {report['task']}, {ticks} ticks, {length:.1f} s, ended: {ended}. "
+        f"Compared with the {report['simulation']} simulation.{incomplete}"
     )
     path.write_text(page(title, about, sections, STYLE), encoding="utf-8")
 

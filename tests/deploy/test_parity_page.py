@@ -8,6 +8,7 @@ import math
 import re
 import types
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from deploy.parity import words
 from deploy.parity.figure import robot_figure, step
 from deploy.parity.layers import Parity, parity
 from deploy.parity.overview import LogRow
-from deploy.parity.page import summary_lines, write_html, write_many
+from deploy.parity.page import write_html, write_many
 from deploy.parity.report import Cause, Figure, Judgement, Layer, LayerName, Suspect
+from deploy.parity.terminal import judgement_lines
 from robots.load import load_robot
 from tests.browser import assert_readable, look, needs_chromium, text_of
 from tests.deploy.test_other_body import TRUNK, folder
@@ -141,7 +143,7 @@ def test_the_figure_that_tells_most_is_the_worst_and_of_those_the_nearest_to_its
 
 
 def test_the_terminal_has_verdict_suspects_layers_and_joints_in_100_columns():
-    lines = summary_lines({}, judged((STICKY, SLOW), SENSING=3.0, TIMING=None))
+    lines = judgement_lines(judged((STICKY, SLOW), SENSING=3.0, TIMING=None))
     assert max(map(len, lines)) <= 100 and not any("\x1b" in line for line in lines)
     text = "\n".join(lines)
     order = ["SUSPECT FOUND", " 1 Joint right", "takes away 84 %", "ksim excite", " 2 The IMU", "worst joints"]
@@ -153,8 +155,8 @@ def test_the_terminal_has_verdict_suspects_layers_and_joints_in_100_columns():
         "closed loop": "good", "timing": "not told",
     }  # fmt: skip
     assert re.search(r"right_knee_04 +5\.25  actuators\n  left_hip_roll_03 +1\.50", text)
-    painted = summary_lines({}, judged((STICKY, SLOW)), colour=True)
-    assert [re.sub(r"\x1b\[\d+m", "", line) for line in painted] == summary_lines({}, judged((STICKY, SLOW)))
+    painted = judgement_lines(judged((STICKY, SLOW)), colour=True)
+    assert [re.sub(r"\x1b\[\d+m", "", line) for line in painted] == judgement_lines(judged((STICKY, SLOW)))
     assert painted[0].startswith("\x1b[31m")
 
 
@@ -240,10 +242,10 @@ def bands() -> list[Any]:
     return [types.SimpleNamespace(signal=name, unit="rad", inside=inside, **series) for name, inside in names.items()]
 
 
-def page_of(weak: Parity, path: Path, judgement: Judgement | None, **more: Any) -> str:
+def page_of(weak: Parity, path: Path, judgement: Judgement, bands: Sequence[Any] = (), **more: Any) -> str:
     """The page of a run with a judgement."""
-    result = types.SimpleNamespace(log=weak.log, replay=weak.replay, report=weak.report, judgement=judgement, **more)
-    write_html(path / "report.html", result)  # pyright: ignore[reportArgumentType]
+    result = dataclasses.replace(weak, judgement=judgement, bands=tuple(bands), **more)
+    write_html(path / "report.html", result)
     return (path / "report.html").read_text(encoding="utf-8")
 
 
@@ -268,13 +270,6 @@ def test_a_log_without_an_imu_has_no_empty_charts_of_it(weak, tmp_path):
     assert "Balance" in page_of(weak, tmp_path, judged()) and "tilt RMSE" in page_of(weak, tmp_path, judged())
     blind = dataclasses.replace(weak, log=log, report=report)
     assert "Balance" not in page_of(blind, tmp_path, judged()) and "tilt RMSE" not in page_of(blind, tmp_path, judged())
-
-
-def test_without_a_judgement_the_page_has_the_report_s_own_rows_and_the_joints(weak, tmp_path):
-    page = page_of(weak, tmp_path, None)
-    assert "Same actions when the policy is replayed" in text_of(page)
-    found = circles(svg_of(page[page.index('<svg class="robot"') : page.index("</svg>", page.index("robot")) + 6]))
-    assert {colour for *_, colour in found.values()} - {"h-"}
 
 
 def test_a_robot_that_is_not_here_leaves_the_rest_of_the_page(weak, tmp_path):

@@ -1,34 +1,12 @@
-"""Charts and the summary of a parity report."""
+"""The charts of every report."""
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from typing import Any
 
 import numpy as np
-import pytest
 
-from deploy.parity.page import summary_lines, verdicts
 from toolkit.charts import Chart, bars_by_name, histogram, nice_ticks
-
-
-def delay(estimated_s: float | None, outside_s: float | None) -> dict[str, object]:
-    return {"trained_s": [0.005, 0.04], "estimated_s": estimated_s, "outside_s": outside_s}
-
-
-def figures(**changes: Any) -> dict[str, Any]:
-    """A report with nothing to complain about."""
-    report = {
-        "policy_replay_error_max": 0.0,
-        "joint_position_rmse_rad": 0.01,
-        "joint_velocity_rmse_rad_s": 0.1,
-        "base_tilt_rmse_rad": 0.01,
-        "delay_s": delay(0.012, 0.0),
-        "loop": {"duration_s": 20.0, "ticks": 1000, "overruns": 0, "skipped": 0, "period_error_p99_ms": 0.3},
-        "safety": {"ticks_with_intervention": 9, "ticks_with_other_than_torque": 0},
-        "result": {"ended": "completed"},
-    }
-    return report | changes
 
 
 def test_ticks_are_round_numbers_inside_the_range() -> None:
@@ -88,30 +66,6 @@ def test_a_histogram_counts_every_finite_value_even_when_all_are_equal() -> None
         counts = [int((t.text or "").split()[0]) for t in root.iter("title")]
         assert sum(counts) == 200
     assert "nothing measured" in histogram(np.full(3, np.nan), "x")
-
-
-def test_a_good_run_has_only_good_marks() -> None:
-    assert {v.mark for v in verdicts(figures())} == {"good"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "what", "mark"),
-    [
-        ({"policy_replay_error_max": 2e-5}, "Same actions", "look"),
-        ({"policy_replay_error_max": None}, "Same actions", "none"),
-        ({"joint_position_rmse_rad": 0.2}, "Joint position", "bad"),
-        ({"delay_s": delay(0.06, 0.02)}, "Delay", "bad"),
-        ({"delay_s": delay(0.045, 0.005)}, "Delay", "look"),
-        ({"delay_s": delay(None, None)}, "Delay", "none"),
-        ({"result": None}, "How the run ended", "bad"),
-        ({"result": {"ended": "fall"}}, "How the run ended", "bad"),
-        ({"safety": {"ticks_with_other_than_torque": 3}}, "Ticks in which safety", "look"),
-    ],
-)
-def test_what_is_not_good_is_marked(changes: dict[str, Any], what: str, mark: str) -> None:
-    row = next(v for v in verdicts(figures(**changes)) if v.what.startswith(what))
-    assert row.mark == mark
-    assert len(summary_lines(figures(**changes))) == len(verdicts(figures()))
 
 
 def test_a_histogram_takes_values_that_differ_by_rounding_alone() -> None:
