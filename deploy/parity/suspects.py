@@ -158,13 +158,18 @@ def _gains(lab: Lab, base: Difference, at: int | None, *, damping: bool = True) 
 def _everywhere(lab: Lab, base: Difference, *, free: bool, delay_matters: Callable[[float], bool]) -> list[Idea]:
     """What is of the whole robot."""
     assumed = lab.simulation.action_latency_s + lab.simulation.observation_latency_s + base.extra_s
+
+    def extra_s(size: float) -> float:
+        """No delay in all is the least."""
+        return base.extra_s + max(size, -assumed)
+
     delay = Idea(
         cause=Cause.DELAY,
         unit="s",
-        put=lambda size: dataclasses.replace(base, extra_s=base.extra_s + size),
+        put=lambda size: dataclasses.replace(base, extra_s=extra_s(size)),
         sizes=tuple(v for v in (-0.04, -0.02, -0.01, 0.01, 0.02, 0.04) if v > -assumed - 0.001),
-        value=lambda size: base.extra_s + size,
-        matters=lambda size: delay_matters(base.extra_s + size),
+        value=extra_s,
+        matters=lambda size: delay_matters(extra_s(size)),
     )
     ideas = [delay, _gains(lab, base, None), _gains(lab, base, None, damping=False)]
     if free:
