@@ -23,14 +23,14 @@ from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality
 
 # A difference is named if it takes away this share of the misfit, by so many standard errors over the windows.
-SHARE_MIN, SURE_MIN = 0.05, 3.0
+SHARE_MIN, SURE_MIN = 0.06, 3.0
 # And if it is of a size that matters; what is smaller is put into the simulation without a word.
 GAIN_MIN = math.log(1.15)
 DELAY_MIN_S, DELAY_OUTSIDE_S = 0.012, 0.008
 MASS_MIN = 0.05
 STICKY_MIN_NM, STICKY_MIN = 0.4, 0.01
 RANGE_RAD, DISTINCT_RAD = 0.1, 0.02
-PLAY_MIN_RAD = 0.015
+PLAY_MIN_RAD = 0.02
 SPRING_MAX = 3.0
 OFFSET_MIN_RAD = 0.03
 # Fewer windows than this tell nothing.
