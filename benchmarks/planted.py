@@ -175,6 +175,18 @@ OTHERS = (
         reality={"joints": {"kp_scale": {KNEE: 0.7}, "kd_scale": {KNEE: 0.7}}},
     ),
     Planted(
+        what="gains 30 % off, training's delay assumed",
+        cause=Cause.GAINS,
+        reality={"joints": {"kp_scale": 0.7, "kd_scale": 0.7}},
+        simulation="assumed",
+    ),
+    Planted(
+        what="a 20 Hz IMU and a soft ankle",
+        cause=Cause.IMU_RATE,
+        places=("imu",),
+        reality={"sensors": {"imu": {"rate_hz": 20}}, "joints": {"stiffness_nm_rad": {ANKLE: 35.0}}},
+    ),
+    Planted(
         what="measured columns swapped", cause=Cause.JOINTS_SWAPPED, places=(KNEE, ANKLE), wired=("swap", KNEE, ANKLE)
     ),
     Planted(what="a measured column's sign", cause=Cause.JOINT_INVERTED, places=(KNEE,), wired=("sign", KNEE)),

@@ -23,14 +23,14 @@ from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality
 
 # A difference is named if it takes away this share of the misfit, by so many standard errors over the windows.
-SHARE_MIN, SURE_MIN = 0.05, 3.0
+SHARE_MIN, SURE_MIN = 0.06, 3.0
 # And if it is of a size that matters; what is smaller is put into the simulation without a word.
 GAIN_MIN = math.log(1.15)
 DELAY_MIN_S, DELAY_OUTSIDE_S = 0.012, 0.008
 MASS_MIN = 0.05
 STICKY_MIN_NM, STICKY_MIN = 0.4, 0.01
 RANGE_RAD, DISTINCT_RAD = 0.1, 0.02
-PLAY_MIN_RAD = 0.015
+PLAY_MIN_RAD = 0.02
 SPRING_MAX = 3.0
 OFFSET_MIN_RAD = 0.03
 # Fewer windows than this tell nothing.
@@ -158,13 +158,18 @@ def _gains(lab: Lab, base: Difference, at: int | None, *, damping: bool = True) 
 def _everywhere(lab: Lab, base: Difference, *, free: bool, delay_matters: Callable[[float], bool]) -> list[Idea]:
     """What is of the whole robot."""
     assumed = lab.simulation.action_latency_s + lab.simulation.observation_latency_s + base.extra_s
+
+    def extra_s(size: float) -> float:
+        """No delay in all is the least."""
+        return base.extra_s + max(size, -assumed)
+
     delay = Idea(
         cause=Cause.DELAY,
         unit="s",
-        put=lambda size: dataclasses.replace(base, extra_s=base.extra_s + size),
+        put=lambda size: dataclasses.replace(base, extra_s=extra_s(size)),
         sizes=tuple(v for v in (-0.04, -0.02, -0.01, 0.01, 0.02, 0.04) if v > -assumed - 0.001),
-        value=lambda size: base.extra_s + size,
-        matters=lambda size: delay_matters(base.extra_s + size),
+        value=extra_s,
+        matters=lambda size: delay_matters(extra_s(size)),
     )
     ideas = [delay, _gains(lab, base, None), _gains(lab, base, None, damping=False)]
     if free:
