@@ -3,12 +3,10 @@
     python benchmarks/sysid.py --draws 10
 
 The K-Bot's left leg; the other limbs are rigid, as all take long (--limbs names others). Each draw has its own
-stiffness, damping, friction, rotor inertia and zero of each joint, play of the ankle, and a delay. The base is fixed to the
-world by the model, not held by rewriting its place, which would damp all joints. The twin is excited as `ksim excite`
-does it: steps, a chirp, a multisine and slow sweeps both ways, 50 commands a second, each row with the state just
-before its command. The fit starts from the nominal robot and knows nothing of the draw.
-
-Below each draw: the error of each joint, and the error over the width of its interval: 0.5 is its end.
+stiffness, damping, friction, rotor inertia and zero of each joint, its play of the ankle, and its delay. The base is
+fixed to the world by the model, not held by rewriting its place, which would damp all joints. The twin is excited as
+`ksim excite` does it: steps, a chirp, a multisine and slow sweeps both ways, 50 commands a second, each row with the
+state just before its command. The fit starts from the nominal robot and knows nothing of the draw.
 """
 
 from __future__ import annotations
