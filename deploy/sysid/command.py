@@ -232,7 +232,7 @@ def calibrate(
     problem = Problem(simulator(seen), start, kinds, scale, whole=whole)
     if begin is None and kept.get("first") is None:
         short = simulator([_cut(m, FIRST_S) for m in seen], step_s=max(FIRST_STEP_S, timestep_s))
-        begin = first_guess(Problem(short, start, kinds, scale), say)
+        begin = first_guess(Problem(short, start, kinds, scale, whole=whole), say)
         x = problem.vector(begin)
         kept.put("first", Search(x=x, damping=np.full(len(x), DAMPING)))
     # where another search follows, this one need not be exact

@@ -31,6 +31,8 @@ SMALL_RAD_S = 0.001
 NEAR_M = 0.02
 # Once a step leaves more of the cost than this, slopes are taken from both sides.
 ROUGH = 0.5
+# A step along an axis of the valley changes this share of the cost.
+FELT = 0.05
 # What grows with a motor's stiffness where the whole motor is stronger.
 SCALED = ("kd", "friction", "stiction", "damping", "armature", "torque_limit")
 # Dampings that are tried side by side, as factors on the one before.
@@ -135,6 +137,7 @@ class Problem:
         self.place = np.array([int(np.sum(limb[:j] == limb[j])) for j in range(self.joints)])
         # where the arm touches the plane, each joint moves all
         self.touching: set[str] = {m.name for m in simulator.motions} if whole or self.limbs > 1 else set()
+        self.exact = len(self.touching) == len(simulator.motions)
         for m in simulator.motions if simulator.floor >= 0 else ():
             height = lowest(simulator, m.position[::10] - start.offset)
             if np.mean(height < start.plane_m + NEAR_M) > 0.01:
@@ -291,6 +294,46 @@ class Problem:
                     out[np.ix_(rows, caused, [i])] = (apart[:, caused] / step[i])[..., None]
         return out.reshape(residual.size, len(x)) @ np.linalg.inv(mix)
 
+    def axes(self, x: np.ndarray, residual: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+        """Steps along the axes of each limb's valley, in columns (n, n): far along it, near across, felt alike.
+
+        One variable moved alone climbs out of the valley; a joint that sticks then hides the rest in roughness.
+        """
+        hessian, stride = jacobian.T @ jacobian, self.strides(x)
+        size = np.sqrt(np.diag(hessian) + 1e-9 * np.diag(hessian).max() + 1e-12)
+        # a perfect fit has no cost, and steps must be something
+        cost = np.sum(residual.reshape(-1, self.joints) ** 2, axis=0) + 1e-9 * len(residual)
+        unit, out = self.units(), np.zeros((len(x), len(x)))
+        for which in np.unique(unit):
+            own = np.flatnonzero(unit == which)
+            wide, turned = np.linalg.eigh(hessian[np.ix_(own, own)] / np.outer(size[own], size[own]))
+            mine = cost[self.simulator.limb == which].sum() if which >= 0 else cost.sum()
+            axis = turned * np.sqrt(FELT * mine / np.maximum(wide, 1e-9)) / size[own][:, None]
+            out[np.ix_(own, own)] = axis / np.maximum(1.0, np.abs(axis / (0.3 * stride[own])[:, None]).max(axis=0))
+        return out
+
+    def units(self) -> np.ndarray:
+        """The limb of each search variable, (n,); -1, -2 ... for those that are shared."""
+        owner = self.owners()
+        limb = np.append(self.simulator.limb, -1)[owner]
+        return np.where(limb < 0, -1 - np.cumsum(owner == self.joints), limb)
+
+    def along(self, x: np.ndarray, axes: np.ndarray) -> np.ndarray:
+        """Slopes, (residuals, n), from both sides along `axes`; one axis of each limb at a time."""
+        unit = self.units()
+        place = np.array([int(np.sum(unit[:i] == unit[i])) for i in range(len(x))])
+        # those that are shared move all: each goes alone
+        groups = [np.flatnonzero((place == k) & (unit >= 0)) for k in range(int(place.max()) + 1)]
+        groups = [g for g in groups if g.size] + [np.array([i]) for i in np.flatnonzero(unit < 0)]
+        moved = [self.parameters(x + side * axes[:, g].sum(axis=1)) for g in groups for side in (1, -1)]
+        there = self.errors(moved)
+        out = np.zeros((*there.shape[1:], len(x)))
+        for g, apart in zip(groups, 0.5 * (there[::2] - there[1::2]), strict=True):
+            for i in g:
+                caused = self.simulator.limb == unit[i] if unit[i] >= 0 else np.ones(self.joints, dtype=bool)
+                out[:, caused, i] = apart[:, caused]
+        return out.reshape(-1, len(x)) @ np.linalg.inv(axes)
+
 
 def rmse(simulator: Simulator, p: Parameters) -> dict[str, np.ndarray]:
     """RMSE of each joint by motion, (joints,) [rad]; rows that do not count are left out, absent joints are NaN."""
@@ -355,19 +398,21 @@ def first_guess(problem: Problem, say: Callable[[str], None] = lambda _: None) -
         p.replace(kp=p.kp / down, kd=np.minimum(p.kp / down * lag, damped), friction=p.friction * more)
         for down in (1, 3, 10, 30, 100)
         for lag in (0.02, 0.06, 0.15)
-        for more in (1, 4)
+        for more in ((1, 4) if problem.exact else (1,))
     ]
-    grid += [p, p.replace(friction=4 * p.friction)]
+    grid += [p, p.replace(friction=4 * p.friction)] if problem.exact else [p]
     p = p.replace(**pick(grid, best(grid), ("kp", "kd", "friction")))
-    for friction, finer in (((0.3, 1, 2, 4, 8), (0.5, 0.7, 1.0, 1.4, 2.0)), ((0.3, 0.6, 1, 1.6, 3), (0.8, 1.0, 1.25))):
+    rounds = [((0.3, 1, 2, 4, 8), (0.5, 0.7, 1.0, 1.4, 2.0)), ((0.3, 0.6, 1, 1.6, 3), (0.8, 1.0, 1.25))]
+    # without exact slopes more of it led an arm astray: the valley's end that looks best is not the one to begin at
+    for friction, finer in rounds if problem.exact else rounds[:1]:
         grid = [p.replace(friction=p.friction * f) for f in friction]
         p = p.replace(**pick(grid, best(grid), ("friction",)))
         grid = [p.replace(kp=p.kp * a, kd=np.minimum(p.kd * b, damped)) for a in finer for b in finer]
         p = p.replace(**pick(grid, best(grid), ("kp", "kd")))
-        # the whole motor
-        motor = ("kp", "kd", "friction", "armature")
-        grid = [p.replace(**{n: getattr(p, n) * s for n in motor}) for s in (0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)]
-        p = p.replace(**pick(grid, best(grid), motor))
+        if problem.exact:
+            motor = ("kp", "kd", "friction", "armature")
+            grid = [p.replace(**{n: getattr(p, n) * s for n in motor}) for s in (0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)]
+            p = p.replace(**pick(grid, best(grid), motor))
     # at zero the search would not feel them
     if "stiction" in problem.kinds:
         p = p.replace(friction=0.8 * p.friction, stiction=0.5 * p.friction)
@@ -455,8 +500,13 @@ def solve(
     x, damping, costs, done = begin.x, begin.damping, list(begin.cost), begin.done
     residual = problem.residual(x)[:, 0]
     costs = costs or [float(residual @ residual)]
+
+    def slopes(rough: bool) -> np.ndarray:
+        near = problem.jacobian(x, residual, central=rough and not problem.exact)
+        return problem.along(x, problem.axes(x, residual, near)) if rough and problem.exact else near
+
     central = done or (len(costs) > 1 and costs[-1] > ROUGH * costs[-2])
-    jacobian = problem.jacobian(x, residual, central=central)
+    jacobian = slopes(central)
     limb = problem.simulator.limb
 
     def by_joint(residuals: np.ndarray) -> np.ndarray:
@@ -503,14 +553,15 @@ def solve(
             damping = damping if done else damping * 30
             costs.append(costs[-1])
             if not central:
-                central, jacobian = True, problem.jacobian(x, residual, central=True)
+                central = True
+                jacobian = slopes(True)
         else:
             moved = float(np.max(np.abs(candidates[:, won] - x) / stride))
             x, residual = candidates[:, won], ends[:, won]
             costs.append(float(cost[won]))
             done = costs[-2] - costs[-1] < enough * costs[-2] or moved < 1e-3
             central = done or costs[-1] > ROUGH * costs[-2]
-            jacobian = problem.jacobian(x, residual, central=central)
+            jacobian = slopes(central)
         keep(Search(x=x, damping=damping, cost=tuple(costs), done=done))
     return Fit(
         parameters=problem.parameters(x),

@@ -376,13 +376,19 @@ def test_a_floating_robot_is_refused_unless_its_base_was_held_and_then_moves_as_
     np.testing.assert_allclose(shown, np.hstack([motion.position, motion.velocity]), atol=1e-6)
     # one joint of each arm is moved at a time, and the slopes are those of moving each alone
     ones = {motion.name: np.ones(4)}
-    problem = Problem(simulator, published, ("kd", "delay_s"), ones, speed_scale=ones)
+    late = published.replace(kp=0.8 * published.kp, delay_s=0.004)
+    problem = Problem(simulator, late, ("kd", "delay_s"), ones, speed_scale=ones)
     assert [list(group) for group in problem.together(True)] == [[0, 2], [1, 3], [4]]
-    x = problem.vector(published)
+    x = problem.vector(late)
     here = problem.residual(x)
     steps = x[:, None] + np.diag(problem.steps(x))
     alone = (problem.residual(steps) - here) / problem.steps(x)
-    np.testing.assert_allclose(problem.jacobian(x, here[:, 0]), alone, atol=1e-6)
+    slopes = problem.jacobian(x, here[:, 0])
+    np.testing.assert_allclose(slopes, alone, atol=1e-6)
+    # and so are those along the axes of each arm's valley
+    axes = problem.axes(x, here[:, 0], slopes)
+    assert (axes[np.ix_([0, 1], [2, 3, 4])] == 0).all()
+    assert np.linalg.norm(problem.along(x, axes) - alone) < 0.1 * np.linalg.norm(alone)
 
 
 def test_a_fit_that_was_broken_off_goes_on_to_the_same_end(tmp_path, arm):
