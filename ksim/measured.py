@@ -61,6 +61,12 @@ class MeasuredRobot(Term):
     def fields(self) -> tuple[str, ...]:
         return ("dof_armature",) if self.armature else ()
 
+    def __str__(self) -> str:
+        """What it holds, in a line."""
+        tables = {name: value for name, value in vars(self).items() if isinstance(value, dict) and value}
+        held = ", ".join(f"{name} of {len(table)}" for name, table in tables.items())
+        return f"calibration {self.source[:12]} of {self.robot}: {held or 'no figure of any'} joints"
+
     def apply(self, params: PhysicsParams, scene: Scene) -> PhysicsParams:
         """The parameters with what was measured; of one robot, before anything is drawn.
 

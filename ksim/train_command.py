@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         with importing("train"):
             from ksim.calibration import from_calibration
         config = from_calibration(config, args.calibration)
+        print(f"trains on {config.calibration}; other figures as described", file=sys.stderr, flush=True)
     out = Path(args.out or f"runs/{config.task}-seed{config.seed}")
     if args.resume and (out / "last.ckpt").exists():
         config = _resumed(config, out / "last.ckpt")

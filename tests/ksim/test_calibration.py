@@ -139,7 +139,9 @@ def test_a_calibrated_run_trains_and_holds_all_of_it_and_its_bundle_commands_the
     file, out = tmp_path / "tiny.yaml", tmp_path / "run"
     file.write_text(yaml.safe_dump(small.to_dict()))
     assert main(["--config", str(file), "--out", str(out), "--calibration", str(path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["updates"] == 2
+    told = capsys.readouterr()
+    assert json.loads(told.out)["updates"] == 2
+    assert f"trains on calibration {calibration().digest[:12]} of kbot: kp of 1, kd of 1, " in told.err
     written = load_config(out / "config.yaml")
     assert written == dataclasses.replace(measured, run=small.run)
     assert written.calibration.source == calibration().digest
