@@ -65,6 +65,21 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             f"--distributed: {' '.join(str(error).split())[:200]}; expected to run under SLURM or Kubernetes, or with "
             "--coordinator HOST:PORT --processes N --process I"
         ) from error
+    with _nothing_on_stdout():
+        World.here().wait()
+
+
+@contextlib.contextmanager
+def _nothing_on_stdout() -> Iterator[None]:
+    """The library that connects the processes says so on stdout, where a program may read our answer."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,11 @@ def command(robot):
 
 
 def start(command, out, *more, devices=1):
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # these processes compile more than they compute
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    }
     return subprocess.Popen(
         [*command, "--out", str(out), *more],
         stdout=subprocess.PIPE,
