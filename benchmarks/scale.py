@@ -117,9 +117,8 @@ def main() -> None:
     took = _measure_reduce(args.processes, size)
     update = 1e3 * args.processes * ENVS * 24 / many
     share = took * reductions / update
-    print(
-        f"a mean of {size:,} float32 over the processes: {took:.2f} ms; {reductions} an update of {update:.0f} ms: {share:.1%}"
-    )
+    print(f"a mean of {size:,} float32 over the processes: {took:.2f} ms")
+    print(f"{reductions} of them in an update of {update:.0f} ms: {share:.1%}")
 
 
 if __name__ == "__main__":
