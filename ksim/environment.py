@@ -357,14 +357,14 @@ class Environment:
         """Fresh environments.
 
         Args:
-            key: of all that is random.
+            key: of all that is random; or one for each environment, (E,).
             stagger: their clocks start at random times, as in a long run.
             level: the curriculum's, 0 to 1, see ksim/curriculum.py.
             alter: changes what was drawn for these episodes, before they begin; later ones are drawn as ever.
         """
         at = jnp.asarray(level, jnp.float32)
         # the same compiled function as for a renewal, with everything renewed
-        keys = jax.random.split(key, self.envs)
+        keys = key if jnp.ndim(key) else jax.random.split(key, self.envs)
         shapes = jax.eval_shape(jax.vmap(self._fresh, in_axes=(0, None, None)), keys, False, at)[:2]
         blank = jax.tree.map(
             lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0]._replace(key=(), episode_key=()), shapes[1])

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,17 @@ from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint
 from ksim.learning.description import described
 from ksim.learning.trainer import Progress, Trainer
-from ksim.metrics import Metrics, seconds_until
+from ksim.learning.world import World, together
+from ksim.metrics import Metrics, NoMetrics, seconds_until
 from robots.understood import understood
 from toolkit.cli import stop
+from toolkit.errors import ToolkitError
 from toolkit.files import locked, remove_parts
 
 # what a result says of a key of `run` that ended it
 _STOPPED = {"stop_at_survival": "survival"}
+# what `_ended` may say
+_ENDS = ("", "stop_at_survival", "total_steps", "max_minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,15 +157,38 @@ def train(
         Interrupted: a signal came before the first update, or a second one.
     """
     described({"config": config.to_dict()})  # what no checkpoint can say would lose the run at its first
+    world = World.here()
+    start = None if resume or init is None else checkpoint.Start.read(init)
+    if world.processes == 1:
+        with _alone(out, resume), _Interrupt() as interrupt:
+            done = _finished(config, out, say) if resume else None
+            return done or _train(config, out, resume, start, report, say, interrupt, world)
+    with together(out), contextlib.ExitStack() as held, _Interrupt() as interrupt:
+        refused, done = None, None
+        try:
+            if world.first:
+                held.enter_context(_alone(out, resume))
+                done = _finished(config, out, say) if resume else None
+        except ToolkitError as error:
+            refused = error
+        if world.agreed(refused is not None):
+            raise refused or TrainingError("process 0 of this run refuses to begin; it says why")
+        if world.agreed(done is not None):
+            finished = done or _finished(config, out, None)
+            assert finished is not None
+            return finished
+        quiet = (report, say) if world.first else (None, None)
+        return _train(config, out, resume, start, *quiet, interrupt, world)
+
+
+@contextlib.contextmanager
+def _alone(out: Path, resume: bool) -> Iterator[None]:
+    """The folder is fit for a run, and nobody else's while it lasts."""
     # asked before the folder is made, and again when nobody else can write there
     _check_folder(out, resume)
-    start = None if resume or init is None else checkpoint.Start.read(init)
-    with locked(out, "training"), _Interrupt() as interrupt:
+    with locked(out, "training"):
         _check_folder(out, resume)
-        done = _finished(config, out, say) if resume else None
-        if done is not None:
-            return done
-        return _train(config, out, resume, start, report, say, interrupt)
+        yield
 
 
 def _train(
@@ -172,15 +199,17 @@ def _train(
     report: Callable[[Progress, dict[str, float], float], None] | None,
     say: Callable[[str], None] | None,
     interrupt: _Interrupt,
+    world: World,
 ) -> TrainResult:
     last, final = out / "last.ckpt", out / "model.ckpt"
     began = time.monotonic()
-    trainer = Trainer(config)
+    trainer = Trainer(config, world=world)
     if say is not None:
         with contextlib.suppress(OSError):
             say(understood(trainer.env.scene.built))
     if resume:
-        remove_parts(out, "last.ckpt", "model.ckpt", "metrics.jsonl", "config.yaml")
+        if world.first:
+            remove_parts(out, "last.ckpt", "model.ckpt", "metrics.jsonl", "config.yaml")
         try:
             learner, batch, progress = trainer.restore(last)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -190,8 +219,8 @@ def _train(
         learner, batch, progress = trainer.start_from(start)
     else:
         learner, batch, progress = trainer.start()
-    stopped, recent = "total_steps", deque(maxlen=20)
-    with Metrics(out, config, since_step=progress.steps) as metrics:
+    stopped, signum, recent = "total_steps", 0, deque(maxlen=20)
+    with Metrics(out, config, since_step=progress.steps) if world.first else NoMetrics() as metrics:
         interrupt.updating = True
         while progress.steps < config.run.total_steps:
             tick = time.monotonic()
@@ -206,9 +235,11 @@ def _train(
                     report(progress, figures, seconds)
             if progress.updates % config.run.save_every_updates == 0:
                 trainer.save(last, learner, batch, progress)
-            ended = _ended(config, progress, seconds)
-            if interrupt.asked and ended != "stop_at_survival":
-                stopped = "interrupted"
+            # clocks differ between processes, and a signal comes to one: they end together
+            asked = world.agreed(interrupt.asked)
+            ended = _ENDS[world.agreed(_ENDS.index(_ended(config, progress, seconds)) if world.first else 0)]
+            if asked and ended != "stop_at_survival":
+                stopped, signum = "interrupted", asked
                 break
             if ended:
                 stopped = _STOPPED.get(ended, ended)
@@ -222,7 +253,7 @@ def _train(
         seconds=metrics.seconds_before + time.monotonic() - began,
         survival=progress.survival,
         stopped=stopped,
-        signum=interrupt.asked if stopped == "interrupted" else 0,
+        signum=signum,
     )
 
 

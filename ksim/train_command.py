@@ -33,6 +33,19 @@ class TrainOptions(KsimOptions):
         str | None, Option("train on the robot that ksim sysid measured: its calibration.yaml", metavar="FILE")
     ] = None
     json: Annotated[bool, Option("print the result as one JSON object on stdout")] = False
+    distributed: Annotated[
+        bool, Option("one of several processes that train together; SLURM and Kubernetes tell it which")
+    ] = False
+    coordinator: Annotated[
+        str | None, Option("elsewhere: where process 0 is, the same for all processes", metavar="HOST:PORT")
+    ] = None
+    processes: Annotated[int | None, Option("how many processes there are", metavar="N")] = None
+    process: Annotated[int | None, Option("the number of this one, from 0", metavar="I")] = None
+
+    def check(self) -> None:
+        given = [k for k in ("coordinator", "processes", "process") if getattr(self, k) is not None]
+        key = (given or ["process"])[0]
+        self.require(self.distributed or not given, key, getattr(self, key), "--distributed too")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,10 +58,13 @@ def main(argv: list[str] | None = None) -> int:
         "ksim train --config configs/kbot_stand.yaml --out runs/stand --set seed=1",
     )
     with importing("train"):
+        from ksim.learning import world
         from ksim.load import load_config
         from ksim.progress import TrainingBar
         from ksim.train import train
 
+    if args.distributed:
+        world.join(args.coordinator, args.processes, args.process)
     config = load_config(args.config, args.set)
     if args.calibration is not None:
         with importing("train"):
@@ -71,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
         if result is None:
             raise  # else it is the bar's: the terminal is gone, the run is saved
     assert result is not None
+    if args.distributed and not world.World.here().first:
+        return 128 + result.signum if result.signum else 0
     if not result.signum:
         _tell(result, out, args.json)
         return 0

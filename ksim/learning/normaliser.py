@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ksim.learning.world import moments, total
+
 # Added to the variance: an input that hardly moves is raised a hundredfold at most.
 FLOOR = 1e-4
 
@@ -33,15 +35,16 @@ class Normaliser(eqx.Module):
         """Normalised."""
         return (x - self.mean) * jax.lax.rsqrt(self.variance + FLOOR)
 
-    def update(self, x: Float[Array, "*batch size"]) -> Normaliser:
-        """With one more batch taken in.
+    def update(self, x: Float[Array, "*batch size"], spread: bool = False) -> Normaliser:
+        """With one more batch taken in; `spread`: it is one device's share of it.
 
         Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances".
         """
         rows = x.reshape(-1, x.shape[-1])
-        n = jnp.asarray(len(rows), jnp.float32)
-        total = self.count + n
-        mean, variance = jnp.mean(rows, axis=0), jnp.var(rows, axis=0)
+        n = total(jnp.asarray(len(rows), jnp.float32), spread)
+        count = self.count + n
+        mean, deviation = moments(rows, 0, spread)
+        variance = deviation**2
         apart = mean - self.mean
-        variance = (self.variance * self.count + variance * n + apart**2 * self.count * n / total) / total
-        return Normaliser(self.mean + apart * n / total, variance, total)
+        variance = (self.variance * self.count + variance * n + apart**2 * self.count * n / count) / count
+        return Normaliser(self.mean + apart * n / count, variance, count)

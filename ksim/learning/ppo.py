@@ -19,6 +19,7 @@ from ksim.curriculum import factor
 from ksim.learning.nets import linear
 from ksim.learning.policy import Model
 from ksim.learning.symmetry import NetMirror
+from ksim.learning.world import AXIS, everywhere, moments
 
 
 class Rollout(NamedTuple):
@@ -70,15 +71,15 @@ class ValueScale(NamedTuple):
         std = jnp.sqrt(jnp.maximum(self.square / weight - mean**2, 1e-4))
         return mean, jnp.where(self.weight > 0, std, 1.0)
 
-    def update(self, returns: Array, rate: float = 0.02) -> ValueScale:
+    def update(self, returns: Array, rate: float = 0.02, spread: bool = False) -> ValueScale:
         """Exponential averages, debiased by their weight."""
 
         def average(old: Array, new: Array) -> Array:
             return (1.0 - rate) * old + rate * new
 
         return ValueScale(
-            average(self.mean, jnp.mean(returns)),
-            average(self.square, jnp.mean(returns**2)),
+            average(self.mean, everywhere(jnp.mean(returns), spread)),
+            average(self.square, everywhere(jnp.mean(returns**2), spread)),
             average(self.weight, jnp.ones(())),
         )
 
@@ -136,7 +137,12 @@ class Batch(NamedTuple):
 
 
 def loss(
-    model: Model, batch: Batch, config: PpoConfig, mirror: NetMirror | None = None, level: Any = 1.0
+    model: Model,
+    batch: Batch,
+    config: PpoConfig,
+    mirror: NetMirror | None = None,
+    level: Any = 1.0,
+    spread: bool = False,
 ) -> tuple[Array, dict[str, Array]]:
     """Clipped surrogate, squared value error in normalised units, entropy bonus as at a level of the curriculum.
 
@@ -173,8 +179,8 @@ def loss(
     figures = {"surrogate": surrogate, "value_error": value_error, "entropy": entropy, "kl": kl}
     if model.predictor is not None:
         # each in its own spread, so that 1 is what a guess of the mean would leave
-        spread = jnp.maximum(jnp.std(batch.critic, axis=(0, 1)), 1e-3)
-        seen = (batch.critic - jnp.mean(batch.critic, axis=(0, 1))) / spread
+        middle, width = moments(batch.critic, (0, 1), spread)
+        seen = (batch.critic - middle) / jnp.maximum(width, 1e-3)
         apart = jnp.mean((linear(model.predictor, features) - seen) ** 2, axis=-1)
         figures["predict_error"] = jnp.sum(weight * apart)
         total = total + config.predict * figures["predict_error"]
@@ -196,8 +202,22 @@ def update(
     config: PpoConfig,
     mirror: NetMirror | None = None,
     level: Any = 1.0,
+    spread: bool = False,
 ) -> tuple[Model, Any, Array, ValueScale, tuple[Array, Any], dict[str, Array]]:
     """All epochs of one rollout.
+
+    Args:
+        model: the networks.
+        opt_state: of the optimiser.
+        rate: step size.
+        scale: of the critic's values.
+        rollout: what was collected.
+        key: random key.
+        config: the settings.
+        mirror: of the actor, for `config.symmetry`.
+        level: the curriculum's level.
+        spread: the rollout is one device's share of it, see ksim/learning/world.py: each minibatch is made of as many
+            environments of every device.
 
     Returns:
         (model, optimiser state, step size, value scale, the states of the critic and of the mirrored actor after the
@@ -212,14 +232,15 @@ def update(
     reward = rollout.reward + config.gamma * rollout.timeout * value[:-1]
     advantage = gae(reward, value, rollout.done, config.gamma, config.lam)
     returns = advantage + value[:-1]
-    scale = scale.update(returns)
+    scale = scale.update(returns, spread=spread)
     mean, std = scale.moments()
+    middle, width = moments(advantage, (0, 1), spread)
     batch = Batch(
         observation=rollout.observation,
         critic=rollout.critic[:-1],
         action=rollout.action,
         log_prob=rollout.log_prob,
-        advantage=(advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-6),
+        advantage=(advantage - middle) / (width + 1e-6),
         target=(returns - mean) / std,
         resets=rollout.resets[:-1],
         actor_state=rollout.actor_state,
@@ -227,6 +248,8 @@ def update(
         mirror_state=rollout.mirror_state,
     )
     envs = reward.shape[1]
+    if spread:
+        key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
     groups = jnp.concatenate([jax.random.permutation(k, envs) for k in jax.random.split(key, config.epochs)])
     groups = groups.reshape(config.epochs * config.minibatches, -1)
     transform = optimizer(config)
@@ -243,9 +266,9 @@ def update(
         arrays, opt_state = carry
 
         def of_arrays(a: Any) -> Any:
-            return loss(eqx.combine(a, static), pick(ids), config, mirror, level)
+            return loss(eqx.combine(a, static), pick(ids), config, mirror, level, spread)
 
-        (total, figures), gradient = jax.value_and_grad(of_arrays, has_aux=True)(arrays)
+        (total, figures), gradient = everywhere(jax.value_and_grad(of_arrays, has_aux=True)(arrays), spread)
         steps, opt_state = transform.update(gradient, opt_state, arrays)
         steps = eqx.tree_at(lambda m: m.actor, steps, replace_fn=lambda part: jax.tree.map(lambda s: acts * s, part))
         arrays = jax.tree.map(lambda p, s: p - rate * s, arrays, steps)
@@ -261,8 +284,9 @@ def update(
     changed = jnp.where(figures["kl"] < config.target_kl / 1.5, rate * 1.3, changed)
     changed = jnp.clip(changed, config.learning_rate_min, config.learning_rate_max)
     rate = jnp.where(acts > 0, changed, rate)
-    spread = 1.0 - jnp.var(returns - value[:-1]) / (jnp.var(returns) + 1e-8)
-    figures |= {"rate": rate, "explained_variance": spread, "std": jnp.mean(jnp.exp(model.actor.spread))}
+    unexplained, varied = (moments(v, (0, 1), spread)[1] ** 2 for v in (returns - value[:-1], returns))
+    explained = 1.0 - unexplained / (varied + 1e-8)
+    figures |= {"rate": rate, "explained_variance": explained, "std": jnp.mean(jnp.exp(model.actor.spread))}
     model = eqx.combine(arrays, static)
     mirror_state: Any = ()
     if mirror is not None and config.symmetry != "none":
@@ -270,6 +294,6 @@ def update(
         _, mirror_state = model.actor.unroll(seen, rollout.mirror_state, rollout.resets[:-1])
     if model.actor.normaliser is not None:
         # all epochs saw the statistics that the rollout saw; the next rollout sees these
-        seen = model.actor.normaliser.update(rollout.observation)
+        seen = model.actor.normaliser.update(rollout.observation, spread)
         model = eqx.tree_at(lambda m: m.actor.normaliser, model, seen)
     return model, opt_state, rate, scale, (critic_state, mirror_state), figures

@@ -21,6 +21,7 @@ from ksim.environment import Ended, EnvBatch, Environment, make_environment
 from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint, ppo
 from ksim.learning.policy import Model, Policy, make_model, make_policy, mirror_of
+from ksim.learning.world import CUT, LATER_CUT, WHOLE, World, everywhere, total
 from ksim.types import Action, Drive, EnvState, PhysicsParams, PhysicsState, RewardState, Trajectory
 
 # The level stays until the averages are of about half as many episodes as there are environments: those that end first
@@ -73,6 +74,16 @@ class Progress(NamedTuple):
     told: float = 1.0
 
 
+# How a Learner is cut over devices, and what `learn` takes.
+_LEARNER = Learner(
+    **dict.fromkeys(("model", "opt_state", "rate", "scale", "key"), WHOLE),
+    **dict.fromkeys(("carry", "critic_state", "rewards", "returns", "mirror_state"), CUT),
+)
+# What a checkpoint calls all that has a row for each environment.
+_CUT_NAMES = ("world", "physics.", *(f"learner.{k}" for k, v in _LEARNER._asdict().items() if v is CUT))
+_LEARNS = (_LEARNER, LATER_CUT, CUT, LATER_CUT, LATER_CUT, CUT, WHOLE)
+
+
 class Tick(NamedTuple):
     """What one control step leaves for the update, each (E, ...)."""
 
@@ -85,12 +96,13 @@ class Tick(NamedTuple):
 
 
 class Trainer:
-    """One training run over one batch of environments."""
+    """One training run over one batch of environments, which may be spread over devices and processes."""
 
-    def __init__(self, config: Config, environment: Environment | None = None):
+    def __init__(self, config: Config, environment: Environment | None = None, world: World | None = None):
         self.config = config
+        self.world = world or World.here()
         self.started_from: dict[str, Any] | None = None
-        self.env = environment or make_environment(config, config.ppo.envs)
+        self.env = environment or make_environment(config, self.world.local(config.ppo.envs))
         self.robot = self.env.scene.built.spec
         self.mirror = None
         if config.policy.symmetric or config.ppo.symmetry != "none":
@@ -99,6 +111,12 @@ class Trainer:
         self._settle = jax.jit(self.env.settle)
         self._learn = eqx.filter_jit(self.learn)
         self._whole = eqx.filter_jit(self._iterate_mjx)
+        self._spread = self.world.devices > 1
+        # on MJX all of a batch is on the devices; MuJoCo C has each process's own on its host
+        self._on_devices = self._spread and isinstance(self.env.engine, MjxEngine)
+        if self._spread:
+            self._learn_on_all = self.world.spread(self.learn, _LEARNS, (_LEARNER, WHOLE))
+            self._whole_on_all = self.world.spread(self._iterate_mjx, (_LEARNER, CUT, WHOLE), (_LEARNER, CUT, WHOLE))
 
     def policy(self, model: Model) -> Policy:
         """The policy function of a model."""
@@ -106,10 +124,19 @@ class Trainer:
 
     def start(self) -> tuple[Learner, EnvBatch, Progress]:
         """A fresh run from the configuration's seed."""
-        config, envs = self.config, self.config.ppo.envs
+        learner, batch, progress = self._fresh()
+        return *self._placed(learner, batch), progress
+
+    def _placed(self, learner: Learner, batch: EnvBatch) -> tuple[Learner, EnvBatch]:
+        """On all devices, where that is where they live."""
+        return self.world.shared((learner, batch), (_LEARNER, CUT)) if self._on_devices else (learner, batch)
+
+    def _fresh(self) -> tuple[Learner, EnvBatch, Progress]:
+        config, envs = self.config, self.env.envs
         key, model_key, env_key = jax.random.split(jax.random.key(config.seed), 3)
         level = config.curriculum.first_level
-        batch, seen = self.env.reset(env_key, stagger=True, level=level)
+        keys = jax.random.split(env_key, config.ppo.envs)[self.world.rows(config.ppo.envs)]
+        batch, seen = self.env.reset(keys, stagger=True, level=level)
         # compiled as one: op by op its random draws take longer than all of them
         fresh = eqx.filter_jit(make_model)
         model = fresh(self.robot, seen.critic.shape[-1], config, self.mirror, key=model_key)
@@ -134,11 +161,12 @@ class Trainer:
             CheckpointError: its networks do not fit the configuration or the robot.
         """
         found.check(self.robot, self.config)
-        learner, batch, progress = self.start()
+        learner, batch, progress = self._fresh()
         model, scale = found.networks(learner.model, learner.scale, self.config)
         self.started_from = found.origin
         level = progress.level if isinstance(self.config.curriculum, FixedCurriculum) else found.level
-        return learner._replace(model=model, scale=scale), batch, progress._replace(level=level)
+        learner = learner._replace(model=model, scale=scale)
+        return *self._placed(learner, batch), progress._replace(level=level)
 
     def tick(
         self,
@@ -159,13 +187,19 @@ class Trainer:
         observation = jax.vmap(policy.encode)(seen.inputs, phase, last_action)
         mean, state = jax.vmap(policy.actor)(observation, state)
         log_std = policy.actor.spread
-        raw = mean + jnp.exp(log_std) * jax.random.normal(noise_key, mean.shape)
+        raw = mean + jnp.exp(log_std) * self._noise(noise_key, mean)
         target, carry = policy.act(seen.inputs, raw, state, phase, last_target)
         after, drive = self.env.drive(physics, params, before, raw, target, level)
         log_prob = ppo.log_prob(raw, mean, log_std)
         slim = before._replace(key=(), episode_key=(), packets=(), carries={})
         kept = Tick(observation, seen.critic, Action(raw, target), log_prob, env.started, slim)
         return after, drive, carry, key, kept
+
+    def _noise(self, key: Any, like: Any) -> Any:
+        """Of the same environments the same, on however many devices they are."""
+        every = self.config.ppo.envs if self._spread else len(like)
+        noise = jax.random.normal(key, (every, *like.shape[1:]))
+        return self.world.drawn(noise, every, spread=self._on_devices)
 
     def learn(
         self,
@@ -217,11 +251,21 @@ class Trainer:
         )
         key, update_key = jax.random.split(learner.key)
         model, opt_state, rate, scale, states, figures = ppo.update(
-            learner.model, learner.opt_state, learner.rate, learner.scale, rollout, update_key, c, self.mirror, level
+            learner.model,
+            learner.opt_state,
+            learner.rate,
+            learner.scale,
+            rollout,
+            update_key,
+            c,
+            self.mirror,
+            level,
+            self._spread,
         )
         figures |= self._ended(trajectory, sums)
         period = self.config.physics.control_period_s
-        figures |= {f"reward/{name}": jnp.mean(value) / period for name, value in terms.items()}
+        given = everywhere({name: jnp.mean(value) for name, value in terms.items()}, self._spread)
+        figures |= {f"reward/{name}": value / period for name, value in given.items()}
         critic_state, mirror_state = states
         learner = Learner(
             model, opt_state, rate, scale, key, learner.carry, critic_state, rewards, returns, mirror_state
@@ -241,14 +285,16 @@ class Trainer:
         # a clock that started late counts for nothing
         length = jnp.where(trajectory.timeout, 1.0, share)
         kinds = {"length_share": length, "survival": trajectory.timeout, "episode_return": sums, "distance_m": away}
-        return {"ended": jnp.sum(done)} | {f"ended/{k}": jnp.sum(done * v) for k, v in kinds.items()}
+        sums = {"ended": jnp.sum(done)} | {f"ended/{k}": jnp.sum(done * v) for k, v in kinds.items()}
+        return total(sums, self._spread)
 
     def iterate(
         self, learner: Learner, batch: EnvBatch, progress: Progress
     ) -> tuple[Learner, EnvBatch, Progress, dict[str, float]]:
         """One rollout and its update."""
         level = jnp.asarray(progress.level, jnp.float32)
-        run = self._whole if isinstance(self.env.engine, MjxEngine) else self._iterate_mujoco
+        whole = self._whole_on_all if self._on_devices else self._whole
+        run = whole if isinstance(self.env.engine, MjxEngine) else self._iterate_mujoco
         learner, batch, figures = run(learner, batch, level)
         told = {k: float(v) for k, v in jax.device_get(figures).items()}
         if not np.isfinite(told["loss"]):
@@ -280,8 +326,14 @@ class Trainer:
         learner = learner._replace(carry=carry, key=key)
         whole = (jax.tree.map(stacked, *rows) for rows in (ticks, states, ends))
         ticks, states, ends = whole
-        learner, figures = self._learn(learner, ticks, last, states, ends, actor_state, level)
+        rows = (learner, ticks, last, states, ends, actor_state, level)
+        learner, figures = self._learn_spread(rows) if self._spread else self._learn(*rows)
         return learner, EnvBatch(physics, params, env, learner.rewards), figures
+
+    def _learn_spread(self, rows: tuple) -> tuple[Learner, Any]:
+        """As `learn`, of what this process collected and the others did."""
+        learner, figures = self._learn_on_all(*self.world.shared(rows, _LEARNS))
+        return self.world.own(learner), figures
 
     def _iterate_mjx(self, learner: Learner, batch: EnvBatch, level: Any) -> tuple[Learner, EnvBatch, Any]:
         model, engine = learner.model, self.env.engine
@@ -308,7 +360,7 @@ class Trainer:
     def _progress(self, old: Progress, figures: dict[str, float]) -> Progress:
         # about the last 2 E episodes
         count = figures["ended"]
-        weight = 1.0 - (1.0 - 0.5 / self.env.envs) ** count
+        weight = 1.0 - (1.0 - 0.5 / self.config.ppo.envs) ** count
         told = old.told + weight * (1.0 - old.told)
         averages = {}
         for name in ("length_share", "survival", "episode_return", "distance_m"):
@@ -335,15 +387,23 @@ class Trainer:
         }
 
     def save(self, path: Path, learner: Learner, batch: EnvBatch, progress: Progress) -> None:
-        """Write all that `restore` needs."""
-        arrays = checkpoint.model_arrays(learner.model)
-        arrays |= checkpoint.named_leaves(learner._replace(model=None), "learner")
+        """Write all that `restore` needs: of all processes, by the first of them."""
+        if self._on_devices:
+            learner, batch = self.world.own((learner, batch))
+        arrays = checkpoint.named_leaves(learner._replace(model=None), "learner")
         arrays |= checkpoint.named_leaves((batch.params, batch.env), "world")
         arrays |= {f"physics.{k}": v for k, v in self.env.engine.snapshot(batch.physics).items()}
-        checkpoint.write(path, self.meta(learner, progress), arrays)
+        arrays |= self.world.gathered({k: v for k, v in arrays.items() if k.startswith(_CUT_NAMES)})
+        if self.world.first:
+            checkpoint.write(path, self.meta(learner, progress), arrays | checkpoint.model_arrays(learner.model))
+        self.world.wait()  # it is there for all
 
     def save_model(self, path: Path, learner: Learner, progress: Progress) -> None:
         """Write the model, and the scale of its critic's values."""
+        if not self.world.first:
+            return
+        if self._on_devices:
+            learner = self.world.own(learner)
         arrays = checkpoint.model_arrays(learner.model) | checkpoint.named_leaves(learner.scale, "learner.scale")
         checkpoint.write(path, self.meta(learner, progress), arrays)
 
@@ -357,11 +417,14 @@ class Trainer:
         checkpoint.check_finite(path, arrays)
         if meta.get("robot_digest") != self.robot.digest:
             raise CheckpointError(f"{path}: robot {self.robot.name} has changed since; start a new run")
-        learner, batch, _ = self.start()
+        learner, batch, _ = self._fresh()
+        rows = self.world.rows(self.config.ppo.envs)
+        arrays |= {k: v[rows] for k, v in arrays.items() if k.startswith(_CUT_NAMES)}
         model = checkpoint.fill(learner.model, "model", arrays)
         learner = checkpoint.fill(learner._replace(model=None), "learner", arrays)._replace(model=model)
         params, env = checkpoint.fill((batch.params, batch.env), "world", arrays)
         saved = {k.removeprefix("physics."): v for k, v in arrays.items() if k.startswith("physics.")}
         physics = self.env.engine.restore(saved, params)
         self.started_from = meta.get("started_from")
-        return learner, EnvBatch(physics, params, env, learner.rewards), Progress(**meta["progress"])
+        batch = EnvBatch(physics, params, env, learner.rewards)
+        return *self._placed(learner, batch), Progress(**meta["progress"])
