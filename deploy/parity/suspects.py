@@ -419,7 +419,13 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
         base = best.difference
         if best.named:
             # a share of the whole misfit, not of what the ones before have left of it
-            found.append(best.suspect(float(search.misfit.sum()) / whole))
+            new = best.suspect(float(search.misfit.sum()) / whole)
+            same = [i for i, old in enumerate(found) if (old.cause, old.places) == (new.cause, new.places)]
+            if same:  # a little more of what was found: its share counts, its size stays that of the first look
+                i = same[0]
+                found[i] = dataclasses.replace(found[i], explains=min(1.0, found[i].explains + new.explains))
+                continue
+            found.append(new)
             if len(found) == FOUND_MAX:
                 break
     return direct + tuple(found) + after
