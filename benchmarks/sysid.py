@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.sysid.command import calibrate
+from deploy.sysid.calibrate import calibrate
 from deploy.sysid.motion import Motion
 from deploy.twin.plant import Plant
 from deploy.twin.reality import parse_reality
@@ -172,7 +172,7 @@ def main() -> None:
             draw = np.random.default_rng(1000 + number)
             seen = [recorded(k, plant, v) for k, v in excitations(plant.spec, args.seconds, draw).items()]
             nominal = Path(into) / "nominal" / args.robot
-            found = calibrate(nominal, seen, kinds=tuple(truth), iterations=args.iterations, whole=True, threads=1)
+            found = calibrate(nominal, seen, kinds=tuple(truth), iterations=args.iterations, whole=True, say=print)
         for kind, value in truth.items():
             told = [found.delay_s] if kind == "delay_s" else [getattr(j, kind) for j in found.joints.values()]
             if kind == "play":  # of nothing no share can be told

@@ -13,12 +13,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
+from deploy.sysid.kinds import KINDS, Kind
 from deploy.sysid.motion import Motion, SysidError
-from deploy.sysid.simulate import DELAY_MAX_S, Parameters, Simulator
+from deploy.sysid.simulate import Parameters, Simulator
 from deploy.sysid.touch import lowest
 
 # Errors below the sensor's step say nothing: no RMSE counts as less than this in a ratio's denominator [rad].
@@ -42,45 +42,6 @@ DAMPING = 0.1
 # kd * dt / inertia at most: an explicit step carries 2.
 DAMPED = 1.5
 
-
-class Kind(NamedTuple):
-    """A kind of parameter that a fit may find.
-
-    Attributes:
-        unit: of its value.
-        least, greatest: its bounds.
-        step: to the side for slopes; of the logarithm where `log`.
-        log: the search runs over its logarithm.
-        share: it may be nothing, so the search runs over its value; step and stride are shares of the value, or of
-            what is usual for the joint where that is more.
-        shared: one value for all joints.
-    """
-
-    unit: str
-    least: float
-    greatest: float
-    step: float
-    log: bool = True
-    share: bool = False
-    shared: bool = False
-
-
-KINDS = {
-    "kp": Kind("N m/rad", 0.1, 1e5, 0.02),
-    "kd": Kind("N m s/rad", 1e-3, 1e4, 0.03),
-    "friction": Kind("N m", 1e-5, 1e3, 0.05, log=False, share=True),
-    "stiction": Kind("N m", 1e-5, 1e3, 0.1, log=False, share=True),
-    "damping": Kind("N m s/rad", 1e-5, 1e3, 0.05, log=False, share=True),
-    "armature": Kind("kg m^2", 1e-4, 10, 0.05),
-    "velocity_max": Kind("rad/s", 0.5, 1e3, 0.03),
-    "torque_limit": Kind("N m", 0.05, 1e4, 0.03),
-    "play": Kind("rad", 1e-5, 0.5, 0.1, log=False, share=True),
-    "compliance": Kind("rad/(N m)", 1e-5, 1.0, 0.05, log=False, share=True),
-    "offset": Kind("rad", -0.3, 0.3, 0.002, log=False),
-    "delay_s": Kind("s", 0.0, DELAY_MAX_S, 0.001, log=False, shared=True),
-    "plane_m": Kind("m", -10, 10, 0.001, log=False, shared=True),
-    "plane_friction": Kind("1", 0.02, 3.0, 0.1, shared=True),
-}
 
 PER_JOINT = [name for name, kind in KINDS.items() if not kind.shared]
 
@@ -212,7 +173,10 @@ class Problem:
         """What a step of the search is made of, (n, n): its column of a kp takes all of that motor along.
 
         All that a motor does may be larger together, and only the links tell; along that valley the search would crawl.
+        Without exact slopes each variable goes alone: what a whole motor does to the other joints would be left out.
         """
+        if not self.exact:
+            return np.eye(len(x))
         out, p = np.eye(len(x)), self.parameters(x)
         owner, kind = self.owners(), np.repeat(self.kinds, [1 if KINDS[k].shared else self.joints for k in self.kinds])
         along = self.each(lambda name, kind: getattr(p, name) if kind.share else 1.0)

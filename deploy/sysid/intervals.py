@@ -7,7 +7,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from deploy.sysid.fit import KINDS, Fit, Problem
+from deploy.sysid.fit import Fit, Problem
+from deploy.sysid.kinds import KINDS
 
 # Errors of one stretch of this length belong together [s]: a joint that sticks is off for as long as it sticks.
 BLOCK_S = 2.0

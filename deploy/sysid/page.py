@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.sysid.calibration import Calibration, Estimate, MotionScore
-from deploy.sysid.fit import KINDS
+from deploy.sysid.kinds import KINDS
 from deploy.sysid.motion import Motion
 from toolkit.charts import Chart, bars_by_name
 from toolkit.files import atomic_path

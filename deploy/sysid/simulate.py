@@ -27,8 +27,6 @@ from robots.spec import RobotSpec
 
 # Simulations side by side; more take more memory (8 bytes x steps x joints each) and save little time.
 LANES = 48
-# A command may be this late at most [s].
-DELAY_MAX_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,6 +16,7 @@ from deploy.log.imports.mapping import load_map
 from deploy.log.recorder import Recorder
 from deploy.log.tick import Tick
 from deploy.sysid import command
+from deploy.sysid.calibrate import _cut, calibrate
 from deploy.sysid.calibration import CalibrationError, load_calibration, write_calibration
 from deploy.sysid.contacts import Contacts, ContactsError, Plane
 from deploy.sysid.fit import Problem, first_guess, solve
@@ -303,19 +304,19 @@ def test_a_log_of_a_run_is_read_by_name_without_the_ticks_that_have_no_state(tmp
 def test_the_gains_in_force_are_the_published_models_and_must_be_those_of_all_logs(tmp_path, arm):
     robot, heard = load_robot(arm), []
     weak = read_motion(write_log(tmp_path / "weak.mcap", arm, ("shoulder", "elbow"), kp=20), robot)
-    found = command.calibrate(arm, [weak], kinds=("friction",), iterations=1, say=heard.append)
+    found = calibrate(arm, [weak], kinds=("friction",), iterations=1, say=heard.append)
     assert found.joints["elbow"].kp.value == 20
     assert any("gains in the logs are not the robot's: elbow;" in text for text in heard)
     own = read_motion(write_log(tmp_path / "own.mcap", arm, ("shoulder", "elbow")), robot)
     with pytest.raises(SysidError, match="motion own: joint elbow has other gains than in weak"):
-        command.calibrate(arm, [weak, own], kinds=("friction",), say=heard.append)
+        calibrate(arm, [weak, own], kinds=("friction",), say=heard.append)
 
 
 def test_a_joint_that_the_log_does_not_have_stands_at_home_and_does_not_count(tmp_path, arm):
     motion = read_motion(write_log(tmp_path / "run.mcap", arm, ("elbow",)), load_robot(arm))
     assert motion.absent == ("shoulder",)
     assert (motion.position[:, 0] == 0).all()
-    found = command.calibrate(arm, [motion], kinds=("kp", "friction"), iterations=1, say=lambda _: None)
+    found = calibrate(arm, [motion], kinds=("kp", "friction"), iterations=1, say=lambda _: None)
     assert found.joints["shoulder"].kp.value == pytest.approx(60)
     assert not found.joints["shoulder"].kp.known
     assert found.seen["run"].fitted_rad.keys() == {"elbow"}
@@ -396,7 +397,7 @@ def test_a_fit_that_was_broken_off_goes_on_to_the_same_end(tmp_path, arm):
     state, heard = tmp_path / "state.json", []
 
     def fit(say=heard.append, kinds: tuple[str, ...] = ("kp", "kd"), kept: Path | None = state):
-        return command.calibrate(arm, [motion], kinds=kinds, iterations=2, timestep_s=0.004, state=kept, say=say)
+        return calibrate(arm, [motion], kinds=kinds, iterations=2, timestep_s=0.004, state=kept, say=say)
 
     def until(words: str):
         def say(text: str) -> None:
@@ -471,8 +472,8 @@ def test_a_short_fit_of_real_motions_leaves_less_than_half_of_the_published_erro
     contacts = load(Contacts, Path(__file__).parents[2] / "configs" / "so101_table.yaml")
     robot = load_robot("so101")
     seen = [read_motion(REAL / name, robot) for name in ("step_response", "hold_under_gravity")]
-    seen = [command._cut(m, 50.0) for m in seen]
+    seen = [_cut(m, 50.0) for m in seen]
     unseen = [read_motion(REAL / "random_waypoints", robot)]
-    found = command.calibrate("so101", seen, unseen, contacts=contacts, timestep_s=0.004, iterations=5)
+    found = calibrate("so101", seen, unseen, contacts=contacts, timestep_s=0.004, iterations=5)
     assert found.ratio < 0.45
     assert found.unseen["random_waypoints"].touching > 0.02

@@ -1,0 +1,230 @@
+"""From motions to a calibration: fits a robot, and judges the result."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from deploy.sysid.calibration import Calibration, Touching, joints_of, scores_of, shared
+from deploy.sysid.contacts import Contacts
+from deploy.sysid.fit import DAMPING, FLOOR_RAD, Fit, Problem, Score, Search, first_guess, rmse, sizes, solve
+from deploy.sysid.intervals import intervals
+from deploy.sysid.kinds import FITTED
+from deploy.sysid.lag import fit_lag
+from deploy.sysid.motion import Motion, SysidError
+from deploy.sysid.simulate import Parameters, Simulator
+from deploy.sysid.state import State
+from deploy.sysid.touch import Touch, lowest, touches
+from robots.load import load_robot
+
+# The search for a start looks at this much of each motion [s].
+FIRST_S = 30.0
+# and goes in steps of this [s], or the fit's own where that is longer.
+FIRST_STEP_S = 0.004
+
+
+def _cut(motion: Motion, seconds: float) -> Motion:
+    rows = int(np.searchsorted(motion.time_s, seconds))
+    if rows >= len(motion.time_s):
+        return motion
+    parts = {what: getattr(motion, what)[:rows] for what in ("time_s", "target", "position", "use")}
+    parts["velocity"] = None if motion.velocity is None else motion.velocity[:rows]
+    return dataclasses.replace(motion, **parts)
+
+
+def _without(motions: Sequence[Motion], found: Sequence[Touch]) -> list[Motion]:
+    out = []
+    for motion in motions:
+        use = motion.use.copy()
+        for touch in found:
+            if touch.motion == motion.name:
+                use &= ~touch.rows
+        out.append(dataclasses.replace(motion, use=use))
+    return out
+
+
+def declared(motions: Sequence[Motion], contacts: Contacts) -> list[Motion]:
+    """The motions without the stretches that are declared not to count."""
+    out = []
+    for motion in motions:
+        use = motion.use.copy()
+        for start, end in (contacts.leave_out or {}).get(motion.name, ()):
+            use &= (motion.time_s < start) | (motion.time_s > end)
+        if not use.any():
+            raise SysidError(f"motion {motion.name}: leave_out leaves no row of it; expected some; do not name it")
+        out.append(dataclasses.replace(motion, use=use))
+    return out
+
+
+def _touching(simulator: Simulator, p: Parameters) -> dict[str, float]:
+    """Share of each motion's rows in which the simulated arm is at the declared plane."""
+    if simulator.contacts.plane is None:
+        return {}
+    shown = simulator.run([p])
+    return {
+        name: float(np.mean(lowest(simulator, values[0] - p.offset) < p.plane_m + 0.001))
+        for name, values in shown.items()
+    }
+
+
+def _told(
+    motions: Sequence[Motion], published: Parameters, names: Sequence[str], say: Callable[[str], None]
+) -> Parameters:
+    """The published model with the gains that the controllers were told while the motions were recorded.
+
+    Raises:
+        SysidError: they were told other ones from motion to motion.
+    """
+    own = np.stack([published.kp, published.kd])
+    gains = {m.name: own if m.gains is None else m.gains for m in motions}
+    first = gains[motions[0].name]
+    for name, told in gains.items():
+        apart = [n for j, n in enumerate(names) if (told[:, j] != first[:, j]).any()]
+        if apart:
+            raise SysidError(
+                f"motion {name}: joint {apart[0]} has other gains than in {motions[0].name}; expected one set of gains "
+                "in all logs; fit them apart"
+            )
+    other = [n for j, n in enumerate(names) if (first[:, j] != own[:, j]).any()]
+    if other:
+        say(f"gains in the logs are not the robot's: {', '.join(other)[:200]}; what is found is of those in the logs")
+    return published.replace(kp=first[0], kd=first[1])
+
+
+def calibrate(
+    robot: str | Path,
+    seen: Sequence[Motion],
+    unseen: Sequence[Motion] = (),
+    *,
+    contacts: Contacts | None = None,
+    kinds: Sequence[str] = FITTED,
+    held: bool = False,
+    leave_out: bool = False,
+    timestep_s: float = 0.002,
+    iterations: int = 30,
+    threads: int = 1,
+    begin: Parameters | None = None,
+    whole: bool = False,
+    state: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Calibration:
+    """Fit a robot to `seen` motions and judge the result on them and on `unseen` ones.
+
+    Args:
+        robot: a built-in robot's name or a robot folder.
+        seen: motions to fit.
+        unseen: motions to judge by.
+        contacts: what the arm may touch.
+        kinds: of parameters to fit, of `KINDS`.
+        held: a floating base was fixed to the world.
+        leave_out: rows in which the arm seems to touch what is not declared do not count.
+        timestep_s: physics step [s].
+        iterations: steps of each search at most.
+        threads: of the simulation.
+        begin: where the search begins; by default it looks around the published model.
+        whole: exact slopes in a robot of one limb, see Problem.
+        state: a file that keeps where the fit stands.
+        say: hears of the progress.
+    """
+    contacts = contacts or Contacts()
+    seen, unseen = declared(seen, contacts), declared(unseen, contacts)
+    spec = load_robot(robot)
+    plane = contacts.plane
+    kinds = list(kinds)
+    if plane is not None and plane.fit and "plane_m" not in kinds:
+        kinds.append("plane_m")
+    published = start = _told(seen, Parameters.of(spec, plane), spec.joint_names, say)
+    if "kd" in kinds and "damping" not in kinds:
+        # motions tell the two apart only where the torque is at its limit
+        start = published.replace(kd=published.kd + published.damping, damping=np.zeros_like(published.kd))
+    about = {
+        "robot": spec.source,
+        "motions": [(m.name, m.digest, len(m.time_s)) for m in seen],
+        "contacts": contacts.to_dict(),
+        "begin": None if begin is None else {k: np.asarray(v).tolist() for k, v in vars(begin).items()},
+        "how": [kinds, held, leave_out, timestep_s, iterations, whole],
+    }
+    kept = State(state, about)
+
+    def simulator(motions: Sequence[Motion], declared: Contacts = contacts, step_s: float = timestep_s) -> Simulator:
+        return Simulator(robot, motions, timestep_s=step_s, contacts=declared, held=held, threads=threads)
+
+    def search(stage: str, problem: Problem, begin: Parameters, enough: float = 1e-4) -> Fit:
+        there = kept.get(stage)
+        if there is not None and there.cost:
+            say(f"{stage}: goes on after step {len(there.cost) - 1}, as {state} has it")
+        return solve(problem, there or begin, iterations, say, lambda now: kept.put(stage, now), enough=enough)
+
+    say(f"{len(seen)} motions, {sum(m.time_s[-1] for m in seen):.0f} s, of {spec.name}; the published model first")
+    nothing = Contacts()
+    scale = rmse(simulator(seen, nothing), published)
+
+    start = begin or start
+    problem = Problem(simulator(seen), start, kinds, scale, whole=whole)
+    if begin is None and kept.get("first") is None:
+        short = simulator([_cut(m, FIRST_S) for m in seen], step_s=max(FIRST_STEP_S, timestep_s))
+        begin = first_guess(Problem(short, start, kinds, scale, whole=whole), say)
+        x = problem.vector(begin)
+        kept.put("first", Search(x=x, damping=np.full(len(x), DAMPING)))
+    # where another search follows, this one need not be exact
+    fit = search("first", problem, start, 0.02 if any(m.velocity is not None for m in seen) else 1e-4)
+    found = touches(simulator(seen), fit.parameters)
+    if found and leave_out:
+        say(f"{len(found)} contacts that are not declared: fitted again without their rows")
+        seen = _without(seen, found)
+        problem = Problem(simulator(seen), start, kinds, scale, whole=whole)
+        fit = search("again", problem, fit.parameters)
+    if any(m.velocity is not None for m in seen):
+        say("with velocities: positions and velocities by the noise that is left of them")
+        left = sizes(problem.simulator, fit.parameters)
+        squares = np.array([v**2 for v in left.values()])
+        noise = np.sqrt(np.nansum(squares, axis=0) / np.maximum(np.isfinite(squares).sum(axis=0), 1))
+        scales = ({m.name: part for m in seen} for part in noise)
+        problem = Problem(
+            problem.simulator, start, kinds, next(scales), speed_scale=next(scales), least=FLOOR_RAD, whole=whole
+        )
+        fit = search("velocities", problem, fit.parameters)
+    sure = intervals(problem, fit)
+    lag = fit_lag(seen)
+    p = fit.parameters
+
+    def judge(motions: Sequence[Motion]) -> dict:
+        if not motions:
+            return {}
+        ours = simulator(motions)
+        score = Score(rmse_rad=rmse(ours, p), published_rad=rmse(simulator(motions, nothing), published))
+        out = {m.name: float(np.mean(~m.use)) for m in motions}
+        digests = {m.name: m.digest for m in motions}
+        return scores_of(spec.joint_names, score, lag.rmse(motions), digests, touching=_touching(ours, p), left_out=out)
+
+    say("judging")
+    more = touches(simulator(unseen), p) if unseen else []
+    if more and leave_out:
+        unseen = _without(unseen, more)
+    height, delay = (shared(what, problem, fit, sure) for what in ("plane_m", "delay_s"))
+    one_clock = any(m.one_clock for m in seen)
+    if plane is not None:
+        contacts = dataclasses.replace(
+            contacts, plane=dataclasses.replace(plane, height_m=height.value, friction=p.plane_friction)
+        )
+    return Calibration(
+        robot=spec.name,
+        model=spec.source,
+        timestep_s=timestep_s,
+        fitted=tuple(kinds),
+        joints=joints_of(spec, problem, fit, sure),
+        delay_s=dataclasses.replace(delay, known=delay.known and not one_clock),
+        one_clock=one_clock,
+        held=held,
+        contacts=contacts,
+        plane_m=height,
+        touching=tuple(
+            Touching(motion=t.motion, what=t.what, level=t.level, share=t.share, left_out=leave_out)
+            for t in [*found, *more]
+        ),
+        seen=judge(seen),
+        unseen=judge(unseen),
+    )
