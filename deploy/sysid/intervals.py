@@ -67,7 +67,8 @@ def intervals(problem: Problem, fit: Fit) -> Intervals:
     normal = NormalDist().inv_cdf(0.5 + SHARE / 2)
     student = normal + (normal**3 + normal) / (4 * freedom)  # Cornish and Fisher's first term
     noise = float(fit.residual @ fit.residual) / max(np.count_nonzero(fit.residual) - n, 1)
-    half = np.maximum(student * np.sqrt(np.maximum(np.diag(spread), 0.0)), normal * np.sqrt(noise * np.diag(inverse)))
+    certain = np.maximum(np.diag(inverse), 0.0)  # a pseudo-inverse has rounding below 0
+    half = np.maximum(student * np.sqrt(np.maximum(np.diag(spread), 0.0)), normal * np.sqrt(noise * certain))
     blind = np.diag(hessian) <= 1e-9 * np.diag(hessian).max()
 
     left = max(float(np.linalg.norm(fit.residual)), 1e-12)

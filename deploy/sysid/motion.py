@@ -118,6 +118,7 @@ def read_run(path: Path, robot: RobotSpec) -> Motion:
             "expected a log of it; name its robot with --robot"
         )
     whole = np.isfinite(log.sent).all(axis=1) & np.isfinite(log.joint_position).all(axis=1) & ~log.stale
+    whole &= ~log.mask("damp")  # there the motors have no stiffness
     rows = np.flatnonzero(whole)
     if rows.size < 2:
         raise LogError(f"{path}: {rows.size} ticks with a command and a state; expected a whole motion")
