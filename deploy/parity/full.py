@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -91,7 +90,7 @@ class Replayed:
 
     def figures(self, simulated: np.ndarray) -> dict[str, JointFigures]:
         """By joint, over the rows that count; joints that the log does not have are left out."""
-        m, absent = self.motion, getattr(self.motion, "absent", ())
+        m, absent = self.motion, self.motion.absent
         return {
             name: JointFigures.of(simulated[m.use, j], m.position[m.use, j])
             for j, name in enumerate(m.names)
@@ -148,14 +147,11 @@ def replay_full(
     spec = load_robot(robot)
     fitted = None if calibration is None else calibration.parameters(spec)
     timestep_s = TIMESTEP_S if calibration is None else calibration.timestep_s
-    if held and "held" not in inspect.signature(Simulator).parameters:
-        raise SysidError("--held: the simulation cannot hold a base yet; expected a robot that is fixed to the world")
 
     def run(parameters: Parameters, contacts: Contacts | None) -> dict[str, np.ndarray]:
         out: dict[str, np.ndarray] = {}
         for batch in _batches(motions, timestep_s):
-            how: dict[str, Any] = {"held": True} if held else {}
-            simulator = Simulator(robot, batch, timestep_s=timestep_s, contacts=contacts, threads=THREADS, **how)
+            simulator = Simulator(robot, batch, timestep_s=timestep_s, contacts=contacts, threads=THREADS, held=held)
             out |= {name: values[0] for name, values in simulator.run([parameters]).items()}
         return out
 
@@ -265,7 +261,7 @@ def full(args: ParityOptions) -> int:
         raise OptionError(f"{wrong}: --full does not take it; expected {instead}, or neither; leave it out")
     calibration = load_calibration(args.calibration) if args.calibration else None
     robot, spec = _robot(args, calibration)
-    held = args.held or getattr(calibration, "held", False)
+    held = args.held or (calibration is not None and calibration.held)
     if calibration is not None:
         calibration.parameters(spec)  # another robot's is refused before the logs are read
         if calibration.model != spec.source:

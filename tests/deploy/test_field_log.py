@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import re
 from pathlib import Path
@@ -26,7 +25,6 @@ from tests.deploy.foreign_logs import FieldRun, field_run, write_rows
 from toolkit.files import shipped_policy
 
 KBOT = Path(__file__).parents[2] / "robots/kbot"
-HELD = pytest.mark.skipif("held" not in inspect.signature(Simulator).parameters, reason="no held base yet")
 
 
 def imported(run: FieldRun, out: Path, *words: str) -> Path:
@@ -104,7 +102,6 @@ def test_ksim_parity_replays_it_whole(hanging, pinned, tmp_path, capsys):
     assert found["joints"]["dof_left_elbow_02"]["published"]["rmse_rad"] > 0.005
 
 
-@HELD
 def test_ksim_sysid_finds_the_gains_that_were_in_force_with_the_base_held(hanging, tmp_path):
     log, out = imported(hanging, tmp_path / "gantry.mcap"), tmp_path / "calibration.yaml"
     options = ["--robot", "kbot", "--held", "--fit", "kp", "friction", "delay_s", "--iterations", "4", "-o", str(out)]
