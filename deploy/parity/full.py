@@ -17,8 +17,8 @@ import numpy as np
 
 from deploy.errors import OptionError
 from deploy.log.recorder import read_log
+from deploy.sysid.calibrate import declared
 from deploy.sysid.calibration import Calibration, load_calibration
-from deploy.sysid.command import declared
 from deploy.sysid.contacts import Contacts
 from deploy.sysid.fit import FLOOR_RAD
 from deploy.sysid.motion import Motion, SysidError, read_motion

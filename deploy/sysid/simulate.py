@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import mujoco
-import mujoco.batch
 import numpy as np
 
 from deploy.sysid.contacts import PLANE_FRICTION, Contacts, Plane, apply_contacts
@@ -106,6 +104,8 @@ class Simulator:
         free = 1.0 / np.maximum(self.model.dof_invweight0[dofs], 1e-9) - self.model.dof_armature[dofs]
         self.link_inertia = 0.5 * np.maximum(free, 0.0)
         self.floor = apply_contacts(self.built, self.contacts)
+        import mujoco  # here, so that --help and a calibration's file need none
+
         skip = mujoco.mjtDisableBit.mjDSBL_SENSOR
         if self.floor < 0:
             skip |= mujoco.mjtDisableBit.mjDSBL_CONTACT
@@ -137,6 +137,8 @@ class Simulator:
     def _run(self, tried: Sequence[Parameters], velocity: bool) -> dict[str, np.ndarray]:
         sets, joints, dt = len(tried), len(self.spec.joints), self.dt
         lanes = sets * len(self.motions)
+        import mujoco.batch
+
         batch = mujoco.batch.Batch(self.model, lanes, self.threads)
 
         def wide(name: str) -> np.ndarray:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 
 from deploy.sysid.motion import Motion
@@ -51,6 +50,8 @@ class Touch:
 def lowest(simulator: Simulator, position: np.ndarray) -> np.ndarray:
     """Height of the lowest point of the geoms that move, for joint positions (T, joints): (T,) [m]."""
     built, model = simulator.built, simulator.model
+    import mujoco
+
     data = mujoco.MjData(model)
     data.qpos[:] = built.home_qpos
     moving = [g for g in range(model.ngeom) if model.body_weldid[model.geom_bodyid[g]] != 0]
