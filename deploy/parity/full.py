@@ -148,18 +148,31 @@ def replay_full(
     fitted = None if calibration is None else calibration.parameters(spec)
     timestep_s = TIMESTEP_S if calibration is None else calibration.timestep_s
 
-    def run(parameters: Parameters, contacts: Contacts | None) -> dict[str, np.ndarray]:
+    def run(parameters: Parameters, contacts: Contacts | None, some: Sequence[Motion]) -> dict[str, np.ndarray]:
         out: dict[str, np.ndarray] = {}
-        for batch in _batches(motions, timestep_s):
+        for batch in _batches(some, timestep_s):
             simulator = Simulator(robot, batch, timestep_s=timestep_s, contacts=contacts, threads=THREADS, held=held)
             out |= {name: values[0] for name, values in simulator.run([parameters]).items()}
         return out
 
-    published = run(Parameters.of(spec), None)
+    published: dict[str, np.ndarray] = {}
+    for gains, some in _by_gains(motions):
+        # the gains that a log tells were in force are no matter of the model
+        model = Parameters.of(spec)
+        published |= run(model if gains is None else model.replace(kp=gains[0], kd=gains[1]), None, some)
     if calibration is None or fitted is None:
         return [Replayed(motion=m, published=published[m.name]) for m in motions]
-    calibrated = run(fitted, calibration.contacts)
+    calibrated = run(fitted, calibration.contacts, motions)
     return [Replayed(motion=m, published=published[m.name], calibrated=calibrated[m.name]) for m in motions]
+
+
+def _by_gains(motions: Sequence[Motion]) -> list[tuple[np.ndarray | None, list[Motion]]]:
+    """The motions by the gains that their controllers were told."""
+    groups: dict[bytes, tuple[np.ndarray | None, list[Motion]]] = {}
+    for motion in motions:
+        key = b"" if motion.gains is None else motion.gains.tobytes()
+        groups.setdefault(key, (motion.gains, []))[1].append(motion)
+    return list(groups.values())
 
 
 def report_of(replayed: Sequence[Replayed]) -> dict[str, Any]:

@@ -99,7 +99,8 @@ def test_ksim_parity_replays_it_whole(hanging, pinned, tmp_path, capsys):
     assert "gantry" in capsys.readouterr().out
     (found,) = json.loads((tmp_path / "out/full.json").read_text())["motions"].values()
     assert found["rows"] == len(hanging.rows) - 1 and len(found["joints"]) == 20
-    assert found["joints"]["dof_left_elbow_02"]["published"]["rmse_rad"] > 0.005
+    # with twice the gain that the robot's description has, as the log tells
+    assert found["joints"]["dof_left_elbow_02"]["published"]["rmse_rad"] < 0.001
 
 
 def test_ksim_sysid_finds_the_gains_that_were_in_force_with_the_base_held(hanging, tmp_path):
