@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.sysid.calibration import Calibration, Estimate, JointCalibration
+from deploy.sysid.calibration import Calibration, CalibrationError, Estimate, JointCalibration
 from deploy.sysid.figures import calibration_of, settled
 from ksim.config import Config
 from ksim.draws import FactorRandomization, Randomization
@@ -96,10 +96,15 @@ def from_calibration(config: Config, path: str | Path) -> Config:
     way to the motors, where it is not one clock's.
 
     Raises:
-        CalibrationError: it is missing, no calibration, or another robot's.
+        CalibrationError: it is missing, no calibration, another robot's, or its search had not come to its end.
     """
     robot = load_robot(config.robot)
     calibration = calibration_of(path, robot)
+    if not calibration.converged:
+        raise CalibrationError(
+            f"{path}: its search had not come to its end, so its intervals mean nothing; go on with ksim sysid --begin "
+            f"{path}, or with more --iterations"
+        )
     terms: dict[str, Any] = {}
     done: set[str] = set()
     for name, term in config.randomizations.items():

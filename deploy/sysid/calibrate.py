@@ -218,6 +218,7 @@ def calibrate(
         joints=joints_of(spec, problem, fit, sure),
         delay_s=dataclasses.replace(delay, known=delay.known and not one_clock),
         one_clock=one_clock,
+        converged=fit.converged,
         held=held,
         contacts=contacts,
         plane_m=height,

@@ -144,6 +144,7 @@ class Calibration(_Settings):
         joints: by name.
         delay_s: from the stamp of a command to its effect, less that to the reading of the state [s].
         one_clock: commands and states of a log bear one stamp: the delay is not a transport delay.
+        converged: the search came to its end; False where its iterations were used up before.
         held: the base, which floats in the model, was fixed to the world.
         contacts: what was declared; its plane has the height and the friction found.
         plane_m: that height.
@@ -160,6 +161,7 @@ class Calibration(_Settings):
     joints: dict[str, JointCalibration]
     delay_s: Estimate
     one_clock: bool
+    converged: bool = True
     held: bool = False
     contacts: Contacts
     plane_m: Estimate

@@ -83,6 +83,8 @@ def lines(calibration: Calibration) -> list[str]:
         out.append(f"delay {delay.value * 1e3:.1f} ms [{delay.low * 1e3:.1f}, {delay.high * 1e3:.1f}]")
         if calibration.one_clock:
             out.append("  commands and states bear one stamp: this is not the transport delay, do not train with it")
+    if not calibration.converged:
+        out.append("the search had not come to its end: go on with --begin and this file, or give more --iterations")
     if calibration.contacts.plane is not None:
         out.append(f"plane at {calibration.plane_m.value:.4f} m")
     for touch in calibration.touching:

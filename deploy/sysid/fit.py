@@ -403,6 +403,7 @@ class Fit:
         cost: sum of squares of the residuals, by iteration.
         replays: how many replays of all motions it took.
         took_s: seconds.
+        converged: no step gained enough any more; False where the iterations were used up.
     """
 
     parameters: Parameters
@@ -412,6 +413,7 @@ class Fit:
     cost: list[float] = field(default_factory=list)
     replays: int = 0
     took_s: float = 0.0
+    converged: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -535,4 +537,5 @@ def solve(
         cost=costs,
         replays=problem.replays - replays,
         took_s=time.monotonic() - started,
+        converged=done,
     )

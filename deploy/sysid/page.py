@@ -85,6 +85,8 @@ def _values(found: Calibration) -> str:
         if found.one_clock:
             out += " Commands and states bear one stamp: this is not the transport's delay. Do not train with it."
         out += "</p>"
+    if not found.converged:
+        out += "<p>The search had not come to its end when its iterations were used up. Do not train with it.</p>"
     return out
 
 

@@ -135,7 +135,9 @@ def test_hidden_parameters_are_found_and_lie_in_their_intervals(arm):
     scale = {m.name: np.full(2, 0.02) for m in seen}
     published = Parameters.of(robot)
     problem = Problem(Simulator(arm, seen), published, kinds, scale, whole=True)
-    fit = solve(problem, first_guess(problem), 12)
+    guess = first_guess(problem)
+    fit = solve(problem, guess, 12)
+    assert fit.converged and not solve(problem, guess, 1).converged
     found, sure = fit.parameters, intervals(problem, fit)
     truth = {
         "kp": published.kp * [0.7, 1.25],

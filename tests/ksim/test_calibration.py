@@ -165,6 +165,11 @@ def test_a_calibration_of_another_robot_is_refused_with_one_line(ksim, config, t
         from_calibration(config, tmp_path / "none.yaml")
 
 
+def test_a_calibration_whose_search_had_not_come_to_its_end_is_refused(config, tmp_path):
+    with pytest.raises(CalibrationError, match=r"had not come to its end.*--begin"):
+        from_calibration(config, calibration_file(tmp_path, converged=False))
+
+
 def test_a_configuration_that_was_measured_on_another_robot_is_refused(config, environment):
     other = MeasuredRobot(robot="so101", kp={"gripper": 1.0})
     with pytest.raises(ConfigError, match="no joint 'gripper' of robot kbot; expected a calibration of it"):
