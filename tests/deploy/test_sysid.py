@@ -241,7 +241,7 @@ def test_a_sage_folder_is_read_with_its_gripper_as_a_share_of_its_range(tmp_path
 
 
 def write_log(path: Path, arm: Path, names: tuple[str, ...], rows: int = 20, kp: float = 30.0) -> Path:
-    """A log as ksim run writes it, its joints in some order; the third tick's state is stale, the fifth has none."""
+    """A log as ksim run writes it, its joints in some order; tick 2 is stale, 4 has no state, the last is limp."""
     robot = load_robot(arm)
     robot = robot.replace(joints=tuple(robot.joint(n).replace(**({"kp": kp} if n == "elbow" else {})) for n in names))
     spec = PolicySpec(
@@ -262,7 +262,7 @@ def write_log(path: Path, arm: Path, names: tuple[str, ...], rows: int = 20, kp:
             recorder.tick(
                 Tick(
                     tick=k,
-                    phase="run",
+                    phase="run" if k < rows - 1 else "damp",
                     scheduled_s=start_s,
                     start_s=start_s,
                     state_s=start_s + 0.001,
@@ -292,7 +292,7 @@ def test_a_log_of_a_run_is_read_by_name_without_the_ticks_that_have_no_state(tmp
     robot = load_robot(arm)
     motion = read_motion(write_log(tmp_path / "run.mcap", arm, ("elbow", "shoulder")), robot)
     assert motion.names == ("shoulder", "elbow")
-    kept = np.array([k for k in range(20) if k not in (2, 4)])
+    kept = np.array([k for k in range(20) if k not in (2, 4, 19)])
     np.testing.assert_allclose(motion.time_s, 0.02 * kept, atol=1e-9)
     np.testing.assert_allclose(motion.position, np.array([0.1, -0.2]) + 0.01 * kept[:, None])
     np.testing.assert_allclose(motion.target, motion.position + 1.0)
