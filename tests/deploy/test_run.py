@@ -46,8 +46,10 @@ def test_a_completed_run_ends_damped_with_a_whole_log(options, server):
     # one tick to compare with training, a second at rest because it was asked to move, 0.3 s to let go
     assert log.run.sum() == report.ticks - report.ramp_ticks - report.stop_ticks
     assert report.ramp_ticks == 1 and log.mask("stop").sum() == report.stop_ticks and report.stop_ticks > 40
-    at_rest = log.inputs["command"][log.mask("stop")][:40]
-    assert log.inputs["command"][log.run, 0].min() == 0.5 and not at_rest.any()
+    # letting go runs no policy; on a slow machine ticks are skipped, so it begins at fewer rows than its time says
+    stopping = log.inputs["command"][log.mask("stop")]
+    at_rest = stopping[~np.isnan(stopping).any(axis=1)]
+    assert log.inputs["command"][log.run, 0].min() == 0.5 and len(at_rest) > 10 and not at_rest.any()
     assert log.phase[-1] == "damp"
     assert np.allclose(log.action[log.run], np.array([0.3, -0.5, 0.0]) + 0.05, atol=1e-6)
     assert np.array_equal(log.inputs["command"][log.run], np.tile(np.float32([0.5, 0.0]), (log.run.sum(), 1)))
