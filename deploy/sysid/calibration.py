@@ -14,8 +14,9 @@ from deploy.errors import DeployError
 from deploy.sysid.contacts import Contacts
 from deploy.sysid.fit import Fit, Problem, Score
 from deploy.sysid.intervals import Intervals
+from deploy.sysid.kinds import GIVE_M_N
 from deploy.sysid.motion import Motion
-from deploy.sysid.simulate import Parameters, Simulator
+from deploy.sysid.simulate import Parameters, Simulator, plane_of
 from robots.spec import RobotSpec
 from toolkit.errors import SettingsError
 from toolkit.files import atomic_path
@@ -95,7 +96,7 @@ class MotionScore(_Settings):
         fitted_rad: of the fitted one [rad].
         lag_rad: of a fitted lag with play, without dynamics [rad].
         touching: share of its rows in which the arm touches what is declared.
-        left_out: share of its rows that did not count.
+        left_out: share of its rows that were not fitted, or for an unseen one did not count.
     """
 
     source: str
@@ -121,7 +122,8 @@ class Touching(_Settings):
         what: "plane", or the joint at its stop.
         level: height of the plane [m], or the joint's angle [rad].
         share: of the motion's rows.
-        left_out: these rows did not count.
+        left_out: these rows were not fitted.
+        geoms: of the robot, that are at the plane by name.
     """
 
     motion: str
@@ -129,6 +131,7 @@ class Touching(_Settings):
     level: float
     share: float
     left_out: bool
+    geoms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +149,7 @@ class Calibration(_Settings):
         one_clock: commands and states of a log bear one stamp: the delay is not a transport delay.
         converged: the search came to its end; False where its iterations were used up before.
         held: the base, which floats in the model, was fixed to the world.
-        contacts: what was declared; its plane has the height and the friction found.
+        contacts: what was declared; its plane has what was found.
         plane_m: that height.
         touching: contacts that nobody declared.
         seen: the motions that were fitted.
@@ -177,6 +180,15 @@ class Calibration(_Settings):
         """Mean over the unseen motions, over the seen ones where there are none."""
         return float(np.mean([m.ratio for m in (self.unseen or self.seen).values()]))
 
+    def declaration(self) -> list[str]:
+        """Lines of YAML that declare the plane that was found; none where none was."""
+        planes = [t for t in self.touching if t.what == "plane"]
+        if not planes:
+            return []
+        geoms = dict.fromkeys(name for t in planes for name in t.geoms)
+        height = np.average([t.level for t in planes], weights=[t.share for t in planes])
+        return ["plane:", f"  height_m: {height:.3f}", f"  geoms: [{', '.join(geoms)}]", f"  give_m_n: {GIVE_M_N}"]
+
     def parameters(self, robot: RobotSpec) -> Parameters:
         """What to simulate.
 
@@ -190,8 +202,9 @@ class Calibration(_Settings):
             )
         rows = [self.joints[name] for name in robot.joint_names]
         columns = {f.name: np.array([getattr(row, f.name).value for row in rows]) for f in fields(JointCalibration)}
-        rough = {} if self.contacts.plane is None else {"plane_friction": self.contacts.plane.friction}
-        return Parameters(**columns, delay_s=self.delay_s.value, plane_m=self.plane_m.value, **rough)
+        plane = {"plane_m": self.plane_m.value}
+        plane |= {} if self.contacts.plane is None else plane_of(self.contacts.plane)
+        return Parameters(**columns, delay_s=self.delay_s.value, **plane)
 
 
 def joints_of(robot: RobotSpec, problem: Problem, fit: Fit, sure: Intervals) -> dict[str, JointCalibration]:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 # A command may be this late at most [s].
 DELAY_MAX_S = 0.2
+# How far a contact with a plane gives way, where the search for it begins: a table and a small arm [m/N].
+GIVE_M_N = 0.001
 # What is fitted where nothing else is said.
 FITTED = ("kp", "kd", "friction", "stiction", "armature", "torque_limit", "velocity_max", "delay_s")
 
@@ -47,4 +49,5 @@ KINDS = {
     "delay_s": Kind("s", 0.0, DELAY_MAX_S, 0.001, log=False, shared=True),
     "plane_m": Kind("m", -10, 10, 0.001, log=False, shared=True),
     "plane_friction": Kind("1", 0.02, 3.0, 0.1, shared=True),
+    "plane_give": Kind("m/N", 1e-5, 0.1, 0.1, shared=True),
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.sysid.contacts import PLANE_FRICTION, Contacts, Plane, apply_contacts
+from deploy.sysid.contacts import PLANE_FRICTION, Contacts, Plane, apply_contacts, spring
 from deploy.sysid.motion import Motion, SysidError
 from robots import delay, motor
 from robots.model import build_model
@@ -37,6 +37,7 @@ class Parameters:
         delay_s: from a row's stamp to the effect of its command, less that to the reading of its state [s].
         plane_m: height of the declared plane in the world [m].
         plane_friction: its sliding friction.
+        plane_give: how far the contact with it gives way [m/N]; 0 is hard.
     """
 
     kp: np.ndarray
@@ -53,17 +54,23 @@ class Parameters:
     delay_s: float = 0.0
     plane_m: float = 0.0
     plane_friction: float = PLANE_FRICTION
+    plane_give: float = 0.0
 
     @classmethod
     def of(cls, robot: RobotSpec, plane: Plane | None = None) -> Parameters:
         """The published figures of a robot, no delay; the plane as it is declared."""
         law = MotorParams.of(robot)
-        more = {} if plane is None else {"plane_m": plane.height_m, "plane_friction": plane.friction}
+        more = {} if plane is None else plane_of(plane)
         return cls(**law._asdict(), offset=np.zeros(len(robot.joints)), **more)
 
     def replace(self, **changes: Any) -> Parameters:
         """A copy with some fields changed."""
         return replace(self, **changes)
+
+
+def plane_of(plane: Plane) -> dict[str, float]:
+    """What of the parameters a declared plane is."""
+    return {"plane_m": plane.height_m, "plane_friction": plane.friction, "plane_give": plane.give_m_n}
 
 
 class Simulator:
@@ -150,6 +157,11 @@ class Simulator:
             batch.expand("geom_pos")[:, self.floor, 2] = np.tile([p.plane_m for p in tried], len(self.motions))
             rough = np.tile([p.plane_friction for p in tried], len(self.motions))
             batch.expand("geom_friction")[:, self.floor, 0] = rough
+            plane = self.contacts.plane
+            if plane is not None and plane.give_m_n > 0:
+                soft = [spring(self.built, plane, p.plane_give) for p in tried]
+                batch.expand("geom_solref")[:, self.floor] = np.tile([s[0] for s in soft], (len(self.motions), 1))
+                batch.expand("geom_solimp")[:, self.floor, :2] = np.tile([[s[1]] for s in soft], (len(self.motions), 1))
         offset = wide("offset")
         law = MotorParams(**{name: _lean(wide(name)) for name in MotorParams._fields})
         qpos, qvel, ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")

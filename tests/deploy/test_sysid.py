@@ -24,7 +24,7 @@ from deploy.sysid.intervals import intervals
 from deploy.sysid.lag import fit_lag
 from deploy.sysid.motion import Motion, SysidError, read_motion
 from deploy.sysid.simulate import Parameters, Simulator
-from deploy.sysid.touch import touches
+from deploy.sysid.touch import lowest, touches
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality, parse_reality
 from robots.load import HERE, load_robot
@@ -186,6 +186,52 @@ def test_an_arm_that_stands_on_a_table_is_noticed_and_explained_by_a_declared_pl
     assert solve(problem, problem.start, 6).parameters.plane_m == pytest.approx(0.1, abs=0.001)
     with pytest.raises(ContactsError, match=r"no geom 'hand'; expected some of .*lower"):
         Simulator(arm, [pressed], contacts=Contacts(plane=Plane(height_m=0.1, geoms=("hand",))))
+
+
+def test_a_plane_that_gives_way_is_a_spring_and_its_give_is_found(arm):
+    def table(give: float) -> Contacts:
+        return Contacts(plane=Plane(height_m=0.1, geoms=("lower", "upper"), friction=0.2, give_m_n=give))
+
+    published = Parameters.of(load_robot(arm), table(2e-4).plane)
+    assert published.plane_give == 2e-4
+    targets = np.repeat([[0.0, 0.0], [1.2, 0.3], [0.2, 0.3], [1.2, 0.0]], 60, axis=0)
+    motion = dataclasses.replace(recorded(arm, Reality(), targets), name="pressed")
+    soft = Simulator(arm, [motion], contacts=table(2e-4))
+    tried = [published, published.replace(plane_give=1e-4), published.replace(plane_give=1e-5)]
+    deep = [0.1 - lowest(soft, one[119:120])[0] for one in soft.run(tried)["pressed"]]  # it stands pressed
+    # it presses with some 100 N: the spring carries it, twice as stiff it gives way half as much
+    assert 0.005 < deep[0] < 0.05
+    assert deep[1] == pytest.approx(0.5 * deep[0], rel=0.3)
+    assert deep[2] < 0.002
+    pressed = dataclasses.replace(motion, position=soft.run([published])["pressed"][0])
+    found = calibrate(arm, [pressed], contacts=table(5e-5), kinds=(), iterations=8, timestep_s=0.002)
+    assert found.contacts.plane.give_m_n == pytest.approx(2e-4, rel=0.1)
+    assert found.plane_m.value == pytest.approx(0.1, abs=0.001)
+    assert found.parameters(load_robot(arm)).plane_give == found.contacts.plane.give_m_n
+
+
+def test_rows_that_touch_what_is_not_declared_are_not_fitted_but_judged_and_the_plane_to_declare_is_told(arm):
+    table = Contacts(plane=Plane(height_m=0.1, geoms=("lower", "upper"), friction=0.2))
+    robot = load_robot(arm)
+    real = Parameters.of(robot, table.plane).replace(kp=np.array([45.0, 24.0]))
+    targets = np.repeat([[0.0, 0.0], [-0.4, 0.4], [0.2, 0.3], [1.2, 0.3], [0.3, -0.2]], 50, axis=0)
+    motion = dataclasses.replace(recorded(arm, Reality(), targets), name="pressed", velocity=None)
+    pressed = dataclasses.replace(motion, position=Simulator(arm, [motion], contacts=table).run([real])["pressed"][0])
+    how = {"kinds": ("kp",), "iterations": 4, "timestep_s": 0.005}
+    found = calibrate(arm, [pressed], **how)
+    bent = calibrate(arm, [pressed], leave_out=False, **how)
+    off = {one: np.abs(c.parameters(robot).kp / real.kp - 1).max() for one, c in (("left", found), ("bent", bent))}
+    assert off["left"] < 0.1 < 0.5 < off["bent"]
+    score = found.seen["pressed"]
+    assert 0.2 < score.left_out < 0.6 and bent.seen["pressed"].left_out == 0
+    assert max(score.fitted_rad.values()) > 0.05  # the rows left out count in it
+    told = command.lines(found)
+    assert any("rows, which were not fitted; the model does not" in line for line in told)
+    lines = [line[2:] for line in told[told.index("  plane:") : told.index("  plane:") + 4]]
+    (tmp := Path(str(arm) + "_contacts.yaml")).write_text("\n".join(lines) + "\n")
+    plane = load(Contacts, tmp).plane
+    assert plane.height_m == pytest.approx(0.1, abs=0.005)
+    assert plane.geoms == ("lower",)
 
 
 def test_friction_holds_an_arm_that_stands_still(arm):
