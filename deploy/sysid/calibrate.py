@@ -139,9 +139,8 @@ def calibrate(
     spec = load_robot(robot)
     plane = contacts.plane
     kinds = list(kinds)
-    if plane is not None and plane.fit:
-        more = ["plane_m", "plane_give"] if plane.give_m_n > 0 else ["plane_m"]
-        kinds += [kind for kind in more if kind not in kinds]
+    if plane is not None and plane.fit and "plane_m" not in kinds:
+        kinds.append("plane_m")
     published = start = _told(seen, Parameters.of(spec, plane), spec.joint_names, say)
     if "kd" in kinds and "damping" not in kinds:
         # motions tell the two apart only where the torque is at its limit
@@ -176,7 +175,7 @@ def calibrate(
         x = problem.vector(begin)
         kept.put("first", Search(x=x, damping=np.full(len(x), DAMPING)))
     # where another search follows, this one need not be exact
-    fit = search("first", problem, start, 0.02 if any(m.velocity is not None for m in seen) else 1e-4)
+    fit = search("first", problem, start, 0.02 if any(m.velocity is not None for m in seen) else 1e-3)
     found = touches(simulator(seen), fit.parameters)
     everything = seen
     if found and leave_out:

@@ -35,7 +35,7 @@ class Plane(Settings):
         geoms: which of the robot's geoms may touch it.
         friction: sliding friction.
         give_m_n: how far the contact gives way, the robot's links and base with it [m/N]; 0 is hard.
-        fit: find the height, and how far it gives way unless that is 0.
+        fit: find the height.
     """
 
     height_m: Annotated[float, Bound(-10, 10, "metres")]

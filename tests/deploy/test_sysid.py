@@ -204,7 +204,7 @@ def test_a_plane_that_gives_way_is_a_spring_and_its_give_is_found(arm):
     assert deep[1] == pytest.approx(0.5 * deep[0], rel=0.3)
     assert deep[2] < 0.002
     pressed = dataclasses.replace(motion, position=soft.run([published])["pressed"][0])
-    found = calibrate(arm, [pressed], contacts=table(5e-5), kinds=(), iterations=8, timestep_s=0.002)
+    found = calibrate(arm, [pressed], contacts=table(5e-5), kinds=("plane_give",), iterations=8, timestep_s=0.002)
     assert found.contacts.plane.give_m_n == pytest.approx(2e-4, rel=0.1)
     assert found.plane_m.value == pytest.approx(0.1, abs=0.001)
     assert found.parameters(load_robot(arm)).plane_give == found.contacts.plane.give_m_n
@@ -248,6 +248,26 @@ def test_friction_holds_an_arm_that_stands_still(arm):
     shown = Simulator(arm, [still]).run([p.replace(friction=np.full(2, 6.0)), p])["still"]
     assert np.ptp(shown[0], axis=0).max() < 1e-6
     assert np.ptp(shown[1], axis=0).max() > 5e-3
+
+
+def test_a_joint_that_friction_holds_stands_still_at_the_greatest_damping_that_a_step_carries(arm):
+    time_s = 0.02 * np.arange(150)
+    targets = np.stack([0.3 * np.sin(3 * time_s), np.full(150, 0.02)], axis=1)
+    still = Motion(
+        name="still",
+        names=("shoulder", "elbow"),
+        time_s=time_s,
+        target=targets,
+        position=np.zeros((150, 2)),
+        use=np.ones(150, dtype=bool),
+    )
+    simulator = Simulator(arm, [still], timestep_s=0.004)
+    p = Parameters.of(load_robot(arm)).replace(friction=np.array([0.1, 3.0]))
+    most = Problem(simulator, p, ("kp", "kd"), {"still": np.ones(2)}).damped(p)
+    # 0.6 N m of the controller and what the shoulder's motion does, against 3 N m
+    elbow = simulator.run([p.replace(kd=np.array([2.0, most[1]]))])["still"][0, :, 1]
+    assert np.abs(np.diff(elbow[10:])).max() < 2e-3
+    assert np.ptp(elbow[10:]) < 2e-3
 
 
 THEIRS = ("Rotation", "Pitch", "Elbow", "Wrist_Pitch", "Wrist_Roll", "Jaw")
