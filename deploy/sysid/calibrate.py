@@ -10,7 +10,7 @@ import numpy as np
 
 from deploy.sysid.calibration import Calibration, Touching, joints_of, scores_of, shared
 from deploy.sysid.contacts import Contacts
-from deploy.sysid.fit import DAMPING, FLOOR_RAD, Fit, Problem, Score, Search, first_guess, rmse, sizes, solve
+from deploy.sysid.fit import DAMPING, FLOOR_RAD, SMALL_RAD, Fit, Problem, Score, Search, first_guess, rmse, sizes, solve
 from deploy.sysid.intervals import intervals
 from deploy.sysid.kinds import FITTED
 from deploy.sysid.lag import fit_lag
@@ -174,15 +174,15 @@ def calibrate(
         begin = first_guess(Problem(short, start, kinds, scale, whole=whole), say)
         x = problem.vector(begin)
         kept.put("first", Search(x=x, damping=np.full(len(x), DAMPING)))
-    # where another search follows, this one need not be exact
-    fit = search("first", problem, start, 0.02 if any(m.velocity is not None for m in seen) else 1e-3)
+    # another search follows: this one need not be exact
+    fit = search("first", problem, start, 0.02)
     found = touches(simulator(seen), fit.parameters)
     everything = seen
     if found and leave_out:
         say(f"{len(found)} contacts that are not declared: fitted again without their rows")
         seen = _without(seen, found)
         problem = Problem(simulator(seen), start, kinds, scale, whole=whole)
-        fit = search("again", problem, fit.parameters)
+        fit = search("again", problem, fit.parameters, 0.02)
     if any(m.velocity is not None for m in seen):
         say("with velocities: positions and velocities by the noise that is left of them")
         left = sizes(problem.simulator, fit.parameters)
@@ -193,6 +193,13 @@ def calibrate(
             problem.simulator, start, kinds, next(scales), speed_scale=next(scales), least=FLOOR_RAD, whole=whole
         )
         fit = search("velocities", problem, fit.parameters)
+    else:
+        # the sum of squares looks most at what the model cannot do; so weighed, it is the sum of the ratios, the score
+        say("positions by the error that is left of them")
+        left = rmse(problem.simulator, fit.parameters)
+        both = {n: np.sqrt(np.maximum(scale[n], SMALL_RAD) * np.maximum(left[n], SMALL_RAD)) for n in left}
+        problem = Problem(problem.simulator, start, kinds, both, whole=whole)
+        fit = search("ratios", problem, fit.parameters, 1e-3)
     sure = intervals(problem, fit)
     lag = fit_lag(seen)
     p = fit.parameters
