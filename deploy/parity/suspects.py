@@ -282,6 +282,7 @@ def _wirings(lab: Lab, base: Difference) -> list[Idea]:
     }
     limb = lab.limbs()
     plain = Wiring.plain(n)
+    moves = np.ptp(log.sent[rows], axis=0) > DISTINCT_RAD if rows.size else np.zeros(n, dtype=bool)
 
     def judged(wiring: Wiring) -> tuple[float, float, float]:
         """(how far targets are from positions, share of ticks out of range, how far all is from the log as it is)."""
@@ -319,7 +320,8 @@ def _wirings(lab: Lab, base: Difference) -> list[Idea]:
         for b in range(a + 1, n):
             order = np.arange(n)
             order[[a, b]] = b, a
-            near = limb[a] == limb[b] or mirrored[names[a]] == names[b]
+            # where one of both stands still, no motion tells that both its ways are the other's
+            near = bool(moves[a] and moves[b]) and (limb[a] == limb[b] or mirrored[names[a]] == names[b])
             for change in ({"told": order}, {"sent": order}, {"told": order, "sent": order}):
                 consider(Cause.JOINTS_SWAPPED, (a, b), change, near=near)
     return ideas
