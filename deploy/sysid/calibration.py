@@ -180,6 +180,18 @@ class Calibration(_Settings):
         """Mean over the unseen motions, over the seen ones where there are none."""
         return float(np.mean([m.ratio for m in (self.unseen or self.seen).values()]))
 
+    def begin(self, robot: RobotSpec, contacts: Contacts) -> Parameters:
+        """As `parameters`, where another fit begins: at the plane that is declared now, and its height if it was found.
+
+        Raises:
+            CalibrationError: it is of other joints.
+        """
+        p, plane = self.parameters(robot), contacts.plane
+        if plane is None:
+            return p
+        found = plane.fit and self.contacts.plane is not None
+        return p.replace(**plane_of(plane) | ({"plane_m": p.plane_m} if found else {}))
+
     def declaration(self) -> list[str]:
         """Lines of YAML that declare the plane that was found; none where none was."""
         planes = [t for t in self.touching if t.what == "plane"]

@@ -208,6 +208,13 @@ def test_a_plane_that_gives_way_is_a_spring_and_its_give_is_found(arm):
     assert found.contacts.plane.give_m_n == pytest.approx(2e-4, rel=0.1)
     assert found.plane_m.value == pytest.approx(0.1, abs=0.001)
     assert found.parameters(load_robot(arm)).plane_give == found.contacts.plane.give_m_n
+    # another fit begins at the height that was found, and at all else as it is declared now; without a plane as it is
+    now = dataclasses.replace(table(3e-4).plane, height_m=0.3)
+    robot = load_robot(arm)
+    begun = found.begin(robot, Contacts(plane=now))
+    assert (begun.plane_m, begun.plane_give) == (found.plane_m.value, 3e-4)
+    assert found.begin(robot, Contacts(plane=dataclasses.replace(now, fit=False))).plane_m == 0.3
+    assert dataclasses.replace(found, contacts=Contacts()).begin(robot, Contacts(plane=now)).plane_m == 0.3
 
 
 def test_rows_that_touch_what_is_not_declared_are_not_fitted_but_judged_and_the_plane_to_declare_is_told(arm):
