@@ -559,8 +559,8 @@ def test_a_short_fit_of_real_motions_leaves_less_than_half_of_the_published_erro
     contacts = load(Contacts, Path(__file__).parents[2] / "configs" / "so101_table.yaml")
     robot = load_robot("so101")
     seen = [read_motion(REAL / name, robot) for name in ("step_response", "hold_under_gravity")]
-    seen = [_cut(m, 50.0) for m in seen]
+    seen = [_cut(m, 40.0) for m in seen]
     unseen = [read_motion(REAL / "random_waypoints", robot)]
-    found = calibrate("so101", seen, unseen, contacts=contacts, timestep_s=0.004, iterations=5)
+    found = calibrate("so101", seen, unseen, contacts=contacts, timestep_s=0.004, iterations=3)
     assert found.ratio < 0.45
     assert found.unseen["random_waypoints"].touching > 0.02
