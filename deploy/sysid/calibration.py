@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import yaml
@@ -214,7 +214,7 @@ class Calibration(_Settings):
             )
         rows = [self.joints[name] for name in robot.joint_names]
         columns = {f.name: np.array([getattr(row, f.name).value for row in rows]) for f in fields(JointCalibration)}
-        plane = {"plane_m": self.plane_m.value}
+        plane: dict[str, Any] = {"plane_m": self.plane_m.value}
         plane |= {} if self.contacts.plane is None else plane_of(self.contacts.plane)
         return Parameters(**columns, delay_s=self.delay_s.value, **plane)
 

@@ -68,7 +68,7 @@ class Parameters:
         return replace(self, **changes)
 
 
-def plane_of(plane: Plane) -> dict[str, float]:
+def plane_of(plane: Plane) -> dict[str, Any]:
     """What of the parameters a declared plane is."""
     return {"plane_m": plane.height_m, "plane_friction": plane.friction, "plane_give": plane.give_m_n}
 
