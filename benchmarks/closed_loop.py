@@ -1,6 +1,6 @@
 """The loop closed on a hidden reality: excite, identify, compare, then train with what was found and without.
 
-    python benchmarks/closed_loop.py --out runs/loop --steps 3000000
+    python benchmarks/closed_loop.py --out runs/loop --steps 1500000
 
 A twin hides a reality drawn by the seed: gains, friction, stiction, play, rotors, a delay. It is known to the twin
 alone. Three policies go on from the shipped one, for as many steps each: one on the robot as described, one with the
@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each excitation, for each side")
     parser.add_argument("--iterations", type=int, default=15, help="of the fit at most")
     parser.add_argument("--threads", type=int, default=2, help="of the fit")
-    parser.add_argument("--steps", type=int, default=3_000_000, help="of training, each policy")
+    parser.add_argument("--steps", type=int, default=1_500_000, help="of training, each policy")
     parser.add_argument("--runs", type=int, default=20, help="in the hidden reality, each policy")
     parser.add_argument("--stand-s", type=float, default=20.0, help="length of each of them")
     parser.add_argument("--from", dest="since", choices=STAGES, help="do this stage and the later ones anew")
