@@ -158,6 +158,16 @@ def test_what_diverges_or_stands_still_has_no_figures():
     assert still.correlation is None and still.rmse_rad == pytest.approx(np.sqrt(np.mean(measured**2)))
 
 
+def test_a_calibration_that_is_no_better_than_the_published_figures_ends_with_another_status(arm, tmp_path):
+    log = log_of(arm, motion_of(arm, "swing", 50), tmp_path / "logs")
+    robot = load_robot(arm)
+    write_calibration(tmp_path / "c.yaml", calibration_of(arm, Parameters.of(robot).replace(kp=0.1 * hidden(robot).kp)))
+    words = [str(log), "--full", "--calibration", str(tmp_path / "c.yaml"), "--robot", str(arm)]
+    words += ["--out", str(tmp_path / "out")]
+    assert main(words) == 3 and main([*words, "--exit-zero"]) == 0
+    assert json.loads((tmp_path / "out/full.json").read_text())["ratio"] > 1.0
+
+
 @pytest.fixture
 def short(arm, tmp_path):
     return log_of(arm, motion_of(arm, "swing", 10), tmp_path / "logs")
