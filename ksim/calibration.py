@@ -82,7 +82,7 @@ def _nominal(calibration: Calibration, robot: RobotSpec) -> MeasuredRobot:
         for what, table in tables.items():
             estimate: Estimate = getattr(found, what)
             value = settled(estimate)
-            described = getattr(joint, _SPEC[what]) if what in _SPEC else 0.0
+            described = getattr(joint, _SPEC[what]) if what in _SPEC else 1.0 if what == "mass" else 0.0
             if value is not None and (estimate.known or value != described):
                 table[joint.name] = value
     return MeasuredRobot(source=calibration.digest, robot=robot.name, **tables)  # type: ignore[arg-type]

@@ -70,6 +70,7 @@ class JointCalibration(_Settings):
         play: full width of the gap [rad].
         compliance: of the spring, 1 / stiffness [rad/(N m)].
         offset: measured less true position [rad].
+        mass: factor on the mass and inertia of the link that the joint moves.
     """
 
     kp: Estimate
@@ -83,6 +84,7 @@ class JointCalibration(_Settings):
     play: Estimate
     compliance: Estimate
     offset: Estimate
+    mass: Estimate = Estimate(value=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

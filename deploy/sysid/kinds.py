@@ -46,6 +46,7 @@ KINDS = {
     "play": Kind("rad", 1e-5, 0.5, 0.1, log=False, share=True),
     "compliance": Kind("rad/(N m)", 1e-5, 1.0, 0.05, log=False, share=True),
     "offset": Kind("rad", -0.3, 0.3, 0.002, log=False),
+    "mass": Kind("1", 0.1, 10, 0.05),
     "delay_s": Kind("s", 0.0, DELAY_MAX_S, 0.001, log=False, shared=True),
     "plane_m": Kind("m", -10, 10, 0.001, log=False, shared=True),
     "plane_friction": Kind("1", 0.02, 3.0, 0.1, shared=True),

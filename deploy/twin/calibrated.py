@@ -20,7 +20,12 @@ _FACTORS = {
     "velocity_max": ("velocity_scale", "velocity_max_rad_s"),
     "armature": ("armature_scale", "armature"),
 }
-_AS_THEY_ARE = {"stiction": "stiction_nm", "play": "play_rad", "offset": "zero_offset_rad"}
+_AS_THEY_ARE = {
+    "stiction": "stiction_nm",
+    "play": "play_rad",
+    "offset": "zero_offset_rad",
+    "mass": "link_mass_scale",
+}
 
 
 def _of_joint(found: JointCalibration, joint: JointSpec) -> dict[str, float]:

@@ -139,6 +139,10 @@ class Plant:
         body, model = self.reality.body, built.model
         model.body_mass[built.bodies] *= body.mass_scale
         model.body_inertia[built.bodies] *= body.mass_scale
+        own = per_joint("link_mass_scale", self.reality.joints.link_mass_scale, self.spec, 1.0)
+        links = model.dof_bodyid[built.dof_ids]
+        model.body_mass[links] *= own
+        model.body_inertia[links] *= own[:, None]
         model.body_mass[built.torso_body] += body.payload_kg
         self._rotors = per_joint("armature_scale", self.reality.joints.armature_scale, self.spec, 1.0)
         model.dof_armature[built.dof_ids] *= self._rotors

@@ -80,6 +80,7 @@ class Joints(_Settings):
         stiction_nm: torque that it takes to break loose, above the Coulomb friction [N m].
         play_rad: full width of the gap between motor and joint, which the encoder does not see [rad].
         stiffness_nm_rad: of the spring between motor and joint, which the encoder does not see; 0 is rigid [N m/rad].
+        link_mass_scale: factor on the mass and inertia of the link that the joint moves.
     """
 
     kp_scale: Annotated[PerJoint, Bound(0, 100, "a factor")] = 1.0
@@ -94,6 +95,7 @@ class Joints(_Settings):
     stiction_nm: Annotated[PerJoint, Bound(0, 1000, "N m")] = 0.0
     play_rad: Annotated[PerJoint, Bound(0, math.pi, "radians")] = 0.0
     stiffness_nm_rad: Annotated[PerJoint, Bound(0, 1e6, "N m/rad")] = 0.0
+    link_mass_scale: Annotated[PerJoint, Bound(0.1, 10, "a factor")] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

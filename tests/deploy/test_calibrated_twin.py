@@ -40,6 +40,12 @@ def test_a_plant_in_a_calibration_has_what_was_found_of_the_joint(tmp_path):
     assert found == pytest.approx(expected)
     assert plant.offset[at] == 0.05 and plant.reality.commands.latency_s == 0.02
     assert plant.model.dof_armature[plant.built.dof_ids[at]] == pytest.approx(0.05)
+    described = Plant("kbot", Reality(), start="hang").model
+    links = plant.model.dof_bodyid[plant.built.dof_ids]
+    ratio = plant.model.body_mass[links] / described.body_mass[links]
+    assert ratio[at] == pytest.approx(1.25) and np.delete(ratio, at) == pytest.approx(1.0)
+    turn = plant.model.body_inertia[links[at]] / described.body_inertia[links[at]]
+    assert turn == pytest.approx([1.25] * 3)
 
 
 def test_what_is_not_known_stays_nominal(tmp_path):

@@ -64,6 +64,10 @@ def test_the_engine_steps_the_measured_joint_and_the_described_others(drawn):
     assert others == pytest.approx(np.delete(np.asarray(ROBOT.column("kp")), KNEE_AT))
     dof = int(env.scene.built.dof_ids[KNEE_AT])
     assert float(env.nominal.model["dof_armature"][dof]) == pytest.approx(0.05)
+    links = env.scene.built.model.dof_bodyid[env.scene.built.dof_ids]
+    for field in ("body_mass", "body_inertia"):
+        heavier = np.asarray(env.nominal.model[field])[links] / getattr(env.scene.built.model, field)[links]
+        assert heavier[KNEE_AT] == pytest.approx(1.25) and np.delete(heavier, KNEE_AT, axis=0) == pytest.approx(1.0)
     # what the engine is given, and so the model that it steps
     ratio = np.asarray(params.model["dof_armature"])[:, dof] / np.asarray(params.motor.armature)[:, KNEE_AT]
     assert ratio == pytest.approx(1.0)
