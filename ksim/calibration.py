@@ -99,7 +99,7 @@ def from_calibration(config: Config, path: str | Path) -> Config:
         CalibrationError: it is missing, no calibration, another robot's, or its search had not come to its end.
     """
     robot = load_robot(config.robot)
-    calibration = calibration_of(path, robot)
+    calibration = calibration_of(path, robot).at_step(config.physics.timestep_s)
     if not calibration.converged:
         raise CalibrationError(
             f"{path}: its search had not come to its end, so its intervals mean nothing; go on with ksim sysid --begin "

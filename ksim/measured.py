@@ -41,6 +41,7 @@ class MeasuredRobot(Term):
         stiction: breakaway torque above the friction [N m].
         play: full width of the gap [rad].
         compliance: of the spring between motor and joint [rad/(N m)].
+        load_friction: friction that is more by this share of the controller's torque.
         offset: measured less true position [rad].
         mass: factor on the mass and inertia of the link that the joint moves.
     """
@@ -57,6 +58,7 @@ class MeasuredRobot(Term):
     stiction: Annotated[_TABLE, Bound(0, 1e4, "N m")] = field(default_factory=dict)
     play: Annotated[_TABLE, Bound(0, 3.2, "radians")] = field(default_factory=dict)
     compliance: Annotated[_TABLE, Bound(0, 10, "rad/(N m)")] = field(default_factory=dict)
+    load_friction: Annotated[_TABLE, Bound(0, 0.9, "a share")] = field(default_factory=dict)
     offset: Annotated[_TABLE, Bound(-3.2, 3.2, "radians")] = field(default_factory=dict)
 
     mass: Annotated[_TABLE, Bound(0.1, 10, "factors")] = field(default_factory=dict)

@@ -50,6 +50,7 @@ def calibration(**changes) -> Calibration:
         "play": known(0.02, width=0.002),
         "compliance": known(0.01, width=0.001),
         "offset": known(0.05, width=0.001),
+        "load_friction": known(0.1, 0.2),
         "mass": known(1.25, 0.02),
     }
     joints[KNEE] = dataclasses.replace(joints[KNEE], **knee)

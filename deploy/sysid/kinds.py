@@ -39,6 +39,7 @@ KINDS = {
     "kd": Kind("N m s/rad", 1e-3, 1e4, 0.03),
     "friction": Kind("N m", 1e-5, 1e3, 0.05, log=False, share=True),
     "stiction": Kind("N m", 1e-5, 1e3, 0.1, log=False, share=True),
+    "load_friction": Kind("1", 1e-4, 0.9, 0.1, log=False, share=True),
     "damping": Kind("N m s/rad", 1e-5, 1e3, 0.05, log=False, share=True),
     "armature": Kind("kg m^2", 1e-4, 10, 0.05),
     "velocity_max": Kind("rad/s", 0.5, 1e3, 0.03),

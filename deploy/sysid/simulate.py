@@ -32,7 +32,8 @@ class Parameters:
     """What is simulated: the motor law's parameters, each (joints,), and what else a fit may find.
 
     Attributes:
-        kp, kd, torque_limit, velocity_max, friction, damping, armature, stiction, play, compliance: see MotorParams.
+        kp, kd, torque_limit, velocity_max, friction, damping, armature, stiction, play, compliance, load_friction: see
+            MotorParams.
         offset: measured less true position, (joints,) [rad]; the motor's controller has it too.
         mass: factor on the mass and inertia of the link that the joint moves, (joints,).
         delay_s: from a row's stamp to the effect of its command, less that to the reading of its state [s].
@@ -51,6 +52,7 @@ class Parameters:
     stiction: np.ndarray
     play: np.ndarray
     compliance: np.ndarray
+    load_friction: np.ndarray
     offset: np.ndarray
     mass: np.ndarray
     delay_s: float = 0.0
@@ -185,7 +187,7 @@ class Simulator:
         # it stands: friction carries what it can of what the controller gives and gravity does not take
         first = np.repeat(np.stack([m.target[0] for m in self.motions]), sets, axis=0) - offset
         drive = motor.drive_torque(law, start, np.zeros_like(start), first)
-        level = wide("friction") + wide("stiction")
+        level = wide("friction") + wide("stiction") + wide("load_friction") * np.abs(drive)
         pull = np.clip(drive - bias[:, self.built.dof_ids], -level, level)
         memory = memory._replace(anchor=memory.anchor - pull * dt**2 / np.maximum(wide("armature"), 1e-12))
 

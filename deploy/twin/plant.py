@@ -168,6 +168,7 @@ class Plant:
         soft = column("stiffness_nm_rad", 0.0)
         compliance = np.divide(1.0, soft, out=np.zeros(n), where=soft > 0)
         shaft = {"stiction": column("stiction_nm", 0.0), "play": column("play_rad", 0.0), "compliance": compliance}
+        shaft["load_friction"] = column("load_friction", 0.0)
         self._shaft: dict[str, Any] = {what: values if values.any() else 0.0 for what, values in shaft.items()}
         self.offset = column("zero_offset_rad", 0.0)
         self._touch_gains()

@@ -37,6 +37,7 @@ def test_a_plant_in_a_calibration_has_what_was_found_of_the_joint(tmp_path):
     found = {name: float(np.broadcast_to(value, 20)[at]) for name, value in law._asdict().items()}
     expected = {"kp": 120.0, "kd": 7.0, "torque_limit": 70.0, "velocity_max": 15.0, "friction": 0.5, "damping": 0.0}
     expected |= {"armature": 0.05, "stiction": 0.4, "play": 0.02, "compliance": 0.01}
+    expected |= {"load_friction": 0.1}
     assert found == pytest.approx(expected)
     assert plant.offset[at] == 0.05 and plant.reality.commands.latency_s == 0.02
     assert plant.model.dof_armature[plant.built.dof_ids[at]] == pytest.approx(0.05)
