@@ -99,7 +99,8 @@ def from_calibration(config: Config, path: str | Path) -> Config:
         CalibrationError: it is missing, no calibration, another robot's, or its search had not come to its end.
     """
     robot = load_robot(config.robot)
-    calibration = calibration_of(path, robot).at_step(config.physics.timestep_s)
+    found = calibration_of(path, robot)
+    calibration = found.at_step(config.physics.timestep_s)
     if not calibration.converged:
         raise CalibrationError(
             f"{path}: its search had not come to its end, so its intervals mean nothing; go on with ksim sysid --begin "
@@ -115,4 +116,9 @@ def from_calibration(config: Config, path: str | Path) -> Config:
     if delay.known and not calibration.one_clock and delay.low is not None and delay.high is not None:
         low, high = min(delay.low, delay.value - DELAY_FLOOR_S), max(delay.high, delay.value + DELAY_FLOOR_S)
         channels[ACTION] = replace(channels[ACTION], latency_s=(max(low, 0.0), max(high, 0.0)))
-    return replace(config, calibration=_nominal(calibration, robot), randomizations=terms, channels=channels)
+    return replace(
+        config,
+        calibration=replace(_nominal(calibration, robot), source=found.digest),
+        randomizations=terms,
+        channels=channels,
+    )
