@@ -39,6 +39,8 @@ from toolkit.files import atomic_path
 HORIZON_S = 0.3
 # A delay that fits better by less than this is no other delay [s].
 ALIGN_S = 0.0005
+# An imported log whose period is as near to the robot's as this share was recorded at the robot's.
+PERIOD_NEAR = 0.02
 
 
 def _finite(value: Any) -> Any:
@@ -173,6 +175,13 @@ def _no_delay(spec: PolicySpec) -> dict[str, Any]:
     return told | dict.fromkeys(("estimated_s", "outside_s", "difference_s", "improvement"))
 
 
+def _as_told(recorded: RobotSpec, robot: RobotSpec, *, imported: bool) -> RobotSpec:
+    """The robot that a log tells of; an imported one tells its period by its rows, which a clock makes a little off."""
+    asked = robot.control_period_s
+    near = abs(recorded.control_period_s - asked) < PERIOD_NEAR * asked
+    return recorded.replace(control_period_s=asked) if imported and near else recorded
+
+
 def parity(
     log: RunLog,
     robot: str | Path | None = None,
@@ -279,7 +288,7 @@ def parity(
         "log_complete": log.complete,
         "robot": spec.robot.name,
         "task": spec.task,
-        "robot_differences": differences(spec.robot, loaded),
+        "robot_differences": differences(_as_told(spec.robot, loaded, imported=imported), loaded),
         "simulation": "nominal" if reality is None else reality.name,
         **judged(judgement),
         "policy_replay_error_max": policy["error_max"],

@@ -17,6 +17,7 @@ import numpy as np
 from deploy.log.recorder import RunLog
 from deploy.parity import symptoms
 from deploy.parity.ablation import Difference, Lab, Wiring, best_on, changed, gain_of
+from deploy.parity.motion import acknowledged
 from deploy.parity.report import Cause, LayerName, Suspect
 from deploy.robot.frozen import CHANNELS
 from deploy.twin.plant import Plant
@@ -398,7 +399,9 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
     for _ in range(TURNS_MAX):
         search = Search(lab, base)
         whole = whole or float(search.misfit.sum())
-        tried = search.coarse(_everywhere(lab, base, free=free, delay_matters=delay_matters))
+        ideas = _everywhere(lab, base, free=free, delay_matters=delay_matters)
+        # where one loop stamps command and state alike, the log tells of no delay
+        tried = search.coarse(i for i in ideas if i.cause is not Cause.DELAY or acknowledged(log))
         lead = [search.refine(tried[0])] if tried[0].share > SHARE_MIN else []
         # what is too small for a word may hide what is not
         if lead and lead[0].small:

@@ -165,7 +165,8 @@ def imu_rate(log: RunLog, reality: Reality, *, hang: bool) -> tuple[Suspect, ...
     expected = min(asked, channel.rate_hz or math.inf) * (1.0 - channel.loss)
     rate = float(np.sum(~same)) / max(seconds, 1e-9)
     still = hang and np.sum(~same) < 10
-    moves = float(np.nanstd(log.gyro_b[rows], axis=0).max()) > 1e-3
+    gyro = log.gyro_b[rows]
+    moves = bool(np.isfinite(gyro).any()) and float(np.nanstd(gyro, axis=0).max()) > 1e-3
     if still or not moves or rate >= RATE_MIN * expected or not np.any(~same):
         return ()
     return (_seen(Cause.IMU_RATE, LayerName.SENSING, "imu", value=rate, unit="Hz"),)

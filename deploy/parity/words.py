@@ -156,8 +156,9 @@ def next_step(suspect: Suspect) -> str:
             text = "name the server's kind with `ksim run --server`; of an imported log, the unit in its map YAML"
         case Cause.ZERO_OFFSET:
             text = (
-                f"set the zero of {joints} anew; or let `ksim sysid --fit kp kd friction offset` measure it and train "
-                "with `--calibration`"
+                f"set the zero of {joints} anew, if it is off with the motor limp; else the motor may be softer than "
+                "the model's, which looks the same in a joint that stands still under a weight: `ksim sysid` with "
+                "motions in which it moves tells the two apart"
             )
         case Cause.IMU_TURNED:
             text = (

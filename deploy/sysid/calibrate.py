@@ -24,6 +24,8 @@ from robots.load import load_robot
 FIRST_S = 30.0
 # and goes in steps of this [s], or the fit's own where that is longer.
 FIRST_STEP_S = 0.004
+# Rows as near to a touch as this bear its marks too [s].
+AROUND_S = 0.5
 
 
 def _cut(motion: Motion, seconds: float) -> Motion:
@@ -41,7 +43,9 @@ def _without(motions: Sequence[Motion], found: Sequence[Touch]) -> list[Motion]:
         use = motion.use.copy()
         for touch in found:
             if touch.motion == motion.name:
-                use &= ~touch.rows
+                at = np.flatnonzero(touch.rows)
+                near = np.searchsorted(motion.time_s[at], motion.time_s[:, None] + [-AROUND_S, AROUND_S])
+                use &= near[:, 0] == near[:, 1]
         out.append(dataclasses.replace(motion, use=use))
     return out
 
@@ -102,7 +106,7 @@ def calibrate(
     contacts: Contacts | None = None,
     kinds: Sequence[str] = FITTED,
     held: bool = False,
-    leave_out: bool = False,
+    leave_out: bool = True,
     timestep_s: float = 0.002,
     iterations: int = 30,
     threads: int = 1,
@@ -120,7 +124,8 @@ def calibrate(
         contacts: what the arm may touch.
         kinds: of parameters to fit, of `KINDS`.
         held: a floating base was fixed to the world.
-        leave_out: rows in which the arm seems to touch what is not declared do not count.
+        leave_out: rows in which the arm seems to touch what is not declared are not fitted; the result is judged on
+            them all the same.
         timestep_s: physics step [s].
         iterations: steps of each search at most.
         threads: of the simulation.
@@ -137,6 +142,11 @@ def calibrate(
     if plane is not None and plane.fit and "plane_m" not in kinds:
         kinds.append("plane_m")
     published = start = _told(seen, Parameters.of(spec, plane), spec.joint_names, say)
+    if {"kp", "mass"} <= set(kinds):
+        raise SysidError(
+            "fit: got kp and mass, of which motions show the ratio alone; expected one of them; fit mass where the "
+            "gains are known, as told or weighed"
+        )
     if "kd" in kinds and "damping" not in kinds:
         # motions tell the two apart only where the torque is at its limit
         start = published.replace(kd=published.kd + published.damping, damping=np.zeros_like(published.kd))
@@ -170,8 +180,9 @@ def calibrate(
         x = problem.vector(begin)
         kept.put("first", Search(x=x, damping=np.full(len(x), DAMPING)))
     # where another search follows, this one need not be exact
-    fit = search("first", problem, start, 0.02 if any(m.velocity is not None for m in seen) else 1e-4)
+    fit = search("first", problem, start, 0.02 if any(m.velocity is not None for m in seen) else 1e-3)
     found = touches(simulator(seen), fit.parameters)
+    everything = seen
     if found and leave_out:
         say(f"{len(found)} contacts that are not declared: fitted again without their rows")
         seen = _without(seen, found)
@@ -191,24 +202,25 @@ def calibrate(
     lag = fit_lag(seen)
     p = fit.parameters
 
-    def judge(motions: Sequence[Motion]) -> dict:
+    def judge(motions: Sequence[Motion], fitted: Sequence[Motion]) -> dict:
         if not motions:
             return {}
         ours = simulator(motions)
         score = Score(rmse_rad=rmse(ours, p), published_rad=rmse(simulator(motions, nothing), published))
-        out = {m.name: float(np.mean(~m.use)) for m in motions}
+        out = {m.name: float(np.mean(~m.use)) for m in fitted}
         digests = {m.name: m.digest for m in motions}
         return scores_of(spec.joint_names, score, lag.rmse(motions), digests, touching=_touching(ours, p), left_out=out)
 
     say("judging")
+    if found and leave_out:  # as the fit without them shows it
+        found = touches(simulator(everything), p) or found
     more = touches(simulator(unseen), p) if unseen else []
-    if more and leave_out:
-        unseen = _without(unseen, more)
     height, delay = (shared(what, problem, fit, sure) for what in ("plane_m", "delay_s"))
     one_clock = any(m.one_clock for m in seen)
     if plane is not None:
         contacts = dataclasses.replace(
-            contacts, plane=dataclasses.replace(plane, height_m=height.value, friction=p.plane_friction)
+            contacts,
+            plane=dataclasses.replace(plane, height_m=height.value, friction=p.plane_friction, give_m_n=p.plane_give),
         )
     return Calibration(
         robot=spec.name,
@@ -223,9 +235,10 @@ def calibrate(
         contacts=contacts,
         plane_m=height,
         touching=tuple(
-            Touching(motion=t.motion, what=t.what, level=t.level, share=t.share, left_out=leave_out)
-            for t in [*found, *more]
+            Touching(motion=t.motion, what=t.what, level=t.level, share=t.share, left_out=out, geoms=t.geoms)
+            for out, some in ((leave_out, found), (False, more))
+            for t in some
         ),
-        seen=judge(seen),
-        unseen=judge(unseen),
+        seen=judge(everything, seen),
+        unseen=judge(unseen, unseen),
     )

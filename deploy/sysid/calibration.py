@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,8 +16,9 @@ from deploy.errors import DeployError
 from deploy.sysid.contacts import Contacts
 from deploy.sysid.fit import Fit, Problem, Score
 from deploy.sysid.intervals import Intervals
+from deploy.sysid.kinds import GIVE_M_N
 from deploy.sysid.motion import Motion
-from deploy.sysid.simulate import Parameters, Simulator
+from deploy.sysid.simulate import Parameters, Simulator, plane_of
 from robots.spec import RobotSpec
 from toolkit.errors import SettingsError
 from toolkit.files import atomic_path
@@ -69,6 +72,8 @@ class JointCalibration(_Settings):
         play: full width of the gap [rad].
         compliance: of the spring, 1 / stiffness [rad/(N m)].
         offset: measured less true position [rad].
+        load_friction: friction that is more by this share of the controller's torque.
+        mass: factor on the mass and inertia of the link that the joint moves.
     """
 
     kp: Estimate
@@ -82,6 +87,8 @@ class JointCalibration(_Settings):
     play: Estimate
     compliance: Estimate
     offset: Estimate
+    load_friction: Estimate = Estimate(value=0.0)
+    mass: Estimate = Estimate(value=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +102,7 @@ class MotionScore(_Settings):
         fitted_rad: of the fitted one [rad].
         lag_rad: of a fitted lag with play, without dynamics [rad].
         touching: share of its rows in which the arm touches what is declared.
-        left_out: share of its rows that did not count.
+        left_out: share of its rows that were not fitted, or for an unseen one did not count.
     """
 
     source: str
@@ -121,7 +128,8 @@ class Touching(_Settings):
         what: "plane", or the joint at its stop.
         level: height of the plane [m], or the joint's angle [rad].
         share: of the motion's rows.
-        left_out: these rows did not count.
+        left_out: these rows were not fitted.
+        geoms: of the robot, that are at the plane by name.
     """
 
     motion: str
@@ -129,6 +137,7 @@ class Touching(_Settings):
     level: float
     share: float
     left_out: bool
+    geoms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +155,7 @@ class Calibration(_Settings):
         one_clock: commands and states of a log bear one stamp: the delay is not a transport delay.
         converged: the search came to its end; False where its iterations were used up before.
         held: the base, which floats in the model, was fixed to the world.
-        contacts: what was declared; its plane has the height and the friction found.
+        contacts: what was declared; its plane has what was found.
         plane_m: that height.
         touching: contacts that nobody declared.
         seen: the motions that were fitted.
@@ -177,6 +186,38 @@ class Calibration(_Settings):
         """Mean over the unseen motions, over the seen ones where there are none."""
         return float(np.mean([m.ratio for m in (self.unseen or self.seen).values()]))
 
+    def declaration(self) -> list[str]:
+        """Lines of YAML that declare the plane that was found; none where none was."""
+        planes = [t for t in self.touching if t.what == "plane"]
+        if not planes:
+            return []
+        geoms = dict.fromkeys(name for t in planes for name in t.geoms)
+        height = np.average([t.level for t in planes], weights=[t.share for t in planes])
+        return ["plane:", f"  height_m: {height:.3f}", f"  geoms: [{', '.join(geoms)}]", f"  give_m_n: {GIVE_M_N}"]
+
+    def at_step(self, timestep_s: float) -> Calibration:
+        """The same robot for a simulation with another physics step [s].
+
+        An explicit step of h takes kd h / 2 of a joint's inertia away, and acts h / 2 early: I (q+ - 2 q + q-) / h^2 =
+        kp (target - q) - kd (q - q-) / h. What was fitted made up for that at its own step.
+        """
+        more = 0.5 * (timestep_s - self.timestep_s)
+
+        def moved(estimate: Estimate, by: float, least: float) -> Estimate:
+            if estimate.low is None or estimate.high is None:  # not fitted
+                return estimate
+            ends = (max(end + by, least) for end in (estimate.value, estimate.low, estimate.high))
+            value, low, high = ends
+            return dataclasses.replace(estimate, value=value, low=low, high=high)
+
+        joints = {
+            name: dataclasses.replace(j, armature=moved(j.armature, j.kd.value * more, 0.1 * j.armature.value))
+            for name, j in self.joints.items()
+        }
+        return dataclasses.replace(
+            self, timestep_s=timestep_s, joints=joints, delay_s=moved(self.delay_s, more, -math.inf)
+        )
+
     def parameters(self, robot: RobotSpec) -> Parameters:
         """What to simulate.
 
@@ -190,8 +231,9 @@ class Calibration(_Settings):
             )
         rows = [self.joints[name] for name in robot.joint_names]
         columns = {f.name: np.array([getattr(row, f.name).value for row in rows]) for f in fields(JointCalibration)}
-        rough = {} if self.contacts.plane is None else {"plane_friction": self.contacts.plane.friction}
-        return Parameters(**columns, delay_s=self.delay_s.value, plane_m=self.plane_m.value, **rough)
+        plane = {"plane_m": self.plane_m.value}
+        plane |= {} if self.contacts.plane is None else plane_of(self.contacts.plane)
+        return Parameters(**columns, delay_s=self.delay_s.value, **plane)
 
 
 def joints_of(robot: RobotSpec, problem: Problem, fit: Fit, sure: Intervals) -> dict[str, JointCalibration]:

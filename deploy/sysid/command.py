@@ -42,7 +42,7 @@ class SysidOptions(Settings):
     fit: Annotated[
         tuple[str, ...], Option(f"what is fitted: {', '.join(KINDS)} (default: {' '.join(FITTED)})", many=True)
     ] = FITTED
-    leave_out: Annotated[bool, Option("leave rows out in which the arm seems to touch what is not declared")] = False
+    leave_out: Annotated[bool, Option("do not fit rows in which the arm seems to touch what is not declared")] = True
     timestep_s: Annotated[
         float, Option("physics step [s]", flag="--timestep", metavar="S"), Bound(1e-4, 0.01, "seconds")
     ] = 0.002
@@ -89,8 +89,15 @@ def lines(calibration: Calibration) -> list[str]:
         out.append(f"plane at {calibration.plane_m.value:.4f} m")
     for touch in calibration.touching:
         where = f"a plane at {touch.level:.3f} m" if touch.what == "plane" else f"{touch.what} at {touch.level:.3f} rad"
-        remedy = "left out" if touch.left_out else "declare it with --contacts, or --leave-out"
-        out.append(f"{touch.motion}: touches {where} in {touch.share:.0%} of its rows and the model does not; {remedy}")
+        fitted = ", which were not fitted" if touch.left_out else ""
+        out.append(f"{touch.motion}: touches {where} in {touch.share:.0%} of its rows{fitted}; the model does not")
+    if any(t.what != "plane" for t in calibration.touching):
+        out.append("declare a joint's stop with --contacts, under stops_rad")
+    if plane := calibration.declaration():
+        out += [
+            "declare the plane, or the model is off where the robot touches it: --contacts with a file of these lines"
+        ]
+        out += [f"  {line}" for line in plane]
     if "offset" in calibration.fitted:
         out.append("offsets trade against the stiffness of joints that carry weight: have a reason for them")
     for title, table in (("fitted", calibration.seen), ("unseen", calibration.unseen)):

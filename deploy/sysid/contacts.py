@@ -17,6 +17,9 @@ from toolkit.settings import Bound, Settings
 
 # Sliding friction of a plane of which nothing else is said.
 PLANE_FRICTION = 0.5
+# A contact that gives way is a spring and a damper: MuJoCo's constraint of this stiffness [1/s^2] and damping [1/s],
+# with the impedance that makes the spring as stiff as it should be. Their time constant is MuJoCo's own, 20 ms.
+SPRING, DAMPER = 2500.0, 100.0
 
 
 class ContactsError(DeployError, SettingsError):
@@ -31,12 +34,14 @@ class Plane(Settings):
         height_m: of the plane in the world; with `fit` where the search begins [m].
         geoms: which of the robot's geoms may touch it.
         friction: sliding friction.
+        give_m_n: how far the contact gives way, the robot's links and base with it [m/N]; 0 is hard.
         fit: find the height.
     """
 
     height_m: Annotated[float, Bound(-10, 10, "metres")]
     geoms: tuple[str, ...]
     friction: Annotated[float, Bound(0, 10, "a coefficient")] = PLANE_FRICTION
+    give_m_n: Annotated[float, Bound(0, 0.1, "metres a newton")] = 0.0
     fit: bool = True
     error: ClassVar[type[SettingsError]] = ContactsError
     noun: ClassVar[str] = ""
@@ -65,6 +70,8 @@ def apply_contacts(built: BuiltModel, contacts: Contacts) -> int:
     Raises:
         ContactsError: a geom or a joint is not the model's.
     """
+    import mujoco  # here, so that a calibration's file needs none
+
     model = built.model
     for name, (low, high) in (contacts.stops_rad or {}).items():
         if name not in built.spec.joint_names:
@@ -92,4 +99,21 @@ def apply_contacts(built: BuiltModel, contacts: Contacts) -> int:
     model.geom_friction[floor, 0] = contacts.plane.friction
     model.geom_sameframe[floor] = 0  # MuJoCo would take its body's place for its own
     model.geom_pos[floor, 2] = contacts.plane.height_m
+    if contacts.plane.give_m_n > 0:
+        # a pyramid's stiffness hangs on its friction, and friction must not give way as the spring does
+        model.opt.cone, model.opt.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 100.0
+        model.geom_solref[floor], model.geom_solimp[floor, :2] = spring(built, contacts.plane, contacts.plane.give_m_n)
     return floor
+
+
+def spring(built: BuiltModel, plane: Plane, give_m_n: float) -> tuple[np.ndarray, float]:
+    """MuJoCo's solref (2,) and impedance of a contact with the plane that gives way by so much [m/N].
+
+    MuJoCo takes the inverse mass at a contact from the model as it is compiled, so one figure holds in all postures:
+    that of the first of the plane's geoms.
+    """
+    model = built.model
+    inverse = model.body_invweight0[model.geom(plane.geoms[0]).bodyid[0], 0]
+    share = 1.0 / (1.0 + SPRING * give_m_n / inverse)
+    # MuJoCo divides both by the impedance
+    return -share * np.array([SPRING, DAMPER]), share

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 # A command may be this late at most [s].
 DELAY_MAX_S = 0.2
+# How far a contact with a plane gives way, where the search for it begins: a table and a small arm [m/N].
+GIVE_M_N = 0.001
 # What is fitted where nothing else is said.
-FITTED = ("kp", "kd", "friction", "stiction", "armature", "torque_limit", "velocity_max", "delay_s")
+FITTED = ("kp", "kd", "friction", "armature", "velocity_max", "delay_s")
 
 
 class Kind(NamedTuple):
@@ -37,6 +39,7 @@ KINDS = {
     "kd": Kind("N m s/rad", 1e-3, 1e4, 0.03),
     "friction": Kind("N m", 1e-5, 1e3, 0.05, log=False, share=True),
     "stiction": Kind("N m", 1e-5, 1e3, 0.1, log=False, share=True),
+    "load_friction": Kind("1", 1e-4, 0.9, 0.1, log=False, share=True),
     "damping": Kind("N m s/rad", 1e-5, 1e3, 0.05, log=False, share=True),
     "armature": Kind("kg m^2", 1e-4, 10, 0.05),
     "velocity_max": Kind("rad/s", 0.5, 1e3, 0.03),
@@ -44,7 +47,9 @@ KINDS = {
     "play": Kind("rad", 1e-5, 0.5, 0.1, log=False, share=True),
     "compliance": Kind("rad/(N m)", 1e-5, 1.0, 0.05, log=False, share=True),
     "offset": Kind("rad", -0.3, 0.3, 0.002, log=False),
+    "mass": Kind("1", 0.1, 10, 0.05),
     "delay_s": Kind("s", 0.0, DELAY_MAX_S, 0.001, log=False, shared=True),
     "plane_m": Kind("m", -10, 10, 0.001, log=False, shared=True),
     "plane_friction": Kind("1", 0.02, 3.0, 0.1, shared=True),
+    "plane_give": Kind("m/N", 1e-5, 0.1, 0.1, shared=True),
 }

@@ -156,17 +156,26 @@ def _sensitivity(found: Calibration) -> str:
     return bars_by_name(out, "of what is left", 1.0)
 
 
+def _line(text: str) -> str:
+    """A line of code with its indent."""
+    return escape(text).replace("  ", "&nbsp;&nbsp;")
+
+
 def _contacts(found: Calibration) -> str:
     told = []
     if found.contacts.plane is not None:
-        height = _value(found.plane_m)
-        told.append(f"Declared: a plane at {height} m, friction {found.contacts.plane.friction:g}.")
+        plane, height = found.contacts.plane, _value(found.plane_m)
+        give = f"gives way by {1e3 * plane.give_m_n:.2g} mm/N" if plane.give_m_n else "hard"
+        told.append(f"Declared: a plane at {height} m, friction {plane.friction:g}, {give}.")
     for touch in found.touching:
         where = f"a plane at {touch.level:.3f} m" if touch.what == "plane" else f"{touch.what} at {touch.level:.3f} rad"
-        remedy = "these rows were left out" if touch.left_out else "declare it, or leave these rows out"
+        fitted = "; these rows were not fitted" if touch.left_out else ""
         told.append(
-            f"{escape(touch.motion)}: {escape(where)} in {touch.share:.0%} of the rows, not in the model; {remedy}."
+            f"{escape(touch.motion)}: {escape(where)} in {touch.share:.0%} of the rows, not in the model{fitted}."
         )
+    if plane := found.declaration():
+        code = "<br>".join(map(_line, plane))
+        told.append(f"To declare it, name a file of these lines with --contacts:<br><code>{code}</code>")
     return "".join(f"<p>{one}</p>" for one in told) or "<p>None declared, none found.</p>"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.sysid.contacts import PLANE_FRICTION, Contacts, Plane, apply_contacts
+from deploy.sysid.contacts import PLANE_FRICTION, Contacts, Plane, apply_contacts, spring
 from deploy.sysid.motion import Motion, SysidError
 from robots import delay, motor
 from robots.model import build_model
@@ -32,11 +32,14 @@ class Parameters:
     """What is simulated: the motor law's parameters, each (joints,), and what else a fit may find.
 
     Attributes:
-        kp, kd, torque_limit, velocity_max, friction, damping, armature, stiction, play, compliance: see MotorParams.
+        kp, kd, torque_limit, velocity_max, friction, damping, armature, stiction, play, compliance, load_friction: see
+            MotorParams.
         offset: measured less true position, (joints,) [rad]; the motor's controller has it too.
+        mass: factor on the mass and inertia of the link that the joint moves, (joints,).
         delay_s: from a row's stamp to the effect of its command, less that to the reading of its state [s].
         plane_m: height of the declared plane in the world [m].
         plane_friction: its sliding friction.
+        plane_give: how far the contact with it gives way [m/N]; 0 is hard.
     """
 
     kp: np.ndarray
@@ -49,21 +52,29 @@ class Parameters:
     stiction: np.ndarray
     play: np.ndarray
     compliance: np.ndarray
+    load_friction: np.ndarray
     offset: np.ndarray
+    mass: np.ndarray
     delay_s: float = 0.0
     plane_m: float = 0.0
     plane_friction: float = PLANE_FRICTION
+    plane_give: float = 0.0
 
     @classmethod
     def of(cls, robot: RobotSpec, plane: Plane | None = None) -> Parameters:
         """The published figures of a robot, no delay; the plane as it is declared."""
         law = MotorParams.of(robot)
-        more = {} if plane is None else {"plane_m": plane.height_m, "plane_friction": plane.friction}
-        return cls(**law._asdict(), offset=np.zeros(len(robot.joints)), **more)
+        more = {} if plane is None else plane_of(plane)
+        return cls(**law._asdict(), offset=np.zeros(len(robot.joints)), mass=np.ones(len(robot.joints)), **more)
 
     def replace(self, **changes: Any) -> Parameters:
         """A copy with some fields changed."""
         return replace(self, **changes)
+
+
+def plane_of(plane: Plane) -> dict[str, float]:
+    """What of the parameters a declared plane is."""
+    return {"plane_m": plane.height_m, "plane_friction": plane.friction, "plane_give": plane.give_m_n}
 
 
 class Simulator:
@@ -146,10 +157,21 @@ class Simulator:
 
         armature = batch.expand("dof_armature")
         armature[:, self.built.dof_ids] = wide("armature")
+        weights = wide("mass")
+        if (weights != 1.0).any():
+            links = self.model.dof_bodyid[self.built.dof_ids]
+            batch.expand("body_mass")[:, links] *= weights
+            batch.expand("body_inertia")[:, links] *= weights[..., None]
+            batch.set_const()
         if self.floor >= 0:
             batch.expand("geom_pos")[:, self.floor, 2] = np.tile([p.plane_m for p in tried], len(self.motions))
             rough = np.tile([p.plane_friction for p in tried], len(self.motions))
             batch.expand("geom_friction")[:, self.floor, 0] = rough
+            plane = self.contacts.plane
+            if plane is not None and plane.give_m_n > 0:
+                soft = [spring(self.built, plane, p.plane_give) for p in tried]
+                batch.expand("geom_solref")[:, self.floor] = np.tile([s[0] for s in soft], (len(self.motions), 1))
+                batch.expand("geom_solimp")[:, self.floor, :2] = np.tile([[s[1]] for s in soft], (len(self.motions), 1))
         offset = wide("offset")
         law = MotorParams(**{name: _lean(wide(name)) for name in MotorParams._fields})
         qpos, qvel, ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
@@ -165,7 +187,7 @@ class Simulator:
         # it stands: friction carries what it can of what the controller gives and gravity does not take
         first = np.repeat(np.stack([m.target[0] for m in self.motions]), sets, axis=0) - offset
         drive = motor.drive_torque(law, start, np.zeros_like(start), first)
-        level = wide("friction") + wide("stiction")
+        level = wide("friction") + wide("stiction") + wide("load_friction") * np.abs(drive)
         pull = np.clip(drive - bias[:, self.built.dof_ids], -level, level)
         memory = memory._replace(anchor=memory.anchor - pull * dt**2 / np.maximum(wide("armature"), 1e-12))
 

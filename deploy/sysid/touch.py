@@ -23,6 +23,8 @@ LEVEL_M = 0.01
 LEVEL_RAD = 0.02
 # A smaller share of a motion's rows says nothing.
 LEAST = 0.02
+# Nor does a geom that is the lowest in a smaller share of the rows that touch.
+LEAST_GEOM = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,12 +36,14 @@ class Touch:
         what: "plane", or the joint at its stop.
         level: height of the plane [m], or angle of the stop [rad].
         rows: which, bool (T,).
+        geoms: of the robot, that are at the plane by name.
     """
 
     motion: str
     what: str
     level: float
     rows: np.ndarray
+    geoms: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -49,19 +53,27 @@ class Touch:
 
 def lowest(simulator: Simulator, position: np.ndarray) -> np.ndarray:
     """Height of the lowest point of the geoms that move, for joint positions (T, joints): (T,) [m]."""
-    built, model = simulator.built, simulator.model
+    return _heights(simulator, position).min(axis=1)
+
+
+def _moving(simulator: Simulator) -> list[int]:
+    model = simulator.model
+    return [g for g in range(model.ngeom) if model.body_weldid[model.geom_bodyid[g]] != 0]
+
+
+def _heights(simulator: Simulator, position: np.ndarray) -> np.ndarray:
+    """Of the lowest point of each geom that moves, (T, geoms) [m]."""
+    built, model, moving = simulator.built, simulator.model, _moving(simulator)
     import mujoco
 
     data = mujoco.MjData(model)
     data.qpos[:] = built.home_qpos
-    moving = [g for g in range(model.ngeom) if model.body_weldid[model.geom_bodyid[g]] != 0]
     capsule, sphere = mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_SPHERE
-    out = np.empty(len(position))
+    out = np.empty((len(position), len(moving)))
     for row, angles in enumerate(position):
         data.qpos[built.qpos_ids] = angles
         mujoco.mj_kinematics(model, data)
-        heights = []
-        for g in moving:
+        for column, g in enumerate(moving):
             up = data.geom_xmat[g].reshape(3, 3)[2]
             if model.geom_type[g] == capsule:
                 reach = abs(up[2]) * model.geom_size[g, 1] + model.geom_size[g, 0]
@@ -69,8 +81,7 @@ def lowest(simulator: Simulator, position: np.ndarray) -> np.ndarray:
                 reach = model.geom_size[g, 0]
             else:
                 reach = float(np.abs(up) @ model.geom_aabb[g, 3:]) - float(up @ model.geom_aabb[g, :3])
-            heights.append(data.geom_xpos[g, 2] - reach)
-        out[row] = min(heights)
+            out[row, column] = data.geom_xpos[g, 2] - reach
     return out
 
 
@@ -79,9 +90,12 @@ def touches(simulator: Simulator, p: Parameters) -> list[Touch]:
     found: list[Touch] = []
     shown = simulator.run([p])
     seen: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    names = [simulator.model.geom(g).name for g in _moving(simulator)]
+    which: dict[str, np.ndarray] = {}
     for motion in simulator.motions:
         model = shown[motion.name][0] - p.offset
-        seen[motion.name] = lowest(simulator, motion.position - p.offset), lowest(simulator, model)
+        each = _heights(simulator, motion.position - p.offset)
+        seen[motion.name], which[motion.name] = (each.min(axis=1), lowest(simulator, model)), each.argmin(axis=1)
         found += _stops(motion, simulator, shown[motion.name][0])
     used = {m.name: m.use for m in simulator.motions}
     stands = [real[(real - model > GAP_M) & used[name]] for name, (real, model) in seen.items()]
@@ -91,7 +105,9 @@ def touches(simulator: Simulator, p: Parameters) -> list[Touch]:
         for name, (real, model) in seen.items():
             rows = (real - model > GAP_M) & (np.abs(real - level) < LEVEL_M) & used[name]
             if rows.mean() >= LEAST:
-                found.append(Touch(motion=name, what="plane", level=level, rows=rows))
+                share = np.bincount(which[name][rows], minlength=len(names)) / rows.sum()
+                geoms = tuple(n for n, part in zip(names, share, strict=True) if part >= LEAST_GEOM and n)
+                found.append(Touch(motion=name, what="plane", level=level, rows=rows, geoms=geoms))
     return found
 
 

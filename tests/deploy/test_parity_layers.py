@@ -480,6 +480,9 @@ def test_a_recorded_motion_of_a_real_arm_is_judged_as_far_as_it_goes(tmp_path: P
     untold = {layer.name for layer in result.judgement.layers if layer.untold}
     assert untold == {LayerName.POLICY, LayerName.BODY, LayerName.CLOSED_LOOP}
     assert result.report["one_clock"] is True
+    # its rows are 20.06 ms apart, by a clock that is none of the robot's
+    assert not any("control_period_s" in text for text in result.report["robot_differences"])
+    assert not any(s.cause is Cause.DELAY for s in result.judgement.suspects)
     actuators, sensing = layer_of(result, LayerName.ACTUATORS), layer_of(result, LayerName.SENSING)
     # the published gains hold the arm where it is told to be; the real one sags
     assert figure(actuators, "static_offset_rad").where == "elbow_flex"

@@ -17,18 +17,21 @@ from deploy.log.recorder import Recorder
 from deploy.log.tick import Tick
 from deploy.sysid import command
 from deploy.sysid.calibrate import _cut, calibrate
-from deploy.sysid.calibration import CalibrationError, load_calibration, write_calibration
+from deploy.sysid.calibration import CalibrationError, Estimate, load_calibration, write_calibration
 from deploy.sysid.contacts import Contacts, ContactsError, Plane
 from deploy.sysid.fit import Problem, first_guess, solve
 from deploy.sysid.intervals import intervals
 from deploy.sysid.lag import fit_lag
+from deploy.sysid.model import write_model
 from deploy.sysid.motion import Motion, SysidError, read_motion
 from deploy.sysid.simulate import Parameters, Simulator
-from deploy.sysid.touch import touches
+from deploy.sysid.touch import lowest, touches
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality, parse_reality
 from robots.load import HERE, load_robot
+from robots.model import build_model
 from robots.spec import PolicySpec
+from tests.calibrations import calibration_of
 from toolkit.settings import load
 
 REAL = Path(__file__).parents[3] / "shared" / "real" / "so101" / "motions"
@@ -154,6 +157,56 @@ def test_hidden_parameters_are_found_and_lie_in_their_intervals(arm):
     assert np.mean(held) >= 0.75
 
 
+def test_a_heavier_link_is_found_where_the_gains_are_known(arm):
+    hidden = {"joints": {"link_mass_scale": {"shoulder": 1.3, "elbow": 0.7}, "friction_add_nm": 0.1}}
+    seen = recorded(arm, parse_reality(hidden), excited(8, 1), 3e-4)
+    published = Parameters.of(load_robot(arm))
+    problem = Problem(
+        Simulator(arm, [seen]), published, ("mass", "friction"), {seen.name: np.full(2, 0.02)}, whole=True
+    )
+    fit = solve(problem, published, 12)
+    sure = intervals(problem, fit)
+    assert fit.parameters.mass == pytest.approx([1.3, 0.7], rel=0.03)
+    assert (sure.low["mass"] <= [1.3, 0.7]).all() and (sure.high["mass"] >= [1.3, 0.7]).all()
+    assert fit.parameters.friction == pytest.approx(published.friction + 0.1, rel=0.1)
+
+
+def test_friction_that_grows_with_the_load_is_found(arm):
+    hidden = {"joints": {"load_friction": {"shoulder": 0.2, "elbow": 0.1}, "friction_add_nm": 0.1}}
+    seen = recorded(arm, parse_reality(hidden), excited(8, 1), 1e-4)
+    published = Parameters.of(load_robot(arm))
+    begin = published.replace(load_friction=np.full(2, 0.05))
+    kinds = ("friction", "load_friction")
+    problem = Problem(Simulator(arm, [seen]), begin, kinds, {seen.name: np.full(2, 0.02)}, whole=True)
+    fit = solve(problem, begin, 12)
+    sure = intervals(problem, fit)
+    assert fit.parameters.load_friction == pytest.approx([0.2, 0.1], rel=0.1)
+    assert (sure.low["load_friction"] <= [0.2, 0.1]).all() and (sure.high["load_friction"] >= [0.2, 0.1]).all()
+
+
+def test_masses_and_stiffness_together_are_refused(arm):
+    motion = recorded(arm, parse_reality({}), excited(1, 0))
+    with pytest.raises(SysidError, match="got kp and mass, of which motions show the ratio alone"):
+        calibrate(arm, [motion], kinds=("kp", "mass"))
+
+
+def test_a_calibration_is_carried_to_another_step(arm):
+    targets = excited(8, 4)
+    motion = dataclasses.replace(recorded(arm, parse_reality({}), targets), velocity=None)
+    p = Parameters.of(load_robot(arm))
+    p = p.replace(kd=3 * p.kd, friction=np.full(2, 1e-4), delay_s=0.01)
+    fitted = {name: Estimate(value=v, low=v, high=v) for name, v in (("armature", 0.02), ("delay_s", 0.01))}
+    found = calibration_of(arm, p, timestep_s=0.001, delay_s=fitted["delay_s"])
+    joints = {n: dataclasses.replace(j, armature=fitted["armature"]) for n, j in found.joints.items()}
+    found = dataclasses.replace(found, joints=joints)
+    shown = [
+        Simulator(arm, [motion], timestep_s=step).run([c.parameters(load_robot(arm))])["motion"][0]
+        for step, c in ((0.001, found), (0.005, found), (0.005, found.at_step(0.005)))
+    ]
+    as_it_is, carried = (np.sqrt(np.mean((s - shown[0]) ** 2)) for s in shown[1:])
+    assert carried < 0.2 * as_it_is and found.at_step(0.001) == found
+
+
 def test_a_lag_with_play_is_found_and_is_no_arm(arm):
     motion = recorded(arm, parse_reality(HIDDEN), excited(8, 3))
     lag = fit_lag([motion])
@@ -188,6 +241,52 @@ def test_an_arm_that_stands_on_a_table_is_noticed_and_explained_by_a_declared_pl
         Simulator(arm, [pressed], contacts=Contacts(plane=Plane(height_m=0.1, geoms=("hand",))))
 
 
+def test_a_plane_that_gives_way_is_a_spring_and_its_give_is_found(arm):
+    def table(give: float) -> Contacts:
+        return Contacts(plane=Plane(height_m=0.1, geoms=("lower", "upper"), friction=0.2, give_m_n=give))
+
+    published = Parameters.of(load_robot(arm), table(2e-4).plane)
+    assert published.plane_give == 2e-4
+    targets = np.repeat([[0.0, 0.0], [1.2, 0.3], [0.2, 0.3], [1.2, 0.0]], 60, axis=0)
+    motion = dataclasses.replace(recorded(arm, Reality(), targets), name="pressed")
+    soft = Simulator(arm, [motion], contacts=table(2e-4))
+    tried = [published, published.replace(plane_give=1e-4), published.replace(plane_give=1e-5)]
+    deep = [0.1 - lowest(soft, one[119:120])[0] for one in soft.run(tried)["pressed"]]  # it stands pressed
+    # it presses with some 100 N: the spring carries it, twice as stiff it gives way half as much
+    assert 0.005 < deep[0] < 0.05
+    assert deep[1] == pytest.approx(0.5 * deep[0], rel=0.3)
+    assert deep[2] < 0.002
+    pressed = dataclasses.replace(motion, position=soft.run([published])["pressed"][0])
+    found = calibrate(arm, [pressed], contacts=table(5e-5), kinds=("plane_give",), iterations=8, timestep_s=0.002)
+    assert found.contacts.plane.give_m_n == pytest.approx(2e-4, rel=0.1)
+    assert found.plane_m.value == pytest.approx(0.1, abs=0.001)
+    assert found.parameters(load_robot(arm)).plane_give == found.contacts.plane.give_m_n
+
+
+def test_rows_that_touch_what_is_not_declared_are_not_fitted_but_judged_and_the_plane_to_declare_is_told(arm):
+    table = Contacts(plane=Plane(height_m=0.1, geoms=("lower", "upper"), friction=0.2))
+    robot = load_robot(arm)
+    real = Parameters.of(robot, table.plane).replace(kp=np.array([45.0, 24.0]))
+    targets = np.repeat([[0.0, 0.0], [-0.4, 0.4], [0.2, 0.3], [1.2, 0.3], [0.3, -0.2]], 50, axis=0)
+    motion = dataclasses.replace(recorded(arm, Reality(), targets), name="pressed", velocity=None)
+    pressed = dataclasses.replace(motion, position=Simulator(arm, [motion], contacts=table).run([real])["pressed"][0])
+    how = {"kinds": ("kp",), "iterations": 4, "timestep_s": 0.005}
+    found = calibrate(arm, [pressed], **how)
+    bent = calibrate(arm, [pressed], leave_out=False, **how)
+    off = {one: np.abs(c.parameters(robot).kp / real.kp - 1).max() for one, c in (("left", found), ("bent", bent))}
+    assert off["left"] < 0.1 < 0.5 < off["bent"]
+    score = found.seen["pressed"]
+    assert 0.2 < score.left_out < 0.6 and bent.seen["pressed"].left_out == 0
+    assert max(score.fitted_rad.values()) > 0.05  # the rows left out count in it
+    told = command.lines(found)
+    assert any("rows, which were not fitted; the model does not" in line for line in told)
+    lines = [line[2:] for line in told[told.index("  plane:") : told.index("  plane:") + 4]]
+    (tmp := Path(str(arm) + "_contacts.yaml")).write_text("\n".join(lines) + "\n")
+    plane = load(Contacts, tmp).plane
+    assert plane.height_m == pytest.approx(0.1, abs=0.005)
+    assert plane.geoms == ("lower",)
+
+
 def test_friction_holds_an_arm_that_stands_still(arm):
     targets = np.zeros((150, 2))
     still = Motion(
@@ -202,6 +301,26 @@ def test_friction_holds_an_arm_that_stands_still(arm):
     shown = Simulator(arm, [still]).run([p.replace(friction=np.full(2, 6.0)), p])["still"]
     assert np.ptp(shown[0], axis=0).max() < 1e-6
     assert np.ptp(shown[1], axis=0).max() > 5e-3
+
+
+def test_a_joint_that_friction_holds_stands_still_at_the_greatest_damping_that_a_step_carries(arm):
+    time_s = 0.02 * np.arange(150)
+    targets = np.stack([0.3 * np.sin(3 * time_s), np.full(150, 0.02)], axis=1)
+    still = Motion(
+        name="still",
+        names=("shoulder", "elbow"),
+        time_s=time_s,
+        target=targets,
+        position=np.zeros((150, 2)),
+        use=np.ones(150, dtype=bool),
+    )
+    simulator = Simulator(arm, [still], timestep_s=0.004)
+    p = Parameters.of(load_robot(arm)).replace(friction=np.array([0.1, 3.0]))
+    most = Problem(simulator, p, ("kp", "kd"), {"still": np.ones(2)}).damped(p)
+    # 0.6 N m of the controller and what the shoulder's motion does, against 3 N m
+    elbow = simulator.run([p.replace(kd=np.array([2.0, most[1]]))])["still"][0, :, 1]
+    assert np.abs(np.diff(elbow[10:])).max() < 2e-3
+    assert np.ptp(elbow[10:]) < 2e-3
 
 
 THEIRS = ("Rotation", "Pitch", "Elbow", "Wrist_Pitch", "Wrist_Roll", "Jaw")
@@ -421,6 +540,19 @@ def test_a_fit_that_was_broken_off_goes_on_to_the_same_end(tmp_path, arm):
     state.write_text("{")
     with pytest.raises(SysidError, match=r"state.json: not the state of a fit"):
         fit()
+
+
+def test_a_model_has_the_links_masses(tmp_path, arm):
+    p = Parameters.of(load_robot(arm))
+    write_model(tmp_path / "arm.xml", arm, calibration_of(arm, p.replace(mass=np.array([1.0, 1.5]))))
+    import mujoco
+
+    ours, theirs = mujoco.MjModel.from_xml_path(str(tmp_path / "arm.xml")), build_model(arm, 0.002).model
+    heavier = ours.body_mass[1:] / theirs.body_mass[1:]
+    which = ours.jnt_bodyid[ours.joint("elbow").id]
+    assert heavier[which - 1] == pytest.approx(1.5) and np.delete(heavier, which - 1) == pytest.approx(1.0)
+    assert ours.body_inertia[which] == pytest.approx(1.5 * theirs.body_inertia[which], rel=1e-5)
+    assert ours.body_ipos[which] == pytest.approx(theirs.body_ipos[which])
 
 
 def test_the_command_writes_a_calibration_a_page_and_a_model_and_refuses_another_robot(tmp_path, capsys, arm):
