@@ -10,7 +10,7 @@ import numpy as np
 
 from deploy.sysid.calibration import Calibration, Touching, joints_of, scores_of, shared
 from deploy.sysid.contacts import Contacts
-from deploy.sysid.fit import DAMPING, FLOOR_RAD, Fit, Problem, Score, Search, first_guess, rmse, sizes, solve
+from deploy.sysid.fit import DAMPING, FLOOR_RAD, SMALL_RAD, Fit, Problem, Score, Search, first_guess, rmse, sizes, solve
 from deploy.sysid.intervals import intervals
 from deploy.sysid.kinds import FITTED
 from deploy.sysid.lag import fit_lag
@@ -38,6 +38,7 @@ def _cut(motion: Motion, seconds: float) -> Motion:
 
 
 def _without(motions: Sequence[Motion], found: Sequence[Touch]) -> list[Motion]:
+    """The motions without the rows that touch; one of which less than half would be left stays whole."""
     out = []
     for motion in motions:
         use = motion.use.copy()
@@ -46,7 +47,8 @@ def _without(motions: Sequence[Motion], found: Sequence[Touch]) -> list[Motion]:
                 at = np.flatnonzero(touch.rows)
                 near = np.searchsorted(motion.time_s[at], motion.time_s[:, None] + [-AROUND_S, AROUND_S])
                 use &= near[:, 0] == near[:, 1]
-        out.append(dataclasses.replace(motion, use=use))
+        enough = use.sum() >= 0.5 * motion.use.sum()
+        out.append(dataclasses.replace(motion, use=use) if enough else motion)
     return out
 
 
@@ -179,15 +181,15 @@ def calibrate(
         begin = first_guess(Problem(short, start, kinds, scale, whole=whole), say)
         x = problem.vector(begin)
         kept.put("first", Search(x=x, damping=np.full(len(x), DAMPING)))
-    # where another search follows, this one need not be exact
-    fit = search("first", problem, start, 0.02 if any(m.velocity is not None for m in seen) else 1e-3)
+    # another search follows: this one need not be exact
+    fit = search("first", problem, start, 0.02)
     found = touches(simulator(seen), fit.parameters)
     everything = seen
     if found and leave_out:
         say(f"{len(found)} contacts that are not declared: fitted again without their rows")
         seen = _without(seen, found)
         problem = Problem(simulator(seen), start, kinds, scale, whole=whole)
-        fit = search("again", problem, fit.parameters)
+        fit = search("again", problem, fit.parameters, 0.02)
     if any(m.velocity is not None for m in seen):
         say("with velocities: positions and velocities by the noise that is left of them")
         left = sizes(problem.simulator, fit.parameters)
@@ -198,6 +200,13 @@ def calibrate(
             problem.simulator, start, kinds, next(scales), speed_scale=next(scales), least=FLOOR_RAD, whole=whole
         )
         fit = search("velocities", problem, fit.parameters)
+    else:
+        # the sum of squares looks most at what the model cannot do; so weighed, it is the sum of the ratios, the score
+        say("positions by the error that is left of them")
+        left = rmse(problem.simulator, fit.parameters)
+        both = {n: np.sqrt(np.maximum(scale[n], SMALL_RAD) * np.maximum(left[n], SMALL_RAD)) for n in left}
+        problem = Problem(problem.simulator, start, kinds, both, whole=whole)
+        fit = search("ratios", problem, fit.parameters, 1e-3)
     sure = intervals(problem, fit)
     lag = fit_lag(seen)
     p = fit.parameters

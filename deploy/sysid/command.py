@@ -68,7 +68,7 @@ def _say(text: str) -> None:
 
 def lines(calibration: Calibration) -> list[str]:
     """What a person reads of a calibration."""
-    out = [f"{'joint':16s}" + "".join(f"{kind:>26s}" for kind in calibration.fitted if not KINDS[kind].shared)]
+    out = [f"{'joint':16s}" + "".join(f"{kind:>30s}" for kind in calibration.fitted if not KINDS[kind].shared)]
     for name, joint in calibration.joints.items():
         cells = []
         for kind in calibration.fitted:
@@ -76,7 +76,7 @@ def lines(calibration: Calibration) -> list[str]:
                 continue
             value = getattr(joint, kind)
             mark = "" if value.known else " ?"
-            cells.append(f"{value.value:.4g} [{value.low:.4g}, {value.high:.4g}]{mark}".rjust(26))
+            cells.append(f"{value.value:.4g} [{value.low:.4g}, {value.high:.4g}]{mark}".rjust(30))
         out.append(f"{name:16s}" + "".join(cells))
     if "delay_s" in calibration.fitted:
         delay = calibration.delay_s

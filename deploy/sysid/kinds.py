@@ -9,7 +9,7 @@ DELAY_MAX_S = 0.2
 # How far a contact with a plane gives way, where the search for it begins: a table and a small arm [m/N].
 GIVE_M_N = 0.001
 # What is fitted where nothing else is said.
-FITTED = ("kp", "kd", "friction", "armature", "velocity_max", "delay_s")
+FITTED = ("kp", "kd", "friction", "armature", "delay_s")
 
 
 class Kind(NamedTuple):

@@ -287,6 +287,18 @@ def test_rows_that_touch_what_is_not_declared_are_not_fitted_but_judged_and_the_
     assert plane.geoms == ("lower",)
 
 
+def test_one_motion_that_the_model_cannot_follow_does_not_bend_the_fit_of_the_others(arm):
+    robot = load_robot(arm)
+
+    def motion(seed: int, scale: float) -> Motion:
+        real = parse_reality({"joints": {"kp_scale": {"shoulder": 0.6, "elbow": scale}}})
+        return dataclasses.replace(recorded(arm, real, excited(4, seed), name=f"seen{seed}"), velocity=None)
+
+    seen = [motion(seed, scale) for seed, scale in ((1, 0.6), (2, 0.6), (3, 0.25))]
+    found = calibrate(arm, seen, kinds=("kp",), iterations=8, timestep_s=0.004).parameters(robot)
+    np.testing.assert_allclose(found.kp / Parameters.of(robot).kp, 0.6, rtol=0.05)
+
+
 def test_friction_holds_an_arm_that_stands_still(arm):
     targets = np.zeros((150, 2))
     still = Motion(
