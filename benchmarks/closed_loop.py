@@ -1,11 +1,12 @@
 """The loop closed on a hidden reality: excite, identify, compare, then train with what was found and without.
 
-    python benchmarks/closed_loop.py --out runs/loop --minutes 20
+    python benchmarks/closed_loop.py --out runs/loop --steps 1500000
 
 A twin hides a reality drawn by the seed: gains, friction, stiction, play, rotors, a delay. It is known to the twin
-alone. Two policies go on from the shipped one, for the same time: one on the robot as described, one on the robot as
-measured. Both then stand in the hidden reality under pushes. A stage that is done leaves its answer in the folder, and
-is not done again: `--from sysid` does that stage and what comes after it anew.
+alone. Three policies go on from the shipped one, for as many steps each: one on the robot as described, one with the
+ranges that a report of parity widened, one on the robot as measured. All then stand in the hidden reality under pushes.
+A stage that is done leaves its answer in the folder, and is not done again: `--from sysid` does that stage and
+what comes after it anew.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from toolkit.errors import ToolkitError
 from toolkit.files import atomic_path, shipped_policy
 
 ROBOT = "kbot"
-POLICIES = ("described", "measured")
+POLICIES = ("described", "widened", "measured")
 # what it is fitted to, and what it is judged by
 SEEN, UNSEEN = ("chirp", "steps", "sweeps", "multisine"), ("multisine", "hold")
-STAGES = ("hidden", "excite", "sysid", "parity", "train", "export", "survive")
+STAGES = ("hidden", "excite", "sysid", "parity", "compare", "train", "export", "survive")
 # a log of excitation is of a robot that hangs, and has no policy to replay
 HUNG = ("--hang",)
 PUSHES = {"force_max_n": 50.0, "force_min_n": 25.0, "duration_s": [0.1, 0.5], "interval_s": [1.5, 2.5], "start_s": 1.5}
@@ -115,16 +116,42 @@ class Loop:
                 told.setdefault(log.stem, {})[when] = find(report, "joint_position_rmse_rad")
         return told
 
+    def _pushed(self) -> Path:
+        """The hidden reality with pushes."""
+        path = self.out / "hidden_pushed.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(self.reality.read_text()) | {"pushes": PUSHES}))
+        return path
+
+    def _stand(self, name: str, seed: int, log: Path) -> float:
+        """How long a policy stands in the hidden reality under the pushes of a seed [s]."""
+        with spawn_twin(ROBOT, reality=self._pushed(), lockstep=True, seed=seed) as twin:
+            words = (self._bundle(name), "--port", twin.port, "--step-lock", "--duration", self.args.stand_s)
+            words += ("--unvalidated", "--log", log, "--force")
+            report = self.stages.call("run", *words, may_fail=True, label=f"{name} in the hidden reality")
+        return float(report["survived_s"])
+
+    def compare(self) -> dict[str, Any]:
+        """A run of the shipped policy against the robot as described: what the report suspects."""
+        log = self.out / "compared.mcap"
+        self._stand("shipped", 500, log)
+        words = (log, "--out", self.out / "compared", "--closed-loop", 0)
+        report = self.stages.call("parity", *words, may_fail=True, label="parity of a run")
+        return {"suspects": report["suspects"]}
+
     def train(self) -> dict[str, Any]:
-        """Both policies, from the shipped one and for the same time."""
+        """The policies, from the shipped one and for as many steps."""
+        more = {
+            "described": (),
+            "widened": ("--parity", self.out / "compared" / "report.json"),
+            "measured": ("--calibration", self.calibration),
+        }
         told = {}
         for name in POLICIES:
-            words = ["--config", "configs/kbot_stand.yaml", "--out", self.out / name]
+            words = ["--config", "configs/kbot_stand.yaml", "--out", self.out / name, *more[name]]
             begun = (self.out / name / "last.ckpt").exists()
             words += ["--resume"] if begun else ["--init", shipped_policy("stand", ".ckpt")]
-            words += ["--set", f"run.max_minutes={self.args.minutes:g}", "--set", "run.total_steps=1000000000"]
+            words += ["--set", "run.max_minutes=100000", "--set", f"run.total_steps={self.args.steps}"]
             words += ["--set", f"seed={self.args.seed}"]
-            words += ["--calibration", self.calibration] if name == "measured" else []
             told[name] = self.stages.call("train", *words, label=f"train {name}")
         return told
 
@@ -142,26 +169,10 @@ class Loop:
 
     def survive(self) -> dict[str, Any]:
         """Each policy in the hidden reality under pushes, the same ones for each."""
-        pushed = yaml.safe_load(self.reality.read_text()) | {"pushes": PUSHES}
-        path = self.out / "hidden_pushed.yaml"
-        path.write_text(yaml.safe_dump(pushed))
         told: dict[str, Any] = {}
         for name in ("shipped", *POLICIES):
-            stood = []
-            for run in range(self.args.runs):
-                with spawn_twin(ROBOT, reality=path, lockstep=True, seed=1000 + run) as twin:
-                    words = (
-                        self._bundle(name),
-                        "--port",
-                        twin.port,
-                        "--step-lock",
-                        "--duration",
-                        self.args.stand_s,
-                        "--unvalidated",
-                    )
-                    words += ("--log", self.out / "runs" / f"{name}_{run}.mcap", "--force")
-                    report = self.stages.call("run", *words, may_fail=True, label=f"survive {name}")
-                stood.append(report["survived_s"])
+            logs = (self.out / "runs" / f"{name}_{run}.mcap" for run in range(self.args.runs))
+            stood = [self._stand(name, 1000 + run, log) for run, log in enumerate(logs)]
             whole = sum(s >= self.args.stand_s - 1e-6 for s in stood)
             told[name] = {"survival": whole / len(stood), "mean_s": float(np.mean(stood)), "stood_s": stood}
         return told
@@ -214,6 +225,9 @@ def table(done: dict[str, Any]) -> str:
     for motion, row in done.get("parity", {}).items():
         before, after = ("-" if row[w] is None else f"{1e3 * row[w]:.2f} mrad" for w in ("before", "after"))
         lines.append(f"parity {motion:10} joint position RMSE {before} before, {after} after")
+    for suspect in done.get("compare", {}).get("suspects", []):
+        where = ", ".join(suspect["places"]) or "all"
+        lines.append(f"parity of a run suspects {suspect['cause']} ({where}): {suspect['value']} {suspect['unit']}")
     for name, row in done.get("survive", {}).items():
         lines.append(f"{name:12} survives {row['survival']:4.0%}, mean {row['mean_s']:.1f} s")
     return "\n".join(lines)
@@ -228,8 +242,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each excitation, for each side")
     parser.add_argument("--iterations", type=int, default=15, help="of the fit at most")
     parser.add_argument("--threads", type=int, default=2, help="of the fit")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of training, each policy")
-    parser.add_argument("--runs", type=int, default=10, help="in the hidden reality, each policy")
+    parser.add_argument("--steps", type=int, default=1_500_000, help="of training, each policy")
+    parser.add_argument("--runs", type=int, default=20, help="in the hidden reality, each policy")
     parser.add_argument("--stand-s", type=float, default=20.0, help="length of each of them")
     parser.add_argument("--from", dest="since", choices=STAGES, help="do this stage and the later ones anew")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to do")

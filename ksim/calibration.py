@@ -82,7 +82,7 @@ def _nominal(calibration: Calibration, robot: RobotSpec) -> MeasuredRobot:
         for what, table in tables.items():
             estimate: Estimate = getattr(found, what)
             value = settled(estimate)
-            described = getattr(joint, _SPEC[what]) if what in _SPEC else 0.0
+            described = getattr(joint, _SPEC[what]) if what in _SPEC else 1.0 if what == "mass" else 0.0
             if value is not None and (estimate.known or value != described):
                 table[joint.name] = value
     return MeasuredRobot(source=calibration.digest, robot=robot.name, **tables)  # type: ignore[arg-type]
@@ -99,7 +99,8 @@ def from_calibration(config: Config, path: str | Path) -> Config:
         CalibrationError: it is missing, no calibration, another robot's, or its search had not come to its end.
     """
     robot = load_robot(config.robot)
-    calibration = calibration_of(path, robot)
+    found = calibration_of(path, robot)
+    calibration = found.at_step(config.physics.timestep_s)
     if not calibration.converged:
         raise CalibrationError(
             f"{path}: its search had not come to its end, so its intervals mean nothing; go on with ksim sysid --begin "
@@ -115,4 +116,9 @@ def from_calibration(config: Config, path: str | Path) -> Config:
     if delay.known and not calibration.one_clock and delay.low is not None and delay.high is not None:
         low, high = min(delay.low, delay.value - DELAY_FLOOR_S), max(delay.high, delay.value + DELAY_FLOOR_S)
         channels[ACTION] = replace(channels[ACTION], latency_s=(max(low, 0.0), max(high, 0.0)))
-    return replace(config, calibration=_nominal(calibration, robot), randomizations=terms, channels=channels)
+    return replace(
+        config,
+        calibration=replace(_nominal(calibration, robot), source=found.digest),
+        randomizations=terms,
+        channels=channels,
+    )

@@ -15,6 +15,7 @@ import numpy as np
 from ksim.draws import FactorRandomization, Randomization, with_model
 from ksim.errors import ConfigError
 from ksim.joint_randomization import KpRandomization
+from ksim.randomization import with_mass
 from ksim.scene import Scene
 from ksim.term import Term
 from ksim.types import PhysicsParams
@@ -40,7 +41,9 @@ class MeasuredRobot(Term):
         stiction: breakaway torque above the friction [N m].
         play: full width of the gap [rad].
         compliance: of the spring between motor and joint [rad/(N m)].
+        load_friction: friction that is more by this share of the controller's torque.
         offset: measured less true position [rad].
+        mass: factor on the mass and inertia of the link that the joint moves.
     """
 
     source: str = ""
@@ -55,11 +58,15 @@ class MeasuredRobot(Term):
     stiction: Annotated[_TABLE, Bound(0, 1e4, "N m")] = field(default_factory=dict)
     play: Annotated[_TABLE, Bound(0, 3.2, "radians")] = field(default_factory=dict)
     compliance: Annotated[_TABLE, Bound(0, 10, "rad/(N m)")] = field(default_factory=dict)
+    load_friction: Annotated[_TABLE, Bound(0, 0.9, "a share")] = field(default_factory=dict)
     offset: Annotated[_TABLE, Bound(-3.2, 3.2, "radians")] = field(default_factory=dict)
+
+    mass: Annotated[_TABLE, Bound(0.1, 10, "factors")] = field(default_factory=dict)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return ("dof_armature",) if self.armature else ()
+        masses = ("body_mass", "body_subtreemass", "body_inertia") if self.mass else ()
+        return (*(("dof_armature",) if self.armature else ()), *masses)
 
     def __str__(self) -> str:
         """What it holds, in a line."""
@@ -87,11 +94,15 @@ class MeasuredRobot(Term):
 
         law = {name: put(value, getattr(self, name)) for name, value in params.motor._asdict().items()}
         params = params._replace(motor=type(params.motor)(**law), joint_offset=put(params.joint_offset, self.offset))
-        if not self.armature:
-            return params
         dofs = np.asarray(scene.built.dof_ids)
-        rotors = params.model["dof_armature"].at[dofs].set(law["armature"])
-        return with_model(params, dof_armature=rotors)
+        if self.armature:
+            params = with_model(params, dof_armature=params.model["dof_armature"].at[dofs].set(law["armature"]))
+        if self.mass:
+            links, factor = scene.built.model.dof_bodyid[dofs], put(jnp.ones(len(names)), self.mass)
+            params = with_mass(params, params.model["body_mass"].at[links].mul(factor), scene)
+            inertia = params.model["body_inertia"].at[links].mul(factor[:, None])
+            params = with_model(params, body_inertia=inertia)
+        return params
 
 
 @dataclass(frozen=True, kw_only=True)

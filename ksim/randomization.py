@@ -6,10 +6,8 @@ ksim/joint_randomization.py; their names are here too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,9 +42,7 @@ from ksim.joint_randomization import (
 )
 from ksim.scene import Scene
 from ksim.types import PhysicsParams
-from toolkit.errors import SettingsError
-from toolkit.settings import Bound, Range, Settings, merge
-from toolkit.yaml_file import YamlError, read_yaml
+from toolkit.settings import Bound, Range
 
 __all__ = [
     "ArmatureRandomization",
@@ -79,13 +75,11 @@ __all__ = [
     "TargetBiasRandomization",
     "TorqueLimitRandomization",
     "about",
-    "calibrated",
     "nominal",
     "with_mass",
     "with_model",
 ]
 
-S = TypeVar("S", bound=Settings)
 
 # mjtGeom of the shapes that are as large as their size says.
 _SIZED = {2: "sphere", 3: "capsule", 4: "ellipsoid", 5: "cylinder", 6: "box"}
@@ -308,26 +302,3 @@ class FootShapeRandomization(FactorRandomization):
             at = np.asarray(geoms, np.int32)
             grown = {name: value.at[at].mul(drawn[place]) for name, value in grown.items()}
         return with_model(params, **grown)
-
-
-def calibrated(config: S, path: str | Path) -> S:
-    """A ksim.config.Config whose randomisations are changed as a calibration file says.
-
-    The file is YAML: {name of a term: {field: value}}; a new name says its `kind`, and null takes a term out.
-
-    Raises:
-        SettingsError: the file is missing or not YAML, or names what there is not; the message names the file.
-    """
-    path, what = Path(path), "a YAML mapping of randomisations, such as `kp: {factor: [0.9, 1.1]}`"
-    if not path.exists():
-        raise ConfigError(f"{path}: no such file; expected {what}")
-    try:
-        changes = read_yaml(path, what)
-        if not isinstance(changes, Mapping):
-            raise ConfigError(f"{path}: got {type(changes).__name__}, expected {what}")
-        return merge(config, {"randomizations": changes})
-    except YamlError as error:
-        raise ConfigError(str(error)) from error
-    except SettingsError as error:
-        text = str(error)
-        raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from error

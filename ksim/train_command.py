@@ -32,6 +32,9 @@ class TrainOptions(KsimOptions):
     calibration: Annotated[
         str | None, Option("train on the robot that ksim sysid measured: its calibration.yaml", metavar="FILE")
     ] = None
+    parity: Annotated[
+        str | None, Option("widen ranges until they hold what ksim parity measured: its report.json", metavar="FILE")
+    ] = None
     json: Annotated[bool, Option("print the result as one JSON object on stdout")] = False
     distributed: Annotated[
         bool, Option("one of several processes that train together; SLURM and Kubernetes tell it which")
@@ -71,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
             from ksim.calibration import from_calibration
         config = from_calibration(config, args.calibration)
         print(f"trains on {config.calibration}; other figures as described", file=sys.stderr, flush=True)
+    if args.parity is not None:
+        config = _widened(config, args)
     out = Path(args.out or f"runs/{config.task}-seed{config.seed}")
     if args.resume and (out / "last.ckpt").exists():
         config = _resumed(config, out / "last.ckpt")
@@ -97,6 +102,19 @@ def main(argv: list[str] | None = None) -> int:
     except OSError:  # the signal that ended it tells that there is no terminal
         drop_stdout()
     return 128 + result.signum
+
+
+def _widened(config: Config, args: TrainOptions) -> Config:
+    """The task whose ranges hold what --parity measured, and each change told."""
+    with importing("train"):
+        from ksim.from_parity import NOMINAL, from_parity
+    assert args.parity is not None
+    grown = from_parity(config, args.parity, NOMINAL if args.calibration is None else Path(args.calibration).stem)
+    for line in grown.changes or ("all that was measured is in its ranges already",):
+        print(f"{args.parity}: {line}", file=sys.stderr, flush=True)
+    for line in grown.unheld:
+        print(f"{args.parity}: no range of this task holds this: {line}", file=sys.stderr, flush=True)
+    return grown.config
 
 
 def _program() -> str:

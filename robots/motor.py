@@ -45,7 +45,8 @@ class MotorParams(NamedTuple):
     kp [N m/rad], kd [N m s/rad], torque_limit [N m], velocity_max [rad/s], friction [N m],
     damping [N m s/rad], armature [kg m^2], stiction: breakaway torque above the friction [N m],
     play: full width of the gap between motor and joint [rad], compliance of the spring between
-    them [rad/(N m)], 1 / stiffness; 0 is rigid. A plain 0.0 in the last three costs nothing.
+    them [rad/(N m)], 1 / stiffness; 0 is rigid, load_friction: friction more, as a share of what the
+    motor's controller gives: a gear rubs more under load. A plain 0.0 in the last four costs nothing.
     """
 
     kp: Any
@@ -58,13 +59,14 @@ class MotorParams(NamedTuple):
     stiction: Any = 0.0
     play: Any = 0.0
     compliance: Any = 0.0
+    load_friction: Any = 0.0
 
     @classmethod
     def of(cls, robot: RobotSpec) -> MotorParams:
         """The nominal parameters of a robot, numpy float64 of shape (joints,)."""
         fields = ("kp", "kd", "torque_limit_nm", "velocity_max_rad_s", "friction_nm", "damping", "armature")
         columns = [np.asarray(robot.column(f)) for f in fields]
-        return cls(*columns, *(np.zeros_like(columns[0]) for _ in range(3)))
+        return cls(*columns, *(np.zeros_like(columns[0]) for _ in range(4)))
 
 
 class MotorState(NamedTuple):
@@ -226,6 +228,8 @@ def step(
     bristle = xp.maximum(params.armature * (1.0 / dt**2), _TINY)
     bounds = _torque_bounds(params, velocity, xp)
     asked = _pd(params, position, velocity, target, target_velocity, feedforward)
+    if not _off(params.load_friction):
+        level = level + params.load_friction * xp.abs(_cut(asked, *bounds, xp))
     # the bristle as it will be at the end of the step: so it stops a rotor in one step and does not throw it back
     pull = bristle * (position - state.anchor + dt * velocity)
     viscous = params.damping * velocity

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploy.sysid.calibration import Calibration, Estimate, JointCalibration, write_calibration
 from deploy.sysid.contacts import Contacts
+from deploy.sysid.simulate import Parameters
 from robots.load import load_robot
 from robots.spec import JointSpec
 
@@ -30,7 +31,7 @@ def published(joint: JointSpec) -> JointCalibration:
         "damping": joint.damping,
         "armature": joint.armature,
     }
-    nothing = {f.name: 0.0 for f in dataclasses.fields(JointCalibration)}
+    nothing = {f.name: 0.0 for f in dataclasses.fields(JointCalibration)} | {"mass": 1.0}
     return JointCalibration(**{name: Estimate(value=value) for name, value in (nothing | figures).items()})
 
 
@@ -49,6 +50,8 @@ def calibration(**changes) -> Calibration:
         "play": known(0.02, width=0.002),
         "compliance": known(0.01, width=0.001),
         "offset": known(0.05, width=0.001),
+        "load_friction": known(0.1, 0.2),
+        "mass": known(1.25, 0.02),
     }
     joints[KNEE] = dataclasses.replace(joints[KNEE], **knee)
     unsure = {"kp": Estimate(value=99.0, low=1.0, high=500.0), "kd": Estimate(value=9.0, low=0.0, high=50.0)}
@@ -76,3 +79,28 @@ def calibration_file(folder: Path, **changes) -> Path:
     path = folder / "calibration.yaml"
     write_calibration(path, calibration(**changes))
     return path
+
+
+def calibration_of(folder: Path, p: Parameters, **changes) -> Calibration:
+    """Of a robot whose joints are said to be of these parameters."""
+    robot = load_robot(folder)
+    joints = {
+        name: JointCalibration(
+            **{f.name: Estimate(value=float(getattr(p, f.name)[j])) for f in dataclasses.fields(JointCalibration)}
+        )
+        for j, name in enumerate(robot.joint_names)
+    }
+    found = Calibration(
+        robot=robot.name,
+        model=robot.source,
+        timestep_s=0.002,
+        fitted=("kp",),
+        joints=joints,
+        delay_s=Estimate(value=p.delay_s),
+        one_clock=False,
+        contacts=Contacts(),
+        plane_m=Estimate(value=0.0),
+        seen={},
+        unseen={},
+    )
+    return dataclasses.replace(found, **changes)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 
@@ -29,9 +29,8 @@ from deploy.control.run import alone, or_stop, signals
 from deploy.control.stop import Stop, Stopped
 from deploy.control.watchdog import Watchdog
 from deploy.control.wiggle import Wiggle
-from deploy.errors import CheckError, ConnectionLost, DeployError, OptionError
-from deploy.robot.address import addressed
-from deploy.robot.dialects import GyroUnit, Server
+from deploy.errors import CheckError, ConnectionLost, DeployError
+from deploy.robot.address import KnownServer, addressed
 from deploy.robot.faults import text_of
 from deploy.robot.interface import Sight
 from deploy.robot.kos import KosRobot
@@ -39,8 +38,7 @@ from deploy.robot.safety import Limits, check_imu, check_start
 from robots.load import load_robot
 from robots.spec import PolicySpec, RobotSpec
 from toolkit.cli import Option, options, run_verb
-from toolkit.errors import SettingsError
-from toolkit.settings import Bound, Settings
+from toolkit.settings import Bound
 
 # The share of the probe that asks at the control rate; the rest asks as fast as the link allows, this often at most.
 PACED_SHARE, FAST_PERIOD_S = 0.7, 0.002
@@ -49,18 +47,14 @@ _COLOURS = {GREEN: "32", AMBER: "33", RED: "31"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions(Settings):
+class CheckOptions(KnownServer):
     """The options of `ksim check`."""
 
     bundle: Annotated[Path | None, Option("the policy that is to run, a .kinfer file", positional=True)] = None
-    host: Annotated[str, Option("where the KOS server is")] = "127.0.0.1"
-    port: Annotated[int, Option("its port"), Bound(1, 65535, "a port")] = 50051
     robot: Annotated[
         str | None,
         Option("whose joints: a built-in robot, or a folder (default: the bundle's)", metavar="NAME|FOLDER"),
     ] = None
-    server: Annotated[Server, Option("which KOS server it is")] = "auto"
-    gyro_unit: Annotated[GyroUnit | None, Option("what the server sends (default: what its kind sends)")] = None
     probe_s: Annotated[
         float, Option("how long to look at it [s]", flag="--probe", metavar="S"), Bound(0.2, 600, "seconds")
     ] = 10.0
@@ -78,8 +72,6 @@ class CheckOptions(Settings):
         Bound(0, 60, "seconds"),
     ] = 0.5
     json: Annotated[bool, Option("print the findings as one JSON object")] = False
-    error: ClassVar[type[SettingsError]] = OptionError
-    noun: ClassVar[str] = ""
 
     def check(self) -> None:
         self.require(self.bundle is not None or self.robot is not None, "bundle", None, "a .kinfer file, or --robot")

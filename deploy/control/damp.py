@@ -7,10 +7,10 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
-from deploy.errors import ConnectionLost, OptionError
-from deploy.robot.address import addressed
+from deploy.errors import ConnectionLost
+from deploy.robot.address import AtServer, addressed
 from deploy.robot.damping import Damping, damp_joints
 from deploy.robot.kos import KosRobot
 from deploy.robot.safety import Limits, damp
@@ -19,16 +19,13 @@ from robots.errors import BundleError
 from robots.load import load_robot
 from robots.spec import RobotSpec
 from toolkit.cli import Option, options, run_verb
-from toolkit.errors import SettingsError
-from toolkit.settings import Bound, Settings
+from toolkit.settings import Bound
 
 
 @dataclass(frozen=True, kw_only=True)
-class DampOptions(Settings):
+class DampOptions(AtServer):
     """The options of `ksim damp`."""
 
-    host: Annotated[str, Option("where the KOS server is")] = "127.0.0.1"
-    port: Annotated[int, Option("its port"), Bound(1, 65535, "a port")] = 50051
     robot: Annotated[
         str | None,
         Option("whose joints: a built-in robot, or a folder (default kbot)", metavar="NAME|FOLDER", group="of"),
@@ -38,8 +35,6 @@ class DampOptions(Settings):
     )
     for_s: Annotated[float, Option("how long to try [s]", flag="--for", metavar="S"), Bound(0, 600, "seconds")] = 8.0
     json: Annotated[bool, Option("print the result as one JSON object")] = False
-    error: ClassVar[type[SettingsError]] = OptionError
-    noun: ClassVar[str] = ""
 
 
 def _spec(args: DampOptions) -> RobotSpec:

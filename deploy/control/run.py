@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from deploy.bundle.preflight import Prepared, parse_commands, prepare
 from deploy.control.commands import LIVE, CommandSource, Schedule, live_kind, open_live, read_schedule
@@ -31,17 +31,15 @@ from deploy.control.watchdog import Watchdog
 from deploy.errors import DeployError, LogError, OptionError, SafetyError
 from deploy.log.place import check_place
 from deploy.log.recorder import LogProcess, Recorder
-from deploy.robot.address import addressed
-from deploy.robot.dialects import GyroUnit, Server
+from deploy.robot.address import DrivenServer, addressed
 from deploy.robot.faults import text_of
 from deploy.robot.kos import KosRobot
 from deploy.robot.safety import Limits, check_imu, check_start
 from deploy.robot.state import RobotState
 from deploy.view.run import RunView, viewed
 from toolkit.cli import Option, options, run_verb
-from toolkit.errors import SettingsError
 from toolkit.files import only_one
-from toolkit.settings import Bound, Settings
+from toolkit.settings import Bound
 
 T = TypeVar("T")
 # SIGHUP comes when the terminal or the connection to the robot's computer is lost
@@ -53,13 +51,11 @@ NO_ACCELEROMETER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(Settings):
+class RunOptions(DrivenServer):
     """What to run, where, for how long.
 
     Attributes:
         bundle: the .kinfer file.
-        host: where the KOS server is.
-        port: its port.
         duration_s: how long the policy runs, after the ramp [s].
         command: command values by name; what is left out is 0, or the end of its range next to 0.
         schedule: a YAML or CSV file of commands over time, in place of `command`.
@@ -70,20 +66,15 @@ class RunOptions(Settings):
         ramp_s: time from the measured pose to home [s]; none where the pose is home already. 0 starts the policy
             at once from any pose.
         robot: name or folder to check the bundle against; None trusts the bundle.
-        server: which kind of server it is, see deploy/robot/dialects.py; "auto" finds out.
-        gyro_unit: what the server's gyro speaks, "deg/s" or "rad/s"; None takes what its kind speaks.
         base_fixed: the base cannot move, as in a simulator that holds it. An IMU that gives the same values for more
             than seven ticks is otherwise a fault.
         reset: ask a simulator to put the robot at home first; a robot refuses.
-        step_lock: drive a simulator that is in lock step; time is then the simulator's.
         tilt_max_rad: more tilt than this is a fall [rad].
         lost_ticks_max: more ticks in a row without an answer than this end the run; so does a silence that is as long
             as `watchdog_s`.
         connect_timeout_s: how long to wait for the server [s].
         realtime: ask the system for real-time scheduling; goes on without where that is not allowed.
         damp_for_s: how long to try to damp a robot that does not answer [s].
-        watchdog_s: a process of its own damps the robot when the loop has missed its beat for so long [s], or has
-            died; at least three control periods. 0 runs without it, as lock step always does.
         rest_s: how long the policy is at zero command when the time is up, if it was asked to move [s].
         soften_s: over which the stiffness goes after that [s].
         on_fault: what a fault leaves the robot in: "damp" (no stiffness, nominal damping), "hold" (the last gains and
@@ -91,7 +82,6 @@ class RunOptions(Settings):
         rate_hz: of the loop, a whole multiple of the policy's: between two steps of the policy the robot is looked at
             and its target sent again; 0 is the policy's own.
         cpu: the one that the loop may use; -1 is any.
-        late_max: the loop may be slower than in training by this share, over a second; more ends the run.
         on_second: called about once a second with a line to show.
         unvalidated: run a bundle of ours that was not proven to be its checkpoint.
         on_warning: called with each line of warning before the policy starts; then in a thread of its own.
@@ -102,8 +92,6 @@ class RunOptions(Settings):
     """
 
     bundle: Annotated[Path, Option("the policy, a .kinfer file", positional=True)]
-    host: Annotated[str, Option("where the KOS server is")] = "127.0.0.1"
-    port: Annotated[int, Option("its port"), Bound(1, 65535, "a port")] = 50051
     duration_s: Annotated[
         float, Option("time to run the policy [s]", flag="--duration", metavar="S"), Bound(0, 86400, "seconds")
     ] = 20.0
@@ -128,8 +116,6 @@ class RunOptions(Settings):
         Option("compare the bundle with this robot (default: its built-in one)", metavar="NAME|FOLDER"),
     ] = None
     unvalidated: Annotated[bool, Option("run a bundle that was not proven to be its checkpoint")] = False
-    server: Annotated[Server, Option("which KOS server it is")] = "auto"
-    gyro_unit: Annotated[GyroUnit | None, Option("what the server sends (default: what its kind sends)")] = None
     tilt_max_rad: Annotated[
         float, Option("more tilt is a fall [rad]", flag="--max-tilt", metavar="RAD"), Bound(0, math.pi, "radians")
     ] = 1.0
@@ -137,14 +123,8 @@ class RunOptions(Settings):
         bool, Option("the base cannot move (kos-sim --suspended): its IMU may say the same for ever")
     ] = False
     reset: Annotated[bool, Option("have a simulator pick the robot up first (a robot has no such service)")] = False
-    step_lock: Annotated[bool, Option("advance a twin in lock step (ksim twin --lockstep)")] = False
     lost_ticks_max: Annotated[int, Bound(0, 10**6, "ticks")] = 7
     connect_timeout_s: Annotated[float, Bound(0, 600, "seconds")] = 3.0
-    late_max: Annotated[
-        float,
-        Option("the loop may be slower by this share, over a second", flag="--max-late", metavar="SHARE"),
-        Bound(0, 1000, "a share"),
-    ] = 0.25
     rest_s: Annotated[
         float,
         Option("zero command before the end, where it moved [s]", flag="--rest", metavar="S"),
@@ -167,15 +147,6 @@ class RunOptions(Settings):
     cpu: Annotated[int, Option("the processor that the loop keeps to (default: any)"), Bound(-1, 4096, "a number")] = -1
     realtime: bool = False
     damp_for_s: Annotated[float, Bound(0, 600, "seconds")] = DAMP_FOR_S
-    watchdog_s: Annotated[
-        float,
-        Option(
-            "damp the robot when the loop hangs or hears nothing for so long; 0: never",
-            flag="--watchdog",
-            metavar="S",
-        ),
-        Bound(0, 60, "seconds"),
-    ] = 0.15
     view: Annotated[
         int | None,
         Option("show the run in a browser on this machine, at port 8080 or this one", metavar="PORT", bare=8080),
@@ -185,8 +156,6 @@ class RunOptions(Settings):
     on_robot: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
     on_second: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
     on_warning: Callable[[str], None] | None = field(default=None, metadata={"plain": False})
-    error: ClassVar[type[SettingsError]] = OptionError
-    noun: ClassVar[str] = ""
 
     def check(self) -> None:
         self.require(self.duration_s > 0, "duration_s", self.duration_s, "more than 0")

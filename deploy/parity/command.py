@@ -16,16 +16,13 @@ from deploy.parity.layers import Parity, parity, write_reports
 from deploy.parity.overview import LogRow
 from deploy.parity.page import write_many
 from deploy.parity.pool import pooled, pooled_report
-from deploy.parity.report import Judgement, Mark
+from deploy.parity.report import EXIT_BAD, Judgement, Mark
 from deploy.parity.terminal import judgement_lines
 from deploy.twin.calibrated import read_reality
 from toolkit.cli import Option, options, run_verb
 from toolkit.errors import SettingsError
 from toolkit.files import atomic_path
 from toolkit.settings import Bound, Settings
-
-# Exit status where a layer is bad or something is suspected; 1 is an error, 2 a word that is no option.
-BAD = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         "Compare recorded runs with the simulation, layer by layer: does the policy replay to the same actions, what\n"
         "happens to them on their way, what do the sensors tell, do joints and body move as the model says, is the\n"
         "run inside the band of many simulated ones, how even was the loop.\n"
-        f"Exit status: 0 good or to be looked at, {BAD} a layer is bad or something is suspected, 1 an error.",
+        f"Exit status: 0 good or to be looked at, {EXIT_BAD} a layer is bad or something is suspected, 1 an error.",
         "ksim parity run.mcap --out reports/",
     )
     if args.full:
@@ -117,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     lines = judgement_lines(judgement, colour=sys.stdout.isatty())
     print(json.dumps(report, allow_nan=False) if args.json else "\n".join(lines))
     print(f"wrote {' and '.join(map(str, files))}", file=sys.stderr)
-    return BAD if judgement.mark is Mark.BAD and not args.exit_zero else 0
+    return EXIT_BAD if judgement.mark is Mark.BAD and not args.exit_zero else 0
 
 
 if __name__ == "__main__":

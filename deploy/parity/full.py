@@ -17,6 +17,7 @@ import numpy as np
 
 from deploy.errors import OptionError
 from deploy.log.recorder import read_log
+from deploy.parity.report import EXIT_BAD
 from deploy.sysid.calibrate import declared
 from deploy.sysid.calibration import Calibration, load_calibration
 from deploy.sysid.contacts import Contacts
@@ -300,4 +301,6 @@ def full(args: ParityOptions) -> int:
         part.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(json.dumps(report, allow_nan=False) if args.json else "\n".join(lines(report)))
     print(f"wrote {out / 'full.json'} and {len(replayed)} motions beside it", file=sys.stderr)
-    return 0
+    # a calibration that is no better than the published figures, or whose replay diverged, is one not to use
+    worse = calibration is not None and (report["ratio"] is None or report["ratio"] >= 1.0)
+    return EXIT_BAD if worse and not args.exit_zero else 0

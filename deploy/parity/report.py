@@ -9,6 +9,10 @@ import enum
 import math
 from dataclasses import dataclass, field
 
+# Exit status of `ksim parity` where a layer is bad, something is suspected, or a calibration is no better than the
+# published figures; 1 is an error, 2 a word that is no option.
+EXIT_BAD = 3
+
 
 class Mark(enum.Enum):
     """How a figure stands to its bounds."""

@@ -132,6 +132,7 @@ _FIT = (
     "record motions with `ksim excite`, fit them with `ksim sysid`, then train with "
     "`ksim train --calibration calibration.yaml`"
 )
+_WIDEN = "train for it: `ksim train --parity report.json` widens the task's ranges"
 
 
 def next_step(suspect: Suspect) -> str:
@@ -165,22 +166,19 @@ def next_step(suspect: Suspect) -> str:
                 "`ksim check` shows where the robot thinks that down is"
             )
         case Cause.IMU_RATE:
-            rate = "20" if suspect.value is None else f"{suspect.value:.0f}"
-            text = f"fix the driver's rate; or train for it: channels.imu.rate_hz=[{rate}, {rate}] in the task's YAML"
+            text = f"fix the driver's rate; or {_WIDEN}"
         case Cause.IMU_AGE:
-            age = "0.06" if suspect.value is None else f"{suspect.value:.3g}"
-            text = f"shorten the IMU's way; or train for it: channels.imu.latency_s=[0, {age}] in the task's YAML"
+            text = f"shorten the IMU's way; or {_WIDEN}"
         case Cause.GAINS:
             text = f"read back the gains that the motors have (`ksim check` compares them); else {_FIT}"
         case Cause.DELAY:
-            text = "find where it waits: round trips and periods are below; or train for it"
+            text = f"find where it waits: round trips and periods are below; or {_WIDEN}"
             if suspect.value is not None and suspect.value < 0:
-                text = "it was trained for more delay than there is: narrow it"
-            text += ": channels.action.latency_s in the task's YAML"
+                text = (
+                    "it was trained for more delay than there is: narrow channels.action.latency_s in the task's YAML"
+                )
         case Cause.MASS:
-            text = (
-                "weigh it and correct the body's mass in robot.xml; or widen LinkMassRandomization in the task's YAML"
-            )
+            text = f"weigh it and correct the body's mass in robot.xml; or {_WIDEN}"
         case Cause.STICKY:
             text = f"turn {joints} by hand, limp, and look for what rubs; if it is to stay so, {_FIT}"
         case Cause.LOOSE:

@@ -40,6 +40,7 @@ def _cut(motion: Motion, seconds: float) -> Motion:
 
 
 def _without(motions: Sequence[Motion], found: Sequence[Touch]) -> list[Motion]:
+    """The motions without the rows that touch; one of which little would be left stays whole."""
     out = []
     for motion in motions:
         use = motion.use.copy()
@@ -145,6 +146,11 @@ def calibrate(
     if plane is not None and plane.fit and "plane_m" not in kinds:
         kinds.append("plane_m")
     published = start = _told(seen, Parameters.of(spec, plane), spec.joint_names, say)
+    if {"kp", "mass"} <= set(kinds):
+        raise SysidError(
+            "fit: got kp and mass, of which motions show the ratio alone; expected one of them; fit mass where the "
+            "gains are known, as told or weighed"
+        )
     if "kd" in kinds and "damping" not in kinds:
         # motions tell the two apart only where the torque is at its limit
         start = published.replace(kd=published.kd + published.damping, damping=np.zeros_like(published.kd))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -70,6 +72,8 @@ class JointCalibration(_Settings):
         play: full width of the gap [rad].
         compliance: of the spring, 1 / stiffness [rad/(N m)].
         offset: measured less true position [rad].
+        load_friction: friction that is more by this share of the controller's torque.
+        mass: factor on the mass and inertia of the link that the joint moves.
     """
 
     kp: Estimate
@@ -83,6 +87,8 @@ class JointCalibration(_Settings):
     play: Estimate
     compliance: Estimate
     offset: Estimate
+    load_friction: Estimate = Estimate(value=0.0)
+    mass: Estimate = Estimate(value=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +206,29 @@ class Calibration(_Settings):
         geoms = dict.fromkeys(name for t in planes for name in t.geoms)
         height = np.average([t.level for t in planes], weights=[t.share for t in planes])
         return ["plane:", f"  height_m: {height:.3f}", f"  geoms: [{', '.join(geoms)}]", f"  give_m_n: {GIVE_M_N}"]
+
+    def at_step(self, timestep_s: float) -> Calibration:
+        """The same robot for a simulation with another physics step [s].
+
+        An explicit step of h takes kd h / 2 of a joint's inertia away, and acts h / 2 early: I (q+ - 2 q + q-) / h^2 =
+        kp (target - q) - kd (q - q-) / h. What was fitted made up for that at its own step.
+        """
+        more = 0.5 * (timestep_s - self.timestep_s)
+
+        def moved(estimate: Estimate, by: float, least: float) -> Estimate:
+            if estimate.low is None or estimate.high is None:  # not fitted
+                return estimate
+            ends = (max(end + by, least) for end in (estimate.value, estimate.low, estimate.high))
+            value, low, high = ends
+            return dataclasses.replace(estimate, value=value, low=low, high=high)
+
+        joints = {
+            name: dataclasses.replace(j, armature=moved(j.armature, j.kd.value * more, 0.1 * j.armature.value))
+            for name, j in self.joints.items()
+        }
+        return dataclasses.replace(
+            self, timestep_s=timestep_s, joints=joints, delay_s=moved(self.delay_s, more, -math.inf)
+        )
 
     def parameters(self, robot: RobotSpec) -> Parameters:
         """What to simulate.

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import numpy as np
 
@@ -20,29 +20,25 @@ from deploy.control.commands import Schedule
 from deploy.control.machine import Ended
 from deploy.control.report import RunReport
 from deploy.control.run import RunOptions, carry_out
-from deploy.errors import CheckError, LogError, OptionError
+from deploy.errors import CheckError, LogError
 from deploy.log.place import check_place
-from deploy.robot.address import addressed
-from deploy.robot.dialects import GyroUnit, Server
+from deploy.robot.address import DrivenServer, addressed
 from deploy.sysid.signals import LEAD_S, AtOnce, Kind, chosen, excitation, sets_of
 from robots.bundle import Bundle
 from robots.load import load_robot
 from robots.spec import PolicySpec, RobotSpec, input_specs
 from toolkit.cli import Option, options, run_verb
-from toolkit.errors import SettingsError
-from toolkit.settings import Bound, Settings
+from toolkit.settings import Bound
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExciteOptions(Settings):
+class ExciteOptions(DrivenServer):
     """The options of `ksim excite`."""
 
     out: Annotated[Path, Option("folder for the logs, one a kind of signal", short="-o", metavar="FOLDER")]
     robot: Annotated[str, Option("whose joints: a built-in robot, or a folder", metavar="NAME|FOLDER")] = "kbot"
-    host: Annotated[str, Option("where the KOS server is")] = "127.0.0.1"
-    port: Annotated[int, Option("its port"), Bound(1, 65535, "a port")] = 50051
     kinds: Annotated[
         tuple[Kind, ...], Option(f"signals: {', '.join(KINDS)} (default: all)", metavar="KIND", many=True)
     ] = KINDS
@@ -65,25 +61,8 @@ class ExciteOptions(Settings):
     ramp_s: Annotated[
         float, Option("time to the home pose before each signal [s]", flag="--ramp", metavar="S"), Bound(1, 600, "s")
     ] = 3.0
-    server: Annotated[Server, Option("which KOS server it is")] = "auto"
-    gyro_unit: Annotated[GyroUnit | None, Option("what the server sends (default: what its kind sends)")] = None
-    step_lock: Annotated[bool, Option("advance a twin in lock step (ksim twin --lockstep)")] = False
-    late_max: Annotated[
-        float,
-        Option("the loop may be slower by this share, over a second", flag="--max-late", metavar="SHARE"),
-        Bound(0, 1000, "a share"),
-    ] = 0.25
-    watchdog_s: Annotated[
-        float,
-        Option(
-            "damp the robot when the loop hangs or hears nothing for so long; 0: never", flag="--watchdog", metavar="S"
-        ),
-        Bound(0, 60, "seconds"),
-    ] = 0.15
     force: Annotated[bool, Option("replace logs that are there")] = False
     json: Annotated[bool, Option("print the reports as one JSON object")] = False
-    error: ClassVar[type[SettingsError]] = OptionError
-    noun: ClassVar[str] = ""
 
     def check(self) -> None:
         self.require(bool(self.kinds), "kinds", list(self.kinds), f"some of {', '.join(KINDS)}")

@@ -155,6 +155,7 @@ class Problem:
             "friction": 0.02 * p.torque_limit,
             "stiction": 0.02 * p.torque_limit,
             "damping": 0.1 * p.kd,
+            "load_friction": 0.05,
             "play": 0.01,
             "compliance": 0.1 / p.kp,
         }
@@ -381,6 +382,8 @@ def first_guess(problem: Problem, say: Callable[[str], None] = lambda _: None) -
     # at zero the search would not feel them
     if "stiction" in problem.kinds:
         p = p.replace(friction=0.8 * p.friction, stiction=0.5 * p.friction)
+    if "load_friction" in problem.kinds:
+        p = p.replace(friction=0.8 * p.friction, load_friction=np.full_like(p.kp, 0.05))
     if "play" in problem.kinds:
         p = p.replace(play=np.full_like(p.kp, 0.01))
     if "compliance" in problem.kinds:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import mujoco
+import numpy as np
 
 from deploy.sysid.calibration import Calibration
 from robots.load import model_file, robot_folder
@@ -15,11 +16,11 @@ from toolkit.files import atomic_path
 
 # What goes before the model; no two dashes in a row, as it is a comment.
 LEFT_OUT = """\
-<!-- The robot with what ksim sysid found: armature, damping and friction of its joints, and position actuators with
-     the stiffness (kp), damping (kv) and torque limit of its motors. Plain MuJoCo cannot carry the rest, which is in
-     calibration.yaml: the delay, the fall of torque with speed, stiction, play and compliance with the encoder on the
-     motor's side, and zero offsets (measured less true position: {offset}). Its dry friction
-     is a soft constraint: a joint that should stand still creeps. -->
+<!-- The robot with what ksim sysid found: armature, damping and friction of its joints, masses of its links, and
+     position actuators with the stiffness (kp), damping (kv) and torque limit of its motors. Plain MuJoCo cannot carry
+     the rest, which is in calibration.yaml: the delay, the fall of torque with speed, stiction, play and compliance
+     with the encoder on the motor's side, and zero offsets (measured less true position: {offset}).
+     Its dry friction is a soft constraint: a joint that should stand still creeps. -->
 """
 
 
@@ -37,15 +38,24 @@ def write_model(path: Path, robot: str | Path, found: Calibration) -> None:
     spec.meshdir, spec.texturedir = (str((file.parent / d).resolve()) for d in (spec.meshdir, spec.texturedir))
     for actuator in list(spec.actuators):
         spec.delete(actuator)
+    weights: dict[str, float] = {}
     for name, values in found.joints.items():
         joint = spec.joint(name)
         joint.armature = values.armature.value
         joint.damping[0] = values.damping.value
         joint.frictionloss = values.friction.value
+        if values.mass.value != 1.0:
+            weights[joint.parent.name] = values.mass.value
         actuator = spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
         actuator.set_to_position(kp=values.kp.value, kv=values.kd.value)
         actuator.forcelimited = mujoco.mjtLimited.mjLIMITED_TRUE
         actuator.forcerange = [-values.torque_limit.value, values.torque_limit.value]
+    model = spec.compile()
+    for name, factor in weights.items():  # where geoms had given them, the compiled figures are written out
+        body, at = spec.body(name), model.body(name)
+        body.explicitinertial, body.fullinertia = True, [np.nan] * 6
+        body.mass, body.inertia = factor * float(at.mass[0]), factor * at.inertia
+        body.ipos, body.iquat = at.ipos, at.iquat
     spec.compile()
     offsets = (f"{name} {v.offset.value:.4g} rad" for name, v in found.joints.items() if v.offset.value)
     note = LEFT_OUT.format(offset=", ".join(offsets).replace("--", "- -") or "none")

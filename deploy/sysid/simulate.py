@@ -32,8 +32,10 @@ class Parameters:
     """What is simulated: the motor law's parameters, each (joints,), and what else a fit may find.
 
     Attributes:
-        kp, kd, torque_limit, velocity_max, friction, damping, armature, stiction, play, compliance: see MotorParams.
+        kp, kd, torque_limit, velocity_max, friction, damping, armature, stiction, play, compliance, load_friction: see
+            MotorParams.
         offset: measured less true position, (joints,) [rad]; the motor's controller has it too.
+        mass: factor on the mass and inertia of the link that the joint moves, (joints,).
         delay_s: from a row's stamp to the effect of its command, less that to the reading of its state [s].
         plane_m: height of the declared plane in the world [m].
         plane_friction: its sliding friction.
@@ -50,7 +52,9 @@ class Parameters:
     stiction: np.ndarray
     play: np.ndarray
     compliance: np.ndarray
+    load_friction: np.ndarray
     offset: np.ndarray
+    mass: np.ndarray
     delay_s: float = 0.0
     plane_m: float = 0.0
     plane_friction: float = PLANE_FRICTION
@@ -61,7 +65,7 @@ class Parameters:
         """The published figures of a robot, no delay; the plane as it is declared."""
         law = MotorParams.of(robot)
         more = {} if plane is None else plane_of(plane)
-        return cls(**law._asdict(), offset=np.zeros(len(robot.joints)), **more)
+        return cls(**law._asdict(), offset=np.zeros(len(robot.joints)), mass=np.ones(len(robot.joints)), **more)
 
     def replace(self, **changes: Any) -> Parameters:
         """A copy with some fields changed."""
@@ -153,6 +157,12 @@ class Simulator:
 
         armature = batch.expand("dof_armature")
         armature[:, self.built.dof_ids] = wide("armature")
+        weights = wide("mass")
+        if (weights != 1.0).any():
+            links = self.model.dof_bodyid[self.built.dof_ids]
+            batch.expand("body_mass")[:, links] *= weights
+            batch.expand("body_inertia")[:, links] *= weights[..., None]
+            batch.set_const()
         if self.floor >= 0:
             batch.expand("geom_pos")[:, self.floor, 2] = np.tile([p.plane_m for p in tried], len(self.motions))
             rough = np.tile([p.plane_friction for p in tried], len(self.motions))
@@ -177,7 +187,7 @@ class Simulator:
         # it stands: friction carries what it can of what the controller gives and gravity does not take
         first = np.repeat(np.stack([m.target[0] for m in self.motions]), sets, axis=0) - offset
         drive = motor.drive_torque(law, start, np.zeros_like(start), first)
-        level = wide("friction") + wide("stiction")
+        level = wide("friction") + wide("stiction") + wide("load_friction") * np.abs(drive)
         pull = np.clip(drive - bias[:, self.built.dof_ids], -level, level)
         memory = memory._replace(anchor=memory.anchor - pull * dt**2 / np.maximum(wide("armature"), 1e-12))
 

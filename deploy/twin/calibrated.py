@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploy.sysid.calibration import Calibration, JointCalibration
 from deploy.sysid.figures import calibration_of, is_calibration, settled
+from deploy.twin.plant import TIMESTEP_S
 from deploy.twin.reality import Commands, Joints, Reality, load_reality
 from robots.load import load_robot
 from robots.spec import JointSpec, RobotSpec
@@ -20,7 +21,13 @@ _FACTORS = {
     "velocity_max": ("velocity_scale", "velocity_max_rad_s"),
     "armature": ("armature_scale", "armature"),
 }
-_AS_THEY_ARE = {"stiction": "stiction_nm", "play": "play_rad", "offset": "zero_offset_rad"}
+_AS_THEY_ARE = {
+    "stiction": "stiction_nm",
+    "play": "play_rad",
+    "offset": "zero_offset_rad",
+    "load_friction": "load_friction",
+    "mass": "link_mass_scale",
+}
 
 
 def _of_joint(found: JointCalibration, joint: JointSpec) -> dict[str, float]:
@@ -57,6 +64,7 @@ def reality_of(calibration: Calibration, robot: RobotSpec, name: str = "calibrat
     A figure that the motions do not tell stays nominal, unless they tell that the joint is not. A delay is taken where
     it is a transport's.
     """
+    calibration = calibration.at_step(TIMESTEP_S)
     columns: dict[str, dict[str, float]] = {}
     for joint in robot.joints:
         for setting, value in _of_joint(calibration.joints[joint.name], joint).items():

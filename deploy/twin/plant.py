@@ -139,6 +139,10 @@ class Plant:
         body, model = self.reality.body, built.model
         model.body_mass[built.bodies] *= body.mass_scale
         model.body_inertia[built.bodies] *= body.mass_scale
+        own = per_joint("link_mass_scale", self.reality.joints.link_mass_scale, self.spec, 1.0)
+        links = model.dof_bodyid[built.dof_ids]
+        model.body_mass[links] *= own
+        model.body_inertia[links] *= own[:, None]
         model.body_mass[built.torso_body] += body.payload_kg
         self._rotors = per_joint("armature_scale", self.reality.joints.armature_scale, self.spec, 1.0)
         model.dof_armature[built.dof_ids] *= self._rotors
@@ -164,6 +168,7 @@ class Plant:
         soft = column("stiffness_nm_rad", 0.0)
         compliance = np.divide(1.0, soft, out=np.zeros(n), where=soft > 0)
         shaft = {"stiction": column("stiction_nm", 0.0), "play": column("play_rad", 0.0), "compliance": compliance}
+        shaft["load_friction"] = column("load_friction", 0.0)
         self._shaft: dict[str, Any] = {what: values if values.any() else 0.0 for what, values in shaft.items()}
         self.offset = column("zero_offset_rad", 0.0)
         self._touch_gains()

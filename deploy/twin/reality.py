@@ -77,9 +77,11 @@ class Joints(_Settings):
         friction_add_nm: Coulomb friction added [N m].
         damping_add: viscous friction added, or taken from the nominal one as far as there is any [N m s/rad].
         zero_offset_rad: measured minus true position [rad]; the motor's own controller has it too.
+        load_friction: Coulomb friction that is more by this share of the controller's torque.
         stiction_nm: torque that it takes to break loose, above the Coulomb friction [N m].
         play_rad: full width of the gap between motor and joint, which the encoder does not see [rad].
         stiffness_nm_rad: of the spring between motor and joint, which the encoder does not see; 0 is rigid [N m/rad].
+        link_mass_scale: factor on the mass and inertia of the link that the joint moves.
     """
 
     kp_scale: Annotated[PerJoint, Bound(0, 100, "a factor")] = 1.0
@@ -91,9 +93,11 @@ class Joints(_Settings):
     friction_add_nm: Annotated[PerJoint, Bound(0, 1000, "N m")] = 0.0
     damping_add: Annotated[PerJoint, Bound(-1000, 1000, "N m s/rad")] = 0.0
     zero_offset_rad: Annotated[PerJoint, Bound(-math.pi, math.pi, "radians")] = 0.0
+    load_friction: Annotated[PerJoint, Bound(0, 1, "a share")] = 0.0
     stiction_nm: Annotated[PerJoint, Bound(0, 1000, "N m")] = 0.0
     play_rad: Annotated[PerJoint, Bound(0, math.pi, "radians")] = 0.0
     stiffness_nm_rad: Annotated[PerJoint, Bound(0, 1e6, "N m/rad")] = 0.0
+    link_mass_scale: Annotated[PerJoint, Bound(0.1, 10, "a factor")] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,9 +37,16 @@ def test_a_plant_in_a_calibration_has_what_was_found_of_the_joint(tmp_path):
     found = {name: float(np.broadcast_to(value, 20)[at]) for name, value in law._asdict().items()}
     expected = {"kp": 120.0, "kd": 7.0, "torque_limit": 70.0, "velocity_max": 15.0, "friction": 0.5, "damping": 0.0}
     expected |= {"armature": 0.05, "stiction": 0.4, "play": 0.02, "compliance": 0.01}
+    expected |= {"load_friction": 0.1}
     assert found == pytest.approx(expected)
     assert plant.offset[at] == 0.05 and plant.reality.commands.latency_s == 0.02
     assert plant.model.dof_armature[plant.built.dof_ids[at]] == pytest.approx(0.05)
+    described = Plant("kbot", Reality(), start="hang").model
+    links = plant.model.dof_bodyid[plant.built.dof_ids]
+    ratio = plant.model.body_mass[links] / described.body_mass[links]
+    assert ratio[at] == pytest.approx(1.25) and np.delete(ratio, at) == pytest.approx(1.0)
+    turn = plant.model.body_inertia[links[at]] / described.body_inertia[links[at]]
+    assert turn == pytest.approx([1.25] * 3)
 
 
 def test_what_is_not_known_stays_nominal(tmp_path):

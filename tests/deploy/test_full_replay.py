@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import tracemalloc
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,12 @@ import deploy.parity.full as full_module
 from deploy.log.tools import main as log_tool
 from deploy.parity.command import main
 from deploy.parity.full import JointFigures, replay_full
-from deploy.sysid.calibration import Calibration, Estimate, JointCalibration, load_calibration, write_calibration
+from deploy.sysid.calibration import load_calibration, write_calibration
 from deploy.sysid.contacts import Contacts
 from deploy.sysid.motion import Motion
 from deploy.sysid.simulate import Parameters, Simulator
 from robots.load import load_robot
+from tests.calibrations import calibration_of
 from tests.deploy.foreign_logs import ARM, plain
 from toolkit.cli import one_line
 
@@ -34,30 +34,6 @@ def hidden(robot) -> Parameters:
     """What the arm really is; nobody published it."""
     p = Parameters.of(robot)
     return p.replace(kp=0.4 * p.kp, kd=1.5 * p.kd, friction=p.friction + 0.02, armature=p.armature + 0.01)
-
-
-def calibration_of(folder: Path, p: Parameters, **changes) -> Calibration:
-    robot = load_robot(folder)
-    joints = {
-        name: JointCalibration(
-            **{f.name: Estimate(value=float(getattr(p, f.name)[j])) for f in fields(JointCalibration)}
-        )
-        for j, name in enumerate(robot.joint_names)
-    }
-    found = Calibration(
-        robot=robot.name,
-        model=robot.source,
-        timestep_s=0.002,
-        fitted=("kp",),
-        joints=joints,
-        delay_s=Estimate(value=p.delay_s),
-        one_clock=False,
-        contacts=Contacts(),
-        plane_m=Estimate(value=0.0),
-        seen={},
-        unseen={},
-    )
-    return dataclasses.replace(found, **changes)
 
 
 def motion_of(folder: Path, name: str, rows: int = ROWS) -> Motion:
@@ -156,6 +132,16 @@ def test_what_diverges_or_stands_still_has_no_figures():
     )
     still = JointFigures.of(np.zeros(50), measured)
     assert still.correlation is None and still.rmse_rad == pytest.approx(np.sqrt(np.mean(measured**2)))
+
+
+def test_a_calibration_that_is_no_better_than_the_published_figures_ends_with_another_status(arm, tmp_path):
+    log = log_of(arm, motion_of(arm, "swing", 50), tmp_path / "logs")
+    robot = load_robot(arm)
+    write_calibration(tmp_path / "c.yaml", calibration_of(arm, Parameters.of(robot).replace(kp=0.1 * hidden(robot).kp)))
+    words = [str(log), "--full", "--calibration", str(tmp_path / "c.yaml"), "--robot", str(arm)]
+    words += ["--out", str(tmp_path / "out")]
+    assert main(words) == 3 and main([*words, "--exit-zero"]) == 0
+    assert json.loads((tmp_path / "out/full.json").read_text())["ratio"] > 1.0
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from deploy.parity.closed_loop import JOINT_RAD, ClosedLoop, bands, closed_loop_
 from deploy.parity.layers import Parity, parity, write_reports
 from deploy.parity.motion import Replay, WindowedSimulation
 from deploy.parity.pool import pooled_layer, pooled_suspects
-from deploy.parity.report import Cause, Figure, Layer, LayerName, Mark, Suspect
+from deploy.parity.report import EXIT_BAD, Cause, Figure, Layer, LayerName, Mark, Suspect
 from deploy.parity.sensing import ages_s, frozen_s, gyro_against_orientation, in_motion, is_new, sensing_layer
 from deploy.parity.sensing import tilt_against_feet as against_feet
 from deploy.parity.statistics import noise_std, quantum
@@ -444,7 +444,7 @@ def test_the_status_is_that_of_the_verdict_and_several_logs_are_one_report(
     common = ["--hang", "--closed-loop", "0", "--out", str(tmp_path / "out")]
     assert command.main([str(weak_log.path), *common, "--exit-zero"]) == 0
     capsys.readouterr()
-    assert command.main([str(hung.path), str(weak_log.path), *common, "--json"]) == command.BAD
+    assert command.main([str(hung.path), str(weak_log.path), *common, "--json"]) == EXIT_BAD
     report = json.loads(capsys.readouterr().out)
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     assert report["verdict"]["bad_layers"] == ["actuators"]

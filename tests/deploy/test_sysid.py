@@ -17,18 +17,21 @@ from deploy.log.recorder import Recorder
 from deploy.log.tick import Tick
 from deploy.sysid import command
 from deploy.sysid.calibrate import _cut, calibrate
-from deploy.sysid.calibration import CalibrationError, load_calibration, write_calibration
+from deploy.sysid.calibration import CalibrationError, Estimate, load_calibration, write_calibration
 from deploy.sysid.contacts import Contacts, ContactsError, Plane
 from deploy.sysid.fit import Problem, first_guess, solve
 from deploy.sysid.intervals import intervals
 from deploy.sysid.lag import fit_lag
+from deploy.sysid.model import write_model
 from deploy.sysid.motion import Motion, SysidError, read_motion
 from deploy.sysid.simulate import Parameters, Simulator
 from deploy.sysid.touch import lowest, touches
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality, parse_reality
 from robots.load import HERE, load_robot
+from robots.model import build_model
 from robots.spec import PolicySpec
+from tests.calibrations import calibration_of
 from toolkit.settings import load
 
 REAL = Path(__file__).parents[3] / "shared" / "real" / "so101" / "motions"
@@ -152,6 +155,56 @@ def test_hidden_parameters_are_found_and_lie_in_their_intervals(arm):
         assert (sure.high[kind] - sure.low[kind] < 0.1 * value).all()
     assert found.delay_s == pytest.approx(0.013, abs=0.001)
     assert np.mean(held) >= 0.75
+
+
+def test_a_heavier_link_is_found_where_the_gains_are_known(arm):
+    hidden = {"joints": {"link_mass_scale": {"shoulder": 1.3, "elbow": 0.7}, "friction_add_nm": 0.1}}
+    seen = recorded(arm, parse_reality(hidden), excited(8, 1), 3e-4)
+    published = Parameters.of(load_robot(arm))
+    problem = Problem(
+        Simulator(arm, [seen]), published, ("mass", "friction"), {seen.name: np.full(2, 0.02)}, whole=True
+    )
+    fit = solve(problem, published, 12)
+    sure = intervals(problem, fit)
+    assert fit.parameters.mass == pytest.approx([1.3, 0.7], rel=0.03)
+    assert (sure.low["mass"] <= [1.3, 0.7]).all() and (sure.high["mass"] >= [1.3, 0.7]).all()
+    assert fit.parameters.friction == pytest.approx(published.friction + 0.1, rel=0.1)
+
+
+def test_friction_that_grows_with_the_load_is_found(arm):
+    hidden = {"joints": {"load_friction": {"shoulder": 0.2, "elbow": 0.1}, "friction_add_nm": 0.1}}
+    seen = recorded(arm, parse_reality(hidden), excited(8, 1), 1e-4)
+    published = Parameters.of(load_robot(arm))
+    begin = published.replace(load_friction=np.full(2, 0.05))
+    kinds = ("friction", "load_friction")
+    problem = Problem(Simulator(arm, [seen]), begin, kinds, {seen.name: np.full(2, 0.02)}, whole=True)
+    fit = solve(problem, begin, 12)
+    sure = intervals(problem, fit)
+    assert fit.parameters.load_friction == pytest.approx([0.2, 0.1], rel=0.1)
+    assert (sure.low["load_friction"] <= [0.2, 0.1]).all() and (sure.high["load_friction"] >= [0.2, 0.1]).all()
+
+
+def test_masses_and_stiffness_together_are_refused(arm):
+    motion = recorded(arm, parse_reality({}), excited(1, 0))
+    with pytest.raises(SysidError, match="got kp and mass, of which motions show the ratio alone"):
+        calibrate(arm, [motion], kinds=("kp", "mass"))
+
+
+def test_a_calibration_is_carried_to_another_step(arm):
+    targets = excited(8, 4)
+    motion = dataclasses.replace(recorded(arm, parse_reality({}), targets), velocity=None)
+    p = Parameters.of(load_robot(arm))
+    p = p.replace(kd=3 * p.kd, friction=np.full(2, 1e-4), delay_s=0.01)
+    fitted = {name: Estimate(value=v, low=v, high=v) for name, v in (("armature", 0.02), ("delay_s", 0.01))}
+    found = calibration_of(arm, p, timestep_s=0.001, delay_s=fitted["delay_s"])
+    joints = {n: dataclasses.replace(j, armature=fitted["armature"]) for n, j in found.joints.items()}
+    found = dataclasses.replace(found, joints=joints)
+    shown = [
+        Simulator(arm, [motion], timestep_s=step).run([c.parameters(load_robot(arm))])["motion"][0]
+        for step, c in ((0.001, found), (0.005, found), (0.005, found.at_step(0.005)))
+    ]
+    as_it_is, carried = (np.sqrt(np.mean((s - shown[0]) ** 2)) for s in shown[1:])
+    assert carried < 0.2 * as_it_is and found.at_step(0.001) == found
 
 
 def test_a_lag_with_play_is_found_and_is_no_arm(arm):
@@ -506,6 +559,19 @@ def test_a_fit_that_was_broken_off_goes_on_to_the_same_end(tmp_path, arm):
     state.write_text("{")
     with pytest.raises(SysidError, match=r"state.json: not the state of a fit"):
         fit()
+
+
+def test_a_model_has_the_links_masses(tmp_path, arm):
+    p = Parameters.of(load_robot(arm))
+    write_model(tmp_path / "arm.xml", arm, calibration_of(arm, p.replace(mass=np.array([1.0, 1.5]))))
+    import mujoco
+
+    ours, theirs = mujoco.MjModel.from_xml_path(str(tmp_path / "arm.xml")), build_model(arm, 0.002).model
+    heavier = ours.body_mass[1:] / theirs.body_mass[1:]
+    which = ours.jnt_bodyid[ours.joint("elbow").id]
+    assert heavier[which - 1] == pytest.approx(1.5) and np.delete(heavier, which - 1) == pytest.approx(1.0)
+    assert ours.body_inertia[which] == pytest.approx(1.5 * theirs.body_inertia[which], rel=1e-5)
+    assert ours.body_ipos[which] == pytest.approx(theirs.body_ipos[which])
 
 
 def test_the_command_writes_a_calibration_a_page_and_a_model_and_refuses_another_robot(tmp_path, capsys, arm):

@@ -23,6 +23,8 @@ from tests.calibrations import ANKLE, KNEE, WRIST, calibration, calibration_file
 from toolkit.settings import apply_overrides
 
 ROBOT = load_robot("kbot")
+# the calibration is of steps of 2 ms, the task has 5: kd h / 2 more
+ARMATURE, DELAY_S = 0.05 + 7.0 * 0.0015, 0.02 + 0.0015
 KNEE_AT, WRIST_AT, ANKLE_AT = (ROBOT.joint_names.index(name) for name in (KNEE, WRIST, ANKLE))
 
 
@@ -57,13 +59,18 @@ def test_the_engine_steps_the_measured_joint_and_the_described_others(drawn):
     nominal = env.nominal.motor
     told = {name: float(value[KNEE_AT]) for name, value in nominal._asdict().items()}
     expected = {"kp": 120.0, "kd": 7.0, "torque_limit": 70.0, "velocity_max": 15.0, "friction": 0.5, "damping": 0.0}
-    expected |= {"armature": 0.05, "stiction": 0.4, "play": 0.02, "compliance": 0.01}
+    expected |= {"armature": ARMATURE, "stiction": 0.4, "play": 0.02, "compliance": 0.01}
+    expected |= {"load_friction": 0.1}
     assert told == pytest.approx(expected, rel=1e-6)
     assert float(env.nominal.joint_offset[KNEE_AT]) == pytest.approx(0.05)
     others = np.delete(np.asarray(nominal.kp), KNEE_AT)
     assert others == pytest.approx(np.delete(np.asarray(ROBOT.column("kp")), KNEE_AT))
     dof = int(env.scene.built.dof_ids[KNEE_AT])
-    assert float(env.nominal.model["dof_armature"][dof]) == pytest.approx(0.05)
+    assert float(env.nominal.model["dof_armature"][dof]) == pytest.approx(ARMATURE)
+    links = env.scene.built.model.dof_bodyid[env.scene.built.dof_ids]
+    for field in ("body_mass", "body_inertia"):
+        heavier = np.asarray(env.nominal.model[field])[links] / getattr(env.scene.built.model, field)[links]
+        assert heavier[KNEE_AT] == pytest.approx(1.25) and np.delete(heavier, KNEE_AT, axis=0) == pytest.approx(1.0)
     # what the engine is given, and so the model that it steps
     ratio = np.asarray(params.model["dof_armature"])[:, dof] / np.asarray(params.motor.armature)[:, KNEE_AT]
     assert ratio == pytest.approx(1.0)
@@ -77,7 +84,7 @@ def test_what_is_known_is_drawn_from_its_interval_and_no_tighter_than_the_floor(
         ("kd", 6.3, 7.7),
         ("torque_limit", 66.5, 73.5),
         ("friction", 0.4, 0.6),
-        ("armature", 0.05 * (1 - FACTOR_FLOOR), 0.05 * (1 + FACTOR_FLOOR)),
+        ("armature", ARMATURE * (1 - FACTOR_FLOOR), ARMATURE * (1 + FACTOR_FLOOR)),
         ("stiction", 0.3, 0.5),
         ("play", 0.018, 0.022),
     ):
@@ -109,7 +116,7 @@ def test_what_is_not_known_keeps_its_range_to_the_bit(drawn, config, measured):
 
 
 def test_a_delay_goes_on_the_way_to_the_motors_unless_it_is_one_clocks(measured, config, tmp_path):
-    assert measured.channels["action"].latency_s == pytest.approx((0.02 - DELAY_FLOOR_S, 0.02 + DELAY_FLOOR_S))
+    assert measured.channels["action"].latency_s == pytest.approx((DELAY_S - DELAY_FLOOR_S, DELAY_S + DELAY_FLOOR_S))
     assert measured.channels["action"].jitter_s == config.channels["action"].jitter_s
     for changes in ({"one_clock": True}, {"delay_s": dataclasses.replace(known(0.02), known=False)}):
         other = from_calibration(config, calibration_file(tmp_path, **changes))

@@ -68,6 +68,18 @@ def test_friction_is_coulomb_plus_viscous_and_opposes_the_motion():
     assert friction(0.0) == 0.0
 
 
+def test_friction_grows_by_its_share_of_what_the_controller_gives():
+    def joint_feels(target: float, **changes) -> float:
+        law, zero = params(kd=0.0, damping=0.0, load_friction=0.2, **changes), np.zeros(1)
+        moving = np.array([2.0])  # fast enough that the bristle slides at once
+        return float(step(law, rest(law, zero), zero, moving, np.array([target]), 0.005)[1][0])
+
+    # 40 * 0.2 less 0.5 and a fifth of 8; at the limit a fifth of 10
+    assert joint_feels(0.2) == pytest.approx(8.0 - 0.5 - 1.6)
+    assert joint_feels(1.0) == pytest.approx(10.0 - 0.5 - 2.0)
+    assert joint_feels(-0.2) == pytest.approx(-8.0 - 0.5 - 1.6)
+
+
 def test_friction_near_standstill_stops_the_rotor_in_one_step_and_does_not_reverse_it():
     # 0.01 kg m^2 * 0.1 rad/s / 0.005 s = 0.2 N m, below the 0.5 N m of Coulomb friction
     dt, velocity = 0.005, 0.1
@@ -100,7 +112,7 @@ def test_parameters_come_from_the_robot_by_joint():
     nominal = MotorParams.of(robot)
     knee = robot.joint_names.index("dof_left_knee_04")
     figures = [float(column[knee]) for column in nominal]
-    assert figures == [150.0, 8.654, 84.0, 17.488, 0.2, 0.0, 0.04, 0.0, 0.0, 0.0]
+    assert figures == [150.0, 8.654, 84.0, 17.488, 0.2, 0.0, 0.04, 0.0, 0.0, 0.0, 0.0]
     assert all(column.shape == (20,) and column.dtype == np.float64 for column in nominal)
 
 

@@ -17,7 +17,7 @@ from ksim.curriculum import LinearScale
 from ksim.engine import MjxEngine, MujocoEngine
 from ksim.errors import ConfigError
 from ksim.measured import MeasuredRandomization
-from ksim.randomization import calibrated, nominal
+from ksim.randomization import nominal
 from ksim.scene import Scene
 from ksim.tasks import task_config
 from ksim.types import Drive
@@ -294,50 +294,3 @@ def test_both_engines_take_a_larger_foot_another_gravity_and_a_payload(scene, tw
         state = engine.step(state, Drive(command=home, wrench_w=np.zeros((2, 6)), kick=np.zeros((2, 6))), two)
         fall = np.asarray(state.sensor("com_velocity"))[:, 2] / scene.control_period_s
     assert fall == pytest.approx([-9.81, 0.0], abs=0.01)
-
-
-# Ranges of a calibration file.
-
-
-def test_a_calibration_file_changes_adds_and_takes_out_terms(tmp_path):
-    config = task_config("kbot_stand")
-    path = tmp_path / "calibration.yaml"
-    path.write_text(
-        "kp: {factor: [0.97, 1.03]}\n"
-        "play: {kind: PlayRandomization, play_rad: [0.017, 0.035], joints: [ankle]}\n"
-        "damping: null\n"
-    )
-    after = calibrated(config, path)
-    assert after.randomizations["kp"].factor == (0.97, 1.03)
-    assert after.randomizations["kp"].scale == config.randomizations["kp"].scale
-    assert after.randomizations["play"] == R.PlayRandomization(
-        play_rad=(0.017, 0.035), joints=("ankle",), scale=config.randomizations["play"].scale
-    )
-    assert "damping" not in after.randomizations
-    assert after.randomizations["kd"] == config.randomizations["kd"] and after.rewards == config.rewards
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("kpp: {factor: [0.9, 1.1]}\n", "randomizations.kpp"),
-        ("kp: {factr: [0.9, 1.1]}\n", "did you mean randomizations.kp.factor?"),
-        ("kp: {factor: [1.1, 0.9]}\n", "randomizations.kp.factor"),
-        ("kp: {factor: [-1, 1]}\n", "randomizations.kp.factor"),
-        ("- kp\n", "got list, expected a YAML mapping of randomisations"),
-        ("kp: {factor: [\n", "YAML"),
-        ("play: {kind: PlayRandomisation}\n", "randomizations.play.kind"),
-    ],
-)
-def test_a_wrong_calibration_file_is_refused_in_one_line_that_names_it(tmp_path, text, message):
-    path = tmp_path / "calibration.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        calibrated(task_config("kbot_stand"), path)
-    said = str(caught.value)
-    assert message in said and str(path) in said and "\n" not in said
-
-
-def test_a_calibration_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; expected a YAML mapping"):
-        calibrated(task_config("kbot_stand"), tmp_path / "none.yaml")
