@@ -40,17 +40,13 @@ def command(robot):
 
 
 def start(command, out, *more, devices=1):
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        # these processes compile more than they compute
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-    }
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [*command, "--out", str(out), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=os.environ | {"XLA_FLAGS": flags},
     )
 
 
