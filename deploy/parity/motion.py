@@ -257,8 +257,9 @@ class WindowedSimulation:
             looked_at = {*low.tolist(), *(low + 1).tolist()}
             for i in range(steps):
                 plant.drive(targets[history + i])
-                plant.advance()
-                if i + 1 in looked_at:
+                look = i + 1 in looked_at
+                plant.advance(sense=look)
+                if look:
                     track[i + 1] = self._row(plant)
             share = (at - low)[:, None]
             values = track[low] + share * (track[low + 1] - track[low])
