@@ -26,3 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
         # a shell's `make test &` ignores Ctrl-C, and so would the children that tests send it to
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # the same of Ctrl-\
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test first: a worker that took one of them last would end long after the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
