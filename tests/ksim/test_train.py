@@ -21,6 +21,7 @@ from ksim.load import load_config
 from ksim.metrics import seconds_until
 from ksim.train import train
 from ksim.train_command import _program, _resumed
+from tests.ksim.few_terms import few_terms
 from toolkit.errors import FileError
 from toolkit.files import locked, shipped_policy
 from toolkit.settings import apply_overrides
@@ -37,12 +38,9 @@ def config_file(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def few_file(config, tmp_path_factory):
-    """The task with few terms, which is traced sooner: for runs that are ended."""
-    few = {name: config.critic[name] for name in ("joint_position", "drawn")}
-    none: dict = {"events": {}, "resets": {}, "randomizations": {}}
-    small = dataclasses.replace(config, critic=few, rewards={"alive": config.rewards["alive"]}, **none)
+    """The task with few terms: for runs that are ended."""
     path = tmp_path_factory.mktemp("config") / "few.yaml"
-    path.write_text(yaml.safe_dump(small.to_dict()))
+    path.write_text(yaml.safe_dump(few_terms(config, randomizations={}).to_dict()))
     return path
 
 
