@@ -18,10 +18,10 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 def pytest_configure(config: pytest.Config) -> None:
     """JAX reads these when it is imported. Compiling is most of the time of many tests."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))  # type: ignore[union-attr]
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     if jax := sys.modules.get("jax"):  # a folder of tests that was named: its conftest.py has imported it already
         jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # a shell's `make test &` ignores Ctrl-C, and so would the children that tests send it to
         signal.signal(signal.SIGINT, signal.default_int_handler)
