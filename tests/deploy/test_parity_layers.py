@@ -433,6 +433,7 @@ def test_weak_motors_and_a_late_command_show_in_their_layers(hung: RunLog, tmp_p
     assert figure(layer_of(result, LayerName.ACTUATORS), "unaligned_position_rmse_rad").mark is Mark.NONE
 
 
+@pytest.mark.slow
 def test_the_status_is_that_of_the_verdict_and_several_logs_are_one_report(
     hung: RunLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

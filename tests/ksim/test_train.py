@@ -72,6 +72,7 @@ def test_stdout_is_exactly_one_json_object(whole):
     assert (answer["updates"], answer["steps"], answer["stopped_by"]) == (UPDATES, 16 * UPDATES, "total_steps")
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_and_resumed_ends_in_the_bytes_of_an_unbroken_run(
     whole, ksim, config_file, tmp_path
 ):
