@@ -35,7 +35,7 @@ ROBOT = load_robot("kbot")
 @pytest.mark.parametrize("planted", TWELVE, ids=lambda p: p.what)
 def test_a_planted_fault_is_the_first_suspect_by_its_cause_and_place(planted: Planted, tmp_path: Path) -> None:
     log = log_of(planted, tmp_path)
-    found = suspects(log, "kbot", simulated(planted, log), hang=planted.hang)
+    found = suspects(log, "kbot", simulated(planted, log), hang=planted.hang, most=1)  # the benchmark looks on
     assert found, "none is named"
     assert (found[0].cause, found[0].places) == (planted.cause, planted.places), found
     if planted.size is not None:
