@@ -200,11 +200,11 @@ def test_a_calibration_is_carried_to_another_step(arm):
     joints = {n: dataclasses.replace(j, armature=fitted["armature"]) for n, j in found.joints.items()}
     found = dataclasses.replace(found, joints=joints)
     shown = [
-        Simulator(arm, [motion], timestep_s=step).run([c.parameters(load_robot(arm))])["motion"][0]
+        Simulator(arm, [motion], timestep_s=step).watch([c.parameters(load_robot(arm))])["motion"][0]
         for step, c in ((0.001, found), (0.005, found), (0.005, found.at_step(0.005)))
     ]
-    as_it_is, carried = (np.sqrt(np.mean((s - shown[0]) ** 2)) for s in shown[1:])
-    assert carried < 0.2 * as_it_is and found.at_step(0.001) == found
+    as_it_is, carried = (np.sqrt(np.mean((s - shown[0]).reshape(-1, 2, 2) ** 2, axis=(0, 2))) for s in shown[1:])
+    assert (carried < [0.2, 0.25] * as_it_is).all() and found.at_step(0.001) == found
 
 
 def test_a_lag_with_play_is_found_and_is_no_arm(arm):
