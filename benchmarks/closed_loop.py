@@ -25,6 +25,8 @@ import numpy as np
 import yaml
 from rich.console import Console
 
+from deploy.sysid.calibration import Calibration, load_calibration
+from deploy.twin.plant import TIMESTEP_S
 from deploy.twin.server import spawn_twin
 from ksim.demo_stages import Stages
 from robots.load import load_robot
@@ -103,7 +105,7 @@ class Loop:
         found = self.stages.call("sysid", *self._logs("seen"), *words)
         return {
             "unseen": {name: score["ratio"] for name, score in found["unseen"].items()},
-            "truth": against_truth(found, yaml.safe_load(self.reality.read_text())),
+            "truth": against_truth(load_calibration(self.calibration), yaml.safe_load(self.reality.read_text())),
         }
 
     def parity(self) -> dict[str, Any]:
@@ -189,19 +191,20 @@ def find(report: Any, key: str) -> float | None:
     return None
 
 
-def against_truth(found: dict[str, Any], hidden: dict[str, Any]) -> dict[str, dict[str, float]]:
+def against_truth(calibration: Calibration, hidden: dict[str, Any]) -> dict[str, dict[str, float]]:
     """By kind of figure: how many are known, their median error and the greatest, and how many intervals hold it."""
     robot, joints, out = load_robot(ROBOT), hidden["joints"], {}
+    found = calibration.at_step(TIMESTEP_S)  # the twin's
     for what, setting in (("kp", "kp_scale"), ("kd", "kd_scale"), ("armature", "armature_scale"), ("friction", "")):
         errors, held = [], []
         for joint in robot.joints:
-            estimate = found["joints"][joint.name][what]
-            if not estimate["known"]:
+            estimate = getattr(found.joints[joint.name], what)
+            if not estimate.known:
                 continue
             nominal = joint.friction_nm if what == "friction" else getattr(joint, what)
             true = nominal * joints[setting][joint.name] if setting else nominal + joints["friction_add_nm"][joint.name]
-            errors.append(abs(estimate["value"] / true - 1.0))
-            held.append(estimate["low"] <= true <= estimate["high"])
+            errors.append(abs(estimate.value / true - 1.0))
+            held.append(estimate.low <= true <= estimate.high)
         if errors:
             out[what] = {
                 "known": len(errors),
@@ -209,9 +212,9 @@ def against_truth(found: dict[str, Any], hidden: dict[str, Any]) -> dict[str, di
                 "max_error": float(max(errors)),
                 "intervals_that_hold": float(np.mean(held)),
             }
-    delay = found["delay_s"]
-    if delay["known"]:
-        out["delay_s"] = {"found": delay["value"], "true": hidden["commands"]["latency_s"]}
+    delay = found.delay_s
+    if delay.known:
+        out["delay_s"] = {"found": delay.value, "true": hidden["commands"]["latency_s"]}
     return out
 
 

@@ -150,6 +150,8 @@ def _cut(value: Any, low: Any, high: Any, xp: Any) -> Any:
 def _torque_bounds(params: MotorParams, velocity: Any, xp: Any) -> tuple[Any, Any]:
     """(low, high): the least and the greatest torque at a speed [N m]."""
     left = (1.0 - xp.abs(velocity) / params.velocity_max) / (1.0 - KNEE)
+    if xp is np and (left >= 1.0).all():  # no motor is that fast: the same to the bit, sooner; jax cannot look
+        return -params.torque_limit, params.torque_limit
     drive = params.torque_limit * _cut(left, 0.0, 1.0, xp)
     high = xp.where(velocity > 0, drive, params.torque_limit)
     low = xp.where(velocity < 0, drive, params.torque_limit)

@@ -2,19 +2,35 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
 # XLA says two kilobytes about each program that it takes from the cache; a child's pipe, read when it has ended, would
 # be full before. JAX itself sets another level when it is imported, so this comes first.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# Tests and the commands that they start compile more than they compute. The older of the two ways in which XLA (of
+# jaxlib 0.9) makes code for a CPU takes half the time of the newer one; fewer of LLVM's passes save as much again.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+# where it is set, every command that a test starts parses all of our modules anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """JAX reads these when it is imported. Compiling is most of the time of many tests."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))  # type: ignore[union-attr]
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    if jax := sys.modules.get("jax"):  # a folder of tests that was named: its conftest.py has imported it already
+        jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # a shell's `make test &` ignores Ctrl-C, and so would the children that tests send it to
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # the same of Ctrl-\
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test first: a worker that took one of them last would end long after the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

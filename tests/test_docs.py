@@ -24,7 +24,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "robo
 # "Save as `name`:", and the block that follows: what a reader saves is what is tested
 SAVED = re.compile(r"^Save as `([^`\n]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # the scripts of the docs, which are the ksim command with a task more
@@ -171,8 +170,7 @@ def test_what_the_docs_look_at_is_said_without_a_guess(folder):
 
 
 def test_the_tasks_of_the_docs_make_a_step(folder):
-    # what is compiled runs once: compiling well is not worth its time
-    done = python(folder, "-c", STEP, json.dumps(STEPPED), XLA_FLAGS=QUICK)
+    done = python(folder, "-c", STEP, json.dumps(STEPPED))
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     sensing, crouch, stilts = (told[file] for file, _ in STEPPED)

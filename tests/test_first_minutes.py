@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,22 @@ from deploy.control.run import RunOptions
 from deploy.errors import LogError, OptionError
 from deploy.log.place import check_place
 from deploy.robot.address import addressed
+from ksim.cli import main
 from toolkit.files import packaged
 
 ROOT = Path(__file__).parents[1]
 POLICIES = ROOT / "robots/kbot/policies"
 
 
-def ksim(folder: Path, *argv: object) -> subprocess.CompletedProcess[str]:
-    """A command in a folder that is no clone."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from ksim.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *map(str, argv)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def ksim(tmp_path, monkeypatch, capsys):
+    """`ksim("damp")`: a command in a folder that is no clone."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*argv: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(argv, main([*map(str, argv)]), *capsys.readouterr())
+
+    return command
 
 
 def test_a_port_behind_the_host_is_the_port():
@@ -52,14 +56,14 @@ def test_a_port_behind_the_host_is_the_port():
 
 
 @pytest.mark.parametrize("verb", ["damp", "check", "run"])
-def test_the_verbs_take_a_port_behind_the_host(verb, tmp_path):
+def test_the_verbs_take_a_port_behind_the_host(verb, ksim):
     first = {"damp": [], "check": ["--robot", "kbot"], "run": [POLICIES / "stand.kinfer", "--log", "x.mcap"]}[verb]
     argv = [verb, *first, "--host", "127.0.0.1:1", *(["--for", "0"] if verb == "damp" else [])]
-    done = ksim(tmp_path, *argv)
+    done = ksim(*argv)
     assert done.returncode == 1 and "no KOS server at 127.0.0.1:1 within" in done.stderr, done.stderr
 
 
-def test_a_log_that_cannot_be_written_is_refused_before_the_bundle_is_looked_at(tmp_path):
+def test_a_log_that_cannot_be_written_is_refused_before_the_bundle_is_looked_at(tmp_path, ksim):
     (tmp_path / "file").touch()
     for log, words in (
         (tmp_path, "it is a folder; expected a file; name one in it, for example .*/run.mcap"),
@@ -70,7 +74,7 @@ def test_a_log_that_cannot_be_written_is_refused_before_the_bundle_is_looked_at(
             check_place(log)
     check_place(tmp_path / "new" / "deep" / "run.mcap")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    done = ksim(tmp_path, "run", "none.kinfer", "--log", tmp_path)
+    done = ksim("run", "none.kinfer", "--log", tmp_path)
     assert done.returncode == 1 and f"log {tmp_path}: it is a folder" in done.stderr
 
 
@@ -85,19 +89,19 @@ def test_a_file_of_the_package_is_found_from_any_folder(tmp_path, monkeypatch):
     assert packaged("configs/kbot_walk.yaml") == Path("configs/kbot_walk.yaml")
 
 
-def test_a_configuration_of_the_package_is_named_in_an_empty_folder(tmp_path):
-    done = ksim(tmp_path, "train", "--config", "configs/kbot_walk.yaml", "--set", "ppo.envs=many")
+def test_a_configuration_of_the_package_is_named_in_an_empty_folder(tmp_path, ksim):
+    done = ksim("train", "--config", "configs/kbot_walk.yaml", "--set", "ppo.envs=many")
     assert "ppo.envs: got 'many', expected an integer" in done.stderr
-    done = ksim(tmp_path, "twin", "--reality", "configs/reality_demo.yaml", "--robot", "nobody")
+    done = ksim("twin", "--reality", "configs/reality_demo.yaml", "--robot", "nobody")
     assert "robot 'nobody': no such folder" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("verb", ["vis", "replay"])
-def test_a_policy_needs_no_flag(verb, tmp_path):
+def test_a_policy_needs_no_flag(verb, ksim):
     for argv in (["none.ckpt"], ["--checkpoint", "none.ckpt"], ["none.ckpt", "--checkpoint", "none.ckpt"]):
-        done = ksim(tmp_path, verb, *argv)
+        done = ksim(verb, *argv)
         assert done.returncode == 1 and "none.ckpt: no such file; expected a checkpoint" in done.stderr, done.stderr
-    done = ksim(tmp_path, verb, "a.ckpt", "--checkpoint", "b.ckpt")
+    done = ksim(verb, "a.ckpt", "--checkpoint", "b.ckpt")
     assert "got 'b.ckpt', expected one policy; a.ckpt is one already" in done.stderr
-    assert "got None, expected a policy" in ksim(tmp_path, verb).stderr or verb == "replay"
+    assert "got None, expected a policy" in ksim(verb).stderr or verb == "replay"

@@ -112,7 +112,7 @@ class Lab:
         self._robot, self.log, self.reality, self._hang = robot, log, reality, hang
         self.plain = Difference(joints=reality.joints)
         self._simulations: dict[float, WindowedSimulation] = {}
-        self._known: dict[tuple[object, ...], tuple[list[tuple[np.ndarray, np.ndarray]], object]] = {}
+        self._known: dict[tuple[object, ...], tuple[dict[int, tuple[np.ndarray, np.ndarray]], object]] = {}
         self.horizon = max(3, round(WINDOW_S / log.spec.control_period_s))
         self.starts, self.tried = self._windows(), 0
 
@@ -179,8 +179,10 @@ class Lab:
         simulation.plant.set_joints(difference.joints)
         return simulation if log is self.log else simulation.of(log)
 
-    def _states(self, simulation: WindowedSimulation, difference: Difference) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of every restart; most differences change nothing in them."""
+    def _states(
+        self, simulation: WindowedSimulation, difference: Difference, rows: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of the restarts at these rows; most differences change nothing in them."""
         params, wiring = simulation.plant.params, difference.wiring
         shape = [np.asarray(v).tobytes() for v in (simulation.plant.offset, params.play, params.compliance)]
         key = (difference.imu_z_rad, None if wiring is None else id(wiring), *shape)
@@ -188,8 +190,10 @@ class Lab:
             if len(self._known) > KEPT:
                 self._known.clear()
             # a wiring's id is its own as long as it lives
-            self._known[key] = [simulation.state_of(row) for row in self.starts], wiring
-        return self._known[key][0]
+            self._known[key] = {}, wiring
+        known = self._known[key][0]
+        known |= {row: simulation.state_of(row) for row in rows.tolist() if row not in known}
+        return [known[row] for row in rows.tolist()]
 
     def misfit_of(self, difference: Difference, part: slice = ALL) -> np.ndarray:
         """How far the simulation is from the log, (windows, cells): position of each joint, then speed, then tilt.
@@ -201,10 +205,9 @@ class Lab:
             part: the windows to simulate.
         """
         self.tried += 1
-        simulation = self._simulation(difference)
-        replay = simulation.replay(
-            self.starts[part], self.horizon, difference.extra_s, self._states(simulation, difference)[part]
-        )
+        simulation, rows = self._simulation(difference), self.starts[part]
+        states = self._states(simulation, difference, rows)
+        replay = simulation.replay(rows, self.horizon, difference.extra_s, states)
         self.drift_rad = np.median((replay.position_sim - replay.position)[:, -1], axis=0)
         position = np.mean((replay.position_sim - replay.position) ** 2, axis=1) / POSITION_RAD**2
         velocity = np.mean((replay.velocity_sim - replay.velocity) ** 2, axis=1) / VELOCITY_RAD_S**2

@@ -144,11 +144,13 @@ def gravity_torque(simulation: WindowedSimulation, position: np.ndarray) -> np.n
 def static_offsets(log: RunLog, simulation: WindowedSimulation) -> dict[str, tuple[float, float]]:
     """Of joints that rest: target less position, and what is left of it without load / kp, medians [rad].
 
-    The load is gravity's where the base is held, else the torque that the motor tells.
+    The load is gravity's where the base is held, and what friction of the model holds is explained with it; else it is
+    the torque that the motor tells.
     """
     rows = np.flatnonzero(log.run)
     still, out = resting(log, rows), {}
-    kp = simulation.plant.params.kp
+    params = simulation.plant.params
+    kp, holds = params.kp, np.broadcast_to(params.friction + params.stiction, np.shape(params.kp))
     for j, name in enumerate(log.spec.robot.joint_names):
         at = rows[still[:, j]]
         if len(at) < RESTS_LEAST or not kp[j] > 0:
@@ -162,6 +164,8 @@ def static_offsets(log: RunLog, simulation: WindowedSimulation) -> dict[str, tup
         else:
             load = log.joint_torque[at, j]
         left = sag - load / kp[j]
+        if simulation.base_held:
+            left -= np.clip(left, -holds[j] / kp[j], holds[j] / kp[j])
         out[name] = (float(np.median(sag)), float(np.nanmedian(left)) if np.isfinite(left).any() else np.nan)
     return out
 

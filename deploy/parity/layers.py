@@ -189,6 +189,7 @@ def parity(
     *,
     hang: bool = False,
     closed_loop_runs: int = RUNS,
+    search: bool = True,
 ) -> Parity:
     """Compare a run with the simulation.
 
@@ -198,6 +199,7 @@ def parity(
         reality: what the simulation is; default nominal with the bundle's assumed latencies.
         hang: the robot hung from its base, feet off the floor.
         closed_loop_runs: how many times the run is simulated through its policy; 0: not.
+        search: for suspects, which takes most of the time.
 
     Raises:
         ParityError: the log has no run phase, is too short, or is of another robot.
@@ -279,7 +281,7 @@ def parity(
         closed_loop_layer(loops, (log.result or {}).get("ended") == "fall"),
         timing_layer(loop, imported=imported),
     )
-    found = suspects(whole, named, assumed, hang=hang) if len(starts) else ()
+    found = suspects(whole, named, assumed, hang=hang) if search and len(starts) else ()
     judgement = Judgement(layers=layers, suspects=found)
     rows = np.flatnonzero(log.run)
     tilt = np.arccos(np.clip(up_in_frame(log.quat_wxyz[rows])[:, 2], -1, 1))

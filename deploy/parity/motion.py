@@ -99,6 +99,7 @@ class WindowedSimulation:
         self.action_latency_s = reality.commands.latency_s
         still = dataclasses.replace(reality, sensors=Sensors(), network=Network(), pushes=Pushes(), commands=Commands())
         self.plant = Plant(robot, still, start="hang" if hang else "home")
+        self._scratch = copy.copy(self.plant.data)
         for i, joint in enumerate(log.spec.robot.joints):
             self.plant.configure(i, kp=joint.kp, kd=joint.kd, max_torque=joint.torque_limit_nm, torque_enabled=True)
         rows = np.flatnonzero(log.run)
@@ -169,9 +170,8 @@ class WindowedSimulation:
         import mujoco
 
         library = mujoco
-        plant, log = self.plant, self.log
+        plant, log, data = self.plant, self.log, self._scratch
         built, model = plant.built, plant.model
-        data = library.MjData(model)  # type: ignore[attr-defined]
         qpos, qvel = built.home_qpos.copy(), np.zeros(model.nv)
         qpos[built.qpos_ids] = log.joint_position[row] - plant.offset - wound(plant.params, self._torque(row))
         qvel[built.dof_ids] = log.joint_velocity[row]
@@ -257,8 +257,9 @@ class WindowedSimulation:
             looked_at = {*low.tolist(), *(low + 1).tolist()}
             for i in range(steps):
                 plant.drive(targets[history + i])
-                plant.advance()
-                if i + 1 in looked_at:
+                look = i + 1 in looked_at
+                plant.advance(sense=look)
+                if look:
                     track[i + 1] = self._row(plant)
             share = (at - low)[:, None]
             values = track[low] + share * (track[low + 1] - track[low])

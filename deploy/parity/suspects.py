@@ -43,7 +43,7 @@ CLEAR = 0.5
 # All is tried on so many windows. So many of what looks best there, and about as good as the best, have their size
 # searched on so many, and are judged on all.
 COARSE, REFINED, NEAR_BEST, SEARCHED = 8, 3, 0.4, 12
-# Rounds: each has in it what the ones before found. At most so many are named.
+# Rounds: each has in it what the ones before found. So many are named at most.
 TURNS_MAX, FOUND_MAX = 4, 2
 LAYER = {
     Cause.DELAY: LayerName.ACTION_PATH,
@@ -282,6 +282,7 @@ def _wirings(lab: Lab, base: Difference) -> list[Idea]:
     }
     limb = lab.limbs()
     plain = Wiring.plain(n)
+    moves = np.ptp(log.sent[rows], axis=0) > DISTINCT_RAD if rows.size else np.zeros(n, dtype=bool)
 
     def judged(wiring: Wiring) -> tuple[float, float, float]:
         """(how far targets are from positions, share of ticks out of range, how far all is from the log as it is)."""
@@ -319,7 +320,8 @@ def _wirings(lab: Lab, base: Difference) -> list[Idea]:
         for b in range(a + 1, n):
             order = np.arange(n)
             order[[a, b]] = b, a
-            near = limb[a] == limb[b] or mirrored[names[a]] == names[b]
+            # where one of both stands still, no motion tells that both its ways are the other's
+            near = bool(moves[a] and moves[b]) and (limb[a] == limb[b] or mirrored[names[a]] == names[b])
             for change in ({"told": order}, {"sent": order}, {"told": order, "sent": order}):
                 consider(Cause.JOINTS_SWAPPED, (a, b), change, near=near)
     return ideas
@@ -371,7 +373,9 @@ class Search:
         return np.argsort(-off)[:JOINTS_TRIED].tolist()
 
 
-def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = False) -> tuple[Suspect, ...]:
+def suspects(
+    log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = False, most: int = FOUND_MAX
+) -> tuple[Suspect, ...]:
     """What may explain the gap between a log and the simulation, the first explains most; empty for a clean run.
 
     Args:
@@ -379,6 +383,7 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
         robot: name or folder of the model.
         reality: what the simulation is.
         hang: the robot hung from its base, feet off the floor.
+        most: so many are named at most, beside what the log itself shows.
     """
     direct, after, log = _seen(log, Plant(robot), reality, hang=hang)
     lab = Lab(robot, log, reality, hang=hang)
@@ -429,7 +434,7 @@ def suspects(log: RunLog, robot: str | Path, reality: Reality, *, hang: bool = F
                 found[i] = dataclasses.replace(found[i], explains=min(1.0, found[i].explains + new.explains))
                 continue
             found.append(new)
-            if len(found) == FOUND_MAX:
+            if len(found) == most:
                 break
     return direct + tuple(found) + after
 

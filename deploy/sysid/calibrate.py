@@ -26,6 +26,8 @@ FIRST_S = 30.0
 FIRST_STEP_S = 0.004
 # Rows as near to a touch as this bear its marks too [s].
 AROUND_S = 0.5
+# Where less than this share of a motion were left, its marks are not those of a contact: none of it is left out.
+LEFT_LEAST = 0.3
 
 
 def _cut(motion: Motion, seconds: float) -> Motion:
@@ -38,7 +40,7 @@ def _cut(motion: Motion, seconds: float) -> Motion:
 
 
 def _without(motions: Sequence[Motion], found: Sequence[Touch]) -> list[Motion]:
-    """The motions without the rows that touch; one of which less than half would be left stays whole."""
+    """The motions without the rows that touch; one of which little would be left stays whole."""
     out = []
     for motion in motions:
         use = motion.use.copy()
@@ -47,8 +49,8 @@ def _without(motions: Sequence[Motion], found: Sequence[Touch]) -> list[Motion]:
                 at = np.flatnonzero(touch.rows)
                 near = np.searchsorted(motion.time_s[at], motion.time_s[:, None] + [-AROUND_S, AROUND_S])
                 use &= near[:, 0] == near[:, 1]
-        enough = use.sum() >= 0.5 * motion.use.sum()
-        out.append(dataclasses.replace(motion, use=use) if enough else motion)
+        few = use.sum() < LEFT_LEAST * motion.use.sum()
+        out.append(motion if few else dataclasses.replace(motion, use=use))
     return out
 
 
@@ -184,10 +186,12 @@ def calibrate(
     # another search follows: this one need not be exact
     fit = search("first", problem, start, 0.02)
     found = touches(simulator(seen), fit.parameters)
-    everything = seen
+    everything, apart = seen, set[str]()
     if found and leave_out:
-        say(f"{len(found)} contacts that are not declared: fitted again without their rows")
         seen = _without(seen, found)
+        apart = {m.name for m, whole in zip(seen, everything, strict=True) if m.use.sum() < whole.use.sum()}
+    if apart:
+        say(f"contacts that are not declared, in {', '.join(sorted(apart))[:200]}: fitted again without their rows")
         problem = Problem(simulator(seen), start, kinds, scale, whole=whole)
         fit = search("again", problem, fit.parameters, 0.02)
     if any(m.velocity is not None for m in seen):
@@ -221,7 +225,7 @@ def calibrate(
         return scores_of(spec.joint_names, score, lag.rmse(motions), digests, touching=_touching(ours, p), left_out=out)
 
     say("judging")
-    if found and leave_out:  # as the fit without them shows it
+    if apart:  # as the fit without them shows it
         found = touches(simulator(everything), p) or found
     more = touches(simulator(unseen), p) if unseen else []
     height, delay = (shared(what, problem, fit, sure) for what in ("plane_m", "delay_s"))
@@ -244,9 +248,10 @@ def calibrate(
         contacts=contacts,
         plane_m=height,
         touching=tuple(
-            Touching(motion=t.motion, what=t.what, level=t.level, share=t.share, left_out=out, geoms=t.geoms)
-            for out, some in ((leave_out, found), (False, more))
-            for t in some
+            Touching(
+                motion=t.motion, what=t.what, level=t.level, share=t.share, left_out=t.motion in apart, geoms=t.geoms
+            )
+            for t in [*found, *more]
         ),
         seen=judge(everything, seen),
         unseen=judge(unseen, unseen),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import yaml
@@ -186,6 +186,18 @@ class Calibration(_Settings):
         """Mean over the unseen motions, over the seen ones where there are none."""
         return float(np.mean([m.ratio for m in (self.unseen or self.seen).values()]))
 
+    def begin(self, robot: RobotSpec, contacts: Contacts) -> Parameters:
+        """As `parameters`, where another fit begins: at the plane that is declared now, and its height if it was found.
+
+        Raises:
+            CalibrationError: it is of other joints.
+        """
+        p, plane = self.parameters(robot), contacts.plane
+        if plane is None:
+            return p
+        found = plane.fit and self.contacts.plane is not None
+        return p.replace(**plane_of(plane) | ({"plane_m": p.plane_m} if found else {}))
+
     def declaration(self) -> list[str]:
         """Lines of YAML that declare the plane that was found; none where none was."""
         planes = [t for t in self.touching if t.what == "plane"]
@@ -231,7 +243,7 @@ class Calibration(_Settings):
             )
         rows = [self.joints[name] for name in robot.joint_names]
         columns = {f.name: np.array([getattr(row, f.name).value for row in rows]) for f in fields(JointCalibration)}
-        plane = {"plane_m": self.plane_m.value}
+        plane: dict[str, Any] = {"plane_m": self.plane_m.value}
         plane |= {} if self.contacts.plane is None else plane_of(self.contacts.plane)
         return Parameters(**columns, delay_s=self.delay_s.value, **plane)
 

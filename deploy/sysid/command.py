@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         iterations=args.iterations,
         threads=args.threads,
         whole=args.whole,
-        begin=load_calibration(args.begin).parameters(spec) if args.begin else None,
+        begin=load_calibration(args.begin).begin(spec, contacts) if args.begin else None,
         state=args.state,
         say=_say,
     )

@@ -15,8 +15,8 @@ from robots.model import BuiltModel
 from toolkit.errors import SettingsError
 from toolkit.settings import Bound, Settings
 
-# Sliding friction of a plane of which nothing else is said.
-PLANE_FRICTION = 0.5
+# Sliding friction of a plane of which nothing else is said: plastic on a smooth table.
+PLANE_FRICTION = 0.2
 # A contact that gives way is a spring and a damper: MuJoCo's constraint of this stiffness [1/s^2] and damping [1/s],
 # with the impedance that makes the spring as stiff as it should be. Their time constant is MuJoCo's own, 20 ms.
 SPRING, DAMPER = 2500.0, 100.0

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 # A command may be this late at most [s].
 DELAY_MAX_S = 0.2
-# How far a contact with a plane gives way, where the search for it begins: a table and a small arm [m/N].
-GIVE_M_N = 0.001
+# How far a contact with a plane gives way where nothing is known of it: what an SO-101's did (docs/sysid.md) [m/N].
+GIVE_M_N = 0.002
 # What is fitted where nothing else is said.
 FITTED = ("kp", "kd", "friction", "armature", "delay_s")
 

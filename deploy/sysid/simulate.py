@@ -25,6 +25,8 @@ from robots.spec import RobotSpec
 
 # Simulations side by side; more take more memory (8 bytes x steps x joints each) and save little time.
 LANES = 48
+# How old a measured velocity is when it is read: that of a twin, whose step is of 2 ms [s].
+VELOCITY_AGE_S = 0.001
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +74,7 @@ class Parameters:
         return replace(self, **changes)
 
 
-def plane_of(plane: Plane) -> dict[str, float]:
+def plane_of(plane: Plane) -> dict[str, Any]:
     """What of the parameters a declared plane is."""
     return {"plane_m": plane.height_m, "plane_friction": plane.friction, "plane_give": plane.give_m_n}
 
@@ -206,7 +208,8 @@ class Simulator:
                 begin = end
         shown[..., :joints] += offset
         return {
-            m.name: self._rows[m.name].sample(shown[:, i * sets : (i + 1) * sets]) for i, m in enumerate(self.motions)
+            m.name: self._rows[m.name].sample(shown[:, i * sets : (i + 1) * sets], joints, dt)
+            for i, m in enumerate(self.motions)
         }
 
     def _steps(
@@ -257,10 +260,19 @@ class _Rows:
         before = np.floor(at).astype(int)
         return cls(motion=motion, steps=int(before[-1]) + 1, before=before, share=at - before)
 
-    def sample(self, shown: np.ndarray) -> np.ndarray:
-        """From (steps + 1, sets, joints) to (sets, T, joints)."""
-        share = self.share[:, None, None]
-        rows = shown[self.before] * (1.0 - share) + shown[self.before + 1] * share
+    def sample(self, shown: np.ndarray, joints: int, dt: float) -> np.ndarray:
+        """From (steps + 1, sets, joints or twice as many) to (sets, T, likewise): positions, then velocities."""
+
+        def at(values: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
+            share = share[:, None, None]
+            return values[before] * (1.0 - share) + values[before + 1] * share
+
+        rows = at(shown[..., :joints], self.before, self.share)
+        if shown.shape[-1] > joints:
+            # a step's velocity is the mean over the step; with another step it shall be as old all the same
+            later = np.minimum(self.before + self.share + 0.5 - VELOCITY_AGE_S / dt, self.steps)
+            before = np.minimum(later.astype(int), self.steps - 1)
+            rows = np.concatenate([rows, at(shown[..., joints:], before, later - before)], axis=-1)
         return rows.swapaxes(0, 1)
 
     def goals(self, delays_s: Sequence[float], dt: float) -> np.ndarray:

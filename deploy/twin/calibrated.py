@@ -31,8 +31,19 @@ _AS_THEY_ARE = {
 
 
 def _of_joint(found: JointCalibration, joint: JointSpec) -> dict[str, float]:
-    """Settings of one joint, by name."""
-    known = {f.name: value for f in fields(found) if (value := settled(getattr(found, f.name))) is not None}
+    """Settings of one joint, by name.
+
+    What a motor does may all be larger together, so that no figure of it is told well, and yet none may be what was
+    published. Where one cannot be, all are as they were found: they fit together.
+    """
+    told = {f.name: getattr(found, f.name) for f in fields(found)}
+    nominal_of = {what: getattr(joint, figure) for what, (_, figure) in _FACTORS.items()}
+    nominal_of["kd"] += joint.damping - found.damping.value  # viscous friction is in it where it was not fitted
+    off = any(
+        told[what].low is not None and not told[what].low <= nominal <= told[what].high
+        for what, nominal in nominal_of.items()
+    )
+    known = {what: one.value for what, one in told.items() if off or settled(one) is not None}
     out = {name: known[what] for what, name in _AS_THEY_ARE.items() if what in known}
     for what, (name, figure) in _FACTORS.items():
         nominal = getattr(joint, figure)
@@ -50,7 +61,8 @@ def _of_joint(found: JointCalibration, joint: JointSpec) -> dict[str, float]:
 def reality_of(calibration: Calibration, robot: RobotSpec, name: str = "calibrated") -> Reality:
     """The reality in which a robot's joints are what a calibration says; all else is nominal.
 
-    A figure that the motions do not tell stays nominal. A delay is taken where it is a transport's.
+    A figure that the motions do not tell stays nominal, unless they tell that the joint is not. A delay is taken where
+    it is a transport's.
     """
     calibration = calibration.at_step(TIMESTEP_S)
     columns: dict[str, dict[str, float]] = {}

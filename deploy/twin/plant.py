@@ -403,12 +403,18 @@ class Plant:
         self._joint_channel.forget()
         self._imu_channel.forget()
 
-    def advance(self, steps: int = 1) -> None:
-        """Physics steps of `dt` each."""
-        for _ in range(steps):
-            self._step()
+    def advance(self, steps: int = 1, *, sense: bool = True) -> None:
+        """Physics steps of `dt` each.
 
-    def _step(self) -> None:
+        Args:
+            steps: how many.
+            sense: False leaves out what the sensors see, which takes time: for who reads only after a step with it,
+                and has sensors without latency.
+        """
+        for _ in range(steps):
+            self._step(sense)
+
+    def _step(self, sense: bool) -> None:
         n, data = self.joints, self.data
         if self.step_count < self._arriving_until:
             begin = (self.step_count - self._packets_step) * self.dt
@@ -439,7 +445,8 @@ class Plant:
             self._hold_base()
         self._mujoco.mj_step1(self.model, data)
         self.step_count += 1
-        self._samples.appendleft(self._sense())
+        if sense:
+            self._samples.appendleft(self._sense())
         self._truth.add(self)
 
     def _hold_base(self) -> None:

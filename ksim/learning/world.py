@@ -103,7 +103,8 @@ def together(out: object) -> Iterator[None]:
     except BaseException as error:
         # at exit JAX would wait minutes for those who do not come any more
         atexit.register(_leave)
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        # a transfer that was under way is a ValueError of the same words
+        if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
             raise TrainingError(
                 f"a process of this run is gone ({' '.join(str(error).split())[:120]}); {out}/last.ckpt has the run as "
                 "of its last save: go on with --resume, with as many processes or with others"

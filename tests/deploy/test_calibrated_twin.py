@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("mujoco")
 
 from deploy.parity import command as parity
-from deploy.sysid.calibration import CalibrationError
+from deploy.sysid.calibration import CalibrationError, Estimate
 from deploy.sysid.excite import ExciteOptions, excite
 from deploy.twin.calibrated import read_reality, reality_of
 from deploy.twin.plant import Plant
@@ -56,6 +56,16 @@ def test_what_is_not_known_stays_nominal(tmp_path):
     assert plant.offset[WRIST_AT] == 0.0
     other = calibration(one_clock=True)
     assert reality_of(other, ROBOT).commands.latency_s == 0.0
+
+
+def test_a_joint_that_cannot_be_nominal_is_as_it_was_found_though_no_figure_of_it_is_told_well():
+    found = calibration()
+    nominal = ROBOT.joints[WRIST_AT]
+    vague = Estimate(value=0.1 * nominal.kp, low=0.01 * nominal.kp, high=0.5 * nominal.kp)
+    wrist = dataclasses.replace(found.joints[nominal.name], kp=vague)
+    reality = reality_of(dataclasses.replace(found, joints=found.joints | {nominal.name: wrist}), ROBOT)
+    assert reality.joints.kp_scale[nominal.name] == pytest.approx(0.1)
+    assert reality.joints.kd_scale[nominal.name] == pytest.approx(9.0 / nominal.kd)
 
 
 def test_viscous_friction_that_is_in_kd_is_taken_from_the_nominal_one():

@@ -33,8 +33,8 @@ from robots.load import load_robot
 from robots.rotation import multiply, up_in_frame
 from robots.spec import PolicySpec, input_specs
 
-# the run through its policy is in test_parity_layers.py
-parity = partial(layers.parity, closed_loop_runs=0)
+# the run through its policy is in test_parity_layers.py, the search for suspects there and in test_suspects.py
+parity = partial(layers.parity, closed_loop_runs=0, search=False)
 ROBOT = load_robot("kbot")
 N = len(ROBOT.joints)
 USED = ("projected_gravity", "gyroscope", "time")

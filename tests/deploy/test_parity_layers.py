@@ -271,7 +271,10 @@ def test_sag_is_explained_by_gravity_and_what_is_left_is_an_offset(hung: RunLog)
     for j, name in enumerate(robot.joint_names):
         sag, left = found[name]
         assert sag == pytest.approx(load[j] / robot.joints[j].kp + (0.04 if j == joint else 0.0), abs=1e-9)
-        assert left == pytest.approx(0.04 if j == joint else 0.0, abs=1e-9)
+        # the model's friction may hold a joint where it is
+        held = robot.joints[j].friction_nm / robot.joints[j].kp
+        assert left == pytest.approx(0.04 - held if j == joint else 0.0, abs=1e-9)
+        assert held > 1e-4
 
 
 def test_torque_at_its_limit_says_nothing_of_friction(hung: RunLog) -> None:
@@ -420,11 +423,11 @@ def test_a_clean_run_is_good_in_every_layer_that_can_be_told(clean: Parity) -> N
 
 def test_weak_motors_and_a_late_command_show_in_their_layers(hung: RunLog, tmp_path: Path) -> None:
     weak = record(tmp_path, {"joints": {"kp_scale": {"dof_left_elbow_02": 0.3, "all": 1.0}}}, duration_s=1.2, hang=True)
-    found = layer_of(parity(weak, hang=True, closed_loop_runs=0), LayerName.ACTUATORS)
+    found = layer_of(parity(weak, hang=True, closed_loop_runs=0, search=False), LayerName.ACTUATORS)
     assert found.mark is not Mark.GOOD and max(found.joints, key=lambda n: found.joints[n]) == "dof_left_elbow_02"
     late = record(tmp_path, {"commands": {"latency_s": 0.04}}, duration_s=1.6, hang=True, name="late")
     spec = late.spec.replace(action_latency_s=(0.0, 0.01))
-    result = parity(dataclasses.replace(late, spec=spec), hang=True, closed_loop_runs=0)
+    result = parity(dataclasses.replace(late, spec=spec), hang=True, closed_loop_runs=0, search=False)
     path = layer_of(result, LayerName.ACTION_PATH)
     assert figure(path, "delay_s").value == pytest.approx(0.04, abs=0.002)
     assert figure(path, "delay_beyond_s").value == pytest.approx(0.03, abs=0.002) and path.mark is Mark.BAD
@@ -433,6 +436,7 @@ def test_weak_motors_and_a_late_command_show_in_their_layers(hung: RunLog, tmp_p
     assert figure(layer_of(result, LayerName.ACTUATORS), "unaligned_position_rmse_rad").mark is Mark.NONE
 
 
+@pytest.mark.slow
 def test_the_status_is_that_of_the_verdict_and_several_logs_are_one_report(
     hung: RunLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -468,7 +472,7 @@ def test_a_robot_on_its_feet_without_an_imu_is_judged_as_far_as_it_goes(hung: Ru
     assert json.loads(files["json"].read_text())["per_joint"]["dof_left_elbow_02"]["position_rmse_rad"] is None
     assert files["html"].is_file()
     # held, nothing of an IMU is needed
-    assert layer_of(parity(blind, hang=True, closed_loop_runs=0), LayerName.ACTUATORS).mark is Mark.GOOD
+    assert layer_of(parity(blind, hang=True, closed_loop_runs=0, search=False), LayerName.ACTUATORS).mark is Mark.GOOD
 
 
 @pytest.mark.skipif(not MOTIONS.is_dir(), reason="the recorded motions are not here")
@@ -496,6 +500,6 @@ def test_a_recorded_motion_of_a_real_arm_is_judged_as_far_as_it_goes(tmp_path: P
 
 def test_a_reality_that_is_known_is_the_middle_of_the_simulations(hung: RunLog) -> None:
     sagging: dict[str, Any] = {"joints": {"kp_scale": 0.3}}
-    off = parity(hung, reality=parse_reality(sagging), hang=True, closed_loop_runs=3)
+    off = parity(hung, reality=parse_reality(sagging), hang=True, closed_loop_runs=3, search=False)
     joints = figure(layer_of(off, LayerName.CLOSED_LOOP), "inside_joints_share")
     assert joints.value is not None and joints.value < 0.6

@@ -12,9 +12,9 @@ import pytest
 
 from deploy.log.recorder import RunLog
 from deploy.parity import symptoms
-from deploy.parity.ablation import Wiring, best_on, changed, gain_of
+from deploy.parity.ablation import Lab, Wiring, best_on, changed, gain_of
 from deploy.parity.report import Cause, LayerName
-from deploy.parity.suspects import suspects
+from deploy.parity.suspects import _wirings, suspects
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Joints, Reality
 from robots.load import load_robot
@@ -35,7 +35,7 @@ ROBOT = load_robot("kbot")
 @pytest.mark.parametrize("planted", TWELVE, ids=lambda p: p.what)
 def test_a_planted_fault_is_the_first_suspect_by_its_cause_and_place(planted: Planted, tmp_path: Path) -> None:
     log = log_of(planted, tmp_path)
-    found = suspects(log, "kbot", simulated(planted, log), hang=planted.hang)
+    found = suspects(log, "kbot", simulated(planted, log), hang=planted.hang, most=1)  # the benchmark looks on
     assert found, "none is named"
     assert (found[0].cause, found[0].places) == (planted.cause, planted.places), found
     if planted.size is not None:
@@ -182,6 +182,22 @@ def test_a_wiring_is_taken_out_of_a_log_again(stand: RunLog) -> None:
     right = wiring.corrected(told)
     for name in ("joint_position", "joint_velocity", "joint_torque", "sent"):
         np.testing.assert_allclose(getattr(right, name), getattr(stand, name), atol=1e-12)
+
+
+def test_two_joints_may_be_swapped_both_ways_only_where_both_move(stand: RunLog) -> None:
+    leg = [j for j, name in enumerate(ROBOT.joint_names) if "left_hip" in name][:2]
+    home, time_s = np.asarray(ROBOT.column("home_rad")), np.arange(len(stand.tick))[:, None] * 0.02
+
+    def pairs(moving: list[int]) -> set[frozenset[str]]:
+        sent = np.tile(home, (len(stand.tick), 1))
+        sent[:, moving] += 0.1 * np.sin(6 * time_s + np.arange(len(moving)))
+        log = dataclasses.replace(stand, sent=sent, joint_position=sent.copy())
+        lab = Lab("kbot", log, Reality())
+        return {frozenset(i.places) for i in _wirings(lab, lab.plain) if i.cause is Cause.JOINTS_SWAPPED}
+
+    names = frozenset(ROBOT.joint_names[j] for j in leg)
+    assert names in pairs(leg)
+    assert names not in pairs(leg[:1])
 
 
 def test_a_property_is_changed_at_one_joint_and_the_rest_keep_theirs() -> None:

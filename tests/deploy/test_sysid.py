@@ -200,11 +200,11 @@ def test_a_calibration_is_carried_to_another_step(arm):
     joints = {n: dataclasses.replace(j, armature=fitted["armature"]) for n, j in found.joints.items()}
     found = dataclasses.replace(found, joints=joints)
     shown = [
-        Simulator(arm, [motion], timestep_s=step).run([c.parameters(load_robot(arm))])["motion"][0]
+        Simulator(arm, [motion], timestep_s=step).watch([c.parameters(load_robot(arm))])["motion"][0]
         for step, c in ((0.001, found), (0.005, found), (0.005, found.at_step(0.005)))
     ]
-    as_it_is, carried = (np.sqrt(np.mean((s - shown[0]) ** 2)) for s in shown[1:])
-    assert carried < 0.2 * as_it_is and found.at_step(0.001) == found
+    as_it_is, carried = (np.sqrt(np.mean((s - shown[0]).reshape(-1, 2, 2) ** 2, axis=(0, 2))) for s in shown[1:])
+    assert (carried < [0.2, 0.25] * as_it_is).all() and found.at_step(0.001) == found
 
 
 def test_a_lag_with_play_is_found_and_is_no_arm(arm):
@@ -261,6 +261,13 @@ def test_a_plane_that_gives_way_is_a_spring_and_its_give_is_found(arm):
     assert found.contacts.plane.give_m_n == pytest.approx(2e-4, rel=0.1)
     assert found.plane_m.value == pytest.approx(0.1, abs=0.001)
     assert found.parameters(load_robot(arm)).plane_give == found.contacts.plane.give_m_n
+    # another fit begins at the height that was found, and at all else as it is declared now; without a plane as it is
+    now = dataclasses.replace(table(3e-4).plane, height_m=0.3)
+    robot = load_robot(arm)
+    begun = found.begin(robot, Contacts(plane=now))
+    assert (begun.plane_m, begun.plane_give) == (found.plane_m.value, 3e-4)
+    assert found.begin(robot, Contacts(plane=dataclasses.replace(now, fit=False))).plane_m == 0.3
+    assert dataclasses.replace(found, contacts=Contacts()).begin(robot, Contacts(plane=now)).plane_m == 0.3
 
 
 def test_rows_that_touch_what_is_not_declared_are_not_fitted_but_judged_and_the_plane_to_declare_is_told(arm):
@@ -618,8 +625,8 @@ def test_a_short_fit_of_real_motions_leaves_less_than_half_of_the_published_erro
     contacts = load(Contacts, Path(__file__).parents[2] / "configs" / "so101_table.yaml")
     robot = load_robot("so101")
     seen = [read_motion(REAL / name, robot) for name in ("step_response", "hold_under_gravity")]
-    seen = [_cut(m, 50.0) for m in seen]
+    seen = [_cut(m, 40.0) for m in seen]
     unseen = [read_motion(REAL / "random_waypoints", robot)]
-    found = calibrate("so101", seen, unseen, contacts=contacts, timestep_s=0.004, iterations=5)
+    found = calibrate("so101", seen, unseen, contacts=contacts, timestep_s=0.004, iterations=3)
     assert found.ratio < 0.45
     assert found.unseen["random_waypoints"].touching > 0.02

@@ -37,9 +37,6 @@ KINFER = "0.6.1"
 # what pip says where a package cannot be had, and not where something of ours is wrong
 UNAVAILABLE = ("No matching distribution found", "NewConnectionError", "ConnectTimeout", "ReadTimeout", "getaddrinfo")
 
-# This process compiles more than it computes. The commands that tests run as processes compile as a person's do.
-jax.config.update("jax_disable_most_optimizations", True)
-
 
 def write_untrained(path: Path, config: Config) -> Path:
     """A checkpoint of an untrained model whose actions are not small."""

@@ -51,9 +51,6 @@ CONFIG = dataclasses.replace(
     run=RunConfig(total_steps=ENVS * 4 * 20, save_every_updates=2),
 )
 
-# This process compiles more than it computes. The commands that tests run as processes compile as a person's do.
-jax.config.update("jax_disable_most_optimizations", True)
-
 
 @pytest.fixture(scope="session")
 def config() -> Config:

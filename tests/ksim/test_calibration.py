@@ -20,6 +20,7 @@ from ksim.measured import MeasuredRandomization, MeasuredRobot
 from ksim.train_command import _resumed, main
 from robots.load import load_robot
 from tests.calibrations import ANKLE, KNEE, WRIST, calibration, calibration_file, known
+from tests.ksim.few_terms import few_terms
 from toolkit.settings import apply_overrides
 
 ROBOT = load_robot("kbot")
@@ -30,10 +31,8 @@ KNEE_AT, WRIST_AT, ANKLE_AT = (ROBOT.joint_names.index(name) for name in (KNEE, 
 
 @pytest.fixture(scope="module")
 def config(config):
-    """The standing task with few terms, which compile sooner."""
-    few = {name: config.critic[name] for name in ("joint_position", "drawn")}
-    rewards = {"alive": config.rewards["alive"]}
-    return dataclasses.replace(config, critic=few, rewards=rewards, events={}, resets={})
+    """The standing task, small."""
+    return few_terms(config)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,11 +13,14 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 
 from ksim.errors import ConfigError
 from ksim.learning import checkpoint
 from ksim.learning.world import World
+from ksim.tasks import task_config
 from tests.ksim.biped import write_biped
+from tests.ksim.few_terms import few_terms
 from tests.ksim.test_other_robot import SMALL
 
 # Sums of float32 in another order: after the first update, and after four, in which each goes on from the one before.
@@ -30,27 +34,37 @@ def robot(tmp_path_factory):
     return write_biped(tmp_path_factory.mktemp("robots") / "hopper", joints=1)
 
 
+def command_of(config):
+    """The command line of a run; one minibatch, because which environments share one differs between devices."""
+    sets = [*SMALL, "ppo.minibatches=1", "run.save_every_updates=2", "policy.normalise=true"]
+    return [sys.executable, "-m", "ksim.train", "--config", str(config), *(a for s in sets for a in ("--set", s))]
+
+
 @pytest.fixture(scope="module")
 def command(robot):
-    """The command line of a run; one minibatch, because which environments share one differs between devices."""
+    """A run of the task as it is."""
     path = robot.parent / "run.yaml"
     path.write_text(f"task: kbot_stand\nrobot: {robot}\n")
-    sets = [*SMALL, "ppo.minibatches=1", "run.save_every_updates=2", "policy.normalise=true"]
-    return [sys.executable, "-m", "ksim.train", "--config", str(path), *(a for s in sets for a in ("--set", s))]
+    return command_of(path)
+
+
+@pytest.fixture(scope="module")
+def short(robot):
+    """A run with few terms."""
+    path = robot.parent / "few.yaml"
+    config = dataclasses.replace(task_config("kbot_stand"), robot=str(robot))
+    path.write_text(yaml.safe_dump(few_terms(config).to_dict()))
+    return command_of(path)
 
 
 def start(command, out, *more, devices=1):
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        # these processes compile more than they compute
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-    }
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [*command, "--out", str(out), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=os.environ | {"XLA_FLAGS": flags},
     )
 
 
@@ -107,10 +121,10 @@ def test_two_devices_of_one_process_give_the_update_of_one(command, alone, tmp_p
 
 
 @pytest.mark.slow
-def test_two_devices_give_the_update_of_one_on_mjx_too(command, tmp_path):
+def test_two_devices_give_the_update_of_one_on_mjx_too(short, tmp_path):
     more = ("--set", "engine=mjx", "--set", f"run.total_steps={2 * STEPS}")
     for devices in (1, 2):
-        ended(start(command, tmp_path / str(devices), *more, devices=devices))
+        ended(start(short, tmp_path / str(devices), *more, devices=devices))
     assert_same(rows(tmp_path / "2"), rows(tmp_path / "1"))
 
 
@@ -136,9 +150,9 @@ def test_a_run_of_two_processes_goes_on_with_one_and_the_other_way_round(command
     assert_same(rows(tmp_path / "two"), rows(tmp_path / "one"))
 
 
-def test_a_process_that_dies_ends_the_run_with_one_line_and_a_checkpoint_that_goes_on(command, tmp_path):
+def test_a_process_that_dies_ends_the_run_with_one_line_and_a_checkpoint_that_goes_on(short, tmp_path):
     out = tmp_path / "run"
-    first, second = both(command, out, "--set", f"run.total_steps={10**6 * STEPS}")
+    first, second = both(short, out, "--set", f"run.total_steps={10**6 * STEPS}")
     until = time.monotonic() + 200
     while not (out / "last.ckpt").exists():
         assert time.monotonic() < until and first.poll() is None
@@ -162,9 +176,9 @@ def test_what_one_process_refuses_ends_all_of_them(command, alone):
     assert "process 0 of this run refuses to begin" in err.strip().splitlines()[-1]
 
 
-def test_a_signal_to_one_process_ends_all_with_a_checkpoint(command, tmp_path):
+def test_a_signal_to_one_process_ends_all_with_a_checkpoint(short, tmp_path):
     out = tmp_path / "run"
-    processes = both(command, out, "--set", f"run.total_steps={10**6 * STEPS}")
+    processes = both(short, out, "--set", f"run.total_steps={10**6 * STEPS}")
     until = time.monotonic() + 200
     while not (out / "last.ckpt").exists():
         assert time.monotonic() < until
@@ -175,8 +189,8 @@ def test_a_signal_to_one_process_ends_all_with_a_checkpoint(command, tmp_path):
     assert (out / "model.ckpt").exists()
 
 
-def test_environments_that_cannot_be_shared_out_are_refused(command, tmp_path):
-    _, err = ended(start(command, tmp_path / "run", "--set", "ppo.envs=9", devices=2), 1)
+def test_environments_that_cannot_be_shared_out_are_refused(short, tmp_path):
+    _, err = ended(start(short, tmp_path / "run", "--set", "ppo.envs=9", devices=2), 1)
     assert "ppo.envs: got 9, expected a multiple of the 2 devices" in err
     with pytest.raises(ConfigError, match="multiple"):
         World(mesh=_Three()).local(8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -250,18 +251,24 @@ def test_a_physics_step_that_does_not_divide_the_control_period_is_refused(built
 INERTIA, KP, KD, LIMIT, DT = 0.05, 8.0, 0.5, 4.0, 0.005
 
 
+@functools.cache
+def of_wheel(wheel: Path, kind: str, actuators: Actuators) -> tuple[PhysicsEngine, Any, Any]:
+    """(engine, its init, its step): compiled once."""
+    engine = make_engine(kind, Scene(built=build_model(wheel, DT)), 1, actuators, threads=1)
+    compiled = jax.jit if isinstance(engine, MjxEngine) else lambda function: function
+    return engine, compiled(engine.init), compiled(engine.step)
+
+
 def turn(
     wheel: Path, kind: str, actuators: Actuators, commands: np.ndarray, **motor: float
 ) -> tuple[PhysicsState, PhysicsEngine]:
     """The wheel from rest at 0 after one control step of 20 ms, told `commands` (physics steps, channels)."""
-    engine = make_engine(kind, Scene(built=build_model(wheel, DT)), 1, actuators, threads=1)
+    engine, init, step = of_wheel(wheel, kind, actuators)
     params = jax.tree.map(lambda v: np.asarray(v)[None], nominal(engine.scene, ()))
     law = params.motor._replace(**{name: np.full((1, 1), value, np.float32) for name, value in motor.items()})
     params = params._replace(motor=law)
     steps = Drive(command=np.float32(commands)[None], wrench_w=np.zeros((1, 6)), kick=np.zeros((1, 6)))
-    compiled = jax.jit if isinstance(engine, MjxEngine) else lambda function: function
-    start = compiled(engine.init)(params, np.zeros((1, 1)), np.zeros((1, 1)))
-    return compiled(engine.step)(start, steps, params), engine
+    return step(init(params, np.zeros((1, 1)), np.zeros((1, 1))), steps, params), engine
 
 
 def by_hand(asked: Any, hold: int = 1) -> tuple[float, float, float]:

@@ -137,6 +137,7 @@ def test_holding_home_falls_under_pushes_and_the_command_prints_one_json_object(
     answer = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1
     assert answer["policy"] == "home" and answer["episodes"] == 4 and answer["seed"] == 3
+    assert answer["robot"] == "kbot"
     assert answer["survival"] < 0.5 and 0.2 < answer["length_mean_s"] < 6.0
 
 
@@ -338,16 +339,14 @@ def test_a_bundles_robot_is_the_one_that_it_names(biped, tmp_path):
             load_policy(str(path))
 
 
-def test_the_answer_names_the_robot_and_bad_numbers_are_refused_before_anything_is_loaded(ksim, capsys, monkeypatch):
+def test_the_answer_names_the_robot_and_bad_numbers_are_refused_before_anything_is_loaded(capsys):
     from ksim.evaluate_command import main
 
     for option, value in (("--seed", "99999999999999999999"), ("--seed", "-1"), ("--episodes", "1000000000")):
         with pytest.raises(KsimError, match=rf"{option}: got {value}, expected"):
             main(["none.ckpt", option, value])
-    done = ksim("eval", "home", "--episodes", "1", "--set", "episode_length_s=0.1", "--json")
-    assert json.loads(done.stdout)["robot"] == "kbot"
-    done = ksim("eval", "home", "--episodes", "1", "--set", "episode_length_s=0.1")
-    assert done.stdout.startswith("home on kbot: survived ")
+    assert main(["home", "--episodes", "1", "--set", "episode_length_s=0.1"]) == 0
+    assert capsys.readouterr().out.startswith("home on kbot: survived ")
 
 
 def test_a_carry_of_more_axes_stays_with_its_environment(tmp_path) -> None:

@@ -21,6 +21,7 @@ from ksim.load import load_config
 from ksim.metrics import seconds_until
 from ksim.train import train
 from ksim.train_command import _program, _resumed
+from tests.ksim.few_terms import few_terms
 from toolkit.errors import FileError
 from toolkit.files import locked, shipped_policy
 from toolkit.settings import apply_overrides
@@ -32,6 +33,14 @@ UPDATES = 20
 def config_file(config, tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def few_file(config, tmp_path_factory):
+    """The task with few terms: for runs that are ended."""
+    path = tmp_path_factory.mktemp("config") / "few.yaml"
+    path.write_text(yaml.safe_dump(few_terms(config, randomizations={}).to_dict()))
     return path
 
 
@@ -63,6 +72,7 @@ def test_stdout_is_exactly_one_json_object(whole):
     assert (answer["updates"], answer["steps"], answer["stopped_by"]) == (UPDATES, 16 * UPDATES, "total_steps")
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_and_resumed_ends_in_the_bytes_of_an_unbroken_run(
     whole, ksim, config_file, tmp_path
 ):
@@ -213,9 +223,9 @@ def running(ksim, config_file, out, rows=3, **options):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
-def test_a_signal_ends_training_after_the_update_with_a_checkpoint_to_go_on_from(ksim, config_file, tmp_path, number):
+def test_a_signal_ends_training_after_the_update_with_a_checkpoint_to_go_on_from(ksim, few_file, tmp_path, number):
     out = tmp_path / "stopped"
-    process = running(ksim, config_file, out)
+    process = running(ksim, few_file, out)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number, stderr
@@ -226,9 +236,9 @@ def test_a_signal_ends_training_after_the_update_with_a_checkpoint_to_go_on_from
     assert not (out / ".lock").exists()
 
 
-def test_a_terminal_that_goes_away_does_not_take_the_run_with_it(ksim, config_file, tmp_path):
+def test_a_terminal_that_goes_away_does_not_take_the_run_with_it(ksim, few_file, tmp_path):
     out = tmp_path / "hung_up"
-    process = running(ksim, config_file, out)
+    process = running(ksim, few_file, out)
     process.stdout.close()
     process.stderr.close()
     process.send_signal(signal.SIGHUP)
@@ -236,15 +246,13 @@ def test_a_terminal_that_goes_away_does_not_take_the_run_with_it(ksim, config_fi
     assert (out / "model.ckpt").exists()
 
 
-def test_a_second_training_into_a_folder_is_refused_until_the_first_ends_however_it_ends(
-    ksim, config_file, config, tmp_path
-):
+def test_a_second_training_into_a_folder_is_refused_until_the_first_ends_however_it_ends(ksim, few_file, tmp_path):
     out = tmp_path / "shared"
-    process = running(ksim, config_file, out)
+    process = running(ksim, few_file, out)
     try:
         while not (out / "last.ckpt").exists():
             time.sleep(0.01)
-        done = ksim("train", "--config", config_file, "--out", out, "--set", "run.total_steps=1000000", "--resume")
+        done = ksim("train", "--config", few_file, "--out", out, "--set", "run.total_steps=1000000", "--resume")
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
         assert "another training is writing here" in done.stderr
         assert process.poll() is None
@@ -255,7 +263,7 @@ def test_a_second_training_into_a_folder_is_refused_until_the_first_ends_however
     assert (out / ".lock").exists()
     (out / ".last.ckpt.abc123.part").write_bytes(b"half")
     steps = 16 * (checkpoint.read(out / "last.ckpt")[0]["progress"]["updates"] + 1)
-    done = ksim("train", "--config", config_file, "--out", out, "--resume", "--set", f"run.total_steps={steps}")
+    done = ksim("train", "--config", few_file, "--out", out, "--resume", "--set", f"run.total_steps={steps}")
     assert done.returncode == 0, done.stderr
     assert not list(out.glob(".*"))
 
