@@ -157,6 +157,21 @@ def test_hidden_parameters_are_found_and_lie_in_their_intervals(arm):
     assert np.mean(held) >= 0.75
 
 
+def test_a_joint_that_stands_still_in_all_motions_keeps_its_published_values(arm):
+    targets = excited(4, 3)
+    targets[:, 1] = 0.0
+    motion = recorded(arm, parse_reality({"joints": {"kp_scale": {"shoulder": 0.8}}}), targets)
+    still = dataclasses.replace(motion, position=motion.position * [1, 0], velocity=motion.velocity * [1, 0])
+    heard: list[str] = []
+    found = calibrate(arm, [still], kinds=["kp", "kd", "friction"], iterations=3, say=heard.append)
+    assert "stand still in all motions, and are not fitted: elbow" in heard
+    published = Parameters.of(load_robot(arm))
+    elbow = found.joints["elbow"]
+    assert elbow.kp.value == pytest.approx(published.kp[1], rel=0.02) and not elbow.kp.known
+    assert elbow.friction.value == pytest.approx(published.friction[1], abs=0.02) and not elbow.friction.known
+    assert found.joints["shoulder"].kp.value == pytest.approx(0.8 * published.kp[0], rel=0.1)
+
+
 def test_a_heavier_link_is_found_where_the_gains_are_known(arm):
     hidden = {"joints": {"link_mass_scale": {"shoulder": 1.3, "elbow": 0.7}, "friction_add_nm": 0.1}}
     seen = recorded(arm, parse_reality(hidden), excited(8, 1), 3e-4)
