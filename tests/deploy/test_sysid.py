@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("mujoco")
 
 from deploy.log.imports.command import import_log
-from deploy.log.imports.mapping import load_map
 from deploy.log.recorder import Recorder
 from deploy.log.tick import Tick
 from deploy.sysid import command
@@ -28,7 +27,7 @@ from deploy.sysid.simulate import Parameters, Simulator
 from deploy.sysid.touch import lowest, touches
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality, parse_reality
-from robots.load import HERE, load_robot
+from robots.load import load_robot
 from robots.model import build_model
 from robots.spec import PolicySpec
 from tests.calibrations import calibration_of
@@ -377,7 +376,7 @@ def test_a_sage_folder_is_read_with_its_gripper_as_a_share_of_its_range(tmp_path
     assert motion.target[0, 5] == pytest.approx(0.5 * 2.34 - 0.174533)
     # imported first, it is the same
     log = tmp_path / "wave.mcap"
-    import_log(tmp_path / "wave", log, load_map(HERE / "so101" / "sage.yaml"), robot="so101")
+    import_log(tmp_path / "wave", log, robot="so101")
     again = read_motion(log, robot)
     assert again.digest == motion.digest
     np.testing.assert_array_equal(again.position, motion.position)
