@@ -436,6 +436,8 @@ def read_log(path: str | Path) -> RunLog:
         LogError: there is no such file, it is not a log of `ksim run`, or its head is damaged.
     """
     path = Path(path)
+    if path.is_dir():
+        raise LogError(f"{path}: a folder; expected a log of ksim run; ksim log import makes one of others")
     if not path.is_file():
         raise LogError(f"{path}: no such file; expected a log of ksim run (ksim run policy.kinfer --log {path.name})")
     raw, some, parts = _Raw(), [], []

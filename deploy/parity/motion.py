@@ -66,7 +66,7 @@ def measured_at_s(log: RunLog) -> np.ndarray:
 
 def acknowledged(log: RunLog) -> bool:
     """Whether the log tells when commands reached the robot. What another program wrote may not."""
-    return bool(log.metadata.get("step_lock")) or bool(np.isfinite(log.command_round_trip_s).any())
+    return bool(log.metadata.get("step_lock")) or bool(np.isfinite(log.command_s - log.command_round_trip_s).any())
 
 
 def arrived_at_s(log: RunLog) -> np.ndarray:

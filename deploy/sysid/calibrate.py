@@ -10,7 +10,20 @@ import numpy as np
 
 from deploy.sysid.calibration import Calibration, Touching, joints_of, scores_of, shared
 from deploy.sysid.contacts import Contacts
-from deploy.sysid.fit import DAMPING, FLOOR_RAD, SMALL_RAD, Fit, Problem, Score, Search, first_guess, rmse, sizes, solve
+from deploy.sysid.fit import (
+    DAMPING,
+    FLOOR_RAD,
+    SMALL_RAD,
+    Fit,
+    Problem,
+    Score,
+    Search,
+    first_guess,
+    moving,
+    rmse,
+    sizes,
+    solve,
+)
 from deploy.sysid.intervals import intervals
 from deploy.sysid.kinds import FITTED
 from deploy.sysid.lag import fit_lag
@@ -173,6 +186,9 @@ def calibrate(
         return solve(problem, there or begin, iterations, say, lambda now: kept.put(stage, now), enough=enough)
 
     say(f"{len(seen)} motions, {sum(m.time_s[-1] for m in seen):.0f} s, of {spec.name}; the published model first")
+    still = [name for name, moves in zip(spec.joint_names, moving(seen), strict=True) if not moves]
+    if still:
+        say(f"stand still in all motions, and are not fitted: {', '.join(still)}")
     nothing = Contacts()
     scale = rmse(simulator(seen, nothing), published)
 

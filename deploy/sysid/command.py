@@ -68,7 +68,8 @@ def _say(text: str) -> None:
 
 def lines(calibration: Calibration) -> list[str]:
     """What a person reads of a calibration."""
-    out = [f"{'joint':16s}" + "".join(f"{kind:>30s}" for kind in calibration.fitted if not KINDS[kind].shared)]
+    wide = max(16, *map(len, calibration.joints))
+    out = [f"{'joint':{wide}s}" + "".join(f"{kind:>34s}" for kind in calibration.fitted if not KINDS[kind].shared)]
     for name, joint in calibration.joints.items():
         cells = []
         for kind in calibration.fitted:
@@ -76,8 +77,8 @@ def lines(calibration: Calibration) -> list[str]:
                 continue
             value = getattr(joint, kind)
             mark = "" if value.known else " ?"
-            cells.append(f"{value.value:.4g} [{value.low:.4g}, {value.high:.4g}]{mark}".rjust(30))
-        out.append(f"{name:16s}" + "".join(cells))
+            cells.append(f"{value.value:.4g} [{value.low:.4g}, {value.high:.4g}]{mark}".rjust(34))
+        out.append(f"{name:{wide}s}" + "".join(cells))
     if "delay_s" in calibration.fitted:
         delay = calibration.delay_s
         out.append(f"delay {delay.value * 1e3:.1f} ms [{delay.low * 1e3:.1f}, {delay.high * 1e3:.1f}]")

@@ -222,6 +222,13 @@ def main(argv: list[str] | None = None) -> int:
     print(json.dumps({"runs": [r.to_json() for r in reports]}) if args.json else "\n".join(lines(reports)), flush=True)
     if last.exit_code:
         print(f"ksim excite: {last.ended}: {last.message}", file=sys.stderr, flush=True)
+    else:
+        print(
+            f"next: ksim sysid {args.out}/*.mcap --robot {args.robot} -o calibration.yaml   "
+            "(with --held where the base floats in the model)",
+            file=sys.stderr,
+            flush=True,
+        )
     return last.exit_code
 
 

@@ -42,9 +42,19 @@ DAMPING = 0.1
 # kd * dt / inertia at most. An explicit step carries 2, of which friction that holds takes 1; with more a joint that
 # stands still chatters, and creeps where it should hold.
 DAMPED = 0.9
-
+# A joint whose target stays within this, and which itself stays within STILL_RAD, tells nothing of its motor [rad].
+KEPT_RAD = 0.001
+# Some steps of an encoder [rad].
+STILL_RAD = 0.005
 
 PER_JOINT = [name for name, kind in KINDS.items() if not kind.shared]
+
+
+def moving(motions: Sequence[Motion]) -> np.ndarray:
+    """Which joints move, or are asked to, in some motion, bool (joints,); all where none does."""
+    moves = [(np.ptp(m.target, axis=0) > KEPT_RAD) | (np.ptp(m.position, axis=0) > STILL_RAD) for m in motions]
+    out = np.any(moves, axis=0)
+    return out if out.any() else np.ones_like(out)
 
 
 class Problem:
@@ -78,11 +88,12 @@ class Problem:
         self.simulator, self.start, self.kinds = simulator, start, tuple(kinds)
         rows = {m.name: m.use.sum() for m in simulator.motions}
         mean = np.mean(list(rows.values()))
+        moved = moving(simulator.motions)
 
         def weight(sizes: Mapping[str, np.ndarray], least: float) -> dict[str, np.ndarray]:
             share = {name: np.sqrt(mean / max(n, 1)) for name, n in rows.items()}
             return {
-                m.name: np.where(m.present, share[m.name] / np.maximum(sizes[m.name], least), 0.0)
+                m.name: np.where(m.present & moved, share[m.name] / np.maximum(sizes[m.name], least), 0.0)
                 for m in simulator.motions
                 if m.name in sizes
             }
@@ -91,7 +102,7 @@ class Problem:
         with_speed = {m.name for m in simulator.motions if m.velocity is not None}
         self.speed = weight({k: v for k, v in (speed_scale or {}).items() if k in with_speed}, SMALL_RAD_S)
         self.joints = len(simulator.spec.joints)
-        self.present = np.any([m.present for m in simulator.motions], axis=0)
+        self.present = moved & np.any([m.present for m in simulator.motions], axis=0)
         self.replays = 0
         # a joint's place in its limb, from the base
         limb = simulator.limb
@@ -388,10 +399,11 @@ def first_guess(problem: Problem, say: Callable[[str], None] = lambda _: None) -
         p = p.replace(play=np.full_like(p.kp, 0.01))
     if "compliance" in problem.kinds:
         p = p.replace(compliance=0.1 / p.kp)
-    # of what is not fitted, and of joints that no log has, nothing is guessed
+    # of what is not fitted, and of joints that no log has or that stand still in all, nothing is guessed
     start, has = problem.start, problem.present
     p = p.replace(**{k: np.where(has & (k in problem.kinds), getattr(p, k), getattr(start, k)) for k in PER_JOINT})
-    say(f"begins at kp {np.round(p.kp, 1)}, kd {np.round(p.kd, 2)}, friction {np.round(p.friction, 3)}")
+    begins = (np.array2string(v, precision=n, max_line_width=10**6) for v, n in ((p.kp, 1), (p.kd, 2), (p.friction, 3)))
+    say("begins at kp {}, kd {}, friction {}".format(*begins))
     return p
 
 

@@ -11,10 +11,8 @@ import numpy as np
 
 from deploy.errors import DeployError, LogError
 from deploy.log.imports.command import import_log
-from deploy.log.imports.mapping import ImportMap, load_map
-from deploy.log.imports.sage import CONTROL
+from deploy.log.imports.mapping import ImportMap
 from deploy.log.recorder import read_log
-from robots.load import HERE
 from robots.spec import RobotSpec
 
 # Endings of files that are imported; a folder is too.
@@ -95,9 +93,6 @@ def read_motion(path: str | Path, robot: RobotSpec, given: ImportMap | None = No
     foreign = path.is_dir() or path.suffix in FOREIGN or given is not None
     if path.suffix == ".mcap" or not foreign:
         return read_run(path, robot)
-    own = HERE / robot.name / "sage.yaml"
-    if given is None and (path / CONTROL).exists() and own.is_file():
-        given = load_map(own)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / f"{path.stem}.mcap"
         import_log(path, log, given, robot=robot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -84,4 +85,7 @@ def read_reality(path: str | Path | None, robot: str | Path) -> Reality:
     if path is None or not is_calibration(packaged(path)):
         return load_reality(path)
     spec = load_robot(robot)
-    return reality_of(calibration_of(path, spec), spec, Path(path).stem)
+    calibration = calibration_of(path, spec)
+    if not calibration.converged:
+        print(f"{path}: warning: its search had not come to its end; go on with ksim sysid --begin", file=sys.stderr)
+    return reality_of(calibration, spec, Path(path).stem)

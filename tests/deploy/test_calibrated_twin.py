@@ -68,6 +68,15 @@ def test_a_joint_that_cannot_be_nominal_is_as_it_was_found_though_no_figure_of_i
     assert reality.joints.kd_scale[nominal.name] == pytest.approx(9.0 / nominal.kd)
 
 
+def test_a_search_that_had_not_come_to_its_end_is_told(tmp_path, capsys):
+    path = calibration_file(tmp_path)
+    read_reality(path, "kbot")
+    assert capsys.readouterr().err == ""
+    path.write_text(path.read_text().replace("converged: true", "converged: false"))
+    read_reality(path, "kbot")
+    assert "warning: its search had not come to its end; go on with ksim sysid --begin" in capsys.readouterr().err
+
+
 def test_viscous_friction_that_is_in_kd_is_taken_from_the_nominal_one():
     joint = dataclasses.replace(ROBOT.joints[KNEE_AT], damping=0.3)
     joints = tuple(joint if j.name == KNEE else j for j in ROBOT.joints)

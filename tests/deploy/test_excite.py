@@ -152,6 +152,7 @@ def test_the_command_drives_a_twin_and_tells_what_became_of_it_as_json(tmp_path)
     assert told["ended"] == "completed" and Path(told["log"]) == tmp_path / "steps.mcap"
     log = read_log(told["log"])
     assert set(np.flatnonzero(np.ptp(log.sent[log.run], axis=0))) == {3}
+    assert "next: ksim sysid " in done.stderr
 
 
 def test_ctrl_c_damps_the_robot_and_plays_no_further_signal(tmp_path):

@@ -153,6 +153,15 @@ def test_times_since_1970_become_times_since_the_start(field, tmp_path):
     assert np.array_equal(log.inputs["command"][3], np.float32([0.1, 0.0]))
 
 
+def test_a_log_that_tells_round_trips_but_not_when_commands_arrived_has_no_arrivals(field, tmp_path):
+    rows = [{k: v for k, v in r.items() if k != "dt_roundtrip_ms"} for r in field.rows[:30]]
+    log = taken(write_rows(tmp_path / "a.ndjson", rows), tmp_path / "a.mcap")
+    assert np.isfinite(log.command_round_trip_s).any() and np.isnan(log.command_s).all()
+    from deploy.parity.motion import acknowledged, arrived_at_s
+
+    assert not acknowledged(log) and np.array_equal(arrived_at_s(log), log.start_s)
+
+
 def test_a_field_log_without_its_figures_of_time_says_what_it_lacks(field, tmp_path):
     rows = [{k: v for k, v in r.items() if not k.startswith("dt_")} for r in field.rows[:30]]
     log = taken(write_rows(tmp_path / "a.ndjson", rows), tmp_path / "a.mcap")

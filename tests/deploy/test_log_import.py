@@ -17,6 +17,7 @@ from deploy.log.imports.mapping import ImportMap, JointMap, Units, convert
 from deploy.log.imports.plain_csv import IMU as PLAIN_IMU
 from deploy.log.imports.plain_csv import PlainCsv
 from deploy.log.imports.pyfirmware import IMU, STAGES, VECTORS
+from deploy.log.recorder import read_log
 from deploy.log.tools import main
 from robots.load import load_robot
 from tests.deploy.foreign_logs import ARM, plain, taken
@@ -103,3 +104,8 @@ def test_the_table_of_the_page_is_taken(arm, tmp_path):
     (block,) = re.findall(r"^```csv\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     (tmp_path / "a.csv").write_text(block)
     assert taken(tmp_path / "a.csv", tmp_path / "a.mcap", "--robot", arm).joint_position.tolist() == [[0.101], [0.104]]
+
+
+def test_a_folder_in_place_of_a_log_of_ours_is_told_what_makes_one(tmp_path):
+    with pytest.raises(LogError, match=r"a folder; expected a log of ksim run; ksim log import makes one of others"):
+        read_log(tmp_path)

@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("mujoco")
 
 from deploy.log.imports.command import import_log
-from deploy.log.imports.mapping import load_map
 from deploy.log.recorder import Recorder
 from deploy.log.tick import Tick
 from deploy.sysid import command
@@ -28,7 +27,7 @@ from deploy.sysid.simulate import Parameters, Simulator
 from deploy.sysid.touch import lowest, touches
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality, parse_reality
-from robots.load import HERE, load_robot
+from robots.load import load_robot
 from robots.model import build_model
 from robots.spec import PolicySpec
 from tests.calibrations import calibration_of
@@ -155,6 +154,21 @@ def test_hidden_parameters_are_found_and_lie_in_their_intervals(arm):
         assert (sure.high[kind] - sure.low[kind] < 0.1 * value).all()
     assert found.delay_s == pytest.approx(0.013, abs=0.001)
     assert np.mean(held) >= 0.75
+
+
+def test_a_joint_that_stands_still_in_all_motions_keeps_its_published_values(arm):
+    targets = excited(4, 3)
+    targets[:, 1] = 0.0
+    motion = recorded(arm, parse_reality({"joints": {"kp_scale": {"shoulder": 0.8}}}), targets)
+    still = dataclasses.replace(motion, position=motion.position * [1, 0], velocity=motion.velocity * [1, 0])
+    heard: list[str] = []
+    found = calibrate(arm, [still], kinds=["kp", "kd", "friction"], iterations=3, say=heard.append)
+    assert "stand still in all motions, and are not fitted: elbow" in heard
+    published = Parameters.of(load_robot(arm))
+    elbow = found.joints["elbow"]
+    assert elbow.kp.value == pytest.approx(published.kp[1], rel=0.02) and not elbow.kp.known
+    assert elbow.friction.value == pytest.approx(published.friction[1], abs=0.02) and not elbow.friction.known
+    assert found.joints["shoulder"].kp.value == pytest.approx(0.8 * published.kp[0], rel=0.1)
 
 
 def test_a_heavier_link_is_found_where_the_gains_are_known(arm):
@@ -369,7 +383,7 @@ def test_a_sage_folder_is_read_with_its_gripper_as_a_share_of_its_range(tmp_path
     assert motion.target[0, 5] == pytest.approx(0.5 * 2.34 - 0.174533)
     # imported first, it is the same
     log = tmp_path / "wave.mcap"
-    import_log(tmp_path / "wave", log, load_map(HERE / "so101" / "sage.yaml"), robot="so101")
+    import_log(tmp_path / "wave", log, robot="so101")
     again = read_motion(log, robot)
     assert again.digest == motion.digest
     np.testing.assert_array_equal(again.position, motion.position)

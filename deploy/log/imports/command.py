@@ -30,7 +30,7 @@ from deploy.log.imports.ticks import Ticks
 from deploy.log.recorder import Recorder
 from robots.bundle import Bundle, read_bundle
 from robots.inputs import ACCELEROMETER, GRAVITY_INPUT, GYROSCOPE, JOINT_ANGLES, JOINT_VELOCITIES
-from robots.load import load_robot
+from robots.load import HERE, load_robot
 from robots.spec import CommandSpec, PolicySpec, RobotSpec, input_specs
 from toolkit.cli import Option, options
 from toolkit.errors import SettingsError
@@ -41,6 +41,8 @@ from toolkit.settings import Bound, Settings
 PERIOD_ROWS = 200
 # A time beyond this is since 1970 [s].
 EPOCH_S = 1e8
+# A built-in robot's own map of SAGE's folders, beside its metadata.json.
+SAGE_MAP = "sage.yaml"
 # How often the bar is drawn [s].
 BAR_S = 0.2
 
@@ -225,7 +227,7 @@ def import_log(
     Args:
         path: the other program's log.
         out: the file to write.
-        given: the map; None for none.
+        given: the map; None for the one that a built-in robot has for SAGE's folders, else for none.
         robot: a built-in robot, a robot folder, or what was loaded of one; None: the map's, else the format's.
         policy: the .kinfer that ran; it is kept in the log.
         episode: of a LeRobot data set.
@@ -234,6 +236,7 @@ def import_log(
     Raises:
         LogError: the log cannot be read, or does not make sense; the message is one line.
     """
+    mapped = given is not None
     given = given or ImportMap()
     source = open_source(path, given, episode)
     name = robot or given.robot or source.default_robot
@@ -241,6 +244,8 @@ def import_log(
         raise LogError(f"{path}: no robot; expected one with --robot, or robot in the map (--map); for example kbot")
     bundle = None if policy is None else read_bundle(policy)
     spec = name if isinstance(name, RobotSpec) else load_robot(name)
+    if not mapped and source.format == "sage" and (built_in := HERE / spec.name / SAGE_MAP).is_file():
+        given = load_map(built_in)
     gains = GAINS if source.format == "pyfirmware" and spec.name == "kbot" else {}
     found = convert(given, source.units, source.joints, spec, str(path), gains=gains)
     if bundle is not None:
@@ -406,7 +411,7 @@ def main(argv: list[str]) -> int:
             found = import_log(
                 args.source,
                 part,
-                load_map(args.map),
+                None if args.map is None else load_map(args.map),
                 robot=args.robot,
                 policy=args.policy,
                 episode=args.episode,
