@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -67,13 +68,13 @@ class Widened:
     unheld: tuple[str, ...] = ()
 
 
-def read_report(path: str | Path, robot: str, simulation: str = NOMINAL) -> dict[str, Any]:
+def read_report(path: str | Path, robot: str, calibration: str | Path | None = None) -> dict[str, Any]:
     """A report.json of `ksim parity`, of one log or of several, of a robot.
 
     Args:
         path: the file.
         robot: whose, by name or folder.
-        simulation: what the logs were compared with: the nominal robot, or a calibration's file without its ending.
+        calibration: the file that the logs must have been compared with; None for the nominal robot.
 
     Raises:
         ConfigError: it is missing, no such report, another robot's, or compares with another simulation.
@@ -90,11 +91,13 @@ def read_report(path: str | Path, robot: str, simulation: str = NOMINAL) -> dict
     name = load_robot(robot).name
     if report["robot"] != name:
         raise ConfigError(f"{path}: it is of robot {report['robot']}, expected {name}; name that robot's own")
-    if report.get("simulation") != simulation:
-        again = "without --reality" if simulation == NOMINAL else "with --reality and the calibration"
+    wanted = None if calibration is None else hashlib.sha256(Path(calibration).read_bytes()).hexdigest()
+    if report.get("simulation_sha256") != wanted or (wanted is None and report.get("simulation") != NOMINAL):
+        on = f"{calibration}" if calibration else "the robot as described"
+        again = f"with --reality {calibration}" if calibration else "without --reality"
         raise ConfigError(
-            f"{path}: it compares with the simulation {report.get('simulation')!r}, and {simulation!r} is trained on; "
-            f"run ksim parity again {again}"
+            f"{path}: it compares with {report.get('simulation')!r}, not with {on}, which is trained on; run ksim "
+            f"parity again {again}"
         )
     return report
 
@@ -278,7 +281,7 @@ def _holding(span: tuple[float, float], value: float, beyond: float) -> tuple[fl
     return (max(grown[0], 0.0), grown[1]) if low >= 0 and value >= 0 else grown
 
 
-def from_parity(config: Config, path: str | Path, simulation: str = NOMINAL) -> Widened:
+def from_parity(config: Config, path: str | Path, calibration: str | Path | None = None) -> Widened:
     """A task whose ranges hold what a log showed.
 
     Noise, rate and loss come from the layers of sensing and of the action path, delay, gains, mass, friction, play and
@@ -287,12 +290,12 @@ def from_parity(config: Config, path: str | Path, simulation: str = NOMINAL) -> 
     Args:
         config: the task.
         path: report.json of `ksim parity`.
-        simulation: what its logs must have been compared with; with a calibration, its file without its ending.
+        calibration: the file that is trained on, and that its logs must have been compared with; None for none.
 
     Raises:
         ConfigError: it is no such report, another robot's, of another simulation, or suspects what is to be mended.
     """
-    report, grown = read_report(path, config.robot, simulation), _Widening(config, str(path))
+    report, grown = read_report(path, config.robot, calibration), _Widening(config, str(path))
     try:
         figures = {f["key"]: f["value"] for layer in report["layers"] for f in layer["figures"]}
     except (KeyError, TypeError) as error:

@@ -107,9 +107,9 @@ def main(argv: list[str] | None = None) -> int:
 def _widened(config: Config, args: TrainOptions) -> Config:
     """The task whose ranges hold what --parity measured, and each change told."""
     with importing("train"):
-        from ksim.from_parity import NOMINAL, from_parity
+        from ksim.from_parity import from_parity
     assert args.parity is not None
-    grown = from_parity(config, args.parity, NOMINAL if args.calibration is None else Path(args.calibration).stem)
+    grown = from_parity(config, args.parity, args.calibration)
     for line in grown.changes or ("all that was measured is in its ranges already",):
         print(f"{args.parity}: {line}", file=sys.stderr, flush=True)
     for line in grown.unheld:

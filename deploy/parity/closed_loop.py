@@ -40,6 +40,8 @@ TILT_RAD, TURN_RAD_S, JOINT_RAD = 0.01, 0.1, 0.01
 SMOOTH_S = 0.5
 # Ours: well below 90 %, for the band of few runs is narrower than that of all.
 INSIDE_GOOD, INSIDE_POOR = 0.6, 0.3
+# Of fewer runs the band is too narrow for that.
+JUDGED_RUNS = 12
 FELL_GOOD, FELL_POOR = 0.25, 0.75
 FALL_RAD = 1.0
 
@@ -349,6 +351,7 @@ def closed_loop_layer(found: ClosedLoop | str, fell: bool) -> Layer:
     coverage = {band.signal: band.inside for band in found.bands}
     joints = {name: share for name, share in coverage.items() if name not in ("tilt", "gyro") and np.isfinite(share)}
     worst = min(joints, key=lambda name: joints[name], default="")
+    judged = found.runs >= JUDGED_RUNS
 
     def inside(key: str, what: str, value: float | None) -> Figure:
         return Figure(
@@ -356,8 +359,8 @@ def closed_loop_layer(found: ClosedLoop | str, fell: bool) -> Layer:
             what=f"{what}: ticks inside the band of {found.runs} simulations",
             value=value if value is not None and np.isfinite(value) else None,
             unit="share",
-            good=INSIDE_GOOD,
-            poor=INSIDE_POOR,
+            good=INSIDE_GOOD if judged else None,
+            poor=INSIDE_POOR if judged else None,
             at_least=True,
         )
 
@@ -374,8 +377,8 @@ def closed_loop_layer(found: ClosedLoop | str, fell: bool) -> Layer:
                 unit="share",
                 where=worst,
                 at_least=True,
-                good=0.5 * INSIDE_GOOD,
-                poor=0.5 * INSIDE_POOR,
+                good=0.5 * INSIDE_GOOD if judged else None,
+                poor=0.5 * INSIDE_POOR if judged else None,
             ),
             Figure(
                 key="falls_apart_share",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from deploy.parity.terminal import judgement_lines
 from deploy.twin.calibrated import read_reality
 from toolkit.cli import Option, options, run_verb
 from toolkit.errors import SettingsError
-from toolkit.files import atomic_path
+from toolkit.files import atomic_path, packaged
 from toolkit.settings import Bound, Settings
 
 
@@ -54,6 +55,9 @@ def _compare(args: ParityOptions, path: str) -> Parity:
     if not log.complete:
         print(f"ksim parity: {path}: the log breaks off; comparing what is there", file=sys.stderr)
     result = parity(log, args.robot, reality, hang=args.hang, closed_loop_runs=args.closed_loop)
+    if args.reality:  # a name alone may be another file's
+        digest = hashlib.sha256(packaged(args.reality).read_bytes()).hexdigest()
+        result.report["simulation_sha256"] = digest
     found = result.report["robot_differences"]
     if found:
         more = f"; and {len(found) - 4} more" if len(found) > 4 else ""

@@ -292,6 +292,7 @@ def parity(
         "task": spec.task,
         "robot_differences": differences(_as_told(spec.robot, loaded, imported=imported), loaded),
         "simulation": "nominal" if reality is None else reality.name,
+        "simulation_sha256": None,
         **judged(judgement),
         "policy_replay_error_max": policy["error_max"],
         "policy_replay_error_rms": policy["error_rms"],

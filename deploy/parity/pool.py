@@ -79,6 +79,7 @@ def pooled_report(results: Sequence[Parity], judgement: Judgement) -> dict[str, 
     return {
         "robot": results[0].report["robot"],
         "simulation": results[0].report["simulation"],
+        "simulation_sha256": results[0].report.get("simulation_sha256"),
         **judged(judgement),
         "logs": logs,
     }

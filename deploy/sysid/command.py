@@ -114,6 +114,16 @@ def lines(calibration: Calibration) -> list[str]:
     return out
 
 
+def _next(calibration: Calibration, file: Path) -> list[str]:
+    """What to do with it."""
+    if not calibration.converged:
+        return [f"next: the same command with --begin {file}"]
+    return [
+        f"next: ksim parity LOG --full --calibration {file} --out DIR   or   "
+        f"ksim train --config TASK.yaml --calibration {file}"
+    ]
+
+
 _DESCRIPTION = """\
 Fit a robot's joints to recorded motions by full open-loop replay: commands and the first measured state alone.
 
@@ -170,7 +180,8 @@ def main(argv: list[str] | None = None) -> int:
     write_page(report, result, declared(judged, contacts), replay(result, args.robot, judged), took_s)
     if args.model is not None:
         write_model(args.model, args.robot, result)
-    print(json.dumps(result.to_dict()) if args.json else "\n".join(lines(result)))
+    told = [*lines(result), *_next(result, args.out)]
+    print(json.dumps(result.to_dict()) if args.json else "\n".join(told))
     _say(f"wrote {', '.join(str(p) for p in (args.out, report, args.model) if p)}; it took {took_s:.0f} s")
     return 0
 

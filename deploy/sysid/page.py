@@ -50,6 +50,8 @@ def _verdict(found: Calibration) -> str:
     ratio, lag = found.ratio, float(np.mean([m.lag_ratio for m in judged.values()]))
     told = "motions that were not fitted" if found.unseen else "the fitted motions: none was kept to judge by"
     rows = [["Error left of the published model's", _ratio(ratio), f"mean of {escape(told)}"]]
+    if not found.converged:
+        rows.insert(0, ["The search", _chip("bad", "not at its end"), "do not train with it; go on with --begin"])
     worst = max(judged, key=lambda name: judged[name].ratio)
     rows.append(["Worst motion", _ratio(judged[worst].ratio), escape(worst)])
     better = _chip("good", f"{lag:.3f}") if ratio < lag else _chip("bad", f"{lag:.3f}")

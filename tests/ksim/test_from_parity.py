@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -31,14 +32,16 @@ WITHIN = {
 def report(tmp_path):
     """report.json as `ksim parity` writes it, with figures of sensing and suspects."""
 
-    def write(*suspects, simulation="nominal", robot="kbot", **figures):
+    def write(*suspects, reality=None, robot="kbot", **figures):
         sensing = Layer(
             name=LayerName.SENSING,
             figures=tuple(Figure(key=k, what=k, value=v, unit="") for k, v in (WITHIN | figures).items()),
         )
         path = tmp_path / "report.json"
         found = judged(Judgement(layers=(sensing,), suspects=suspects))
-        path.write_text(json.dumps({"robot": robot, "simulation": simulation, **found}))
+        digest = reality and hashlib.sha256(reality.read_bytes()).hexdigest()
+        against = {"simulation": reality.stem if reality else "nominal", "simulation_sha256": digest}
+        path.write_text(json.dumps({"robot": robot, **against, **found}))
         return path
 
     return write
@@ -128,16 +131,19 @@ def test_what_no_term_varies_is_told(config, report):
 def test_with_a_calibration_its_own_ranges_grow_where_the_report_says(config, report, tmp_path):
     path = calibration_file(tmp_path)
     task = from_calibration(config, path)
-    with pytest.raises(ConfigError, match=r"compares with the simulation 'nominal'.*again with --reality and the cal"):
-        from_parity(task, report(), path.stem)
-    told = report(suspect(Cause.GAINS, 0.7, "factor", KNEE), simulation=path.stem)
-    kp = from_parity(task, told, path.stem).config.randomizations["kp"]
+    with pytest.raises(ConfigError, match=r"compares with 'nominal', not with .*again with --reality .*calibration"):
+        from_parity(task, report(), path)
+    told = report(suspect(Cause.GAINS, 0.7, "factor", KNEE), reality=path)
+    kp = from_parity(task, told, path).config.randomizations["kp"]
     assert kp.spans[KNEE] == pytest.approx((0.67, task.randomizations["kp"].spans[KNEE][1]))
     assert kp.of.factor == pytest.approx((0.67, 1.1)) and kp.spans.get(WRIST) == task.randomizations["kp"].spans.get(
         WRIST
     )
-    with pytest.raises(ConfigError, match=r"again without --reality"):
+    with pytest.raises(ConfigError, match=r"not with the robot as described, .*again without --reality"):
         from_parity(config, told)
+    path.write_text(path.read_text() + "# another\n")
+    with pytest.raises(ConfigError, match=r"again with --reality"):
+        from_parity(task, told, path)
 
 
 @pytest.mark.parametrize(
