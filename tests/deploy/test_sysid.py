@@ -209,6 +209,13 @@ def test_a_calibration_is_carried_to_another_step(arm):
     assert carried < 0.2 * as_it_is and found.at_step(0.001) == found
 
 
+def test_nothing_is_known_of_a_joint_that_stood_still(arm):
+    reality = parse_reality(HIDDEN)
+    still = recorded(arm, reality, np.zeros((60, 2)))
+    found = calibrate(arm, [still], kinds=["kp"], iterations=1, timestep_s=0.004)
+    assert not any(joint.kp.known for joint in found.joints.values())
+
+
 def test_a_lag_with_play_is_found_and_is_no_arm(arm):
     motion = recorded(arm, parse_reality(HIDDEN), excited(8, 3))
     lag = fit_lag([motion])
