@@ -669,6 +669,12 @@ def test_rows_that_no_robot_made_are_refused_before_anything_is_simulated(what, 
         )
 
 
+def test_a_report_of_parity_is_no_calibration(tmp_path):
+    (tmp_path / "report.json").write_text('{"log": "run.mcap", "robot": "kbot", "layers": [], "suspects": []}')
+    with pytest.raises(CalibrationError, match=r"report\.json: .*log"):
+        load_calibration(tmp_path / "report.json")
+
+
 @pytest.mark.parametrize(
     "text",
     [
