@@ -30,6 +30,7 @@ from ksim.randomization import PayloadRandomization
 from robots.inputs import GRAVITY_INPUT, GYROSCOPE, JOINT_ANGLES, JOINT_VELOCITIES
 from robots.load import load_robot
 from robots.rotation import GRAVITY_M_S2
+from toolkit.errors import SettingsError
 
 # What a log shows once, another shows a little more of: ranges end this share beyond it.
 BEYOND = 0.1
@@ -49,6 +50,8 @@ _NOISE = {
 }
 _RATES = {"joints_new_hz": "joints", "orientation_new_hz": "imu", "gyro_new_hz": "imu"}
 _LOST = {"commands_lost_share": "action", "stale_share": "joints"}
+# A sensor with fewer new values a second than this is broken, and no policy trains to bear it.
+SLOWEST_HZ = 1.0
 # Below this share of a rate a sensor is slow, and not a tick late now and then.
 _SLOW = 0.9
 
@@ -86,7 +89,8 @@ def read_report(path: str | Path, robot: str, calibration: str | Path | None = N
         raise ConfigError(f"{path}: {error.strerror or error}; expected a {what}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: it is not JSON; expected a {what}") from error
-    if not isinstance(report, dict) or not {"robot", "layers", "suspects"} <= set(report):
+    whole = isinstance(report, dict) and "robot" in report
+    if not whole or not all(isinstance(report.get(key), list) for key in ("layers", "suspects")):
         raise ConfigError(f"{path}: it has no layers and suspects of a robot; expected a {what}")
     name = load_robot(robot).name
     if report["robot"] != name:
@@ -150,6 +154,11 @@ class _Widening:
         low, high = channel.rate_hz if channel.rate_hz[0] > 0 else (tick_hz, tick_hz)
         if hertz >= _SLOW * min(low, tick_hz):
             return True
+        if hertz < SLOWEST_HZ:
+            raise ConfigError(
+                f"{self.path}: the report has {hertz:.3g} new values a second on channel {name}, expected "
+                f"{SLOWEST_HZ:g} or more: that is mended, not trained for; mend it, record again and compare again"
+            )
         return self.channel(name, rate_hz=((1.0 - BEYOND) * hertz, max(high, tick_hz)))
 
     def lost(self, name: str, share: float) -> None:
@@ -226,7 +235,9 @@ class _Widening:
             cause, value, unit = Cause(told["cause"]), told["value"], told["unit"]
             places = tuple(str(place) for place in told["places"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"{self.path}: {told!r} is no suspect of a report of this version") from error
+            raise ConfigError(
+                f"{self.path}: {repr(told)[:80]} is no suspect of a report of this version; make it again"
+            ) from error
         where = f" of {', '.join(places)}" if places else ""
         if cause in TO_MEND:
             raise ConfigError(
@@ -263,7 +274,12 @@ class _Widening:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _told(value: Any) -> str:
@@ -300,15 +316,20 @@ def from_parity(config: Config, path: str | Path, calibration: str | Path | None
         figures = {f["key"]: f["value"] for layer in report["layers"] for f in layer["figures"]}
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path}: its layers have no figures as ksim parity writes them; make it again") from error
-    for suspect in report["suspects"]:
-        grown.suspect(suspect)
-    for key, (name, unit) in _NOISE.items():
-        if _is_number(figures.get(key)):
-            grown.noise(name, float(figures[key]) * unit)
-    for key, name in _RATES.items():
-        if _is_number(figures.get(key)) and figures[key] > 0:
-            grown.rate(name, float(figures[key]))
-    for key, name in _LOST.items():
-        if _is_number(figures.get(key)):
-            grown.lost(name, float(figures[key]))
+    try:
+        for suspect in report["suspects"]:
+            grown.suspect(suspect)
+        for key, (name, unit) in _NOISE.items():
+            if _is_number(figures.get(key)):
+                grown.noise(name, float(figures[key]) * unit)
+        for key, name in _RATES.items():
+            if _is_number(figures.get(key)) and figures[key] > 0:
+                grown.rate(name, float(figures[key]))
+        for key, name in _LOST.items():
+            if _is_number(figures.get(key)):
+                grown.lost(name, float(figures[key]))
+    except SettingsError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise ConfigError(f"{path}: what it measured fits no range: {error}; look at the log that it is of") from error
     return grown.done()

@@ -176,7 +176,8 @@ def _keys(
     for name, about in fields(cls).items():
         yield f"{prefix}{name}"
         value = about.default if base is None else getattr(base, name)
-        inside = {name: value} if about.section else {f"{name}.{k}": v for k, v in value.items()} if about.terms else {}
+        terms = {f"{name}.{k}": v for k, v in (value or {}).items()} if about.terms else {}
+        inside = {name: value} if about.section else terms
         for key, one in inside.items():
             if key != name:
                 yield f"{prefix}{key}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from deploy.errors import OptionError
+from deploy.log.place import check_place
 from deploy.log.recorder import read_log
 from deploy.parity.closed_loop import RUNS
 from deploy.parity.layers import Parity, parity, write_reports
@@ -109,6 +110,9 @@ def main(argv: list[str] | None = None) -> int:
         return full(args)
     if args.calibration or args.held:
         raise OptionError("--calibration and --held are for --full; add it, or name a calibration with --reality")
+    if args.out is not None:  # asked before the minutes that a comparison takes
+        out = Path(args.out)
+        check_place(out if out.suffix == ".html" else out / "report.html", "--out", "report.html")
     results = [_compare(args, path) for path in args.log]
     if len(results) == 1:
         judgement, report = results[0].judgement, results[0].to_json()

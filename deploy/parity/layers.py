@@ -41,6 +41,8 @@ HORIZON_S = 0.3
 ALIGN_S = 0.0005
 # An imported log whose period is as near to the robot's as this share was recorded at the robot's.
 PERIOD_NEAR = 0.02
+# A joint that is told or measured to be farther, or faster, is a broken record [rad, rad/s].
+FARTHEST = 1e6
 
 
 def _finite(value: Any) -> Any:
@@ -218,6 +220,14 @@ def parity(
             f"{log.path}: {ticks} ticks in which the policy ran, expected at least {horizon + 2} "
             f"({(horizon + 2) * period:g} s); record a longer run"
         )
+    for what in ("sent", "joint_position", "joint_velocity"):
+        wild = np.argwhere(np.abs(getattr(log, what)) > FARTHEST)  # NaN is not
+        if len(wild):
+            row, j = wild[0]
+            raise ParityError(
+                f"{log.path}: {what}: got {getattr(log, what)[row, j]:.3g} of joint {spec.robot.joint_names[j]} in row "
+                f"{row}, expected up to {FARTHEST:g}; mend the log, or record it again"
+            )
     named = robot if robot is not None else spec.robot.name
     try:
         loaded = load_robot(named)

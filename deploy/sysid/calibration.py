@@ -25,6 +25,8 @@ from toolkit.files import atomic_path
 from toolkit.settings import Settings, load
 
 FORMAT = 1
+# No figure of a joint is greater, in SI; a description may have this for "no limit".
+GREATEST = 1e12
 
 
 class CalibrationError(DeployError, SettingsError):
@@ -89,6 +91,18 @@ class JointCalibration(_Settings):
     offset: Estimate
     load_friction: Estimate = Estimate(value=0.0)
     mass: Estimate = Estimate(value=1.0)
+
+    def check(self) -> None:
+        for field in fields(self):
+            value, name = getattr(self, field.name).value, field.name
+            if name == "mass":
+                self.require(0.09 <= value <= 11.0, f"{name}.value", value, "a factor from 0.1 to 10")
+            elif name == "load_friction":
+                self.require(0.0 <= value < 1.0, f"{name}.value", value, "a share from 0 to below 1")
+            elif name == "offset":
+                self.require(abs(value) <= math.pi, f"{name}.value", value, "-3.14159 to 3.14159 radians")
+            else:
+                self.require(0.0 <= value <= GREATEST, f"{name}.value", value, f"0 to {GREATEST:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +194,7 @@ class Calibration(_Settings):
 
     def check(self) -> None:
         self.require(self.format == FORMAT, "format", self.format, f"{FORMAT}; make it again with ksim sysid")
+        self.require(1e-5 <= self.timestep_s <= 0.1, "timestep_s", self.timestep_s, "1e-05 to 0.1 seconds")
 
     @property
     def ratio(self) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 
 from deploy.errors import OptionError
+from deploy.log.place import check_place
 from deploy.sysid.kinds import FITTED, KINDS
 from toolkit.cli import Option, options, run_verb
 from toolkit.errors import SettingsError
@@ -124,6 +125,30 @@ def _next(calibration: Calibration, file: Path) -> list[str]:
     ]
 
 
+def _check_places(args: SysidOptions, report: Path) -> None:
+    """That what is written at the end of a long fit can be, and destroys nothing.
+
+    Raises:
+        OptionError: two outputs are one file, or one is what is read.
+        LogError: a place cannot be written.
+    """
+    read = [("a log", Path(p)) for p in (*args.logs, *args.unseen)] + [
+        ("--map", args.map),
+        ("--contacts", args.contacts),
+    ]
+    taken = {p.resolve(): what for what, p in read if p is not None}
+    written = {"--out": args.out, "--page": report, "--model": args.model, "--state": args.state}
+    for flag, path in written.items():
+        if path is None:
+            continue
+        if (other := taken.get(path.resolve())) is not None:
+            raise OptionError(f"{flag} {path}: it is {other} too; expected a file of its own; name another")
+        taken[path.resolve()] = flag
+        check_place(path, flag, "calibration.yaml")
+    if args.begin is not None and (other := taken.get(args.begin.resolve(), "--out")) != "--out":
+        raise OptionError(f"--begin {args.begin}: it is {other} too; expected a calibration; name another")
+
+
 _DESCRIPTION = """\
 Fit a robot's joints to recorded motions by full open-loop replay: commands and the first measured state alone.
 
@@ -150,6 +175,10 @@ def main(argv: list[str] | None = None) -> int:
     from deploy.sysid.page import write_page
     from robots.load import load_robot
 
+    if not args.out.name:
+        raise OptionError(f"--out {args.out}: it is a folder; expected a file; name one in it, calibration.yaml say")
+    report = args.page or args.out.with_suffix(".html")
+    _check_places(args, report)
     started, spec = time.monotonic(), load_robot(args.robot)
     contacts = load(Contacts, args.contacts, expected="a YAML file of contacts") if args.contacts else Contacts()
     both = sorted({Path(p).resolve() for p in args.logs} & {Path(p).resolve() for p in args.unseen})
@@ -175,7 +204,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     write_calibration(args.out, result)
     judged = unseen or seen
-    report = args.page or args.out.with_suffix(".html")
     took_s = time.monotonic() - started
     write_page(report, result, declared(judged, contacts), replay(result, args.robot, judged), took_s)
     if args.model is not None:

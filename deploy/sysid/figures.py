@@ -25,7 +25,12 @@ def calibration_of(path: str | Path, robot: RobotSpec) -> Calibration:
         CalibrationError: it is missing, no calibration, or another robot's.
     """
     found = load_calibration(path)
-    if found.robot != robot.name or set(found.joints) != set(robot.joint_names):
+    if found.robot == robot.name and (other := set(found.joints) ^ set(robot.joint_names)):
+        raise CalibrationError(
+            f"{path}: joints: {', '.join(sorted(other))[:120]} in it or in robot {robot.name} alone; expected the "
+            "joints of that robot; make it again with ksim sysid"
+        )
+    if found.robot != robot.name:
         raise CalibrationError(f"{path}: it is of robot {found.robot}, expected {robot.name}; name that robot's own")
     if found.model != robot.source:
         raise CalibrationError(

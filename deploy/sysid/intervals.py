@@ -15,6 +15,9 @@ BLOCK_S = 2.0
 SHARE = 0.95
 # A parameter whose interval reaches farther than this, as a share of its value, is not identified.
 VAGUE = 0.5
+# A joint whose position spreads less than this in all motions stood still: what fits it is where it stands alone, which
+# friction and stiffness explain alike [rad].
+MOVED_RAD = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,8 @@ class Intervals:
 
     Attributes:
         low, high: the ends.
-        known: whether the motions say anything of it: inside its bounds, and not vaguer than `VAGUE`.
+        known: whether the motions say anything of it: its joint moved, it is inside its bounds, and not vaguer than
+            `VAGUE`.
         sensitivity: see `Estimate`.
     """
 
@@ -69,6 +73,8 @@ def intervals(problem: Problem, fit: Fit) -> Intervals:
     noise = float(fit.residual @ fit.residual) / max(np.count_nonzero(fit.residual) - n, 1)
     certain = np.maximum(np.diag(inverse), 0.0)  # a pseudo-inverse has rounding below 0
     half = np.maximum(student * np.sqrt(np.maximum(np.diag(spread), 0.0)), normal * np.sqrt(noise * certain))
+    spreads = [np.where(m.present, np.std(m.position[m.use], axis=0), 0.0) for m in problem.simulator.motions]
+    moved = np.max(spreads, axis=0) > MOVED_RAD
     blind = np.diag(hessian) <= 1e-9 * np.diag(hessian).max()
 
     left = max(float(np.linalg.norm(fit.residual)), 1e-12)
@@ -83,7 +89,7 @@ def intervals(problem: Problem, fit: Fit) -> Intervals:
         whole = 1.0 if kind.log else x if kind.share else bounds[1][part] - bounds[0][part]
         vague = wide > VAGUE * whole
         low[name], high[name] = np.exp(ends) if kind.log else ends
-        known[name] = inside & ~vague & ~blind[part]
+        known[name] = inside & ~vague & ~blind[part] & (moved.any() if kind.shared else moved)
         value = np.atleast_1d(getattr(fit.parameters, name))
         cut = (value < low[name]) | (value > high[name])  # kd, by what the physics step carries
         low[name], high[name] = np.minimum(low[name], value), np.maximum(high[name], value)

@@ -17,6 +17,10 @@ from robots.spec import RobotSpec
 
 # Endings of files that are imported; a folder is too.
 FOREIGN = (".ndjson", ".jsonl", ".csv", ".parquet")
+# A joint that is told or measured to be farther from zero, or faster, is a broken record [rad, rad/s].
+FARTHEST = {"target": 1e3, "position": 1e3, "velocity": 1e5}
+# Nobody knows what a robot did in a longer time without a row, and it would be simulated step by step [s].
+GAP_MAX_S = 60.0
 
 
 class SysidError(DeployError):
@@ -63,8 +67,24 @@ class Motion:
                 raise SysidError(f"motion {self.name}: {what}: got shape {values.shape}, expected {(rows, joints)}")
             if not np.isfinite(values).all():
                 raise SysidError(f"motion {self.name}: {what}: got values that are not finite; leave those rows out")
-        if rows < 2 or not (np.diff(self.time_s) > 0).all():
-            raise SysidError(f"motion {self.name}: got {rows} rows whose times do not all rise, expected 2 or more")
+            wild = np.argwhere(np.abs(values) > FARTHEST[what])
+            if len(wild):
+                row, joint = wild[0]
+                raise SysidError(
+                    f"motion {self.name}: {what}: got {values[row, joint]:.3g} of joint {self.names[joint]} in row "
+                    f"{row}, expected up to {FARTHEST[what]:g}; leave that row out, or mend the log"
+                )
+        if rows < 2:
+            raise SysidError(f"motion {self.name}: got {rows} rows, expected 2 or more; record it again")
+        apart = np.diff(self.time_s)
+        wrong = np.flatnonzero(~((apart > 0) & (apart <= GAP_MAX_S)))
+        if len(wrong):
+            row, after = wrong[0] + 1, apart[wrong[0]]
+            todo = "make a log of each part" if after > 0 else "leave that row out, or mend the log's clock"
+            raise SysidError(
+                f"motion {self.name}: got row {row} {after:.3g} s after the one before it, expected times that rise, "
+                f"by up to {GAP_MAX_S:g} s; {todo}"
+            )
 
     @property
     def period_s(self) -> float:

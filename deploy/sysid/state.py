@@ -40,7 +40,11 @@ class State:
                 raise ValueError(f"format {data['format']}")
             same = data["digest"] == self._digest
             self._stages = {name: _search(one) for name, one in data["stages"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise SysidError(
+                f"{path}: {error.strerror or error}; expected a file that keeps where the fit stands; name another"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise SysidError(
                 f"{path}: not the state of a fit ({str(error)[:80]}); expected one that ksim sysid wrote; remove it"
             ) from error
@@ -71,4 +75,7 @@ def _search(data: dict[str, Any]) -> Search:
     x, damping = np.array(data["x"], dtype=float), np.array(data["damping"], dtype=float)
     if x.ndim != 1 or x.shape != damping.shape:
         raise ValueError(f"x of shape {x.shape}, damping of shape {damping.shape}")
-    return Search(x=x, damping=damping, cost=tuple(map(float, data["cost"])), done=bool(data["done"]))
+    cost = tuple(map(float, data["cost"]))
+    if not (np.isfinite(x).all() and np.isfinite(damping).all() and np.isfinite(cost).all()):
+        raise ValueError("values that are not finite")
+    return Search(x=x, damping=damping, cost=cost, done=bool(data["done"]))

@@ -6,12 +6,13 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from deploy.sysid.calibration import Calibration, JointCalibration
+from deploy.sysid.calibration import Calibration, CalibrationError, JointCalibration
 from deploy.sysid.figures import calibration_of, is_calibration, settled
 from deploy.twin.plant import TIMESTEP_S
 from deploy.twin.reality import Commands, Joints, Reality, load_reality
 from robots.load import load_robot
 from robots.spec import JointSpec, RobotSpec
+from toolkit.errors import SettingsError
 from toolkit.files import packaged
 
 # figure of a calibration -> (setting of Joints that is a factor, figure of JointSpec)
@@ -80,12 +81,15 @@ def read_reality(path: str | Path | None, robot: str | Path) -> Reality:
 
     Raises:
         RealityError: it is neither.
-        CalibrationError: it is another robot's.
+        CalibrationError: it is another robot's, or says what no robot has.
     """
     if path is None or not is_calibration(packaged(path)):
         return load_reality(path)
     spec = load_robot(robot)
-    calibration = calibration_of(path, spec)
-    if not calibration.converged:
+    found = calibration_of(path, spec)
+    if not found.converged:
         print(f"{path}: warning: its search had not come to its end; go on with ksim sysid --begin", file=sys.stderr)
-    return reality_of(calibration, spec, Path(path).stem)
+    try:
+        return reality_of(found, spec, Path(path).stem)
+    except SettingsError as error:
+        raise CalibrationError(f"{path}: no robot has this: {error}; make it again with ksim sysid") from error

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("mujoco")
 
@@ -19,7 +20,7 @@ from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality, load_reality, parse_reality
 from deploy.twin.server import spawn_twin
 from robots.load import load_robot
-from tests.calibrations import KNEE, WRIST, calibration, calibration_file
+from tests.calibrations import KNEE, WRIST, calibration, calibration_file, known
 
 ROBOT = load_robot("kbot")
 KNEE_AT, WRIST_AT = (ROBOT.joint_names.index(name) for name in (KNEE, WRIST))
@@ -123,3 +124,34 @@ def test_parity_reads_a_calibration_too_and_refuses_another_descriptions(tmp_pat
     other = calibration_file(tmp_path, model="0123456789abcdef")
     with pytest.raises(CalibrationError, match="make it again with ksim sysid"):
         parity.main([str(report.log), "--hang", "--reality", str(other)])
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ({"kp": known(-1.0)}, r"joints\..*\.kp\.value: got -1\.0, expected 0 to"),
+        ({"compliance": known(-1.0)}, r"compliance\.value: got -1\.0"),
+        ({"mass": known(0.001)}, r"mass\.value: got 0\.001, expected a factor"),
+        ({"load_friction": known(1.0)}, r"load_friction\.value: got 1\.0, expected a share"),
+        ({"kp": known(1e9)}, "calibration.yaml: no robot has this: kp_scale"),
+    ],
+)
+def test_a_calibration_of_what_no_robot_has_is_refused_with_its_file(tmp_path, what, words):
+    text = calibration_file(tmp_path).read_text()
+    data = yaml.safe_load(text)
+    for name, estimate in what.items():
+        data["joints"][KNEE][name] = dataclasses.asdict(estimate)
+    (tmp_path / "calibration.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(CalibrationError, match=words):
+        read_reality(tmp_path / "calibration.yaml", "kbot")
+
+
+def test_a_calibration_without_a_joint_or_with_an_impossible_step_is_refused(tmp_path):
+    data = yaml.safe_load(calibration_file(tmp_path).read_text())
+    del data["joints"][KNEE]
+    (tmp_path / "calibration.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(CalibrationError, match=f"joints: {KNEE} in it or in robot"):
+        read_reality(tmp_path / "calibration.yaml", "kbot")
+    (tmp_path / "calibration.yaml").write_text(yaml.safe_dump(data | {"timestep_s": -1.0}))
+    with pytest.raises(CalibrationError, match=r"timestep_s: got -1\.0"):
+        read_reality(tmp_path / "calibration.yaml", "kbot")

@@ -17,10 +17,12 @@ import pytest
 from mcap.writer import Writer
 
 from deploy.control.run import RunOptions, run
+from deploy.errors import LogError
 from deploy.log.recorder import RunLog, read_log
 from deploy.log.tools import recover_log
 from deploy.parity import layers
 from deploy.parity.body import compare
+from deploy.parity.command import main
 from deploy.parity.delay import lag_s
 from deploy.parity.layers import ParityError, write_reports
 from deploy.parity.motion import Replay, WindowedSimulation
@@ -287,6 +289,12 @@ def test_logs_that_cannot_be_compared_are_refused_in_one_line(hung: dict[str, Ru
         with pytest.raises(ParityError) as caught:
             parity(bad)
         assert message in str(caught.value) and "\n" not in str(caught.value)
+    position = log.joint_position.copy()
+    position[first, 1] = 1e300
+    with pytest.raises(ParityError, match=r"joint_position: got 1e\+300 of joint .* expected up to 1e\+06; mend"):
+        parity(dataclasses.replace(log, joint_position=position))
+    with pytest.raises(LogError, match=r"--out .*: cannot be written .* is a file, not a folder"):
+        main([str(tmp_path / "none.mcap"), "--out", str(Path(__file__) / "out")])  # before the log is looked at
     with pytest.raises(ParityError, match="no such built-in robot"):
         parity(log, "no_such_robot")
     missing = subprocess.run(

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("mujoco")
 
+from deploy.errors import DeployError
 from deploy.log.imports.command import import_log
 from deploy.log.recorder import Recorder
 from deploy.log.tick import Tick
@@ -24,6 +25,7 @@ from deploy.sysid.lag import fit_lag
 from deploy.sysid.model import write_model
 from deploy.sysid.motion import Motion, SysidError, read_motion
 from deploy.sysid.simulate import Parameters, Simulator
+from deploy.sysid.state import State
 from deploy.sysid.touch import lowest, touches
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality, parse_reality
@@ -219,6 +221,13 @@ def test_a_calibration_is_carried_to_another_step(arm):
     ]
     as_it_is, carried = (np.sqrt(np.mean((s - shown[0]).reshape(-1, 2, 2) ** 2, axis=(0, 2))) for s in shown[1:])
     assert (carried < [0.2, 0.25] * as_it_is).all() and found.at_step(0.001) == found
+
+
+def test_nothing_is_known_of_a_joint_that_stood_still(arm):
+    reality = parse_reality(HIDDEN)
+    still = recorded(arm, reality, np.zeros((60, 2)))
+    found = calibrate(arm, [still], kinds=["kp"], iterations=1, timestep_s=0.004)
+    assert not any(joint.kp.known for joint in found.joints.values())
 
 
 def test_a_lag_with_play_is_found_and_is_no_arm(arm):
@@ -631,6 +640,76 @@ def test_the_command_writes_a_calibration_a_page_and_a_model_and_refuses_another
     assert a.gainprm[0] == pytest.approx(joint.kp.value, rel=1e-5)
     assert a.biasprm[:3] == pytest.approx([0, -joint.kp.value, -joint.kd.value], rel=1e-5)
     assert a.forcerange[1] == pytest.approx(joint.torque_limit.value, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-o", "seen.csv"], "--out seen.csv: it is a log too"),
+        (["-o", "found.html"], "--page found.html: it is --out too"),
+        (["-o", "found.yaml", "--model", "found.yaml"], "--model found.yaml: it is --out too"),
+        (["-o", "found.yaml", "--state", "seen.csv"], "--state seen.csv: it is a log too"),
+        (["-o", "found.yaml", "--begin", "x.json", "--state", "x.json"], "--begin x.json: it is --state too"),
+        (["-o", "seen.csv/found.yaml"], "--out seen.csv/found.yaml: cannot be written .*is a file, not a folder"),
+        (["-o", "."], "--out .: "),
+    ],
+)
+def test_what_is_written_at_the_end_destroys_nothing_and_has_its_place_before_the_fit(
+    tmp_path, monkeypatch, options, words
+):
+    monkeypatch.chdir(tmp_path)
+    Path("seen.csv").write_text("kept")
+    with pytest.raises(DeployError, match=words):
+        command.main(["seen.csv", "--robot", "so101", *options])
+    assert [p.name for p in tmp_path.iterdir()] == ["seen.csv"] and Path("seen.csv").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "words"),
+    [
+        ("position", 1e300, r"position: got 1e\+300 of joint elbow in row 3, expected up to 1000"),
+        ("time", 1e9, "got row 3 1e\\+09 s after the one before it, .* make a log of each part"),
+        ("time", -1.0, "got row 3 -1 s after the one before it, .* mend the log's clock"),
+        ("time", 0.0, "got row 3 0 s after the one before it, .* mend the log's clock"),
+    ],
+)
+def test_rows_that_no_robot_made_are_refused_before_anything_is_simulated(what, value, words):
+    position, time_s = np.zeros((6, 2)), 0.02 * np.arange(6.0)
+    if what == "time":
+        time_s[3:] = time_s[2] + value + time_s[:3]
+    else:
+        position[3, 1] = value
+    with pytest.raises(SysidError, match=words):
+        Motion(
+            name="m",
+            names=("shoulder", "elbow"),
+            time_s=time_s,
+            target=np.zeros((6, 2)),
+            position=position,
+            use=np.ones(6, dtype=bool),
+        )
+
+
+def test_a_report_of_parity_is_no_calibration(tmp_path):
+    (tmp_path / "report.json").write_text('{"log": "run.mcap", "robot": "kbot", "layers": [], "suspects": []}')
+    with pytest.raises(CalibrationError, match=r"report\.json: .*log"):
+        load_calibration(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        '{"format": 1, "digest": "", "stages": {"a": {"x": [NaN], "damping": [1], "cost": [], "done": 0}}}',
+    ],
+)
+def test_a_state_that_is_none_is_refused(tmp_path, text):
+    (tmp_path / "state").write_text(text)
+    with pytest.raises(SysidError, match="not the state of a fit"):
+        State(tmp_path / "state", {})
+    with pytest.raises(SysidError, match="Is a directory"):
+        State(tmp_path, {})
 
 
 @pytest.mark.slow

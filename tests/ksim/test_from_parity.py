@@ -165,3 +165,35 @@ def test_another_file_is_refused_in_one_line(config, tmp_path, capsys, text, mes
     with pytest.raises(ConfigError, match=r"No such file or directory; expected a report\.json of ksim parity"):
         main(["--config", "configs/kbot_stand.yaml", "--parity", str(path), "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "figures", "words"),
+    [
+        ([suspect(Cause.GAINS, -5.0, "factor")], {}, "report.json: what it measured fits no range: .*factor: got"),
+        ([suspect(Cause.DELAY, 50.0, "s")], {}, "report.json: what it measured fits no range: .*latency_s: got"),
+        ([], {"orientation_noise_rad": 1e300}, "report.json: what it measured fits no range"),
+        ([], {"orientation_new_hz": 1e-9}, r"report.json: the report has 1e-09 new values .* expected 1 or more"),
+        ([suspect(Cause.IMU_RATE, -5.0, "Hz")], {}, "expected 1 or more: that is mended"),
+    ],
+)
+def test_figures_that_no_robot_has_are_refused_with_the_reports_name(config, report, told, figures, words):
+    with pytest.raises(ConfigError, match=words):
+        from_parity(config, report(*told, **figures))
+
+
+def test_an_integer_that_no_float_holds_is_no_figure(config, report):
+    path = report(suspect(Cause.MASS, 12345.5, "kg"), orientation_noise_rad=12345.5)
+    path.write_text(path.read_text().replace("12345.5", "1" + 400 * "0"))
+    grown = from_parity(config, path)
+    assert grown.config == config
+    assert grown.unheld == ("mass, of no size",)
+
+
+@pytest.mark.parametrize("key", ["layers", "suspects"])
+@pytest.mark.parametrize("value", [5, None, {}, "abc"])
+def test_layers_and_suspects_that_are_no_lists_are_refused(config, report, key, value):
+    path = report()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ConfigError, match="it has no layers and suspects"):
+        from_parity(config, path)
