@@ -72,7 +72,8 @@ class Monitor:
             answered: the robot was heard in this tick.
             stale: nothing new was measured.
         """
-        self._stale_in_row = self._stale_in_row + 1 if stale else 0
+        rests = answered and self._frozen.resting
+        self._stale_in_row = self._stale_in_row + 1 if stale and not rests else 0
         faults = check_state(state, self._limits, self._stale_in_row)
         if not answered:
             return faults

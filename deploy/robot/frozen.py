@@ -57,6 +57,11 @@ class FrozenChannels:
         self._joint = np.zeros(len(names), int)
         self._anchor = self._reach = np.zeros(len(names))
 
+    @property
+    def resting(self) -> bool:
+        """The base is fixed and no target has moved since its joint came to rest: then nothing new need be measured."""
+        return self._limits.base_fixed and bool(self._reach.max(initial=0.0) <= self._limits.rest_rad)
+
     def add(self, state: RobotState, target: np.ndarray) -> tuple[Fault, ...]:
         """One more reading, and the targets that were in force before it (joints,) [rad]; returns what is frozen."""
         last, self._last = self._last, state

@@ -56,6 +56,22 @@ def test_a_robot_that_moves_and_an_imu_of_17_hz_are_no_fault():
         assert found == ()
 
 
+def test_a_robot_that_is_bolted_down_and_told_to_rest_need_not_measure_anything_new():
+    still = {name: getattr(reading(0), name) for name in ("joint_position", "joint_velocity", "quat_wxyz", "gyro_b")}
+
+    def rests(targets, **limits) -> list[bool]:
+        frozen = FrozenChannels(NAMES, FrozenLimits(**limits))
+        out = []
+        for k, target in enumerate(targets):
+            frozen.add(reading(k, **still), np.full(2, target))
+            out.append(frozen.resting)
+        return out
+
+    assert rests([0.0, 0.04, 0.0], base_fixed=True) == [True] * 3
+    assert rests([0.0, 0.06, 0.06], base_fixed=True) == [True, False, False]
+    assert rests([0.0, 0.0]) == [False] * 2
+
+
 def test_nothing_new_at_all_is_left_to_the_count_of_stale_ticks():
     first = reading(0)
     frozen = FrozenChannels(NAMES, FrozenLimits())
