@@ -37,6 +37,7 @@ ROBOT = "kbot"
 POLICIES = ("described", "widened", "measured")
 # what it is fitted to, and what it is judged by
 SEEN, UNSEEN = ("chirp", "steps", "sweeps", "multisine"), ("multisine", "hold")
+FIT = ("kp", "kd", "friction", "stiction", "armature", "velocity_max", "delay_s")
 STAGES = ("hidden", "excite", "sysid", "parity", "compare", "train", "export", "survive")
 # a log of excitation is of a robot that hangs, and has no policy to replay
 HUNG = ("--hang",)
@@ -102,6 +103,7 @@ class Loop:
         """Fit, and how near the truth it is."""
         words = ["--robot", ROBOT, "--held", "--unseen", *self._logs("unseen"), "-o", self.calibration]
         words += ["--threads", self.args.threads, "--iterations", self.args.iterations, "--timestep", "0.004"]
+        words += ["--fit", *FIT]
         found = self.stages.call("sysid", *self._logs("seen"), *words)
         return {
             "unseen": {name: score["ratio"] for name, score in found["unseen"].items()},
