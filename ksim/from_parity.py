@@ -110,8 +110,9 @@ class _Widening:
     """The task while it grows."""
 
     def __init__(self, config: Config, path: str) -> None:
-        self.path, self.changes, self.unheld = path, [], []  # type: tuple[str, list[str], list[str]]
-        self.config = config
+        self.path, self.config = path, config
+        self.changes: list[str] = []
+        self.unheld: list[str] = []
         self.terms, self.channels = dict(config.randomizations), dict(config.channels)
         self.observations = dict(config.observations)
 

@@ -82,7 +82,8 @@ def lines(calibration: Calibration) -> list[str]:
         out.append(f"{name:{wide}s}" + "".join(cells))
     if "delay_s" in calibration.fitted:
         delay = calibration.delay_s
-        out.append(f"delay {delay.value * 1e3:.1f} ms [{delay.low * 1e3:.1f}, {delay.high * 1e3:.1f}]")
+        low, high = ((end or 0.0) * 1e3 for end in (delay.low, delay.high))
+        out.append(f"delay {delay.value * 1e3:.1f} ms [{low:.1f}, {high:.1f}]")
         if calibration.one_clock:
             out.append("  commands and states bear one stamp: this is not the transport delay, do not train with it")
     if not calibration.converged:

@@ -13,7 +13,7 @@ from deploy.sysid.kinds import KINDS
 from deploy.sysid.motion import Motion
 from toolkit.charts import Chart, bars_by_name
 from toolkit.files import atomic_path
-from toolkit.page import page
+from toolkit.page import page, table
 
 # Of the published model's error: what is good, and what is poor.
 GOOD, POOR = 0.25, 0.4
@@ -24,9 +24,7 @@ REST_RAD_S = 0.02
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells are HTML."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f'<td class="n">{cell}</td>' for cell in row) + "</tr>" for row in rows)
-    return f'<div style="overflow-x:auto"><table><tr>{top}</tr>{body}</table></div>'
+    return table(head, ([f'<td class="n">{cell}</td>' for cell in row] for row in rows))
 
 
 def _chip(mark: str, text: str) -> str:
@@ -64,7 +62,7 @@ def _verdict(found: Calibration) -> str:
             "marked ?; do not build on them",
         ]
     )
-    return _table(["", "", ""], rows)
+    return _table([], rows)
 
 
 def _unknown(found: Calibration) -> list[str]:
