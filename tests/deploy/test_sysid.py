@@ -168,8 +168,8 @@ def test_a_joint_that_stands_still_in_all_motions_keeps_its_published_values(arm
     assert "stand still in all motions, and are not fitted: elbow" in heard
     published = Parameters.of(load_robot(arm))
     elbow = found.joints["elbow"]
-    assert elbow.kp.value == pytest.approx(published.kp[1], rel=0.02) and not elbow.kp.known
-    assert elbow.friction.value == pytest.approx(published.friction[1], abs=0.02) and not elbow.friction.known
+    assert elbow.kp.value == pytest.approx(published.kp[1], rel=1e-12) and not elbow.kp.known
+    assert elbow.friction.value == pytest.approx(published.friction[1], rel=1e-12) and not elbow.friction.known
     assert found.joints["shoulder"].kp.value == pytest.approx(0.8 * published.kp[0], rel=0.1)
 
 

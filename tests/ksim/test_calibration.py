@@ -153,7 +153,9 @@ def test_a_calibrated_run_trains_and_holds_all_of_it_and_its_bundle_commands_the
     assert written.calibration.source == calibration().digest
     trained = load_trained(out / "model.ckpt")
     assert trained.config == written and trained.spec.robot == ROBOT
-    assert trained.spec.action_latency_s[1] == pytest.approx(0.022 + config.channels["action"].jitter_s)
+    assert trained.spec.action_latency_s[1] == pytest.approx(
+        DELAY_S + DELAY_FLOOR_S + config.channels["action"].jitter_s
+    )
     longer = dataclasses.replace(measured, run=dataclasses.replace(small.run, total_steps=48))
     assert _resumed(longer, out / "last.ckpt") == longer
     with pytest.raises(CheckpointError, match=r"with calibration [0-9a-f]{12}, this run without one; use the same"):

@@ -256,8 +256,9 @@ def test_many_that_end_at_once_are_renewed_as_all_would_be(config):
     for a, b in zip(jax.tree.leaves((whole_env, whole_params)), jax.tree.leaves((renewed, params)), strict=True):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
-    np.testing.assert_array_equal(np.asarray(physics.qpos)[mask], np.asarray(qpos)[mask])
+        # programs of two widths, as tests compile them, may round in another order
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(physics.qpos)[mask], np.asarray(qpos)[mask], rtol=1e-5, atol=1e-5)
     # and the engine's own parameters are the new ones
     wide = env.engine._numpy(params).wide
     np.testing.assert_array_equal(wide.motor.kp.astype(np.float32), np.asarray(params.motor.kp))
