@@ -63,5 +63,6 @@ def test_a_bolted_robot_at_rest_may_repeat_itself_until_its_targets_move(robot):
         return out
 
     assert ticks(home, 1, 100) == []
-    assert FaultKind.STALE in ticks(home + 0.1, 101, 20)
-    assert FaultKind.STALE in ticks(home, 121, 20, answered=False)
+    assert FaultKind.STALE in ticks(home, 101, 20, answered=False)  # what does not answer at all is no robot at rest
+    assert ticks(home, 121, 20) == []
+    assert FaultKind.STALE in ticks(home + 0.1, 141, 20)
