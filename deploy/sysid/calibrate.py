@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.sysid.around import look_around
 from deploy.sysid.calibration import Calibration, Touching, joints_of, scores_of, shared
 from deploy.sysid.contacts import Contacts
 from deploy.sysid.fit import (
@@ -227,6 +228,8 @@ def calibrate(
         both = {n: np.sqrt(np.maximum(scale[n], SMALL_RAD) * np.maximum(left[n], SMALL_RAD)) for n in left}
         problem = Problem(problem.simulator, start, kinds, both, whole=whole)
         fit = search("ratios", problem, fit.parameters, 1e-3)
+    if "play" in kinds:
+        fit = look_around(problem, fit, search, say)
     sure = intervals(problem, fit)
     lag = fit_lag(seen)
     p = fit.parameters

@@ -160,7 +160,7 @@ class Problem:
         parts = [(1 if KINDS[k].shared else self.joints, of(k, KINDS[k])) for k in self.kinds]
         return np.concatenate([np.broadcast_to(np.asarray(value, dtype=float), n) for n, value in parts])
 
-    def _size(self, p: Parameters, name: str) -> np.ndarray:
+    def size(self, p: Parameters, name: str) -> np.ndarray:
         """The value of what may be nothing, or what is usual where that is more, (joints,)."""
         usual = {
             "friction": 0.02 * p.torque_limit,
@@ -175,12 +175,12 @@ class Problem:
     def steps(self, x: np.ndarray) -> np.ndarray:
         """How far each search variable is moved for its slope, (n,)."""
         p = self.parameters(x)
-        return self.each(lambda name, kind: kind.step * (self._size(p, name) if kind.share else 1.0))
+        return self.each(lambda name, kind: kind.step * (self.size(p, name) if kind.share else 1.0))
 
     def strides(self, x: np.ndarray) -> np.ndarray:
         """The farthest that each search variable may go in one step, (n,)."""
         p = self.parameters(x)
-        return self.each(lambda name, kind: self._size(p, name) if kind.share else 0.7 if kind.log else 10 * kind.step)
+        return self.each(lambda name, kind: self.size(p, name) if kind.share else 0.7 if kind.log else 10 * kind.step)
 
     def mixing(self, x: np.ndarray) -> np.ndarray:
         """What a step of the search is made of, (n, n): its column of a kp takes all of that motor along.
