@@ -27,12 +27,13 @@ STEPS = (1.0, 2.5, 5.0, 10.0, 20.0)
 # What gains less than this share of a joint's own cost is not taken.
 GAIN = 0.01
 SCANS = 4
-# Random values: how many at a time, how many of them are good, how often, and the share of the cost that the first of
-# them may add.
-DRAWN, GOOD, TIMES, FELT = 24, 6, 4, 0.05
-# A round that gains less than this share of the cost is the last.
-ENOUGH = 0.002
-ROUNDS = 3
+# Random values: how many at a time, how many of them are good, how often at most, and the share of the cost that the
+# first of them may add. As often without a gain of GAIN are the last.
+DRAWN, GOOD, TIMES, FELT = 24, 6, 15, 0.3
+IDLE = 3
+# Shares of the step that slopes over all of them ask for.
+PARTS = (0.0, 0.3, 1.0)
+ROUNDS = 5
 
 
 def look_around(
@@ -50,7 +51,7 @@ def look_around(
         say: hears what was gained.
     """
     for number in range(ROUNDS):
-        before = fit.cost[-1]
+        before = _costs(problem, [fit.x])[0]
         for how, look in (("wide", _wide), ("near", _near)):
             if not fit.converged:
                 return fit
@@ -59,7 +60,7 @@ def look_around(
                 cost = float(np.sum(problem.residual(x) ** 2))
                 say(f"looked around, {how}: cost {fit.cost[-1]:.0f} to {cost:.0f}")
                 fit = search(f"{how} {number}", problem, problem.parameters(x))
-        if fit.cost[-1] > (1.0 - ENOUGH) * before:
+        if (_costs(problem, [fit.x])[0] > (1.0 - GAIN) * before).all():
             break
     return fit
 
@@ -99,13 +100,16 @@ def _wide(problem: Problem, fit: Fit, _: int) -> np.ndarray:
     """Search variables, (n,), after other values of single kinds and of whole motors."""
     kinds = [name for name in problem.kinds if not KINDS[name].shared]
     motor = [name for name in kinds if name == "kp" or name in SCALED]
+    # a gap hides in a stiffer motor, and the other way round
+    gaps = [{"play": problem.size(problem.start, "play") * s} for s in (0.0, *SHARES)] if "play" in kinds else []
     x, owner = fit.x, problem.owners()
     cost = _costs(problem, [x])[0]
     for joints in _places(problem):
         for _ in range(SCANS):
             p = problem.parameters(x)
             changes = [{name: other} for name in kinds for other in _others(problem, x, name)]
-            changes += [{name: getattr(p, name) * f for name in motor} for f in FACTORS] if "kp" in motor else []
+            whole = [{name: getattr(p, name) * f for name in motor} for f in FACTORS] if "kp" in motor else []
+            changes += whole + [{**motors, **gap} for motors in whole for gap in gaps]
             own = np.isin(owner, joints)
             tried = [np.where(own, problem.vector(p.replace(**change)), x) for change in changes]
             ends = _by_limb(problem, _costs(problem, tried))
@@ -121,9 +125,12 @@ def _wide(problem: Problem, fit: Fit, _: int) -> np.ndarray:
 
 
 def _near(problem: Problem, fit: Fit, seed: int) -> np.ndarray:
-    """Search variables, (n,), after random values about those of a fit, as far as its slopes allow."""
+    """Search variables, (n,), after random values about those of a fit, as far as its slopes allow.
+
+    The slopes over many random values are smooth where those at one point are not: a step by them is tried too.
+    """
     random, (low, high) = np.random.default_rng(seed), problem.bounds()
-    x, owner = fit.x, problem.owners()
+    x, owner, limb = fit.x, problem.owners(), problem.simulator.limb
     hessian = fit.jacobian.T @ fit.jacobian
     cost = _costs(problem, [x])[0]
     for joints in _places(problem):
@@ -138,14 +145,26 @@ def _near(problem: Problem, fit: Fit, seed: int) -> np.ndarray:
             # no farther than a step of the search: of what is not felt the slopes set no limit
             less = np.minimum(1.0, problem.strides(x)[i] / np.sqrt(np.diag(wide)))
             spread[j] = wide * np.outer(less, less)
+        idle = 0
         for _ in range(TIMES):
+            if idle == IDLE:
+                break
             tried = np.repeat(x[None], DRAWN, axis=0)
             for j, i in own.items():
                 drawn = random.multivariate_normal(about[j], spread[j], DRAWN, method="eigh")
-                drawn[0] = about[j]
                 tried[:, i] = np.clip(drawn, low[i], high[i])
-            ends = _by_limb(problem, _costs(problem, tried))
-            now = _by_limb(problem, cost)
+            errors = problem.errors([problem.parameters(one) for one in tried])
+            steps = np.repeat(x[None], len(PARTS), axis=0)
+            for j, i in own.items():
+                seen, at = errors[:, :, limb == limb[j]].reshape(DRAWN, -1), tried[:, i]
+                slope = np.linalg.lstsq(at - at.mean(axis=0), seen - seen.mean(axis=0), rcond=None)[0]
+                step = -np.linalg.lstsq(slope.T, seen.mean(axis=0), rcond=1e-6)[0]
+                steps[:, i] = np.clip(at.mean(axis=0) + np.outer(PARTS, step), low[i], high[i])
+            ends = np.sum(errors**2, axis=1)
+            tried, ends = np.concatenate([tried, steps]), np.concatenate([ends, _costs(problem, steps)])
+            ends, now = _by_limb(problem, ends), _by_limb(problem, cost)
+            gained = [now[j] - ends[:, j].min() > GAIN * cost[j] for j in own]
+            idle = 0 if any(gained) else idle + 1
             for j, i in own.items():
                 order = np.argsort(ends[:, j], kind="stable")
                 good = tried[order[:GOOD]][:, i]
