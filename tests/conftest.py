@@ -17,7 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     (os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 )
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
-gc.set_threshold(50_000, 20, 100)  # as our commands do: a twentieth of the time of what is traced
+gc.set_threshold(50_000, 20, 100)  # what JAX traces is millions of objects, and few of them are cycles
 # where it is set, every command that a test starts parses all of our modules anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import gc
 import os
 import signal
 import sys
@@ -322,7 +321,6 @@ def one_line(verb: str, error: Exception) -> str | None:
 def run_verb(verb: str, function: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run a verb; its errors become one line on stderr and exit status 1, a signal's 128 and its number."""
     fill_streams()
-    gc.set_threshold(50_000, 20, 100)  # what JAX traces is millions of objects, and few of them are cycles
     who = f"ksim {verb}".rstrip()
     try:
         with _handled(stop, signal.SIG_DFL, signal.default_int_handler):
