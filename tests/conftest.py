@@ -12,7 +12,7 @@ import pytest
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 # Tests and the commands that they start compile more than they compute. The older of the two ways in which XLA (of
 # jaxlib 0.9) makes code for a CPU takes half the time of the newer one; fewer of LLVM's passes save as much again, and
-# one module of LLVM's for a program, in place of up to 32 compiled side by side, a fifth of the rest.
+# one module of LLVM for a program, in place of up to 32, a little more.
 os.environ["XLA_FLAGS"] = " ".join(
     (os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 )
