@@ -1,5 +1,6 @@
 """What every test has in common: compiled programs are kept in pytest's cache folder, for child processes too."""
 
+import gc
 import os
 import signal
 import sys
@@ -10,9 +11,13 @@ import pytest
 # be full before. JAX itself sets another level when it is imported, so this comes first.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 # Tests and the commands that they start compile more than they compute. The older of the two ways in which XLA (of
-# jaxlib 0.9) makes code for a CPU takes half the time of the newer one; fewer of LLVM's passes save as much again.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+# jaxlib 0.9) makes code for a CPU takes half the time of the newer one; fewer of LLVM's passes save as much again, and
+# one module of LLVM for a program, in place of up to 32, a little more.
+os.environ["XLA_FLAGS"] = " ".join(
+    (os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
+)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+gc.set_threshold(50_000, 20, 100)  # what JAX traces is millions of objects, and few of them are cycles
 # where it is set, every command that a test starts parses all of our modules anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

@@ -18,6 +18,8 @@ from toolkit.files import shipped_policy
 
 # The first tick at which the policy is bad.
 BAD_TICK = 50
+# The first at which it is slow.
+SLOW_TICK = 1
 
 
 def _const(model: ModelProto, name: str, values: Any) -> str:
@@ -76,28 +78,39 @@ def bad(over: float, under: float = 0.0) -> Callable[[Path], Path]:
 
 
 def _working(times: int) -> Bundle:
-    """The standing policy with so many powers of long vectors behind it that change nothing."""
+    """The standing policy with so many powers of long vectors behind it that change nothing, from `SLOW_TICK` on.
+
+    Not sooner: its self-test, of many steps, would take as long as they do.
+    """
     size = 200_000
 
     def change(model: ModelProto, good: str) -> str:
-        total = _node(model, "ReduceSum", [good], "sum", keepdims=0)
-        many = _node(model, "Add", [_const(model, "ones", np.ones(size)), total], "many")
-        last, power = _node(model, "Abs", [many], "positive"), _const(model, "power", 0.9)
+        inside = [helper.make_node("Add", ["ones", "sum"], ["many"]), helper.make_node("Abs", ["many"], ["positive"])]
+        last = "positive"
         for k in range(times):
-            last = _node(model, "Pow", [last, power], f"power{k}")
-        work = _node(model, "ReduceSum", [last], "work", keepdims=0)
-        none = _node(model, "Mul", [work, _const(model, "nil", 0.0)], "none")
+            inside.append(helper.make_node("Pow", [last, "power"], [f"power{k}"]))
+            last = f"power{k}"
+        inside.append(helper.make_node("ReduceSum", [last], ["work"], keepdims=0))
+        _const(model, "ones", np.ones(size)), _const(model, "power", 0.9)
+        _node(model, "ReduceSum", [good], "sum", keepdims=0)
+        late = _node(model, "Greater", ["time", _const(model, "late", [0.02 * SLOW_TICK - 0.01])], "is_late")
+        made, idle = (helper.make_tensor_value_info(name, 1, []) for name in ("work", "idle"))
+        nothing = [helper.make_node("Identity", ["nil"], ["idle"])]
+        _const(model, "nil", 0.0)
+        branches = {"then_branch": helper.make_graph(inside, "busy", [], [made])}
+        branches["else_branch"] = helper.make_graph(nothing, "not_busy", [], [idle])
+        none = _node(model, "Mul", [_node(model, "If", [late], "worked", **branches), "nil"], "none")
         return _node(model, "Add", [good, none], "slowly")
 
-    return _bundle(change, timed=False)
+    return _bundle(change, timed=True)
 
 
 def slow(seconds: float) -> Callable[[Path], Path]:
-    """Takes about `seconds` longer, from its first tick on."""
+    """Takes about `seconds` longer, from `SLOW_TICK` on."""
 
     def make(folder: Path) -> Path:
         few, took = OnnxPolicy(_working(10)), []
-        feed = {name: np.zeros(few.shapes[name], np.float32) for name in few.inputs}
+        feed = {name: np.ones(few.shapes[name], np.float32) for name in few.inputs}
         for _ in range(5):
             began = time.perf_counter()
             few.step(feed)

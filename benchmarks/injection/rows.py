@@ -14,7 +14,7 @@ from pathlib import Path
 from deploy.twin.server import TwinProcess
 
 from . import clock
-from .policies import BAD_TICK, bad, slow
+from .policies import BAD_TICK, SLOW_TICK, bad, slow
 from .rig import ROBOT, Row, Run
 
 KNEE, YAW, ROLL = "dof_left_knee_04", "dof_left_hip_yaw_03", "dof_left_hip_roll_03"
@@ -330,7 +330,7 @@ POLICY = [
         what="policy takes 60 ms longer",
         make="",
         policy=slow(0.06),
-        bad_tick=0,
+        bad_tick=SLOW_TICK,
         ends=("fault", "lost"),
         says="too slow|without an answer",
         options=("--max-late", "0.25"),
@@ -340,7 +340,7 @@ POLICY = [
         what="policy takes 400 ms longer",
         make="",
         policy=slow(0.4),
-        bad_tick=0,
+        bad_tick=SLOW_TICK,
         ends=("fault", "lost"),
         says="no beat of the control loop|without an answer",
         options=("--watchdog", "0.15"),

@@ -11,13 +11,15 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deploy.log.recorder import RunLog
+from deploy.twin.abreast import Abreast
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Commands, Network, Pushes, Reality, Sensors
-from robots import rotation
+from robots import delay, rotation
 from robots.motor import wound
 
 # A foot point this close to the lowest one stands on the floor as well [m].
@@ -100,6 +102,7 @@ class WindowedSimulation:
         still = dataclasses.replace(reality, sensors=Sensors(), network=Network(), pushes=Pushes(), commands=Commands())
         self.plant = Plant(robot, still, start="hang" if hang else "home")
         self._scratch = copy.copy(self.plant.data)
+        self._spare: list[Any] = []
         for i, joint in enumerate(log.spec.robot.joints):
             self.plant.configure(i, kp=joint.kp, kd=joint.kd, max_torque=joint.torque_limit_nm, torque_enabled=True)
         rows = np.flatnonzero(log.run)
@@ -234,55 +237,58 @@ class WindowedSimulation:
             extra_latency_s: added to the assumed latency from a command to its effect as measured.
             states: of the restarts where they are known, as `state_of` gives them.
         """
-        log, n = self.log, len(self.log.spec.robot.joints)
+        log, n, plant = self.log, len(self.log.spec.robot.joints), self.plant
         # a state measured with latency is older, so against it commands act later by as much
         latency = max(0.0, self.action_latency_s + self.observation_latency_s + extra_latency_s)
         states = [self.state_of(row) for row in starts] if states is None else states
-        plant = self.plant
-        plant.set_command_latency(latency)
-        dt, history = plant.dt, int(np.ceil(latency / plant.dt)) + 2
-        shape = (len(starts), horizon, n)
-        position, velocity, tilt = np.empty(shape), np.empty(shape), np.empty(shape[:2])
         ticks = starts[:, None] + np.arange(1, horizon + 1)[None]
-        for k, (row, (qpos, qvel)) in enumerate(zip(starts, states, strict=True)):
-            begin = float(self._measured_s[row])
-            due = self._measured_s[ticks[k]] - begin
-            steps = int(np.ceil(due[-1] / dt)) + 1
-            targets = self._targets(begin - history * dt, history + steps, dt)
-            plant.set_state(qpos, qvel, list(targets[:history][::-1]), held=self._hang, torque=self._torque(row))
-            track = np.empty((steps + 1, 2 * n + 3))
-            track[0] = self._row(plant)
-            at = np.minimum(due / dt, steps - 1e-9)
-            low = at.astype(int)
-            looked_at = {*low.tolist(), *(low + 1).tolist()}
-            for i in range(steps):
-                plant.drive(targets[history + i])
-                look = i + 1 in looked_at
-                plant.advance(sense=look)
-                if look:
-                    track[i + 1] = self._row(plant)
-            share = (at - low)[:, None]
-            values = track[low] + share * (track[low + 1] - track[low])
-            position[k], velocity[k] = values[:, :n], values[:, n : 2 * n]
-            up = values[:, 2 * n :] / np.linalg.norm(values[:, 2 * n :], axis=1, keepdims=True)
-            cosine = np.sum(up * rotation.up_in_frame(log.quat_wxyz[ticks[k]]), axis=1)
-            tilt[k] = np.arccos(np.clip(cosine, -1.0, 1.0))
+        due = self._measured_s[ticks] - self._measured_s[starts][:, None]
+        steps = np.ceil(due[:, -1] / plant.dt).astype(int) + 1
+        most, torque = int(steps.max(initial=0)), np.empty((len(starts), n))
+        command, track = np.empty((len(starts), most, n)), np.empty((len(starts), most + 1, 2 * n + 3))
+        for k, row in enumerate(starts):
+            command[k] = self._commands(float(self._measured_s[row]), most, latency)
+            torque[k] = self._torque(row)
+        copies = Abreast(plant, self._spare, states, torque, held=self._hang)
+        track[:, 0] = self._row(copies)
+        at = np.minimum(due / plant.dt, steps[:, None] - 1e-9)
+        low = at.astype(int)
+        looked_at = {*low.ravel().tolist(), *(low + 1).ravel().tolist()}
+        for i in range(most):
+            copies.step(command[:, i])
+            if i + 1 in looked_at:
+                track[:, i + 1] = self._row(copies)
+        share, every = (at - low)[..., None], np.arange(len(starts))[:, None]
+        values = track[every, low] + share * (track[every, low + 1] - track[every, low])
+        up = values[..., 2 * n :] / np.linalg.norm(values[..., 2 * n :], axis=-1, keepdims=True)
+        cosine = np.sum(up * rotation.up_in_frame(log.quat_wxyz[ticks]), axis=-1)
         zero = self._measured_s[self.rows[0]]
         return Replay(
             first=starts,
             time_s=self._measured_s[ticks] - zero,
             position=log.joint_position[ticks],
-            position_sim=position,
+            position_sim=values[..., :n],
             velocity=log.joint_velocity[ticks],
-            velocity_sim=velocity,
-            tilt_error_rad=tilt,
+            velocity_sim=values[..., n : 2 * n],
+            tilt_error_rad=np.arccos(np.clip(cosine, -1.0, 1.0)),
             start=log.joint_position[starts],
         )
 
+    def _commands(self, begin_s: float, steps: int, latency_s: float) -> np.ndarray:
+        """What the motors are told in each physics step from `begin_s`, `latency_s` late, (steps, joints) [rad]."""
+        dt = self.plant.dt
+        rows = delay.depth(latency_s, dt)
+        targets = self._targets(begin_s - rows * dt, rows + steps, dt)
+        if not latency_s:
+            return targets[rows:]
+        # by step, the line of the targets that are on their way, the newest first
+        line = targets[rows + np.arange(steps)[:, None] - np.arange(rows)]
+        return delay.read(line, latency_s, dt)
+
     @staticmethod
-    def _row(plant: Plant) -> np.ndarray:
-        sample = plant.read()
-        return np.concatenate([sample.position, sample.velocity, rotation.up_in_frame(sample.quat_wxyz)])
+    def _row(copies: Abreast) -> np.ndarray:
+        position, velocity, quat = copies.measured()
+        return np.concatenate([position, velocity, rotation.up_in_frame(rotation.normalise(quat))], axis=-1)
 
 
 def _foot_points(plant: Plant, data: object) -> list[tuple[int, np.ndarray]]:

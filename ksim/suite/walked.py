@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 
 from ksim.clock import GaitClock, places
@@ -13,7 +14,7 @@ from ksim.config import Config
 from ksim.environment import EnvBatch, Environment
 from ksim.evaluate import BatchPolicy, Evaluation, evaluate
 from ksim.scene import Scene
-from ksim.types import Drive
+from ksim.types import Drive, PhysicsState
 
 # Sensors that the figures take; the tasks of a suite must have terms that ask for them.
 SENSORS = ("foot_position", "foot_velocity")
@@ -77,6 +78,21 @@ class Walked:
         return Walked(**kept)
 
 
+@eqx.filter_jit
+def _told(state: PhysicsState) -> dict[str, Any]:
+    """What the figures take of the physics, but for what it holds as it is: op by op, most of a tick's time."""
+    return {
+        "heading": state.heading,
+        "velocity": state.base_lin_vel_h[:, :2],
+        "yaw_rate": state.base_ang_vel_w[:, 2],
+        "feet": state.of_feet("foot_position"),
+        "foot_velocity": state.of_feet("foot_velocity"),
+        "foot_contact": state.foot_contact,
+        "joint_velocity": state.joint_velocity,
+        "joint_position": state.joint_position,
+    }
+
+
 class _Watch:
     """Takes a row at each tick of an evaluation."""
 
@@ -88,22 +104,18 @@ class _Watch:
     def __call__(self, before: EnvBatch, targets: np.ndarray, drive: Drive, running: np.ndarray) -> None:
         state, command = before.physics, np.asarray(before.env.command)
         asked = [command[:, at] if at >= 0 else np.zeros(len(command), np.float32) for at in self._asked]
-        feet, speed = np.asarray(state.of_feet("foot_position")), np.asarray(state.of_feet("foot_velocity"))
+        told = {name: np.asarray(value) for name, value in _told(state.public()).items()}
+        feet, speed = told.pop("feet"), told.pop("foot_velocity")
         self.rows.append(
             {
+                **told,
                 "alive": running,
                 "command": np.stack(asked, axis=-1),
                 "moving": np.asarray(self.clock.moving(command, self._moves)),
                 "position": np.asarray(state.base_position),
-                "heading": np.asarray(state.heading),
-                "velocity": np.asarray(state.base_lin_vel_h)[:, :2],
-                "yaw_rate": np.asarray(state.base_ang_vel_w)[:, 2],
                 "foot_height": feet[..., 2] - self.scene.foot_rest_height_m,
                 "foot_speed": np.linalg.norm(speed[..., :2], axis=-1),
-                "foot_contact": np.asarray(state.foot_contact),
                 "torque": np.asarray(state.torque),
-                "joint_velocity": np.asarray(state.joint_velocity),
-                "joint_position": np.asarray(state.joint_position),
                 "target": np.asarray(targets, np.float32),
                 "push_n": np.linalg.norm(np.asarray(drive.wrench_w)[:, :2], axis=-1),
             }

@@ -48,13 +48,23 @@ def command(robot):
     return command_of(path)
 
 
+def with_few_terms(robot, name, **more):
+    path = robot.parent / name
+    config = dataclasses.replace(task_config("kbot_stand"), robot=str(robot))
+    path.write_text(yaml.safe_dump(few_terms(config, **more).to_dict()))
+    return command_of(path)
+
+
 @pytest.fixture(scope="module")
 def short(robot):
     """A run with few terms."""
-    path = robot.parent / "few.yaml"
-    config = dataclasses.replace(task_config("kbot_stand"), robot=str(robot))
-    path.write_text(yaml.safe_dump(few_terms(config).to_dict()))
-    return command_of(path)
+    return with_few_terms(robot, "few.yaml")
+
+
+@pytest.fixture(scope="module")
+def bare(robot):
+    """A run that draws nothing either: for runs of which only the end counts."""
+    return with_few_terms(robot, "bare.yaml", randomizations={})
 
 
 def start(command, out, *more, devices=1):
@@ -150,9 +160,9 @@ def test_a_run_of_two_processes_goes_on_with_one_and_the_other_way_round(command
     assert_same(rows(tmp_path / "two"), rows(tmp_path / "one"))
 
 
-def test_a_process_that_dies_ends_the_run_with_one_line_and_a_checkpoint_that_goes_on(short, tmp_path):
+def test_a_process_that_dies_ends_the_run_with_one_line_and_a_checkpoint_that_goes_on(bare, tmp_path):
     out = tmp_path / "run"
-    first, second = both(short, out, "--set", f"run.total_steps={10**6 * STEPS}")
+    first, second = both(bare, out, "--set", f"run.total_steps={10**6 * STEPS}")
     until = time.monotonic() + 200
     while not (out / "last.ckpt").exists():
         assert time.monotonic() < until and first.poll() is None
@@ -176,9 +186,9 @@ def test_what_one_process_refuses_ends_all_of_them(command, alone):
     assert "process 0 of this run refuses to begin" in err.strip().splitlines()[-1]
 
 
-def test_a_signal_to_one_process_ends_all_with_a_checkpoint(short, tmp_path):
+def test_a_signal_to_one_process_ends_all_with_a_checkpoint(bare, tmp_path):
     out = tmp_path / "run"
-    processes = both(short, out, "--set", f"run.total_steps={10**6 * STEPS}")
+    processes = both(bare, out, "--set", f"run.total_steps={10**6 * STEPS}")
     until = time.monotonic() + 200
     while not (out / "last.ckpt").exists():
         assert time.monotonic() < until

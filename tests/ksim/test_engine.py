@@ -252,11 +252,20 @@ INERTIA, KP, KD, LIMIT, DT = 0.05, 8.0, 0.5, 4.0, 0.005
 
 
 @functools.cache
+def resting_wheel(wheel: Path, kind: str) -> tuple[Scene, Any]:
+    """(scene, an engine's init on it, which is the same whatever the actuators)."""
+    scene = Scene(built=build_model(wheel, DT))
+    engine = make_engine(kind, scene, 1, PositionActuators(), threads=1)
+    return scene, jax.jit(engine.init) if isinstance(engine, MjxEngine) else None
+
+
+@functools.cache
 def of_wheel(wheel: Path, kind: str, actuators: Actuators) -> tuple[PhysicsEngine, Any, Any]:
     """(engine, its init, its step): compiled once."""
-    engine = make_engine(kind, Scene(built=build_model(wheel, DT)), 1, actuators, threads=1)
+    scene, init = resting_wheel(wheel, kind)
+    engine = make_engine(kind, scene, 1, actuators, threads=1)
     compiled = jax.jit if isinstance(engine, MjxEngine) else lambda function: function
-    return engine, compiled(engine.init), compiled(engine.step)
+    return engine, init or engine.init, compiled(engine.step)
 
 
 def turn(

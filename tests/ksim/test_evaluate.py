@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+import yaml
 
 from deploy.bundle.session import OnnxPolicy
 from ksim.curriculum import FixedCurriculum
@@ -30,6 +31,7 @@ from ksim.load import load_config
 from robots import Bundle, load_robot, read_bundle, write_bundle
 from robots.spec import CommandSpec, PolicySpec, input_specs
 from tests import kscale
+from tests.ksim.few_terms import few_terms
 from toolkit.files import shipped_config
 
 
@@ -339,13 +341,15 @@ def test_a_bundles_robot_is_the_one_that_it_names(biped, tmp_path):
             load_policy(str(path))
 
 
-def test_the_answer_names_the_robot_and_bad_numbers_are_refused_before_anything_is_loaded(capsys):
+def test_the_answer_names_the_robot_and_bad_numbers_are_refused_before_anything_is_loaded(config, tmp_path, capsys):
     from ksim.evaluate_command import main
 
     for option, value in (("--seed", "99999999999999999999"), ("--seed", "-1"), ("--episodes", "1000000000")):
         with pytest.raises(KsimError, match=rf"{option}: got {value}, expected"):
             main(["none.ckpt", option, value])
-    assert main(["home", "--episodes", "1", "--set", "episode_length_s=0.1"]) == 0
+    few = tmp_path / "few.yaml"
+    few.write_text(yaml.safe_dump(few_terms(config, randomizations={}).to_dict()))
+    assert main(["home", "--config", str(few), "--episodes", "1", "--set", "episode_length_s=0.1"]) == 0
     assert capsys.readouterr().out.startswith("home on kbot: survived ")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from deploy.bundle.session import OnnxPolicy
+from ksim.environment import Environment, make_environment
 from ksim.evaluate import HoldHome, evaluate, load_policy
 from ksim.events import ForcePush
 from ksim.learning.checkpoint import load_trained
@@ -56,18 +57,24 @@ def test_the_shipped_checkpoint_was_trained_on_todays_task_with_the_names_of_the
     assert trained.config.channels["imu"].rate_hz[0] > 0, "an IMU with a clock of its own"
 
 
+@pytest.fixture(scope="module")
+def hundred() -> Environment:
+    """A hundred environments of the bundle's task."""
+    return make_environment(load_policy(str(BUNDLE))[0], 100, "mujoco")
+
+
 @pytest.mark.slow
-def test_the_shipped_bundle_survives_ninety_percent_of_100_pushed_episodes() -> None:
+def test_the_shipped_bundle_survives_ninety_percent_of_100_pushed_episodes(hundred: Environment) -> None:
     # other seeds than training, everything randomised, through ONNX Runtime in MuJoCo C
     config, policy = load_policy(str(BUNDLE))
-    result = evaluate(config, policy, episodes=100, seed=4242)
+    result = evaluate(config, policy, episodes=100, seed=4242, environment=hundred)
     pushes = config.events["pushes"]
     assert isinstance(pushes, ForcePush) and pushes.force_n == 50.0 and config.episode_length_s == 10.0
     assert result.survival >= 0.9, result.summary()
 
 
 @pytest.mark.slow
-def test_the_same_pd_controller_without_a_policy_survives_none() -> None:
+def test_the_same_pd_controller_without_a_policy_survives_none(hundred: Environment) -> None:
     config, _ = load_policy(str(BUNDLE))
-    result = evaluate(config, HoldHome(load_robot("kbot")), episodes=20, seed=4242)
+    result = evaluate(config, HoldHome(load_robot("kbot")), episodes=100, seed=4242, environment=hundred)
     assert result.survival == 0.0 and result.lengths_s.mean() < 3.0
