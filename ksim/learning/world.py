@@ -118,6 +118,10 @@ def _leave() -> None:
     os._exit(1)
 
 
+def _is_spec(leaf: Any) -> bool:
+    return isinstance(leaf, PartitionSpec)
+
+
 def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
@@ -197,7 +201,10 @@ class World:
                 return results
 
             if "run" not in made:
-                made["run"] = jax.jit(jax.shard_map(one, mesh=mesh, in_specs=into, out_specs=out, check_vma=False))
+                # told, for what is empty would come back as whole, and the next call be compiled again
+                cut = jax.tree.map(lambda spec: NamedSharding(mesh, spec), out, is_leaf=_is_spec)
+                spread = jax.shard_map(one, mesh=mesh, in_specs=into, out_specs=out, check_vma=False)
+                made["run"] = jax.jit(spread, out_shardings=cut)
             return eqx.combine(made["run"](*arrays), made["fixed"])
 
         return run
@@ -218,7 +225,7 @@ class World:
 
             return jax.tree.map(leaf, part)
 
-        return jax.tree.map(one, specs, tree, is_leaf=lambda s: isinstance(s, PartitionSpec))
+        return jax.tree.map(one, specs, tree, is_leaf=_is_spec)
 
     def own(self, tree: Any) -> Any:
         """The part of this process of arrays of all, as numpy; of what each device has whole, one copy."""
