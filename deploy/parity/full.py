@@ -36,8 +36,6 @@ FORMAT = 1
 # Of the published model where there is no calibration, which says its own [s].
 TIMESTEP_S = 0.002
 THREADS = 2
-# What motions that are simulated side by side may take [bytes].
-BATCH_BYTES = 1 << 29
 # Below this spread of a motion its correlation says nothing [rad].
 SPREAD_MIN_RAD = 1e-3
 
@@ -116,18 +114,11 @@ def _mean(values: Iterator[float | None] | Sequence[float | None]) -> float | No
     return None if not known or None in known else float(np.mean([v for v in known if v is not None]))
 
 
-def _batches(motions: Sequence[Motion], timestep_s: float) -> Iterator[list[Motion]]:
-    """Motions that are simulated side by side: of like length, and few enough for the memory."""
-    batch: list[Motion] = []
-    for motion in sorted(motions, key=lambda m: -m.time_s[-1]):
-        longest = (batch or [motion])[0]
-        size = 8 * len(motion.names) * (len(batch) + 1) * longest.time_s[-1] / timestep_s
-        if batch and (len(batch) == LANES or size > BATCH_BYTES):
-            yield batch
-            batch = []
-        batch.append(motion)
-    if batch:
-        yield batch
+def _batches(motions: Sequence[Motion]) -> Iterator[list[Motion]]:
+    """Motions that are simulated side by side: of like length."""
+    longest_first = sorted(motions, key=lambda m: -m.time_s[-1])
+    for first in range(0, len(longest_first), LANES):
+        yield longest_first[first : first + LANES]
 
 
 def replay_full(
@@ -151,7 +142,7 @@ def replay_full(
 
     def run(parameters: Parameters, contacts: Contacts | None, some: Sequence[Motion]) -> dict[str, np.ndarray]:
         out: dict[str, np.ndarray] = {}
-        for batch in _batches(some, timestep_s):
+        for batch in _batches(some):
             simulator = Simulator(robot, batch, timestep_s=timestep_s, contacts=contacts, threads=THREADS, held=held)
             out |= {name: values[0] for name, values in simulator.run([parameters]).items()}
         return out
