@@ -25,6 +25,7 @@ from toolkit.cli import Option, options, run_verb
 from toolkit.errors import SettingsError
 from toolkit.files import atomic_path, packaged
 from toolkit.settings import Bound, Settings
+from toolkit.words import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,15 @@ class ParityOptions(Settings):
     reality: Annotated[
         str | None, Option("simulate this reality YAML, or this calibration, instead of the nominal robot")
     ] = None
-    hang: Annotated[bool, Option("the robot hung from a gantry, feet off the floor")] = False
+    held: Annotated[
+        bool,
+        Option("the base, which floats in the model, was fixed, or hung from a gantry (older: --hang)", short="--hang"),
+    ] = False
     closed_loop: Annotated[
         int, Bound(0, 1000, "a number of runs"), Option("simulate the run through its policy so often; 0: not")
     ] = RUNS
     full: Annotated[bool, Option("replay whole logs open loop, as joint positions in OUT/MOTION.npz")] = False
     calibration: Annotated[str | None, Option("what ksim sysid found, for --full", metavar="FILE")] = None
-    held: Annotated[bool, Option("the base, which floats in the model, was fixed to the world (--full)")] = False
     out: Annotated[str | None, Option("folder, or name of the page ending in .html (default: beside the log)")] = None
     exit_zero: Annotated[bool, Option("exit with 0 also where a layer is bad")] = False
     json: Annotated[bool, Option("print the figures as one JSON object on stdout")] = False
@@ -55,10 +58,23 @@ def _compare(args: ParityOptions, path: str) -> Parity:
     reality = read_reality(args.reality, args.robot or log.spec.robot.name) if args.reality else None
     if not log.complete:
         print(f"ksim parity: {path}: the log breaks off; comparing what is there", file=sys.stderr)
-    result = parity(log, args.robot, reality, hang=args.hang, closed_loop_runs=args.closed_loop)
+    result = parity(log, args.robot, reality, hang=args.held, closed_loop_runs=args.closed_loop)
     if args.reality:  # a name alone may be another file's
         digest = hashlib.sha256(packaged(args.reality).read_bytes()).hexdigest()
         result.report["simulation_sha256"] = digest
+    absent, known = result.report["joints_absent"], len(log.spec.robot.joints)
+    if absent:
+        print(
+            f"ksim parity: {path}: it has {known} of the robot's {known + len(absent)} joints; in the simulation the "
+            "others are held at home, and nothing is told of them",
+            file=sys.stderr,
+        )
+    if repeated := result.report["stamps_repeated"]:
+        print(
+            f"ksim parity: warning: {path}: {count(repeated, 'row')} of {len(log.tick):,} "
+            f"{'has' if repeated == 1 else 'have'} the stamp of the row before; delays and rates are told by the clock",
+            file=sys.stderr,
+        )
     found = result.report["robot_differences"]
     if found:
         more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
@@ -108,8 +124,8 @@ def main(argv: list[str] | None = None) -> int:
         from deploy.parity.full import full
 
         return full(args)
-    if args.calibration or args.held:
-        raise OptionError("--calibration and --held are for --full; add it, or name a calibration with --reality")
+    if args.calibration:
+        raise OptionError("--calibration is for --full; add it, or name the calibration with --reality")
     if args.out is not None:  # asked before the minutes that a comparison takes
         out = Path(args.out)
         check_place(out if out.suffix == ".html" else out / "report.html", "--out", "report.html")

@@ -28,6 +28,7 @@ from robots.errors import RobotLoadError
 from robots.load import load_robot
 from robots.spec import RobotSpec
 from toolkit.files import atomic_path
+from toolkit.words import count
 
 if TYPE_CHECKING:
     from deploy.parity.command import ParityOptions
@@ -261,9 +262,8 @@ def full(args: ParityOptions) -> int:
     """`ksim parity --full`."""
     if args.out is None or args.out.endswith(".html"):
         raise OptionError(f"--out: got {args.out or 'nothing'}, expected the folder for what --full writes; name one")
-    if args.reality or args.hang:
-        wrong, instead = ("--reality", "--calibration") if args.reality else ("--hang", "--held")
-        raise OptionError(f"{wrong}: --full does not take it; expected {instead}, or neither; leave it out")
+    if args.reality:
+        raise OptionError("--reality: --full does not take it; expected --calibration, or neither; leave it out")
     calibration = load_calibration(args.calibration) if args.calibration else None
     robot, spec = _robot(args, calibration)
     held = args.held or (calibration is not None and calibration.held)
@@ -273,7 +273,7 @@ def full(args: ParityOptions) -> int:
             print(f"ksim parity: warning: {args.calibration} was made with another {spec.name} model", file=sys.stderr)
     motions = declared(_motions(args, spec), calibration.contacts if calibration else Contacts())
     seconds = sum(m.time_s[-1] for m in motions)
-    print(f"ksim parity: {len(motions)} motions, {seconds:.0f} s, of {spec.name}", file=sys.stderr, flush=True)
+    print(f"ksim parity: {count(len(motions), 'motion')}, {seconds:.0f} s, of {spec.name}", file=sys.stderr, flush=True)
     replayed = replay_full(robot, motions, calibration, held=held)
     out = Path(args.out)
     about = {
@@ -291,7 +291,7 @@ def full(args: ParityOptions) -> int:
     with atomic_path(out / "full.json") as part:
         part.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(json.dumps(report, allow_nan=False) if args.json else "\n".join(lines(report)))
-    print(f"wrote {out / 'full.json'} and {len(replayed)} motions beside it", file=sys.stderr)
+    print(f"wrote {out / 'full.json'} and {count(len(replayed), 'motion')} beside it", file=sys.stderr)
     # a calibration that is no better than the published figures, or whose replay diverged, is one not to use
     worse = calibration is not None and (report["ratio"] is None or report["ratio"] >= 1.0)
     return EXIT_BAD if worse and not args.exit_zero else 0

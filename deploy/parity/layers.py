@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from robots.load import load_robot
 from robots.rotation import up_in_frame
 from robots.spec import PolicySpec, RobotSpec
 from toolkit.files import atomic_path
+from toolkit.words import count
 
 HORIZON_S = 0.3
 # A delay that fits better by less than this is no other delay [s].
@@ -143,8 +145,12 @@ def _with_velocity(log: RunLog) -> RunLog:
     rows = np.flatnonzero(log.run)
     if np.isfinite(log.joint_velocity[rows]).any() or len(rows) < 2:
         return log
-    velocity = log.joint_velocity.copy()
-    velocity[rows] = np.gradient(log.joint_position[rows], measured_at_s(log)[rows], axis=0)
+    velocity, time_s = log.joint_velocity.copy(), measured_at_s(log)[rows]
+    # rows of one stamp have one slope
+    time_s, first, row = np.unique(time_s, return_index=True, return_inverse=True)
+    if len(time_s) < 2:
+        return log
+    velocity[rows] = np.gradient(log.joint_position[rows[first]], time_s, axis=0)[row]
     return dataclasses.replace(log, joint_velocity=velocity)
 
 
@@ -210,14 +216,21 @@ def parity(
     horizons = [max(2, round(share * HORIZON_S / period)) for share in (1.0, 0.6, 0.3)]
     horizon = horizons[-1]
     ticks = int(log.run.sum())
+    back = np.flatnonzero(np.diff(log.start_s) < 0)
+    if len(back):
+        by_s = log.start_s[back[0]] - log.start_s[back[0] + 1]
+        raise ParityError(
+            f"{log.path}: its clock runs back: got row {back[0] + 1} {by_s:.3g} s before the row before it "
+            f"({count(len(back), 'such row')}), expected times that rise; mend its clock, or make a log of each part"
+        )
     if not ticks:
         raise ParityError(
-            f"{log.path}: no tick in which the policy ran ({len(log.phase)} ticks in all); "
+            f"{log.path}: no tick in which the policy ran ({count(len(log.phase), 'tick')} in all); "
             "expected a log of a run that got past its ramp"
         )
     if ticks < horizon + 2:
         raise ParityError(
-            f"{log.path}: {ticks} ticks in which the policy ran, expected at least {horizon + 2} "
+            f"{log.path}: {count(ticks, 'tick')} in which the policy ran, expected at least {horizon + 2} "
             f"({(horizon + 2) * period:g} s); record a longer run"
         )
     for what in ("sent", "joint_position", "joint_velocity"):
@@ -300,7 +313,9 @@ def parity(
         "log_complete": log.complete,
         "robot": spec.robot.name,
         "task": spec.task,
-        "robot_differences": differences(_as_told(spec.robot, loaded, imported=imported), loaded),
+        "robot_differences": differences(_as_told(spec.robot, loaded, imported=imported), _of(loaded, names)),
+        "joints_absent": [name for name in loaded.joint_names if name not in names],
+        "stamps_repeated": int(np.sum(np.diff(log.start_s[log.run]) == 0)),
         "simulation": "nominal" if reality is None else reality.name,
         "simulation_sha256": None,
         **judged(judgement),
@@ -328,6 +343,11 @@ def parity(
         judgement=judgement,
         bands=() if isinstance(loops, str) else loops.bands,
     )
+
+
+def _of(robot: RobotSpec, names: Sequence[str]) -> RobotSpec:
+    """The robot with some of its joints."""
+    return robot.replace(joints=tuple(joint for joint in robot.joints if joint.name in names))
 
 
 def _has(log: RunLog, name: str) -> bool:
