@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.errors import OptionError
-from deploy.log.recorder import read_log
+from deploy.log.place import check_place
+from deploy.log.recorder import read_head
 from deploy.parity.report import EXIT_BAD
 from deploy.sysid.calibrate import declared
 from deploy.sysid.calibration import Calibration, load_calibration
 from deploy.sysid.contacts import Contacts
 from deploy.sysid.fit import FLOOR_RAD
 from deploy.sysid.motion import Motion, SysidError, read_motion
-from deploy.sysid.simulate import LANES, Parameters, Simulator
+from deploy.sysid.simulate import LANES, Parameters, Simulator, check_base
 from robots.errors import RobotLoadError
 from robots.load import load_robot
+from robots.model import build_model
 from robots.spec import RobotSpec
 from toolkit.files import atomic_path
 from toolkit.words import count
@@ -237,7 +239,7 @@ def _robot(args: ParityOptions, calibration: Calibration | None) -> tuple[str, R
         first = Path(args.log[0])
         if first.is_dir():
             raise OptionError(f"{first}: a folder does not say its robot; expected it with --robot; for example so101")
-        name = read_log(first).spec.robot.name
+        name = read_head(first)[1].robot.name
     try:
         return name, load_robot(name)
     except RobotLoadError as error:
@@ -271,6 +273,8 @@ def full(args: ParityOptions) -> int:
         calibration.parameters(spec)  # another robot's is refused before the logs are read
         if calibration.model != spec.source:
             print(f"ksim parity: warning: {args.calibration} was made with another {spec.name} model", file=sys.stderr)
+    check_place(Path(args.out) / "full.json", "--out", "full.json")
+    check_base(build_model(robot, TIMESTEP_S, held=held))
     motions = declared(_motions(args, spec), calibration.contacts if calibration else Contacts())
     seconds = sum(m.time_s[-1] for m in motions)
     print(f"ksim parity: {count(len(motions), 'motion')}, {seconds:.0f} s, of {spec.name}", file=sys.stderr, flush=True)

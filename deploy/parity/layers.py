@@ -190,6 +190,34 @@ def _as_told(recorded: RobotSpec, robot: RobotSpec, *, imported: bool) -> RobotS
     return recorded.replace(control_period_s=asked) if imported and near else recorded
 
 
+def model_of(path: str | Path, recorded: RobotSpec, robot: str | Path | None, *, imported: bool) -> RobotSpec:
+    """The model that a log is compared with.
+
+    Args:
+        path: the log, for messages.
+        recorded: the robot that it tells of.
+        robot: name or folder of the model; None takes the recorded robot's name.
+        imported: another program wrote the log, which may lack joints.
+
+    Raises:
+        ParityError: there is no such robot, or the joints are others.
+    """
+    try:
+        loaded = load_robot(robot if robot is not None else recorded.name)
+    except RobotLoadError as error:
+        hint = "" if robot is not None else "; name the folder it was trained from with --robot"
+        raise ParityError(f"{error}{hint}") from error
+    odd = sorted(set(recorded.joint_names) - set(loaded.joint_names))
+    if not imported:  # a run of ours has all joints that its robot has
+        odd = sorted(set(loaded.joint_names) ^ set(recorded.joint_names))
+    if odd:
+        raise ParityError(
+            f"{path}: recorded on robot {recorded.name}, whose joints differ from {loaded.name}'s in "
+            f"{', '.join(odd[:4])}; name the right one with --robot"
+        )
+    return loaded
+
+
 def parity(
     log: RunLog,
     robot: str | Path | None = None,
@@ -241,21 +269,8 @@ def parity(
                 f"{log.path}: {what}: got {getattr(log, what)[row, j]:.3g} of joint {spec.robot.joint_names[j]} in row "
                 f"{row}, expected up to {FARTHEST:g}; mend the log, or record it again"
             )
-    named = robot if robot is not None else spec.robot.name
-    try:
-        loaded = load_robot(named)
-    except RobotLoadError as error:
-        hint = "" if robot is not None else "; name the folder it was trained from with --robot"
-        raise ParityError(f"{error}{hint}") from error
-    imported = "import" in log.metadata
-    odd = sorted(set(spec.robot.joint_names) - set(loaded.joint_names))
-    if not imported:  # what another program left behind may lack joints; a run of ours has all that its robot has
-        odd = sorted(set(loaded.joint_names) ^ set(spec.robot.joint_names))
-    if odd:
-        raise ParityError(
-            f"{log.path}: recorded on robot {spec.robot.name}, whose joints differ from {loaded.name}'s in "
-            f"{', '.join(odd[:4])}; name the right one with --robot"
-        )
+    named, imported = robot if robot is not None else spec.robot.name, "import" in log.metadata
+    loaded = model_of(log.path, spec.robot, robot, imported=imported)
     recorded, log = log, _with_velocity(_in_order(log, tuple(n for n in loaded.joint_names if _has(log, n))))
     names = log.spec.robot.joint_names
     whole, known = _with_all(log, loaded), [loaded.joint_names.index(name) for name in names]

@@ -12,7 +12,7 @@ import numpy as np
 from deploy.errors import DeployError, LogError
 from deploy.log.imports.command import import_log
 from deploy.log.imports.mapping import ImportMap
-from deploy.log.recorder import read_log
+from deploy.log.recorder import read_head, read_log
 from robots.spec import RobotSpec
 
 # Endings of files that are imported; a folder is too.
@@ -124,14 +124,15 @@ def read_run(path: Path, robot: RobotSpec) -> Motion:
 
     A joint that the log does not have is taken to stand at home.
     """
-    log = read_log(path)
-    have = list(log.spec.robot.joint_names)
+    _, spec = read_head(path)  # another robot's log is refused before all of it is read
+    have = list(spec.robot.joint_names)
     absent = tuple(name for name in robot.joint_names if name not in have)
     if len(absent) == len(robot.joints):
         raise SysidError(
             f"motion {path.stem}: no joint of robot {robot.name} in it (there is: {', '.join(have)[:200]}); "
             "expected a log of it; name its robot with --robot"
         )
+    log = read_log(path)
     whole = np.isfinite(log.sent).all(axis=1) & np.isfinite(log.joint_position).all(axis=1) & ~log.stale
     whole &= ~log.mask("damp")  # there the motors have no stiffness
     rows = np.flatnonzero(whole)

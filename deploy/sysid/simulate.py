@@ -19,7 +19,7 @@ import numpy as np
 from deploy.sysid.contacts import PLANE_FRICTION, Contacts, Plane, apply_contacts, spring
 from deploy.sysid.motion import Motion, SysidError
 from robots import delay, motor
-from robots.model import build_model
+from robots.model import BuiltModel, build_model
 from robots.motor import MotorParams, MotorState, SoftJoints
 from robots.spec import RobotSpec
 
@@ -81,6 +81,19 @@ def plane_of(plane: Plane) -> dict[str, Any]:
     return {"plane_m": plane.height_m, "plane_friction": plane.friction, "plane_give": plane.give_m_n}
 
 
+def check_base(built: BuiltModel) -> None:
+    """Refuse a robot whose base floats.
+
+    Raises:
+        SysidError: it does.
+    """
+    if built.base_body >= 0:
+        raise SysidError(
+            f"robot {built.spec.name}: its base floats; expected one that is fixed to the world; "
+            "record it with its base held, and say so with --held"
+        )
+
+
 class Simulator:
     """Replays motions of one robot.
 
@@ -104,11 +117,7 @@ class Simulator:
         threads: int = 1,
     ) -> None:
         self.built = build_model(robot, timestep_s, held=held, fresh=True)
-        if self.built.base_body >= 0:
-            raise SysidError(
-                f"robot {self.built.spec.name}: its base floats; expected one that is fixed to the world; "
-                "record it with its base held, and say so with --held"
-            )
+        check_base(self.built)
         self.spec, self.dt, self.threads = self.built.spec, timestep_s, threads
         self.contacts = contacts or Contacts()
         self.model = self.built.model

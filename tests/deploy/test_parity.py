@@ -28,12 +28,16 @@ from deploy.parity.layers import ParityError, write_reports
 from deploy.parity.motion import Replay, WindowedSimulation
 from deploy.parity.policy import replay_policy
 from deploy.parity.timing import loop_timing
+from deploy.sysid.calibration import write_calibration
+from deploy.sysid.simulate import Parameters
 from deploy.twin.reality import parse_reality
 from deploy.twin.server import Twin, spawn_twin
 from robots.bundle import Bundle, write_bundle
 from robots.load import load_robot
 from robots.rotation import multiply, up_in_frame
 from robots.spec import PolicySpec, input_specs
+from tests.calibrations import calibration_of
+from toolkit.errors import ToolkitError
 
 # the run through its policy is in test_parity_layers.py, the search for suspects there and in test_suspects.py
 parity = partial(layers.parity, closed_loop_runs=0, search=False)
@@ -327,9 +331,38 @@ def test_a_clock_that_runs_back_is_refused_and_stamps_that_repeat_are_told(
     assert 1e-6 < report["joint_velocity_rmse_rad_s"] < 1.0
     assert parity(log, hang=True).report["stamps_repeated"] == 0
     monkeypatch.setattr("deploy.parity.command.read_log", lambda path: repeated)
+    monkeypatch.setattr("deploy.parity.command.read_head", lambda path: (log.metadata, log.spec))
     monkeypatch.setattr("deploy.parity.command.parity", parity)
     main(["run.mcap", "--held", "--closed-loop", "0", "--out", str(tmp_path / "p.html")])
     assert "2 rows of 167 have the stamp of the row before" in capsys.readouterr().err
+
+
+def test_what_the_head_of_a_log_tells_is_refused_before_its_ticks_are_read(
+    hung: dict[str, RunLog], arm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: object) -> RunLog:
+        raise AssertionError("its ticks are read")
+
+    for place in ("deploy.parity.command", "deploy.sysid.motion"):
+        monkeypatch.setattr(f"{place}.read_log", read)
+    log, out = str(hung["nominal"].path), ["--out", str(tmp_path / "out")]
+    calibration = tmp_path / "c.yaml"
+    write_calibration(calibration, calibration_of(arm, Parameters.of(load_robot(arm))))
+    for words, said in (
+        (["--robot", str(arm)], "whose joints differ"),
+        (["--robot", "no_such_robot"], "no such built-in robot"),
+        (["--reality", str(calibration)], "robot"),
+        (["--full", "--robot", str(arm)], "no joint of robot"),
+        (["--full"], "its base floats"),
+        (["--full", "--calibration", str(calibration), "--robot", "kbot"], "robot"),
+        (["--full", "--held", "--out", str(calibration / "out")], "is a file, not a folder"),
+    ):
+        with pytest.raises(ToolkitError, match=said):
+            main([log, *out, *words])
+    other = tmp_path / "other.mcap"
+    other.write_bytes(hung["nominal"].path.read_bytes()[:100])
+    with pytest.raises(ToolkitError, match=r"other\.mcap: not a log"):
+        main([log, str(other), *out])
 
 
 def test_a_log_of_the_legs_alone_says_what_it_lacks_and_the_older_word_for_a_held_base_is_known(
@@ -341,6 +374,7 @@ def test_a_log_of_the_legs_alone_says_what_it_lacks_and_the_older_word_for_a_hel
         layers._in_order(log, legs), metadata=log.metadata | {"import": {"missing": []}}, bundle=None
     )
     monkeypatch.setattr("deploy.parity.command.read_log", lambda path: few)
+    monkeypatch.setattr("deploy.parity.command.read_head", lambda path: (few.metadata, few.spec))
     monkeypatch.setattr("deploy.parity.command.parity", parity)
     # it says of the base only what is so: a free one would have fallen
     main(["legs.mcap", "--hang", "--closed-loop", "0", "--out", str(tmp_path / "p.html")])
