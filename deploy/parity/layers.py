@@ -41,8 +41,6 @@ from toolkit.words import count
 HORIZON_S = 0.3
 # A delay that fits better by less than this is no other delay [s].
 ALIGN_S = 0.0005
-# An imported log whose period is as near to the robot's as this share was recorded at the robot's.
-PERIOD_NEAR = 0.02
 # A joint that is told or measured to be farther, or faster, is a broken record [rad, rad/s].
 FARTHEST = 1e6
 
@@ -184,10 +182,8 @@ def _no_delay(spec: PolicySpec) -> dict[str, Any]:
 
 
 def _as_told(recorded: RobotSpec, robot: RobotSpec, *, imported: bool) -> RobotSpec:
-    """The robot that a log tells of; an imported one tells its period by its rows, which a clock makes a little off."""
-    asked = robot.control_period_s
-    near = abs(recorded.control_period_s - asked) < PERIOD_NEAR * asked
-    return recorded.replace(control_period_s=asked) if imported and near else recorded
+    """The robot that a log tells of; an imported one tells the period of its rows, which is no figure of the robot."""
+    return recorded.replace(control_period_s=robot.control_period_s) if imported else recorded
 
 
 def model_of(path: str | Path, recorded: RobotSpec, robot: str | Path | None, *, imported: bool) -> RobotSpec:
