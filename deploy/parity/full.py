@@ -23,7 +23,7 @@ from deploy.sysid.calibrate import declared
 from deploy.sysid.calibration import Calibration, load_calibration
 from deploy.sysid.contacts import Contacts
 from deploy.sysid.fit import FLOOR_RAD
-from deploy.sysid.motion import Motion, SysidError, read_motion
+from deploy.sysid.motion import Motion, SysidError, joints_of, read_motion
 from deploy.sysid.simulate import LANES, Parameters, Simulator, check_base
 from robots.errors import RobotLoadError
 from robots.load import load_robot
@@ -274,6 +274,9 @@ def full(args: ParityOptions) -> int:
         if calibration.model != spec.source:
             print(f"ksim parity: warning: {args.calibration} was made with another {spec.name} model", file=sys.stderr)
     check_place(Path(args.out) / "full.json", "--out", "full.json")
+    for log in args.log:
+        if Path(log).suffix == ".mcap":
+            joints_of(Path(log), spec)
     check_base(build_model(robot, TIMESTEP_S, held=held))
     motions = declared(_motions(args, spec), calibration.contacts if calibration else Contacts())
     seconds = sum(m.time_s[-1] for m in motions)

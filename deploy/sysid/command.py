@@ -187,6 +187,9 @@ def main(argv: list[str] | None = None) -> int:
         raise SysidError(f"--unseen {both[0]}: it is fitted too; expected motions that are not; name others")
     given = None if args.map is None else load_map(args.map)
     seen, unseen = ([read_motion(path, spec, given) for path in paths] for paths in (args.logs, args.unseen))
+    named = {motion.name for motion in (*seen, *unseen)}
+    if unknown := [name for name in contacts.leave_out if name not in named]:
+        _say(f"warning: {args.contacts}: leave_out names {', '.join(unknown)}, which is none of these motions")
     result = calibrate(
         args.robot,
         seen,

@@ -194,7 +194,7 @@ def test_what_cannot_be_replayed_is_one_line(arm, short, tmp_path):
     assert "both are named swing; expected another name for each" in said(short, short, "--full", *robot, *out)
     assert "--out: got nothing, expected the folder" in said(short, "--full", *robot)
     assert "--out: got a.html, expected the folder" in said(short, "--full", *robot, "--out", "a.html")
-    assert "are for --full" in said(short, *other, *robot, *out)
+    assert "is for --full" in said(short, *other, *robot, *out)
     assert not (tmp_path / "out").exists()
 
 
