@@ -40,7 +40,7 @@ SEEN, UNSEEN = ("chirp", "steps", "sweeps", "multisine"), ("multisine", "hold")
 FIT = ("kp", "kd", "friction", "stiction", "armature", "velocity_max", "delay_s")
 STAGES = ("hidden", "excite", "sysid", "parity", "compare", "train", "export", "survive")
 # a log of excitation is of a robot that hangs, and has no policy to replay
-HUNG = ("--hang",)
+HUNG = ("--held",)
 PUSHES = {"force_max_n": 50.0, "force_min_n": 25.0, "duration_s": [0.1, 0.5], "interval_s": [1.5, 2.5], "start_s": 1.5}
 NOISE = {"position_noise_rad": 0.001, "velocity_noise_rad_s": 0.02, "gyro_noise_rad_s": 0.01}
 

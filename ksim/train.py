@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import signal
 import sys
 import threading
@@ -165,14 +167,22 @@ def train(
             return done or _train(config, out, resume, start, report, say, interrupt, world)
     with together(out), contextlib.ExitStack() as held, _Interrupt() as interrupt:
         refused, done = None, None
+        # of another file, or another word, it would train on in silence
+        told = json.dumps(config.to_dict(), sort_keys=True, default=str).encode()
+        own = int(hashlib.sha256(told).hexdigest()[:7], 16)
+        if world.agreed(own) != own:
+            refused = TrainingError(
+                "this process has another task than the others of the run; expected the same; give each the same words "
+                "and the same files (--config, --parity, --calibration)"
+            )
         try:
-            if world.first:
+            if world.first and refused is None:
                 held.enter_context(_alone(out, resume))
                 done = _finished(config, out, say) if resume else None
         except ToolkitError as error:
             refused = error
         if world.agreed(refused is not None):
-            raise refused or TrainingError("process 0 of this run refuses to begin; it says why")
+            raise refused or TrainingError("another process of this run refuses to begin; it says why")
         if world.agreed(done is not None):
             finished = done or _finished(config, out, None)
             assert finished is not None

@@ -36,6 +36,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         part.chmod(0o666 & ~umask)
         part.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a write to an open file names none
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

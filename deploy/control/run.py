@@ -32,7 +32,7 @@ from deploy.errors import DeployError, LogError, OptionError, SafetyError
 from deploy.log.place import check_place
 from deploy.log.recorder import LogProcess, Recorder
 from deploy.robot.address import DrivenServer, addressed
-from deploy.robot.faults import text_of
+from deploy.robot.faults import FaultKind, text_of
 from deploy.robot.kos import KosRobot
 from deploy.robot.safety import Limits, check_imu, check_start
 from deploy.robot.state import RobotState
@@ -44,6 +44,10 @@ from toolkit.settings import Bound
 T = TypeVar("T")
 # SIGHUP comes when the terminal or the connection to the robot's computer is lost
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+TIME_STANDS = (
+    "no reading was new since the first: the server's time stands; drive a simulator in lock step (ksim twin "
+    "--lockstep) with --step-lock"
+)
 NO_ACCELEROMETER = (
     "the accelerometer reads 0 on every axis, as a simulator that holds the base fixed has it and no robot; the policy "
     "does not read it"
@@ -178,6 +182,9 @@ class RunCommand(RunOptions):
 
 def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, granted: Granted) -> RunReport:
     counts, machine = loop.counts, loop.machine
+    ticks = counts.ramp_ticks + counts.run_ticks + counts.stop_ticks
+    # not one reading was new since the first: no sensor does that
+    stands = counts.stale == ticks and any(f.kind is FaultKind.STALE for f in machine.faults) and not options.step_lock
     left = "damped" if damped else "unknown"
     if machine.order is Order.HOLD:
         left = "held"
@@ -185,14 +192,14 @@ def _report(loop: ControlLoop, options: RunOptions, log: Path, damped: bool, gra
         left = "off"
     return RunReport(
         ended=machine.ended or Ended.ERROR,
-        message=machine.message,
+        message=f"{machine.message}; {TIME_STANDS}" if stands else machine.message,
         damped=damped,
         log=log,
         duration_s=options.duration_s,
         left_stiff=loop.left_stiff,
         warnings=tuple(counts.warnings),
         survived_s=round(loop.survived_s, 6),
-        ticks=counts.ramp_ticks + counts.run_ticks + counts.stop_ticks,
+        ticks=ticks,
         ramp_ticks=counts.ramp_ticks,
         stop_ticks=counts.stop_ticks,
         overruns=counts.overruns,

@@ -429,6 +429,27 @@ def _head(path: Path, raw: _Raw) -> tuple[dict[str, Any], PolicySpec]:
         raise LogError(f"{path}: metadata record 'run' is damaged ({error})") from error
 
 
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise LogError(f"{path}: a folder; expected a log of ksim run; ksim log import makes one of others")
+    if not path.is_file():
+        raise LogError(f"{path}: no such file; expected a log of ksim run (ksim run policy.kinfer --log {path.name})")
+
+
+def read_head(path: str | Path) -> tuple[dict[str, Any], PolicySpec]:
+    """A log's settings, and what its policy and robot are, without its ticks: an hour of them takes most of a minute.
+
+    Raises:
+        LogError: there is no such file, it is not a log of `ksim run`, or its head is damaged.
+    """
+    path, raw = Path(path), _Raw()
+    _check_file(path)
+    # a damaged tick is read_log's matter
+    with contextlib.suppress(DecodeError, KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError):
+        next(_ticks(path, raw), None)
+    return _head(path, raw)
+
+
 def read_log(path: str | Path) -> RunLog:
     """Read a log; a truncated one gives every tick that was written whole.
 
@@ -436,10 +457,7 @@ def read_log(path: str | Path) -> RunLog:
         LogError: there is no such file, it is not a log of `ksim run`, or its head is damaged.
     """
     path = Path(path)
-    if path.is_dir():
-        raise LogError(f"{path}: a folder; expected a log of ksim run; ksim log import makes one of others")
-    if not path.is_file():
-        raise LogError(f"{path}: no such file; expected a log of ksim run (ksim run policy.kinfer --log {path.name})")
+    _check_file(path)
     raw, some, parts = _Raw(), [], []
     try:
         # by parts: numbers in Python's lists take several times the room of arrays

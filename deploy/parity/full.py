@@ -16,18 +16,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.errors import OptionError
-from deploy.log.recorder import read_log
+from deploy.log.place import check_place
+from deploy.log.recorder import read_head
 from deploy.parity.report import EXIT_BAD
 from deploy.sysid.calibrate import declared
 from deploy.sysid.calibration import Calibration, load_calibration
 from deploy.sysid.contacts import Contacts
 from deploy.sysid.fit import FLOOR_RAD
-from deploy.sysid.motion import Motion, SysidError, read_motion
-from deploy.sysid.simulate import LANES, Parameters, Simulator
+from deploy.sysid.motion import Motion, SysidError, joints_of, read_motion
+from deploy.sysid.simulate import LANES, Parameters, Simulator, check_base
 from robots.errors import RobotLoadError
 from robots.load import load_robot
+from robots.model import build_model
 from robots.spec import RobotSpec
 from toolkit.files import atomic_path
+from toolkit.words import count
 
 if TYPE_CHECKING:
     from deploy.parity.command import ParityOptions
@@ -36,8 +39,6 @@ FORMAT = 1
 # Of the published model where there is no calibration, which says its own [s].
 TIMESTEP_S = 0.002
 THREADS = 2
-# What motions that are simulated side by side may take [bytes].
-BATCH_BYTES = 1 << 29
 # Below this spread of a motion its correlation says nothing [rad].
 SPREAD_MIN_RAD = 1e-3
 
@@ -116,18 +117,11 @@ def _mean(values: Iterator[float | None] | Sequence[float | None]) -> float | No
     return None if not known or None in known else float(np.mean([v for v in known if v is not None]))
 
 
-def _batches(motions: Sequence[Motion], timestep_s: float) -> Iterator[list[Motion]]:
-    """Motions that are simulated side by side: of like length, and few enough for the memory."""
-    batch: list[Motion] = []
-    for motion in sorted(motions, key=lambda m: -m.time_s[-1]):
-        longest = (batch or [motion])[0]
-        size = 8 * len(motion.names) * (len(batch) + 1) * longest.time_s[-1] / timestep_s
-        if batch and (len(batch) == LANES or size > BATCH_BYTES):
-            yield batch
-            batch = []
-        batch.append(motion)
-    if batch:
-        yield batch
+def _batches(motions: Sequence[Motion]) -> Iterator[list[Motion]]:
+    """Motions that are simulated side by side: of like length."""
+    longest_first = sorted(motions, key=lambda m: -m.time_s[-1])
+    for first in range(0, len(longest_first), LANES):
+        yield longest_first[first : first + LANES]
 
 
 def replay_full(
@@ -151,7 +145,7 @@ def replay_full(
 
     def run(parameters: Parameters, contacts: Contacts | None, some: Sequence[Motion]) -> dict[str, np.ndarray]:
         out: dict[str, np.ndarray] = {}
-        for batch in _batches(some, timestep_s):
+        for batch in _batches(some):
             simulator = Simulator(robot, batch, timestep_s=timestep_s, contacts=contacts, threads=THREADS, held=held)
             out |= {name: values[0] for name, values in simulator.run([parameters]).items()}
         return out
@@ -245,7 +239,7 @@ def _robot(args: ParityOptions, calibration: Calibration | None) -> tuple[str, R
         first = Path(args.log[0])
         if first.is_dir():
             raise OptionError(f"{first}: a folder does not say its robot; expected it with --robot; for example so101")
-        name = read_log(first).spec.robot.name
+        name = read_head(first)[1].robot.name
     try:
         return name, load_robot(name)
     except RobotLoadError as error:
@@ -270,9 +264,8 @@ def full(args: ParityOptions) -> int:
     """`ksim parity --full`."""
     if args.out is None or args.out.endswith(".html"):
         raise OptionError(f"--out: got {args.out or 'nothing'}, expected the folder for what --full writes; name one")
-    if args.reality or args.hang:
-        wrong, instead = ("--reality", "--calibration") if args.reality else ("--hang", "--held")
-        raise OptionError(f"{wrong}: --full does not take it; expected {instead}, or neither; leave it out")
+    if args.reality:
+        raise OptionError("--reality: --full does not take it; expected --calibration, or neither; leave it out")
     calibration = load_calibration(args.calibration) if args.calibration else None
     robot, spec = _robot(args, calibration)
     held = args.held or (calibration is not None and calibration.held)
@@ -280,9 +273,14 @@ def full(args: ParityOptions) -> int:
         calibration.parameters(spec)  # another robot's is refused before the logs are read
         if calibration.model != spec.source:
             print(f"ksim parity: warning: {args.calibration} was made with another {spec.name} model", file=sys.stderr)
+    check_place(Path(args.out) / "full.json", "--out", "full.json")
+    for log in args.log:
+        if Path(log).suffix == ".mcap":
+            joints_of(Path(log), spec)
+    check_base(build_model(robot, TIMESTEP_S, held=held))
     motions = declared(_motions(args, spec), calibration.contacts if calibration else Contacts())
     seconds = sum(m.time_s[-1] for m in motions)
-    print(f"ksim parity: {len(motions)} motions, {seconds:.0f} s, of {spec.name}", file=sys.stderr, flush=True)
+    print(f"ksim parity: {count(len(motions), 'motion')}, {seconds:.0f} s, of {spec.name}", file=sys.stderr, flush=True)
     replayed = replay_full(robot, motions, calibration, held=held)
     out = Path(args.out)
     about = {
@@ -300,7 +298,7 @@ def full(args: ParityOptions) -> int:
     with atomic_path(out / "full.json") as part:
         part.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(json.dumps(report, allow_nan=False) if args.json else "\n".join(lines(report)))
-    print(f"wrote {out / 'full.json'} and {len(replayed)} motions beside it", file=sys.stderr)
+    print(f"wrote {out / 'full.json'} and {count(len(replayed), 'motion')} beside it", file=sys.stderr)
     # a calibration that is no better than the published figures, or whose replay diverged, is one not to use
     worse = calibration is not None and (report["ratio"] is None or report["ratio"] >= 1.0)
     return EXIT_BAD if worse and not args.exit_zero else 0

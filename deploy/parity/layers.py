@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,11 @@ from robots.load import load_robot
 from robots.rotation import up_in_frame
 from robots.spec import PolicySpec, RobotSpec
 from toolkit.files import atomic_path
+from toolkit.words import count
 
 HORIZON_S = 0.3
 # A delay that fits better by less than this is no other delay [s].
 ALIGN_S = 0.0005
-# An imported log whose period is as near to the robot's as this share was recorded at the robot's.
-PERIOD_NEAR = 0.02
 # A joint that is told or measured to be farther, or faster, is a broken record [rad, rad/s].
 FARTHEST = 1e6
 
@@ -143,8 +143,12 @@ def _with_velocity(log: RunLog) -> RunLog:
     rows = np.flatnonzero(log.run)
     if np.isfinite(log.joint_velocity[rows]).any() or len(rows) < 2:
         return log
-    velocity = log.joint_velocity.copy()
-    velocity[rows] = np.gradient(log.joint_position[rows], measured_at_s(log)[rows], axis=0)
+    velocity, time_s = log.joint_velocity.copy(), measured_at_s(log)[rows]
+    # rows of one stamp have one slope
+    time_s, first, row = np.unique(time_s, return_index=True, return_inverse=True)
+    if len(time_s) < 2:
+        return log
+    velocity[rows] = np.gradient(log.joint_position[rows[first]], time_s, axis=0)[row]
     return dataclasses.replace(log, joint_velocity=velocity)
 
 
@@ -178,10 +182,36 @@ def _no_delay(spec: PolicySpec) -> dict[str, Any]:
 
 
 def _as_told(recorded: RobotSpec, robot: RobotSpec, *, imported: bool) -> RobotSpec:
-    """The robot that a log tells of; an imported one tells its period by its rows, which a clock makes a little off."""
-    asked = robot.control_period_s
-    near = abs(recorded.control_period_s - asked) < PERIOD_NEAR * asked
-    return recorded.replace(control_period_s=asked) if imported and near else recorded
+    """The robot that a log tells of; an imported one tells the period of its rows, which is no figure of the robot."""
+    return recorded.replace(control_period_s=robot.control_period_s) if imported else recorded
+
+
+def model_of(path: str | Path, recorded: RobotSpec, robot: str | Path | None, *, imported: bool) -> RobotSpec:
+    """The model that a log is compared with.
+
+    Args:
+        path: the log, for messages.
+        recorded: the robot that it tells of.
+        robot: name or folder of the model; None takes the recorded robot's name.
+        imported: another program wrote the log, which may lack joints.
+
+    Raises:
+        ParityError: there is no such robot, or the joints are others.
+    """
+    try:
+        loaded = load_robot(robot if robot is not None else recorded.name)
+    except RobotLoadError as error:
+        hint = "" if robot is not None else "; name the folder it was trained from with --robot"
+        raise ParityError(f"{error}{hint}") from error
+    odd = sorted(set(recorded.joint_names) - set(loaded.joint_names))
+    if not imported:  # a run of ours has all joints that its robot has
+        odd = sorted(set(loaded.joint_names) ^ set(recorded.joint_names))
+    if odd:
+        raise ParityError(
+            f"{path}: recorded on robot {recorded.name}, whose joints differ from {loaded.name}'s in "
+            f"{', '.join(odd[:4])}; name the right one with --robot"
+        )
+    return loaded
 
 
 def parity(
@@ -210,14 +240,21 @@ def parity(
     horizons = [max(2, round(share * HORIZON_S / period)) for share in (1.0, 0.6, 0.3)]
     horizon = horizons[-1]
     ticks = int(log.run.sum())
+    back = np.flatnonzero(np.diff(log.start_s) < 0)
+    if len(back):
+        by_s = log.start_s[back[0]] - log.start_s[back[0] + 1]
+        raise ParityError(
+            f"{log.path}: its clock runs back: got row {back[0] + 1} {by_s:.3g} s before the row before it "
+            f"({count(len(back), 'such row')}), expected times that rise; mend its clock, or make a log of each part"
+        )
     if not ticks:
         raise ParityError(
-            f"{log.path}: no tick in which the policy ran ({len(log.phase)} ticks in all); "
+            f"{log.path}: no tick in which the policy ran ({count(len(log.phase), 'tick')} in all); "
             "expected a log of a run that got past its ramp"
         )
     if ticks < horizon + 2:
         raise ParityError(
-            f"{log.path}: {ticks} ticks in which the policy ran, expected at least {horizon + 2} "
+            f"{log.path}: {count(ticks, 'tick')} in which the policy ran, expected at least {horizon + 2} "
             f"({(horizon + 2) * period:g} s); record a longer run"
         )
     for what in ("sent", "joint_position", "joint_velocity"):
@@ -228,21 +265,8 @@ def parity(
                 f"{log.path}: {what}: got {getattr(log, what)[row, j]:.3g} of joint {spec.robot.joint_names[j]} in row "
                 f"{row}, expected up to {FARTHEST:g}; mend the log, or record it again"
             )
-    named = robot if robot is not None else spec.robot.name
-    try:
-        loaded = load_robot(named)
-    except RobotLoadError as error:
-        hint = "" if robot is not None else "; name the folder it was trained from with --robot"
-        raise ParityError(f"{error}{hint}") from error
-    imported = "import" in log.metadata
-    odd = sorted(set(spec.robot.joint_names) - set(loaded.joint_names))
-    if not imported:  # what another program left behind may lack joints; a run of ours has all that its robot has
-        odd = sorted(set(loaded.joint_names) ^ set(spec.robot.joint_names))
-    if odd:
-        raise ParityError(
-            f"{log.path}: recorded on robot {spec.robot.name}, whose joints differ from {loaded.name}'s in "
-            f"{', '.join(odd[:4])}; name the right one with --robot"
-        )
+    named, imported = robot if robot is not None else spec.robot.name, "import" in log.metadata
+    loaded = model_of(log.path, spec.robot, robot, imported=imported)
     recorded, log = log, _with_velocity(_in_order(log, tuple(n for n in loaded.joint_names if _has(log, n))))
     names = log.spec.robot.joint_names
     whole, known = _with_all(log, loaded), [loaded.joint_names.index(name) for name in names]
@@ -300,7 +324,9 @@ def parity(
         "log_complete": log.complete,
         "robot": spec.robot.name,
         "task": spec.task,
-        "robot_differences": differences(_as_told(spec.robot, loaded, imported=imported), loaded),
+        "robot_differences": differences(_as_told(spec.robot, loaded, imported=imported), _of(loaded, names)),
+        "joints_absent": [name for name in loaded.joint_names if name not in names],
+        "stamps_repeated": int(np.sum(np.diff(log.start_s[log.run]) == 0)),
         "simulation": "nominal" if reality is None else reality.name,
         "simulation_sha256": None,
         **judged(judgement),
@@ -328,6 +354,11 @@ def parity(
         judgement=judgement,
         bands=() if isinstance(loops, str) else loops.bands,
     )
+
+
+def _of(robot: RobotSpec, names: Sequence[str]) -> RobotSpec:
+    """The robot with some of its joints."""
+    return robot.replace(joints=tuple(joint for joint in robot.joints if joint.name in names))
 
 
 def _has(log: RunLog, name: str) -> bool:

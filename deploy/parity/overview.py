@@ -14,7 +14,7 @@ from deploy.parity.figure import robot_figure
 from deploy.parity.report import Figure, Judgement, Suspect
 from robots.errors import RobotLoadError
 from toolkit.charts import Chart, bars_by_name
-from toolkit.page import cell, chip, quiet, table
+from toolkit.page import cell, chip, table
 
 if TYPE_CHECKING:
     from deploy.parity.closed_loop import Band
@@ -104,16 +104,7 @@ def layers(judgement: Judgement) -> str:
     out = []
     for layer in judgement.layers:
         headline = words.headline(layer)
-        rows = (
-            (
-                escape(words.capital(f.what)),
-                cell(words.told(f)),
-                quiet(words.bound(f)),
-                chip(f.mark.value, words.MARKS[f.mark]),
-            )
-            for f in layer.figures
-        )
-        inside = table(("", "found", "good", ""), rows) if layer.figures else ""
+        inside = table(("", "found", "good", ""), map(_figure, layer.figures)) if layer.figures else ""
         joints = {words.short(j): v for j, v in sorted(layer.joints.items(), key=lambda item: -item[1])}
         if joints:
             inside += f"<h3>Joints, in shares of the bound</h3>{bars_by_name(joints, '', 1.0)}"
@@ -128,7 +119,8 @@ def layers(judgement: Judgement) -> str:
 
 def _figure(figure: Figure) -> tuple[str, ...]:
     mark = chip(figure.mark.value, words.MARKS[figure.mark])
-    return escape(words.capital(figure.what)), cell(words.told(figure)), quiet(words.bound(figure)), mark
+    good = f'<td class="n quiet">{escape(words.bound(figure))}</td>'
+    return escape(words.capital(figure.what)), cell(words.told(figure)), good, mark
 
 
 def band_charts(bands: Sequence[Band]) -> str:

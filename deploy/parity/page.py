@@ -16,6 +16,7 @@ from deploy.parity.words import short
 from robots.rotation import gravity_in_frame
 from toolkit.charts import Chart, bars_by_name, histogram
 from toolkit.page import cell, page, table, two
+from toolkit.words import count
 
 if TYPE_CHECKING:
     from deploy.log.recorder import RunLog
@@ -132,8 +133,8 @@ def _timing(result: Parity) -> str:
     )
     said = ", ".join(f"{name} {loop[key]:.2f} ms" for key, name in keys if loop[key] is not None)
     return (
-        f"<p>{loop['ticks']} ticks, {loop['overruns']} of them late, {loop['skipped']} deadlines skipped, "
-        f"{loop['stale']} stale states: {said}.</p>"
+        f"<p>{count(loop['ticks'], 'tick')}, {loop['overruns']} of them late, "
+        f"{count(loop['skipped'], 'deadline')} skipped, {count(loop['stale'], 'stale state')}: {said}.</p>"
         + two(
             histogram(1e3 * np.diff(log.start_s[rows]), "period [ms]"),
             histogram(1e3 * log.state_round_trip_s[rows], "state round trip [ms]"),
@@ -163,8 +164,8 @@ def _safety(report: dict[str, Any]) -> str:
     kinds = table(("What", "times"), ((escape(k), cell(str(n))) for k, n in safety["kinds"].items()))
     joints = {short(name): float(n) for name, n in list(safety["joints"].items())[:10]}
     return (
-        f"<p>{safety['ticks_with_intervention']} of {report['loop']['ticks']} ticks; the greatest change of a target "
-        f"was {safety['change_max_rad'] or 0.0:.3f} rad.</p>{kinds}" + bars_by_name(joints, "times")
+        f"<p>{safety['ticks_with_intervention']} of {count(report['loop']['ticks'], 'tick')}; the greatest change of a "
+        f"target was {safety['change_max_rad'] or 0.0:.3f} rad.</p>{kinds}" + bars_by_name(joints, "times")
     )
 
 
@@ -222,7 +223,7 @@ def write_html(path: Path, result: Parity) -> None:
     title = f"{report['robot']}: measured against simulated"
     ended = (report["result"] or {}).get("ended", "the log breaks off")
     about = (
-        f"{report['log']}: task {report['task']}, {ticks} ticks, {length:.1f} s, ended: {ended}. "
+        f"{report['log']}: task {report['task']}, {count(ticks, 'tick')}, {length:.1f} s, ended: {ended}. "
         f"Compared with the {report['simulation']} simulation.{incomplete}"
     )
     path.write_text(page(title, about, sections, STYLE), encoding="utf-8")

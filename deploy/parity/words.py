@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 
 from deploy.parity.report import Cause, Figure, Judgement, Layer, LayerName, Mark, Suspect
 
@@ -36,12 +37,20 @@ def size(value: float, unit: str) -> str:
     """A value for a person: milliseconds, degrees and per cent where they say more."""
     match unit:
         case "s" if abs(value) < 1:
-            return f"{1e3 * value:.3g} ms"
+            return f"{digits(1e3 * value)} ms"
         case "rad":
-            return f"{math.degrees(value):.3g}°"
+            return f"{digits(math.degrees(value))}°"
         case "share":
-            return f"{100 * value:.3g} %"
-    return f"{value:.3g} {unit}".rstrip()
+            return f"{digits(100 * value)} %"
+        case "ticks" if value == 1:
+            return "1 tick"
+    return f"{digits(value)} {unit}".rstrip()
+
+
+def digits(value: float) -> str:
+    """Three digits, without an exponent where it is small: a page would break a line at its sign."""
+    text = f"{value:.3g}"
+    return f"{Decimal(text):f}" if "e-0" in text else text
 
 
 def several(places: Sequence[str], nothing: str) -> str:
@@ -213,7 +222,7 @@ def bound(figure: Figure) -> str:
 
 def _number(value: float, unit: str) -> str:
     """A figure: as `size`, but angles stay in rad, as in report.json."""
-    return f"{value:.3g} rad" if unit == "rad" else size(value, unit)
+    return f"{digits(value)} rad" if unit == "rad" else size(value, unit)
 
 
 def headline(layer: Layer) -> str:

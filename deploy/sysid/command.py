@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     from deploy.sysid.calibrate import calibrate, declared
     from deploy.sysid.calibration import load_calibration, replay, write_calibration
     from deploy.sysid.contacts import Contacts
-    from deploy.sysid.model import write_model
+    from deploy.sysid.model import not_told, write_model
     from deploy.sysid.motion import SysidError, read_motion
     from deploy.sysid.page import write_page
     from robots.load import load_robot
@@ -187,6 +187,9 @@ def main(argv: list[str] | None = None) -> int:
         raise SysidError(f"--unseen {both[0]}: it is fitted too; expected motions that are not; name others")
     given = None if args.map is None else load_map(args.map)
     seen, unseen = ([read_motion(path, spec, given) for path in paths] for paths in (args.logs, args.unseen))
+    named = {motion.name for motion in (*seen, *unseen)}
+    if unknown := [name for name in contacts.leave_out or () if name not in named]:
+        _say(f"warning: {args.contacts}: leave_out names {', '.join(unknown)}, which is none of these motions")
     result = calibrate(
         args.robot,
         seen,
@@ -209,6 +212,10 @@ def main(argv: list[str] | None = None) -> int:
     write_page(report, result, declared(judged, contacts), replay(result, args.robot, judged), took_s)
     if args.model is not None:
         write_model(args.model, args.robot, result)
+        if guessed := not_told(result):
+            _say(
+                f"warning: {args.model} has values that the motions do not tell (marked ?): {'; '.join(guessed)[:300]}"
+            )
     told = [*lines(result), *_next(result, args.out)]
     print(json.dumps(result.to_dict()) if args.json else "\n".join(told))
     _say(f"wrote {', '.join(str(p) for p in (args.out, report, args.model) if p)}; it took {took_s:.0f} s")

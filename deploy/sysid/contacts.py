@@ -46,6 +46,9 @@ class Plane(Settings):
     error: ClassVar[type[SettingsError]] = ContactsError
     noun: ClassVar[str] = ""
 
+    def check(self) -> None:
+        self.require(bool(self.geoms), "geoms", list(self.geoms), "one or more of the robot's geoms")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contacts(Settings):

@@ -29,6 +29,7 @@ from robots.load import load_robot
 from robots.spec import PolicySpec, RobotSpec, input_specs
 from toolkit.cli import Option, options, run_verb
 from toolkit.settings import Bound
+from toolkit.words import count
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -186,8 +187,10 @@ def lines(reports: Sequence[RunReport]) -> list[str]:
     """What a person reads."""
     out = []
     for report in reports:
-        clamps = ", ".join(f"{kind} {count}" for kind, count in sorted(report.clamps.items()))
-        clamped = f"safety changed {report.clamped_ticks} ticks ({clamps})" if clamps else "safety changed nothing"
+        clamps = ", ".join(f"{kind} {times}" for kind, times in sorted(report.clamps.items()))
+        clamped = (
+            f"safety changed {count(report.clamped_ticks, 'tick')} ({clamps})" if clamps else "safety changed nothing"
+        )
         out.append(f"{report.log}: {report.ended}, {report.survived_s:.0f} of {report.duration_s:.0f} s, {clamped}")
         out += [f"  warning: {line}" for line in report.warnings]
     return out

@@ -14,14 +14,27 @@ from deploy.sysid.calibration import Calibration
 from robots.load import model_file, robot_folder
 from toolkit.files import atomic_path
 
+# Figures of a joint that plain MuJoCo has.
+IN_MODEL = ("kp", "kd", "friction", "damping", "armature", "torque_limit", "mass")
 # What goes before the model; no two dashes in a row, as it is a comment.
 LEFT_OUT = """\
 <!-- The robot with what ksim sysid found: armature, damping and friction of its joints, masses of its links, and
      position actuators with the stiffness (kp), damping (kv) and torque limit of its motors. Plain MuJoCo cannot carry
      the rest, which is in calibration.yaml: the delay, the fall of torque with speed, stiction, play and compliance
      with the encoder on the motor's side, and zero offsets (measured less true position: {offset}).
-     Its dry friction is a soft constraint: a joint that should stand still creeps. -->
+     Its dry friction is a soft constraint: a joint that should stand still creeps.
+     Fitted, but not told by the motions, so that these may be far off (marked ? in the report): {guessed}. -->
 """
+
+
+def not_told(found: Calibration) -> list[str]:
+    """What a model has of a calibration though the motions do not tell it, a text a joint: "knee: kp, friction"."""
+    out = []
+    for name, values in found.joints.items():
+        kinds = [kind for kind in IN_MODEL if (one := getattr(values, kind)).low is not None and not one.known]
+        if kinds:
+            out.append(f"{name}: {', '.join(kinds)}")
+    return out
 
 
 def write_model(path: Path, robot: str | Path, found: Calibration) -> None:
@@ -58,6 +71,9 @@ def write_model(path: Path, robot: str | Path, found: Calibration) -> None:
         body.ipos, body.iquat = at.ipos, at.iquat
     spec.compile()
     offsets = (f"{name} {v.offset.value:.4g} rad" for name, v in found.joints.items() if v.offset.value)
-    note = LEFT_OUT.format(offset=", ".join(offsets).replace("--", "- -") or "none")
+    note = LEFT_OUT.format(
+        offset=", ".join(offsets).replace("--", "- -") or "none",
+        guessed="; ".join(not_told(found)).replace("--", "- -") or "none",
+    )
     with atomic_path(path) as part:
         part.write_text(note + spec.to_xml(), encoding="utf-8")

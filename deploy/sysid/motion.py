@@ -12,7 +12,7 @@ import numpy as np
 from deploy.errors import DeployError, LogError
 from deploy.log.imports.command import import_log
 from deploy.log.imports.mapping import ImportMap
-from deploy.log.recorder import read_log
+from deploy.log.recorder import read_head, read_log
 from robots.spec import RobotSpec
 
 # Endings of files that are imported; a folder is too.
@@ -119,19 +119,30 @@ def read_motion(path: str | Path, robot: RobotSpec, given: ImportMap | None = No
         return read_run(log, robot)
 
 
+def joints_of(path: Path, robot: RobotSpec) -> list[str]:
+    """The joints that a log's head tells of.
+
+    Raises:
+        SysidError: none of them is the robot's.
+        LogError: it is no log.
+    """
+    have = list(read_head(path)[1].robot.joint_names)
+    if not set(have) & set(robot.joint_names):
+        raise SysidError(
+            f"motion {path.stem}: no joint of robot {robot.name} in it (there is: {', '.join(have)[:200]}); "
+            "expected a log of it; name its robot with --robot"
+        )
+    return have
+
+
 def read_run(path: Path, robot: RobotSpec) -> Motion:
     """A log of `ksim run` or `ksim log import`: what was sent and measured, in the rows that have both.
 
     A joint that the log does not have is taken to stand at home.
     """
-    log = read_log(path)
-    have = list(log.spec.robot.joint_names)
+    have = joints_of(path, robot)  # another robot's log is refused before all of it is read
     absent = tuple(name for name in robot.joint_names if name not in have)
-    if len(absent) == len(robot.joints):
-        raise SysidError(
-            f"motion {path.stem}: no joint of robot {robot.name} in it (there is: {', '.join(have)[:200]}); "
-            "expected a log of it; name its robot with --robot"
-        )
+    log = read_log(path)
     whole = np.isfinite(log.sent).all(axis=1) & np.isfinite(log.joint_position).all(axis=1) & ~log.stale
     whole &= ~log.mask("damp")  # there the motors have no stiffness
     rows = np.flatnonzero(whole)

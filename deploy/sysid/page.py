@@ -14,6 +14,7 @@ from deploy.sysid.motion import Motion
 from toolkit.charts import Chart, bars_by_name
 from toolkit.files import atomic_path
 from toolkit.page import page, table
+from toolkit.words import count
 
 # Of the published model's error: what is good, and what is poor.
 GOOD, POOR = 0.25, 0.4
@@ -193,9 +194,8 @@ def write_page(
     """
     unknown = _unknown(found)
     missing = ", ".join(map(escape, unknown)) or "Everything that was fitted is told by the motions."
-    about = (
-        f"{found.robot}{', its base held' if found.held else ''}; {len(found.seen)} motions fitted in {took_s:.0f} s"
-    )
+    about = f"{found.robot}{', its base held' if found.held else ''}; {count(len(found.seen), 'motion')} fitted in "
+    about += f"{took_s:.0f} s"
     one = "RMSE of a full open-loop replay: the commands and the first measured state alone go in."
     sections = [
         ("", "", _verdict(found)),

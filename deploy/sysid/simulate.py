@@ -19,12 +19,14 @@ import numpy as np
 from deploy.sysid.contacts import PLANE_FRICTION, Contacts, Plane, apply_contacts, spring
 from deploy.sysid.motion import Motion, SysidError
 from robots import delay, motor
-from robots.model import build_model
+from robots.model import BuiltModel, build_model
 from robots.motor import MotorParams, MotorState, SoftJoints
 from robots.spec import RobotSpec
 
-# Simulations side by side; more take more memory (8 bytes x steps x joints each) and save little time.
+# Simulations side by side; more take more memory and save little time.
 LANES = 48
+# Steps that are kept at a time: what the rows read of them is taken out, so that an hour takes no more than a minute.
+CHUNK = 2048
 # How old a measured velocity is when it is read: that of a twin, whose step is of 2 ms [s].
 VELOCITY_AGE_S = 0.001
 
@@ -79,6 +81,19 @@ def plane_of(plane: Plane) -> dict[str, Any]:
     return {"plane_m": plane.height_m, "plane_friction": plane.friction, "plane_give": plane.give_m_n}
 
 
+def check_base(built: BuiltModel) -> None:
+    """Refuse a robot whose base floats.
+
+    Raises:
+        SysidError: it does.
+    """
+    if built.base_body >= 0:
+        raise SysidError(
+            f"robot {built.spec.name}: its base floats; expected one that is fixed to the world; "
+            "record it with its base held, and say so with --held"
+        )
+
+
 class Simulator:
     """Replays motions of one robot.
 
@@ -102,11 +117,7 @@ class Simulator:
         threads: int = 1,
     ) -> None:
         self.built = build_model(robot, timestep_s, held=held, fresh=True)
-        if self.built.base_body >= 0:
-            raise SysidError(
-                f"robot {self.built.spec.name}: its base floats; expected one that is fixed to the world; "
-                "record it with its base held, and say so with --held"
-            )
+        check_base(self.built)
         self.spec, self.dt, self.threads = self.built.spec, timestep_s, threads
         self.contacts = contacts or Contacts()
         self.model = self.built.model
@@ -193,24 +204,29 @@ class Simulator:
         pull = np.clip(drive - bias[:, self.built.dof_ids], -level, level)
         memory = memory._replace(anchor=memory.anchor - pull * dt**2 / np.maximum(wide("armature"), 1e-12))
 
-        steps = [self._rows[m.name].steps for m in self.motions]
-        shown = np.zeros((steps[0] + 1, lanes, joints * (1 + velocity)))
+        width = joints * (1 + velocity)
+        out = {m.name: np.zeros((len(m.time_s), sets, width)) for m in self.motions}
+        shown = np.zeros((min(CHUNK, self._rows[self.motions[0].name].steps) + 1, lanes, width))
         shown[0, :, :joints] = start
-        goals = [self._rows[m.name].goals([p.delay_s for p in tried], dt) for m in self.motions]
         begin = 0
         for ended in range(len(self.motions) - 1, -1, -1):  # the shortest ends first
-            n, end = (ended + 1) * sets, steps[ended]
-            if end > begin:
-                goal = np.concatenate([g[begin:end] for g in goals[: ended + 1]], axis=1) - offset[:n]
-                some = MotorParams(*(v if np.ndim(v) == 0 else v[:n] for v in law))
-                memory = MotorState(*(v[:n] for v in memory))
-                memory = self._steps(batch, some, memory, goal, (qpos[:n], qvel[:n], ctrl[:n]), shown[begin + 1 :])
-                begin = end
-        shown[..., :joints] += offset
-        return {
-            m.name: self._rows[m.name].sample(shown[:, i * sets : (i + 1) * sets], joints, dt)
-            for i, m in enumerate(self.motions)
-        }
+            n, end = (ended + 1) * sets, self._rows[self.motions[ended].name].steps
+            active = self.motions[: ended + 1]
+            some = MotorParams(*(v if np.ndim(v) == 0 else v[:n] for v in law))
+            memory = MotorState(*(v[:n] for v in memory))
+            while begin < end:
+                until = min(begin + CHUNK, end)
+                goals = [self._rows[m.name].goals([p.delay_s for p in tried], dt, begin, until) for m in active]
+                goal = np.concatenate(goals, axis=1) - offset[:n]
+                memory = self._steps(batch, some, memory, goal, (qpos[:n], qvel[:n], ctrl[:n]), shown[1:])
+                for i, m in enumerate(active):
+                    lane = slice(i * sets, (i + 1) * sets)
+                    seen = shown[: until - begin + 1, lane].copy()
+                    seen[..., :joints] += offset[lane]
+                    self._rows[m.name].sample(seen, out[m.name], joints, dt, begin)
+                shown[0] = shown[until - begin]
+                begin = until
+        return {name: values.swapaxes(0, 1) for name, values in out.items()}
 
     def _steps(
         self,
@@ -253,40 +269,52 @@ class _Rows:
     steps: int
     before: np.ndarray
     share: np.ndarray
+    slots: int
 
     @classmethod
     def of(cls, motion: Motion, dt: float) -> _Rows:
         at = motion.time_s / dt
-        before = np.floor(at).astype(int)
-        return cls(motion=motion, steps=int(before[-1]) + 1, before=before, share=at - before)
+        before, sent_s = np.floor(at).astype(int), motion.time_s
+        # as many packets as are sent within one step, and two
+        slots = 2 + int((np.searchsorted(sent_s, sent_s + dt) - np.arange(len(sent_s))).max())
+        return cls(motion=motion, steps=int(before[-1]) + 1, before=before, share=at - before, slots=slots)
 
-    def sample(self, shown: np.ndarray, joints: int, dt: float) -> np.ndarray:
-        """From (steps + 1, sets, joints or twice as many) to (sets, T, likewise): positions, then velocities."""
+    def sample(self, shown: np.ndarray, out: np.ndarray, joints: int, dt: float, begin: int) -> None:
+        """Take what the rows read out of some steps: positions, then velocities where there are any.
 
-        def at(values: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
-            share = share[:, None, None]
-            return values[before] * (1.0 - share) + values[before + 1] * share
+        Args:
+            shown: after the steps `begin`, `begin + 1`, ..., (steps + 1, sets, joints or twice as many).
+            out: gets the rows that lie within, (T, sets, likewise).
+            joints: how many.
+            dt: physics step [s].
+            begin: first step.
+        """
 
-        rows = at(shown[..., :joints], self.before, self.share)
+        def at(columns: slice, before: np.ndarray, share: np.ndarray) -> None:
+            rows = slice(*np.searchsorted(before, (begin, begin + len(shown) - 1)))
+            low, part = before[rows] - begin, share[rows, None, None]
+            out[rows, :, columns] = shown[low, :, columns] * (1.0 - part) + shown[low + 1, :, columns] * part
+
+        at(slice(joints), self.before, self.share)
         if shown.shape[-1] > joints:
             # a step's velocity is the mean over the step; with another step it shall be as old all the same
             later = np.minimum(self.before + self.share + 0.5 - VELOCITY_AGE_S / dt, self.steps)
             before = np.minimum(later.astype(int), self.steps - 1)
-            rows = np.concatenate([rows, at(shown[..., joints:], before, later - before)], axis=-1)
-        return rows.swapaxes(0, 1)
+            at(slice(joints, None), before, later - before)
 
-    def goals(self, delays_s: Sequence[float], dt: float) -> np.ndarray:
-        """The target in force in each step, (steps, sets, joints): the delay line's, which holds the last packet."""
-        made = {d: self._goal(d, dt) for d in set(delays_s)}
+    def goals(self, delays_s: Sequence[float], dt: float, begin: int, end: int) -> np.ndarray:
+        """The target in force in each step from `begin` to `end`, (steps, sets, joints): the delay line's.
+
+        It holds the last packet.
+        """
+        made = {d: self._goal(d, dt, begin, end) for d in set(delays_s)}
         return np.stack([made[d] for d in delays_s], axis=1)
 
-    def _goal(self, delay_s: float, dt: float) -> np.ndarray:
-        sent_s, steps = self.motion.time_s, np.arange(self.steps)
-        # as many as are sent within one step, and two
-        slots = 2 + int((np.searchsorted(sent_s, sent_s + dt) - np.arange(len(sent_s))).max())
+    def _goal(self, delay_s: float, dt: float, begin: int, end: int) -> np.ndarray:
+        sent_s, steps = self.motion.time_s, np.arange(begin, end)
         now = steps * dt
         newest = np.searchsorted(sent_s + delay_s, now + dt, side="left") - 1
-        rows = newest[:, None] - np.arange(slots)
+        rows = newest[:, None] - np.arange(self.slots)
         # the first command was in force before: what stands at the start stands under it
         arrival = np.where(rows <= 0, -np.inf, sent_s[np.maximum(rows, 0)] + delay_s - now[:, None])
         # of those before the start one is enough

@@ -123,7 +123,7 @@ def test_parity_reads_a_calibration_too_and_refuses_another_descriptions(tmp_pat
         (report,) = excite(ExciteOptions(out=tmp_path, port=twin.port, **options))
     other = calibration_file(tmp_path, model="0123456789abcdef")
     with pytest.raises(CalibrationError, match="make it again with ksim sysid"):
-        parity.main([str(report.log), "--hang", "--reality", str(other)])
+        parity.main([str(report.log), "--held", "--reality", str(other)])
 
 
 @pytest.mark.parametrize(

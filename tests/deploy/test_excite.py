@@ -155,6 +155,16 @@ def test_the_command_drives_a_twin_and_tells_what_became_of_it_as_json(tmp_path)
     assert "next: ksim sysid " in done.stderr
 
 
+def test_a_twin_in_lock_step_that_nobody_steps_is_named_as_the_cause(tmp_path):
+    with spawn_twin(lockstep=True, start="hang") as twin:
+        options = ExciteOptions(
+            out=tmp_path, port=twin.port, suspended=True, kinds=("steps",), at_once="all", watchdog_s=2.0, late_max=10.0
+        )
+        (report,) = excite(options)
+    assert report.exit_code == 1 and report.left == "damped" and report.message.startswith("stale: ")
+    assert "the server's time stands" in report.message and "--step-lock" in report.message
+
+
 def test_ctrl_c_damps_the_robot_and_plays_no_further_signal(tmp_path):
     with spawn_twin(lockstep=True, start="hang") as twin:
         words = ["--port", str(twin.port), "--out", str(tmp_path), "--step-lock", "--suspended", "--at-once", "all"]

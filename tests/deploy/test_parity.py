@@ -28,12 +28,16 @@ from deploy.parity.layers import ParityError, write_reports
 from deploy.parity.motion import Replay, WindowedSimulation
 from deploy.parity.policy import replay_policy
 from deploy.parity.timing import loop_timing
+from deploy.sysid.calibration import write_calibration
+from deploy.sysid.simulate import Parameters
 from deploy.twin.reality import parse_reality
 from deploy.twin.server import Twin, spawn_twin
 from robots.bundle import Bundle, write_bundle
 from robots.load import load_robot
 from robots.rotation import multiply, up_in_frame
 from robots.spec import PolicySpec, input_specs
+from tests.calibrations import calibration_of
+from toolkit.errors import ToolkitError
 
 # the run through its policy is in test_parity_layers.py, the search for suspects there and in test_suspects.py
 parity = partial(layers.parity, closed_loop_runs=0, search=False)
@@ -305,6 +309,82 @@ def test_logs_that_cannot_be_compared_are_refused_in_one_line(hung: dict[str, Ru
     )
     assert missing.returncode == 1 and missing.stdout == ""
     assert missing.stderr.count("\n") == 1 and "no such file" in missing.stderr
+
+
+def test_a_clock_that_runs_back_is_refused_and_stamps_that_repeat_are_told(
+    hung: dict[str, RunLog], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = hung["nominal"]
+    first = int(np.flatnonzero(log.run)[0])
+    start_s = log.start_s.copy()
+    start_s[first + 60 :] -= 1.0
+    with pytest.raises(
+        ParityError, match=rf"its clock runs back: got row {first + 60} 0\.98 s before .*\(1 such row\)"
+    ):
+        parity(dataclasses.replace(log, start_s=start_s), hang=True)
+    start_s = log.start_s.copy()
+    start_s[[first + 40, first + 41]] = start_s[first + 39]
+    # without velocities, which are then the slopes of the positions
+    repeated = dataclasses.replace(log, start_s=start_s, joint_velocity=np.full_like(log.joint_velocity, np.nan))
+    report = parity(repeated, hang=True).report
+    assert report["stamps_repeated"] == 2 and report["windows"] > 5
+    assert 1e-6 < report["joint_velocity_rmse_rad_s"] < 1.0
+    assert parity(log, hang=True).report["stamps_repeated"] == 0
+    monkeypatch.setattr("deploy.parity.command.read_log", lambda path: repeated)
+    monkeypatch.setattr("deploy.parity.command.read_head", lambda path: (log.metadata, log.spec))
+    monkeypatch.setattr("deploy.parity.command.parity", parity)
+    main(["run.mcap", "--held", "--closed-loop", "0", "--out", str(tmp_path / "p.html")])
+    assert "2 rows of 167 have the stamp of the row before" in capsys.readouterr().err
+
+
+def test_what_the_head_of_a_log_tells_is_refused_before_its_ticks_are_read(
+    hung: dict[str, RunLog], arm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: object) -> RunLog:
+        raise AssertionError("its ticks are read")
+
+    for place in ("deploy.parity.command", "deploy.sysid.motion"):
+        monkeypatch.setattr(f"{place}.read_log", read)
+    log, out = str(hung["nominal"].path), ["--out", str(tmp_path / "out")]
+    calibration = tmp_path / "c.yaml"
+    write_calibration(calibration, calibration_of(arm, Parameters.of(load_robot(arm))))
+    for words, said in (
+        (["--robot", str(arm)], "whose joints differ"),
+        (["--robot", "no_such_robot"], "no such built-in robot"),
+        (["--reality", str(calibration)], "robot"),
+        (["--full", "--robot", str(arm)], "no joint of robot"),
+        (["--full"], "its base floats"),
+        (["--full", "--calibration", str(calibration), "--robot", "kbot"], "robot"),
+        (["--full", "--held", "--out", str(calibration / "out")], "is a file, not a folder"),
+    ):
+        with pytest.raises(ToolkitError, match=said):
+            main([log, *out, *words])
+    other = tmp_path / "other.mcap"
+    other.write_bytes(hung["nominal"].path.read_bytes()[:100])
+    with pytest.raises(ToolkitError, match=r"other\.mcap: not a log"):
+        main([log, str(other), *out])
+
+
+def test_a_log_of_the_legs_alone_says_what_it_lacks_and_the_older_word_for_a_held_base_is_known(
+    hung: dict[str, RunLog], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = hung["nominal"]
+    legs = tuple(name for name in ROBOT.joint_names if any(part in name for part in ("hip", "knee", "ankle")))
+    few = dataclasses.replace(
+        layers._in_order(log, legs), metadata=log.metadata | {"import": {"missing": []}}, bundle=None
+    )
+    monkeypatch.setattr("deploy.parity.command.read_log", lambda path: few)
+    monkeypatch.setattr("deploy.parity.command.read_head", lambda path: (few.metadata, few.spec))
+    monkeypatch.setattr("deploy.parity.command.parity", parity)
+    # it says of the base only what is so: a free one would have fallen
+    main(["legs.mcap", "--hang", "--closed-loop", "0", "--out", str(tmp_path / "p.html")])
+    said = capsys.readouterr().err
+    assert "legs.mcap: it has 10 of the robot's 20 joints" in said and "unknown to" not in said
+    report = json.loads((tmp_path / "p.json").read_text())
+    assert report["robot_differences"] == [] and sorted(report["joints_absent"]) == sorted(
+        set(ROBOT.joint_names) - set(legs)
+    )
+    assert next(layer for layer in report["layers"] if layer["name"] == "body")["untold"]
 
 
 def test_a_changed_action_in_the_log_shows_in_the_policy_replay(hung: dict[str, RunLog]) -> None:

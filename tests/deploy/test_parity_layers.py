@@ -446,7 +446,7 @@ def test_the_status_is_that_of_the_verdict_and_several_logs_are_one_report(
 ) -> None:
     weak = {"joints": {"kp_scale": {"dof_left_elbow_02": 0.03, "all": 1.0}}}
     weak_log = record(tmp_path, weak, duration_s=1.2, hang=True, name="weak")
-    common = ["--hang", "--closed-loop", "0", "--out", str(tmp_path / "out")]
+    common = ["--held", "--closed-loop", "0", "--out", str(tmp_path / "out")]
     assert command.main([str(weak_log.path), *common, "--exit-zero"]) == 0
     capsys.readouterr()
     assert command.main([str(hung.path), str(weak_log.path), *common, "--json"]) == EXIT_BAD

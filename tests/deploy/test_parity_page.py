@@ -106,6 +106,12 @@ def test_sizes_are_in_the_field_s_units(changes, said):
     assert said in words.said(suspect)
 
 
+def test_a_small_size_has_no_exponent_that_a_line_could_break_at_and_one_is_one():
+    assert words.told(Figure(key="a", what="a", value=1.04e-5, unit="rad")) == "0.0000104 rad"
+    assert words.size(2e-8, "s") == "0.00002 ms" and words.size(12345.0, "N m") == "1.23e+04 N m"
+    assert words.size(1.0, "ticks") == "1 tick" and words.size(0.0, "ticks") == "0 ticks"
+
+
 def test_the_verdict_says_what_dominates_where_and_whether_reality_is_inside():
     assert words.verdict(judged()) == (
         "Nothing is wrong: every figure that could be told is inside its bound. Reality is inside the simulated band."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -271,12 +272,29 @@ def test_a_model_has_the_links_masses(tmp_path, arm):
     assert ours.body_ipos[which] == pytest.approx(theirs.body_ipos[which])
 
 
+def test_a_model_names_what_the_motions_do_not_tell(tmp_path, arm):
+    found = calibration_of(arm, Parameters.of(load_robot(arm)))
+    write_model(tmp_path / "all.xml", arm, found)
+    assert "(marked ? in the report): none. -->" in (tmp_path / "all.xml").read_text()
+    elbow, shoulder = found.joints["elbow"], found.joints["shoulder"]
+    guess = dataclasses.replace(elbow.friction, low=0.0, high=9.0)
+    joints = {
+        "elbow": dataclasses.replace(elbow, friction=guess),
+        "shoulder": dataclasses.replace(shoulder, kp=dataclasses.replace(shoulder.kp, low=1.0, high=99.0, known=True)),
+    }
+    write_model(tmp_path / "some.xml", arm, dataclasses.replace(found, joints=joints))
+    assert "(marked ? in the report): elbow: friction. -->" in (tmp_path / "some.xml").read_text()
+
+
 def test_the_command_writes_a_calibration_a_page_and_a_model_and_refuses_another_robot(tmp_path, capsys, arm):
     seen, unseen = write_sage(tmp_path / "seen"), write_sage(tmp_path / "unseen", 50)
     out, model = tmp_path / "calibration.yaml", tmp_path / "arm.xml"
     options = ["--robot", "so101", "--iterations", "2", "--timestep", "0.004", "-o", str(out)]
+    (tmp_path / "contacts.yaml").write_text("leave_out: {seen: [[0.0, 0.1]], sene: [[0.0, 0.1]]}\n")
+    options += ["--contacts", str(tmp_path / "contacts.yaml")]
     assert command.main([str(seen), "--unseen", str(unseen), *options, "--model", str(model)]) == 0
-    text = capsys.readouterr().out
+    text, said = capsys.readouterr()
+    assert "contacts.yaml: leave_out names sene, which is none of these motions" in said
     assert "do not train with it" in text
     assert "unseen mean: " in text
     calibration = load_calibration(out)

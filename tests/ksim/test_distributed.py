@@ -160,6 +160,19 @@ def test_a_run_of_two_processes_goes_on_with_one_and_the_other_way_round(command
     assert_same(rows(tmp_path / "two"), rows(tmp_path / "one"))
 
 
+def test_processes_of_two_tasks_refuse_to_begin(short, tmp_path):
+    shared = ("--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2")
+    out = tmp_path / "run"
+    several = [
+        start(short, out, *shared, "--process", str(i), "--set", f"randomizations.kp.factor=[0.9,1.{i + 1}]")
+        for i in range(2)
+    ]
+    said = [ended(process, 1)[1].strip().splitlines()[-1] for process in several]
+    assert sorted("has another task than the others" in line for line in said) == [False, True]
+    assert sum("another process of this run refuses to begin" in line for line in said) == 1
+    assert not (out / "last.ckpt").exists()
+
+
 def test_a_process_that_dies_ends_the_run_with_one_line_and_a_checkpoint_that_goes_on(bare, tmp_path):
     out = tmp_path / "run"
     first, second = both(bare, out, "--set", f"run.total_steps={10**6 * STEPS}")
@@ -183,7 +196,7 @@ def test_what_one_process_refuses_ends_all_of_them(command, alone):
     _, err = ended(first, 1)
     assert "holds a run already" in err.strip().splitlines()[-1]
     _, err = ended(second, 1)
-    assert "process 0 of this run refuses to begin" in err.strip().splitlines()[-1]
+    assert "another process of this run refuses to begin" in err.strip().splitlines()[-1]
 
 
 def test_a_signal_to_one_process_ends_all_with_a_checkpoint(bare, tmp_path):
