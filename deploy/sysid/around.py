@@ -22,15 +22,18 @@ from deploy.sysid.simulate import Parameters
 FACTORS = (0.5, 0.7, 0.85, 0.95, 1.05, 1.18, 1.4, 2.0)
 # of what is usual for the joint, where a value may be nothing
 SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)
+# of a usual gap: a motor that seems too stiff has one
+GAPS = (0.0, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 2.7, 3.0, 3.5, 4.0)
 # what is added to a value of either sign, each way; in steps of its slope
 STEPS = (1.0, 2.5, 5.0, 10.0, 20.0)
 # What gains less than this share of a joint's own cost is not taken.
 GAIN = 0.01
 SCANS = 4
 # Random values: how many at a time, how many of them are good, how often at most, and the share of the cost that the
-# first of them may add. As often without a gain of GAIN are the last.
+# first of them may add.
 DRAWN, GOOD, TIMES, FELT = 24, 6, 15, 0.3
-IDLE = 3
+# So many times in a row that gain less than GAIN are the last.
+IDLE = 6
 # Shares of the step that slopes over all of them ask for.
 PARTS = (0.0, 0.3, 1.0)
 ROUNDS = 5
@@ -101,7 +104,7 @@ def _wide(problem: Problem, fit: Fit, _: int) -> np.ndarray:
     kinds = [name for name in problem.kinds if not KINDS[name].shared]
     motor = [name for name in kinds if name == "kp" or name in SCALED]
     # a gap hides in a stiffer motor, and the other way round
-    gaps = [{"play": problem.size(problem.start, "play") * s} for s in (0.0, *SHARES)] if "play" in kinds else []
+    gaps = [{"play": problem.size(problem.start, "play") * s} for s in GAPS] if "play" in kinds else []
     x, owner = fit.x, problem.owners()
     cost = _costs(problem, [x])[0]
     for joints in _places(problem):

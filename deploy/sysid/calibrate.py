@@ -33,6 +33,7 @@ from deploy.sysid.simulate import Parameters, Simulator
 from deploy.sysid.state import State
 from deploy.sysid.touch import Touch, lowest, touches
 from robots.load import load_robot
+from toolkit.words import count
 
 # The search for a start looks at this much of each motion [s].
 FIRST_S = 30.0
@@ -186,7 +187,8 @@ def calibrate(
             say(f"{stage}: goes on after step {len(there.cost) - 1}, as {state} has it")
         return solve(problem, there or begin, iterations, say, lambda now: kept.put(stage, now), enough=enough)
 
-    say(f"{len(seen)} motions, {sum(m.time_s[-1] for m in seen):.0f} s, of {spec.name}; the published model first")
+    length = sum(m.time_s[-1] for m in seen)
+    say(f"{count(len(seen), 'motion')}, {length:.0f} s, of {spec.name}; the published model first")
     still = [name for name, moves in zip(spec.joint_names, moving(seen), strict=True) if not moves]
     if still:
         say(f"stand still in all motions, and are not fitted: {', '.join(still)}")
