@@ -5,8 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# More than cores, up to 4: tests of a robot in real time wait as long as they compute.
-WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) * 3 // 2 or 1))')
 UV := $(shell command -v uv 2>/dev/null)
 
 .PHONY: demo test lint bench clean install
@@ -31,7 +29,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .

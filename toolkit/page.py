@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -88,6 +89,11 @@ def chip(mark: str | bool, text: str) -> str:
 def cell(text: str) -> str:
     """A cell of a table with a figure as text."""
     return f'<td class="n">{escape(text)}</td>'
+
+
+def prose(text: str) -> str:
+    """A sentence as HTML, in which a line never breaks between a figure and its unit."""
+    return re.sub(r"(?<=\d) (?=%|(?:rad|ms|s|Hz|m|kg|N)\b)", "\u00a0", escape(text))
 
 
 def quiet(text: str) -> str:

@@ -14,7 +14,7 @@ from deploy.parity.figure import robot_figure
 from deploy.parity.report import Figure, Judgement, Suspect
 from robots.errors import RobotLoadError
 from toolkit.charts import Chart, bars_by_name
-from toolkit.page import cell, chip, table
+from toolkit.page import cell, chip, prose, table
 
 if TYPE_CHECKING:
     from deploy.parity.closed_loop import Band
@@ -63,7 +63,7 @@ class LogRow:
 def verdict(judgement: Judgement) -> str:
     """Mark, sentence, and the suspects with what to do next."""
     mark = chip(judgement.mark.value, words.conclusion(judgement))
-    top = f'<p class="verdict">{mark}{escape(words.verdict(judgement))}</p>'
+    top = f'<p class="verdict">{mark}{prose(words.verdict(judgement))}</p>'
     items = "".join(f"<li>{_suspect(s)}</li>" for s in judgement.suspects)
     return top + (f'<ol class="suspects">{items}</ol>' if items else "")
 
@@ -72,8 +72,8 @@ def _suspect(suspect: Suspect) -> str:
     size = 100 * min(1.0, max(0.0, suspect.explains))
     bar = "" if suspect.direct else f'<span class="explains"><i style="width:{size:.0f}%"></i></span>'
     return (
-        f"<b>{escape(words.said(suspect))}</b><br>{bar}"
-        f'<span class="quiet">{escape(words.capital(words.why(suspect)))}. Layer: {suspect.layer.value}.</span>'
+        f"<b>{prose(words.said(suspect))}</b><br>{bar}"
+        f'<span class="quiet">{prose(words.capital(words.why(suspect)))}. Layer: {suspect.layer.value}.</span>'
         f"<p>{_code(words.next_step(suspect))}</p>"
     )
 
@@ -110,7 +110,7 @@ def layers(judgement: Judgement) -> str:
             inside += f"<h3>Joints, in shares of the bound</h3>{bars_by_name(joints, '', 1.0)}"
         head = (
             f"<b>{escape(words.capital(layer.name.value))}</b>{chip(layer.mark.value, words.MARKS[layer.mark])}"
-            f'<span class="quiet">{escape(headline)}</span>'
+            f'<span class="quiet">{prose(headline)}</span>'
         )
         inside = inside or '<p class="quiet">Nothing measured.</p>'
         out.append(f'<details class="layer"><summary>{head}</summary>{inside}</details>')
