@@ -32,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # a shell's `make test &` ignores Ctrl-C, and so would the children that tests send it to
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # under nohup; children do not inherit a handler as they would inherit that it is ignored
+        signal.signal(signal.SIGHUP, lambda *_: None)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # the same of Ctrl-\
 
 
