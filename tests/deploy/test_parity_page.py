@@ -261,8 +261,9 @@ def test_the_page_begins_with_verdict_suspects_robot_and_layers(weak, tmp_path):
     text = text_of(page)
     order = [
         "suspect found", "Joint right_knee_04 sticks", "takes away 84\u00a0% of the gap", "ksim excite",
-        "at only 20\u00a0Hz", "kbot in its home pose", "5.2 × bound", "Policy", "Closed loop", "The joints that differ most",
-        "tilt", "70 % of the time inside", "31 % of the time inside", "The other joints", "100 % of the time inside",
+        "at only 20\u00a0Hz", "kbot in its home pose", "5.2 × bound", "Policy", "Closed loop",
+        "The joints that differ most", "tilt", "70 % of the time inside", "31 % of the time inside", "The other joints",
+        "100 % of the time inside",
         "How the error grows", "Timing of the loop", "Events",
     ]  # fmt: skip
     places = [text.find(part) for part in order]
