@@ -263,11 +263,7 @@ class ControlLoop:
         self._state = first
         self._from = first.joint_position
         self._sent, self._sent_tick = first.joint_position, -1
-        far = float(np.max(np.abs(first.joint_position - self._home)))
-        ramp_ticks = 0 if far <= self._tolerance else round(self._plan.ramp_s / self.period_s)
         steps = max(1, round(self._plan.run_s / self._spec.control_period_s))
-        run_s = steps * self._spec.control_period_s
-        self._plan = replace(self._plan, ramp_s=ramp_ticks * self.period_s, run_s=run_s)
         if self._step(self._reading(done=True), 0.0) is not Order.STIFFEN:
             return False
         self._touched = True
@@ -291,22 +287,29 @@ class ControlLoop:
             self.counts.warnings.append(
                 f"the server reports other gains than it was sent: {'; '.join(different[:3])}{more}"
             )
+        # limp legs may have fallen since the first look
+        far = max(float(np.max(np.abs(s.joint_position - self._home))) for s in (first, self._state))
+        ramp_ticks = 0 if far <= self._tolerance else round(self._plan.ramp_s / self.period_s)
+        run_s = steps * self._spec.control_period_s
+        self._plan = replace(self._plan, ramp_s=ramp_ticks * self.period_s, run_s=run_s)
         self.event("plan", f"ramp: {ramp_ticks} ticks, {far:.3f} rad from home; then {steps} steps of the policy")
         self._step(self._reading(done=True), 0.0)
         return True
 
     async def _settle(self) -> None:
-        """Look at the robot, now stiff where it was found, until its server lets targets through.
+        """Look at the robot, now stiff where it was found: once, and on until its server lets targets through.
 
         A ramp that began before would reach the motors as one jump.
         """
         until = self._now() + self._robot.settle_s
-        while self._now() < until and self._stop.ended is None:
+        while self._stop.ended is None:
             if self._watchdog is not None:
                 self._watchdog.touched()
                 self._watchdog.check()
             with contextlib.suppress(ConnectionLost):  # the watchdog counts the silence
                 self._state = await self._robot.read(self.period_s)
+            if self._now() >= until:
+                break
             await asyncio.sleep(self.period_s)
             self._stop.ask()
 
