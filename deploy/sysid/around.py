@@ -1,10 +1,11 @@
 """Looks farther around a fit than slopes do: friction and play make the way rough, and a search ends in a dip of it.
 
-Two ways, both of them without slopes, both joint after joint from the base, limbs side by side:
+Two ways, joint after joint from the base, limbs side by side:
 
-- one value is set to others, near and far, and so is a whole motor: all that it does, larger or smaller together;
-- all values of a joint are drawn at random about where they are, as far as the slopes say that the cost allows, and
-  drawn again about the best of them (the cross-entropy method).
+- wide: one value is set to others, near and far, and so is a whole motor: all that it does, larger or smaller together,
+  with and without a gap;
+- near: all values of a joint are drawn at random about where they are, and again about the best of them (the
+  cross-entropy method), and a step is tried by the slopes over all of these, which are smooth.
 
 A joint that does better with other values takes them, and a search by slopes follows.
 """
@@ -99,8 +100,8 @@ def _others(problem: Problem, x: np.ndarray, name: str) -> list[np.ndarray]:
     return tried
 
 
-def _wide(problem: Problem, fit: Fit, _: int) -> np.ndarray:
-    """Search variables, (n,), after other values of single kinds and of whole motors."""
+def _wide(problem: Problem, fit: Fit, seed: int) -> np.ndarray:
+    """Search variables, (n,), after other values of single kinds and of whole motors; nothing here is random."""
     kinds = [name for name in problem.kinds if not KINDS[name].shared]
     motor = [name for name in kinds if name == "kp" or name in SCALED]
     # a gap hides in a stiffer motor, and the other way round
@@ -128,10 +129,7 @@ def _wide(problem: Problem, fit: Fit, _: int) -> np.ndarray:
 
 
 def _near(problem: Problem, fit: Fit, seed: int) -> np.ndarray:
-    """Search variables, (n,), after random values about those of a fit, as far as its slopes allow.
-
-    The slopes over many random values are smooth where those at one point are not: a step by them is tried too.
-    """
+    """Search variables, (n,), after random values about those of a fit, as far as its slopes allow."""
     random, (low, high) = np.random.default_rng(seed), problem.bounds()
     x, owner, limb = fit.x, problem.owners(), problem.simulator.limb
     hessian = fit.jacobian.T @ fit.jacobian

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,12 @@ import numpy as np
 from deploy.sysid.motion import Motion
 from deploy.twin.plant import Plant
 from deploy.twin.reality import Reality
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+try:
+    from sysid import recorded as log_of
+finally:
+    sys.path.pop(0)
 
 ARM = """
 <mujoco model="arm">
@@ -59,27 +67,11 @@ def excited(seconds: float, seed: int) -> np.ndarray:
 def recorded(arm: Path, reality: Reality, targets: np.ndarray, noise_rad: float = 0.0, name: str = "motion") -> Motion:
     """What a log of the twin has: each row is the state just before its command."""
     plant = Plant(arm, reality, seed=1)
-    zeros = [0.0] * plant.joints
     for i, joint in enumerate(plant.spec.joints):
         plant.configure(i, kp=joint.kp, kd=joint.kd, max_torque=joint.torque_limit_nm, torque_enabled=True)
-    plant.release()
-    plant.drive(targets[0])
-    plant.advance(1000)
-    rows = []
-    for target in targets:
-        rows.append(plant.read())
-        plant.command(range(plant.joints), target.tolist(), zeros, zeros)
-        plant.advance(10)
-    position = np.array([row.position for row in rows])
-    return Motion(
-        name=name,
-        names=plant.spec.joint_names,
-        time_s=0.02 * np.arange(len(targets)),
-        target=targets,
-        position=position + noise_rad * np.random.default_rng(5).normal(size=position.shape),
-        velocity=np.array([row.velocity for row in rows]),
-        use=np.ones(len(targets), dtype=bool),
-    )
+    motion = log_of(name, plant, targets)
+    noise = noise_rad * np.random.default_rng(5).normal(size=targets.shape)
+    return dataclasses.replace(motion, position=motion.position + noise)
 
 
 HIDDEN = {
