@@ -8,7 +8,8 @@ each is compared with the JAX function over 50 carried steps.
 Without a checkpoint it measures freshly initialised K-Bot policies of three sizes: speed does not depend on weights.
 `ordinary code` is the graph that jax2onnx gives of the policy as one would write it at first, and what the others are
 divided by. `bound` has buffers bound once in place of arrays handed to `session.run`, as deploy.bundle.session has;
-`as ksim run` is deploy.bundle.session itself, with all its checks.
+`as ksim run` is deploy.bundle.session itself, with all its checks. `an empty graph` has our inputs and outputs and
+copies the carry: what a call costs beside arithmetic.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ SIZES = {
     "LSTM 2 x 256": PolicyConfig(hidden=256, layers=2),
 }
 ORDINARY = "jax2onnx, ordinary code"
+EMPTY = "an empty graph, bound"
 TOOLS = ("onnxsim", "onnxoptimizer", "onnxscript", "onnxslim")
 ERROR_LIMIT = 1e-5
 
@@ -116,6 +118,22 @@ def bound(model: bytes) -> Call:
         return outputs
 
     return call
+
+
+def empty(model: bytes) -> bytes:
+    """A graph of the same inputs and outputs, without any arithmetic."""
+    graph_of = onnx.load_from_string(model).graph
+    action, carry = graph_of.output
+    nodes = [
+        onnx.helper.make_node(
+            "Constant", [], [action.name], value_floats=[0.0] * action.type.tensor_type.shape.dim[0].dim_value
+        ),
+        onnx.helper.make_node("Identity", [graph.CARRY], [carry.name]),
+    ]
+    whole = onnx.helper.make_graph(nodes, "empty", graph_of.input, graph_of.output)
+    return onnx.helper.make_model(
+        whole, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+    ).SerializeToString()
 
 
 def hand_made(policy: Policy) -> bool:
@@ -229,6 +247,7 @@ def main(argv: list[str] | None = None) -> int:
         rng = np.random.default_rng(0)
         feed = {a.name: rng.normal(size=a.shape).astype(np.float32) for a in spec.inputs}
         feed[graph.CARRY] = np.array(policy.init_carry())
+        calls[EMPTY] = bound(empty(graphs["ours"]))
         ready: dict[str, Callable[[], Any]] = {who: lambda c=call: c(feed) for who, call in calls.items()}  # noqa: B023
         sizes = {who: figures(model) for who, model in graphs.items()}
         sizes["ours, bound"] = sizes["ours"]

@@ -184,7 +184,7 @@ class OnnxPolicy:
             raise PolicyError(f"step_fn.onnx: cannot be run ({_one_line(error)})") from error
         if check_finite:
             for what, out in self._results:
-                if not np.isfinite(out).all():
+                if np.count_nonzero(np.isfinite(out)) < out.size:  # half the time of all()
                     self._checked(what, out, out.shape)
         self.carry = self._carry_out.copy()
         return self._action_out.copy()
