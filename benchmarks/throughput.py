@@ -7,8 +7,9 @@
 Each row is two processes, one after the other: the first compiles all anew, the second finds what the first compiled.
 Both count from their start to the end of the first update. The second goes on: whole updates, then updates in which
 each call of the engine is waited for and timed. `physics` is those calls alone, the limit on this machine; `rollout` is
-physics, observations, acting and rewards; `update` is all of it, as `ksim train` runs it. On MJX a whole update is one
-program, so there is no rollout to time.
+physics, observations, acting and rewards; `update` is all of it, as `ksim train` runs it. `at most` is the share of
+processor time that is physics: as near to physics alone as training could come if no core ever waited. On MJX a whole
+update is one program, so there is no rollout to time.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ def settings_of(network: str, envs: int, engine: str) -> list[str]:
 
 
 class _Timed:
-    """An engine whose steps are waited for and timed."""
+    """An engine whose steps are waited for and timed, by the clock and in processor time [s]."""
 
     def __init__(self, engine: Any) -> None:
-        self._engine, self.seconds = engine, 0.0
+        self._engine, self.seconds, self.processor_s = engine, 0.0, 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -51,9 +52,10 @@ class _Timed:
         import jax
 
         jax.block_until_ready((drive, params))
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), time.process_time()
         out = jax.block_until_ready(self._engine.step(physics, drive, params))
         self.seconds += time.perf_counter() - begin
+        self.processor_s += time.process_time() - used
         return out
 
 
@@ -95,9 +97,10 @@ def child(config: str, overrides: list[str], updates: int, began: float) -> dict
             return out
 
         trainer._learn = learned
-        timed.seconds, begin = 0.0, time.perf_counter()
+        begin, used = time.perf_counter(), time.process_time()
         median(updates)
         whole = time.perf_counter() - begin
+        told["most"] = timed.processor_s / (time.process_time() - used)
         told["physics"] = steps * updates / timed.seconds
         told["rollout"] = steps * updates / (whole - learning[0])
     told["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -135,10 +138,8 @@ def main() -> None:
         print(json.dumps(child(*json.loads(args.child))), flush=True)
         return
     print(f"{platform.machine()}, {os.cpu_count()} processors; {args.config} {' '.join(args.set)}\n")
-    print(
-        "| engine | network | environments | physics | rollout | update | of physics | first update, cold | warm | MB |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    names = "engine, network, environments, physics, rollout, update, of physics, at most, first update cold, warm, MB"
+    print(f"| {names.replace(', ', ' | ')} |\n|{'---|' * len(names.split(', '))}")
     for engine in args.engines:
         for network in args.networks:
             for envs in args.envs:
@@ -148,8 +149,9 @@ def main() -> None:
                     warm = measured(args.config, overrides, args.updates, cache)
                 rates = [f"{warm[k]:,.0f}" if k in warm else "-" for k in ("physics", "rollout", "update")]
                 share = f"{warm['update'] / warm['physics']:.0%}" if "physics" in warm else "-"
+                most = f"{warm['most']:.0%}" if "most" in warm else "-"
                 first = [f"{row['first_update_s']:.0f} s" for row in (cold, warm)]
-                row = [engine, network, str(envs), *rates, share, *first, f"{warm['memory_mb']:,.0f}"]
+                row = [engine, network, str(envs), *rates, share, most, *first, f"{warm['memory_mb']:,.0f}"]
                 print(f"| {' | '.join(row)} |", flush=True)
 
 
