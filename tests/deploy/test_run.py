@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from deploy.bundle.session import OnnxPolicy
-from deploy.control.loop import smooth
 from deploy.control.run import run
+from deploy.control.smooth import smooth
 from deploy.errors import CheckError
 from deploy.log.recorder import read_log
 from deploy.log.summary import summary
