@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,13 +31,15 @@ from deploy.bundle.session import OnnxPolicy, observe
 from deploy.control.commands import CommandSource
 from deploy.control.machine import Machine, Order, Plan, Reading, step
 from deploy.control.monitor import Monitor
+from deploy.control.realtime import no_garbage_collection
+from deploy.control.smooth import smooth
 from deploy.control.stop import Stop
 from deploy.control.watchdog import Watchdog
 from deploy.errors import ConnectionLost, DeployError, FaultError, LogError
 from deploy.log.recorder import Recorder, Tick
 from deploy.log.timing import STAGES, TickTimes
 from deploy.robot.damping import damp_joints
-from deploy.robot.faults import Fault, FaultKind, text_of
+from deploy.robot.faults import Fault, FaultKind, faults_of, text_of
 from deploy.robot.gyro import GyroCheck
 from deploy.robot.interface import Robot
 from deploy.robot.safety import Limits, SafeTarget, check_action, damp, hold, limit, nominal, off
@@ -83,40 +84,6 @@ class Counts:
     clamps: Counter[str] = field(default_factory=Counter)
     times: TickTimes = field(default_factory=TickTimes)
     warnings: list[str] = field(default_factory=list)
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """The collector stops the world for milliseconds; a run allocates little and without cycles."""
-    was = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was:
-            gc.enable()
-
-
-def smooth(share: float) -> float:
-    """Minimum-jerk profile from 0 to 1: speed and acceleration are 0 at both ends."""
-    s = min(max(share, 0.0), 1.0)
-    return s * s * s * (10.0 + s * (6.0 * s - 15.0))
-
-
-def faults_of(error: Exception) -> tuple[Fault, ...]:
-    """What an exception says, as values."""
-    if isinstance(error, FaultError):
-        return error.faults or (Fault(kind=FaultKind.ROBOT, detail=str(error)),)
-    if isinstance(error, ConnectionLost):
-        return (Fault(kind=FaultKind.LOST, detail=str(error)),)
-    if isinstance(error, DeployError):
-        return (Fault(kind=FaultKind.ERROR, detail=str(error)),)
-    # a full disk, a bug: the robot comes first, and the user gets one line
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return (Fault(kind=FaultKind.ERROR, detail=text),)
 
 
 class ControlLoop:
@@ -253,7 +220,7 @@ class ControlLoop:
         """Stiffen, ramp, run the policy to the end of its time, stop; what ended it is in `machine`."""
         try:
             if await self._start(first):
-                with _no_garbage_collection():
+                with no_garbage_collection():
                     await self._grid()
         except Exception as error:
             self.fail(error)

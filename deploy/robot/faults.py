@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from deploy.errors import ConnectionLost, DeployError, FaultError
+
 
 class FaultKind(StrEnum):
     """Why a run may not go on."""
@@ -94,6 +96,19 @@ def text_of(faults: Sequence[Fault], listed: int = 6) -> str:
     """Faults in one line, the first few by name."""
     more = f"; and {len(faults) - listed} more" if len(faults) > listed else ""
     return "; ".join(str(fault) for fault in faults[:listed]) + more
+
+
+def faults_of(error: Exception) -> tuple[Fault, ...]:
+    """What an exception says, as values."""
+    if isinstance(error, FaultError):
+        return error.faults or (Fault(kind=FaultKind.ROBOT, detail=str(error)),)
+    if isinstance(error, ConnectionLost):
+        return (Fault(kind=FaultKind.LOST, detail=str(error)),)
+    if isinstance(error, DeployError):
+        return (Fault(kind=FaultKind.ERROR, detail=str(error)),)
+    # a full disk, a bug: the robot comes first, and the user gets one line
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return (Fault(kind=FaultKind.ERROR, detail=text),)
 
 
 class ClampKind(StrEnum):

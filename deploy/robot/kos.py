@@ -40,6 +40,7 @@ from pykos.services.imu import IMUServiceClient
 from pykos.services.sim import SimServiceClient
 
 from deploy.errors import ConnectionLost, DeployError, FaultError, SafetyError
+from deploy.robot.answers import LISTED, LOST, answers_of, first_few, one_line, said_by, said_no
 from deploy.robot.dialects import KBOT, Dialect, named, told_apart
 from deploy.robot.gyro import GYRO_UNITS
 from deploy.robot.interface import JointSeen, Sight
@@ -47,11 +48,6 @@ from deploy.robot.safety import Gains, SafeTarget
 from deploy.robot.state import RobotState
 from robots.spec import RobotSpec
 
-_LOST = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-)
 _CHANNEL = (
     # a pool of its own: a new client does not inherit another one's reconnection back-off
     ("grpc.use_local_subchannel_pool", 1),
@@ -60,36 +56,6 @@ _CHANNEL = (
     ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.enable_http_proxy", 0),
 )
-
-# Faults named in one message, and how much of what a server says of each.
-_LISTED, _TEXT_MAX = 6, 300
-_UNREAD = "its answer cannot be read; expected a KOS server's; look whether it is another version or program"
-
-
-def _one_line(text: object) -> str:
-    """What a server says, short, and without what a terminal would obey."""
-    line = " ".join(str(text)[: 4 * _TEXT_MAX].split())
-    line = "".join(c if c.isprintable() else "?" for c in line)
-    return line if len(line) <= _TEXT_MAX else f"{line[:_TEXT_MAX]}..."
-
-
-def _first(lines: Sequence[str]) -> str:
-    """The first few of them, and how many more there are."""
-    more = f"; and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
-    return f"{'; '.join(lines[:_LISTED])}{more}"
-
-
-async def _answers(*calls: Awaitable[Any]) -> list[Any]:
-    """What each of concurrent calls gave, or the error; gRPC gives None for bytes that are no such message."""
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    return [FaultError(_UNREAD) if answer is None else answer for answer in answers]
-
-
-def _said_by(error: BaseException) -> str:
-    """A call's failure in a few words."""
-    if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name.lower().replace('_', ' ')} ({_one_line(error.details() or '')})"
-    return _one_line(error) or type(error).__name__
 
 
 class KosRobot:
@@ -181,21 +147,14 @@ class KosRobot:
             self._sim.GetParameters(Empty(), timeout=timeout_s),
             self._actuator.GetActuatorsState(actuator_pb2.GetActuatorsStateRequest(), timeout=timeout_s),
         )
-        parameters, states = await _answers(*calls)
+        parameters, states = await answers_of(*calls)
         for answer in (parameters, states):
-            if isinstance(answer, BaseException) and not self._refused(answer):
-                raise ConnectionLost(f"which server: {self.address}: {_said_by(answer)}") from answer
+            if isinstance(answer, BaseException) and not said_no(answer):
+                raise ConnectionLost(f"which server: {self.address}: {said_by(answer)}") from answer
         absent = isinstance(parameters, grpc.aio.AioRpcError) and parameters.code() is grpc.StatusCode.UNIMPLEMENTED
         lists_all = not isinstance(states, BaseException) and len(states.states) > 0
         self.dialect, why = told_apart(not absent, lists_all)
         return f"{self.dialect.name}: {why}; its gyro is taken to be in {self.gyro_unit}"
-
-    @staticmethod
-    def _refused(answer: BaseException) -> bool:
-        """Whether the server itself said no, or something else, and so is there."""
-        return isinstance(answer, FaultError) or (
-            isinstance(answer, grpc.aio.AioRpcError) and answer.code() not in _LOST
-        )
 
     @property
     def connected(self) -> bool:
@@ -219,14 +178,14 @@ class KosRobot:
 
     async def _call(self, what: str, *calls: Awaitable[Any]) -> list[Any]:
         """The answers of concurrent calls; waits for all of them before it raises for one."""
-        answers = await _answers(*calls)
+        answers = await answers_of(*calls)
         for answer in answers:
             if isinstance(answer, FaultError):
                 raise FaultError(f"{what}: {self.address}: {answer}")
             if isinstance(answer, grpc.aio.AioRpcError):
-                if answer.code() in _LOST:
-                    raise ConnectionLost(f"{what}: {self.address}: {_said_by(answer)}")
-                detail = _one_line(answer.details() or "")
+                if answer.code() in LOST:
+                    raise ConnectionLost(f"{what}: {self.address}: {said_by(answer)}")
+                detail = one_line(answer.details() or "")
                 raise FaultError(f"{what}: {self.address} answered {answer.code().name} ({detail})")
             if isinstance(answer, (grpc.aio.UsageError, asyncio.CancelledError)) and self._channel is None:
                 raise ConnectionLost(f"{what}: {self.address}: the connection is closed")
@@ -284,13 +243,13 @@ class KosRobot:
             elif not state.HasField("position") or not state.HasField("velocity"):
                 faults.append(f"{who} reports no position or velocity")
             if state.faults and not self._old(state):
-                faults.append(f"{who} reports {_one_line(', '.join(state.faults))}")
+                faults.append(f"{who} reports {one_line(', '.join(state.faults))}")
             # torque is for the log only, and not every actuator measures it
             table[:, row] = math.radians(state.position), math.radians(state.velocity), state.torque
         answered = {state.actuator_id for state in answer.states}
         faults.extend(f"{self._name[i]} (id {i}) is missing" for i in self._ids if i not in answered)
         if faults:
-            raise FaultError(f"actuators: {_first(faults)}")
+            raise FaultError(f"actuators: {first_few(faults)}")
         bad = np.flatnonzero(~np.isfinite(table).all(axis=0))
         if bad.size:
             names = ", ".join(self.spec.joint_names[i] for i in bad)
@@ -318,7 +277,7 @@ class KosRobot:
         """
         self._check_open()
         asked = time.monotonic()
-        answers = await _answers(
+        answers = await answers_of(
             self._actuator.GetActuatorsState(self._ask, timeout=timeout_s),
             self._imu.GetValues(Empty(), timeout=timeout_s),
             self._imu.GetQuaternion(Empty(), timeout=timeout_s),
@@ -329,11 +288,11 @@ class KosRobot:
             if isinstance(answer, BaseException):
                 # an IMU that is not there is unavailable in kos-zbot's words
                 here = isinstance(answer, grpc.aio.AioRpcError) and answer.code() is grpc.StatusCode.UNAVAILABLE
-                if not self._refused(answer) and not (here and answer is not answers[0]):
-                    raise ConnectionLost(f"state: {self.address}: {_said_by(answer)}") from answer
-                errors.append(_said_by(answer))
+                if not said_no(answer) and not (here and answer is not answers[0]):
+                    raise ConnectionLost(f"state: {self.address}: {said_by(answer)}") from answer
+                errors.append(said_by(answer))
             elif hasattr(answer, "error") and answer.HasField("error"):
-                errors.append(_one_line(answer.error.message) or str(answer.error.code))
+                errors.append(one_line(answer.error.message) or str(answer.error.code))
         joints, imu, quat = (None if isinstance(a, BaseException) else a for a in answers)
         table = np.full((2, len(self._ids)), np.nan)
         for state in () if joints is None else joints.states:
@@ -386,7 +345,7 @@ class KosRobot:
             name=name,
             id=id_,
             online=state.online,
-            faults=tuple(_one_line(f) for f in state.faults[:_LISTED]),
+            faults=tuple(one_line(f) for f in state.faults[:LISTED]),
             position=told("position", angle=True),
             velocity=told("velocity", angle=True),
             temperature=told("temperature"),
@@ -410,7 +369,7 @@ class KosRobot:
     @staticmethod
     def _error_of(what: str, answer: Any) -> None:
         if answer.HasField("error"):
-            raise FaultError(f"{what}: the server reports {_one_line(answer.error.message) or answer.error.code}")
+            raise FaultError(f"{what}: the server reports {one_line(answer.error.message) or answer.error.code}")
 
     def _quaternion(self, answer: Any) -> np.ndarray:
         self._error_of("orientation", answer)
@@ -454,14 +413,14 @@ class KosRobot:
         (answer,) = await self._call("command", self._actuator.CommandActuators(request, timeout=timeout_s))
         took = time.monotonic() - sent
         refused = [
-            f"{self._name.get(r.actuator_id, 'unknown')} (id {r.actuator_id}): {_one_line(r.error.message)}"
+            f"{self._name.get(r.actuator_id, 'unknown')} (id {r.actuator_id}): {one_line(r.error.message)}"
             for r in answer.results
             if not r.success
         ]
         told = {r.actuator_id for r in answer.results}
         refused += [f"{self._name[i]} (id {i}): not acknowledged" for i in self._ids if told and i not in told]
         if refused:
-            raise FaultError(f"command refused: {_first(refused)}")
+            raise FaultError(f"command refused: {first_few(refused)}")
         return took
 
     def _configured(self, gains: Gains, rows: Sequence[int], timeout_s: float) -> list[Awaitable[Any]]:
@@ -495,12 +454,12 @@ class KosRobot:
         took = {id_ for id_, answer in zip(self._ids, answers, strict=True) if answer.success}
         self._enabled = self._enabled | took if gains.torque_enabled else self._enabled - took
         refused = [
-            f"{self._name[id_]} (id {id_}): {_one_line(answer.error.message)}"
+            f"{self._name[id_]} (id {id_}): {one_line(answer.error.message)}"
             for id_, answer in zip(self._ids, answers, strict=True)
             if not answer.success
         ]
         if refused:
-            raise FaultError(f"configure refused: {_first(refused)}")
+            raise FaultError(f"configure refused: {first_few(refused)}")
 
     async def configure_each(self, gains: Gains, joints: Sequence[str], timeout_s: float = 0.5) -> dict[str, str]:
         """Set the gains of some joints; what one of them says changes nothing for the others.
@@ -515,15 +474,15 @@ class KosRobot:
         rows = [self.spec.joint_names.index(name) for name in joints]
         calls = self._configured(gains, rows, timeout_s)
         failed: dict[str, str] = {}
-        for name, answer in zip(joints, await _answers(*calls), strict=True):
+        for name, answer in zip(joints, await answers_of(*calls), strict=True):
             if isinstance(answer, (grpc.aio.AioRpcError, FaultError)):
-                failed[name] = _said_by(answer)
+                failed[name] = said_by(answer)
             elif isinstance(answer, (grpc.aio.UsageError, asyncio.CancelledError)) and self._channel is None:
                 failed[name] = "the connection is closed"
             elif isinstance(answer, BaseException):
                 raise answer
             elif not answer.success:
-                failed[name] = _one_line(answer.error.message) or "refused"
+                failed[name] = one_line(answer.error.message) or "refused"
             elif gains.torque_enabled:
                 self._enabled.add(self.spec.joint(name).id)
             else:
@@ -585,7 +544,7 @@ class KosRobot:
         (answer,) = await self._call("reset", self._sim.Reset(request, timeout=timeout_s))
         if not answer.success:
             raise FaultError(
-                f"reset: {self.address} refused ({_one_line(answer.error.message)}); "
+                f"reset: {self.address} refused ({one_line(answer.error.message)}); "
                 "start it anew, or name the server of the bundle's robot with --port"
             )
 
@@ -601,6 +560,6 @@ class KosRobot:
         (answer,) = await self._call("lock step", self._sim.Step(request, timeout=timeout_s))
         if not answer.success:
             raise FaultError(
-                f"lock step: {self.address} refused ({_one_line(answer.error.message)}); "
+                f"lock step: {self.address} refused ({one_line(answer.error.message)}); "
                 "start the twin with --lockstep or leave --step-lock out"
             )

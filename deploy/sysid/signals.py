@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from deploy.control.loop import smooth
+from deploy.control.smooth import smooth
 from deploy.errors import OptionError
 from robots.spec import RobotSpec
 from toolkit.settings import nearest

@@ -412,6 +412,20 @@ def server(robot):
 
 
 @pytest.fixture
+def options(tmp_path, kinfer, server):
+    """`options(**changes)`: of a short run on that server."""
+    from deploy.control.run import RunOptions
+
+    def make(**changes):
+        values = {"bundle": kinfer, "port": server.port, "duration_s": 0.5, "log": tmp_path / "run.mcap"}
+        # tests/deploy/test_watchdog.py has the one; a busy test machine may be slow
+        values |= {"watchdog_s": 0.0, "late_max": 10.0}
+        return RunOptions(**(values | changes))
+
+    return make
+
+
+@pytest.fixture
 def dead_port():
     """A port that is taken and that nothing listens on."""
     with socket.socket() as taken:

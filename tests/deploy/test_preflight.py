@@ -1,4 +1,4 @@
-"""What `ksim run` refuses or warns of before the policy's first step: proofs, self-test, envelope of inputs."""
+"""What `ksim run` refuses or warns of before the policy's first step: what does not fit, proofs, self-test."""
 
 import dataclasses
 import math
@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from deploy.bundle.envelope import Envelope
-from deploy.bundle.preflight import prepare
+from deploy.bundle.preflight import command_vector, differences, in_bundle_order, parse_commands, prepare
 from deploy.control.run import RunOptions, main, run
-from deploy.errors import CheckError, PolicyError
+from deploy.errors import CheckError, ConnectionLost, FaultError, LogError, PolicyError, SafetyError
 from deploy.log.recorder import read_log
 from robots.bundle import write_bundle
+from robots.errors import BundleError, RobotLoadError
 from robots.load import load_robot
 
 
@@ -197,3 +198,125 @@ def test_a_bundle_whose_proof_was_cut_short_runs_with_a_warning(written, bundle)
     short = bundle.spec.proofs | {"closed_loop": {"mujoco": {"episodes": 4}}}
     (line,) = prepare(written(proofs=short), None, {}).warnings
     assert line == "the bundle's proofs are reduced: 10,000 steps and 4 episodes, in place of 10,000 and 200"
+
+
+# what is refused before the robot is touched
+
+
+def untouched(server):
+    return not [kind for kind, _ in server.requests if kind in ("command", "configure")]
+
+
+def test_a_robot_that_may_not_start_is_not_touched(options, server, tmp_path):
+    server.position_deg[31] = 100.0
+    with pytest.raises(SafetyError, match=r"may not start: joint out of range: hip at 1.745 rad"):
+        run(options())
+    server.position_deg[31] = 0.0
+    server.quat_wxyz = [math.cos(0.6), 0, math.sin(0.6), 0]
+    with pytest.raises(SafetyError, match=r"may not start: tilt 1.20 rad"):
+        run(options())
+    server.quat_wxyz = [1.0, 0, 0, 0]
+    server.offline.add(25)
+    with pytest.raises(FaultError, match=r"ankle .* is offline"):
+        run(options())
+    assert untouched(server) and not (tmp_path / "run.mcap").exists()
+
+
+def test_an_existing_log_is_refused_before_the_robot_is_reached(options, server, tmp_path):
+    (tmp_path / "run.mcap").write_text("mine")
+    with pytest.raises(LogError, match=r"it exists.*--force"):
+        run(options())
+    assert server.requests == [] and (tmp_path / "run.mcap").read_text() == "mine"
+    assert run(options(force=True)).exit_code == 0
+
+
+def test_the_bundle_is_not_overwritten_by_the_log(kinfer, server):
+    before = kinfer.read_bytes()
+    with pytest.raises(LogError, match="it is the bundle"):
+        run(RunOptions(bundle=kinfer, port=server.port, log=kinfer, force=True, duration_s=0.1))
+    assert kinfer.read_bytes() == before
+
+
+def test_commands_are_checked_by_name_and_range(bundle):
+    spec = bundle.spec
+    assert command_vector(spec, {"yaw": -0.5}).tolist() == [0.0, -0.5]
+    with pytest.raises(CheckError, match=r"--command vz: unknown; this policy takes vx, yaw"):
+        command_vector(spec, {"vz": 0.0})
+    with pytest.raises(CheckError, match=r"--command vx=2: expected -0.5 to 1 m/s"):
+        command_vector(spec, {"vx": 2.0})
+    above = spec.replace(commands=(spec.commands[0].replace(low=0.2), spec.commands[1]))
+    assert command_vector(above, {}).tolist() == [0.2, 0.0], "0 is outside: the nearest end of the range"
+    assert parse_commands(["vx=0.5", "yaw=-1e-1"]) == {"vx": 0.5, "yaw": -0.1}
+    for bad in ("vx", "vx=", "vx=fast", "=1", "vx=nan"):
+        with pytest.raises(CheckError, match=r"expected NAME=NUMBER"):
+            parse_commands([bad])
+    with pytest.raises(CheckError, match=r"given twice"):
+        parse_commands(["vx=1", "vx=2"])
+
+
+def test_differences_between_bundle_and_robot_are_listed(robot):
+    assert differences(robot, robot) == []
+    shuffled = robot.replace(joints=robot.joints[::-1])
+    assert differences(robot, shuffled) == []
+    hip = robot.joints[0].replace(kp=55.0, id=7)
+    other = robot.replace(joints=(hip, *robot.joints[1:]), control_period_s=0.01)
+    assert differences(robot, other) == [
+        "hip: id 7 on the robot, 31 in the bundle",
+        "hip: kp 55 on the robot, 50 in the bundle",
+        "control_period_s 0.01 on the robot, 0.02 trained",
+    ]
+    renamed = robot.replace(joints=(robot.joints[0].replace(name="toe"), *robot.joints[1:]))
+    assert differences(robot, renamed) == ["no joint hip", "joint toe is unknown to the policy"]
+
+
+def test_a_bundle_for_another_robot_is_refused(kinfer):
+    with pytest.raises(CheckError, match=r"trained for another robot than .*: no joint hip; no joint knee"):
+        prepare(kinfer, "kbot", {})
+
+
+def test_a_bundle_of_another_exporter_needs_a_robot(tmp_path, robot, bundle_factory):
+    write_bundle(tmp_path / "k.kinfer", bundle_factory(robot, with_spec=False))
+    with pytest.raises(CheckError, match=r"names only.*--robot kbot"):
+        prepare(tmp_path / "k.kinfer", None, {})
+    with pytest.raises(CheckError, match=r"the robot has no hip, knee, ankle"):
+        prepare(tmp_path / "k.kinfer", "kbot", {})
+    bundle = bundle_factory(robot, with_spec=False)
+    shuffled = robot.replace(joints=robot.joints[::-1])
+    assert in_bundle_order(bundle, shuffled).joint_names == robot.joint_names
+
+
+def test_a_kbot_bundle_of_another_exporter_takes_the_kbot_s_gains(tmp_path, bundle_factory):
+    kbot = load_robot("kbot")
+    reverse = kbot.replace(joints=kbot.joints[::-1])
+    write_bundle(tmp_path / "k.kinfer", bundle_factory(reverse, with_spec=False))
+    ready = prepare(tmp_path / "k.kinfer", "kbot", {"vx": 3.0})
+    assert ready.spec.robot.joint_names == kbot.joint_names[::-1]
+    assert ready.spec.robot.column("kp") == kbot.column("kp")[::-1] and ready.spec.control_period_s == 0.02
+
+
+def test_bad_files_and_names_are_one_line(options, tmp_path, kinfer):
+    (tmp_path / "cut.kinfer").write_bytes(kinfer.read_bytes()[:200])
+    for changes, kind in (
+        ({"bundle": tmp_path / "none.kinfer"}, BundleError),
+        ({"bundle": tmp_path / "cut.kinfer"}, BundleError),
+        ({"robot": "nobot"}, RobotLoadError),
+    ):
+        with pytest.raises(kind) as caught:
+            run(options(**changes))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(CheckError, match=r"duration_s: got -1"):
+        options(duration_s=-1)
+    assert not (tmp_path / "run.mcap").exists()
+
+
+def test_no_server_is_refused_and_leaves_no_log(options, tmp_path, dead_port):
+    with pytest.raises(ConnectionLost, match=rf"no KOS server at 127.0.0.1:{dead_port} "):
+        run(options(port=dead_port, connect_timeout_s=0.3))
+    assert not (tmp_path / "run.mcap").exists()
+
+
+def test_an_imu_that_is_turned_is_refused_before_the_robot_is_touched(options, server):
+    server.accel = [0.0, 9.81, 0.0]
+    with pytest.raises(SafetyError, match="up by its accelerometer is 90 degrees away"):
+        run(options())
+    assert not [kind for kind, _ in server.requests if kind in ("command", "configure")]

@@ -1,39 +1,21 @@
 """A whole run against a real server: how it goes, how it ends, and what it leaves behind."""
 
-import json
 import math
 import os
 import re
-import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deploy.bundle.preflight import command_vector, differences, in_bundle_order, parse_commands, prepare
 from deploy.bundle.session import OnnxPolicy
-from deploy.control.loop import smooth
-from deploy.control.run import RunOptions, main, run
-from deploy.errors import CheckError, ConnectionLost, FaultError, LogError, SafetyError
+from deploy.control.run import run
+from deploy.control.smooth import smooth
+from deploy.errors import CheckError
 from deploy.log.recorder import read_log
 from deploy.log.summary import summary
 from robots.bundle import write_bundle
-from robots.errors import BundleError, RobotLoadError
-
-
-@pytest.fixture
-def options(tmp_path, kinfer, server):
-    def make(**changes):
-        values = {"bundle": kinfer, "port": server.port, "duration_s": 0.5, "log": tmp_path / "run.mcap"}
-        # tests/deploy/test_watchdog.py has the one; a busy test machine may be slow
-        values |= {"watchdog_s": 0.0, "late_max": 10.0}
-        return RunOptions(**(values | changes))
-
-    return make
 
 
 def test_a_completed_run_ends_damped_with_a_whole_log(options, server):
@@ -282,13 +264,6 @@ def test_gains_that_another_program_changes_during_the_run_end_it(options, serve
     assert "gains changed during the run: hip: kp is 0, sent 50" in report.message
 
 
-def test_the_bundle_is_not_overwritten_by_the_log(kinfer, server):
-    before = kinfer.read_bytes()
-    with pytest.raises(LogError, match="it is the bundle"):
-        run(RunOptions(bundle=kinfer, port=server.port, log=kinfer, force=True, duration_s=0.1))
-    assert kinfer.read_bytes() == before
-
-
 def test_lock_step_advances_one_period_a_tick_and_its_times_are_exact(options, server):
     server.lockstep = True
     report = run(options(step_lock=True, duration_s=0.4))
@@ -308,253 +283,11 @@ def test_lock_step_tells_how_far_it_is_once_a_second(options, server):
     assert report.ended == "completed" and lines and ": tick " in lines[0]
 
 
-# what is refused before the robot is touched
-
-
-def untouched(server):
-    return not [kind for kind, _ in server.requests if kind in ("command", "configure")]
-
-
-def test_a_robot_that_may_not_start_is_not_touched(options, server, tmp_path):
-    server.position_deg[31] = 100.0
-    with pytest.raises(SafetyError, match=r"may not start: joint out of range: hip at 1.745 rad"):
-        run(options())
-    server.position_deg[31] = 0.0
-    server.quat_wxyz = [math.cos(0.6), 0, math.sin(0.6), 0]
-    with pytest.raises(SafetyError, match=r"may not start: tilt 1.20 rad"):
-        run(options())
-    server.quat_wxyz = [1.0, 0, 0, 0]
-    server.offline.add(25)
-    with pytest.raises(FaultError, match=r"ankle .* is offline"):
-        run(options())
-    assert untouched(server) and not (tmp_path / "run.mcap").exists()
-
-
-def test_an_existing_log_is_refused_before_the_robot_is_reached(options, server, tmp_path):
-    (tmp_path / "run.mcap").write_text("mine")
-    with pytest.raises(LogError, match=r"it exists.*--force"):
-        run(options())
-    assert server.requests == [] and (tmp_path / "run.mcap").read_text() == "mine"
-    assert run(options(force=True)).exit_code == 0
-
-
-def test_commands_are_checked_by_name_and_range(bundle):
-    spec = bundle.spec
-    assert command_vector(spec, {"yaw": -0.5}).tolist() == [0.0, -0.5]
-    with pytest.raises(CheckError, match=r"--command vz: unknown; this policy takes vx, yaw"):
-        command_vector(spec, {"vz": 0.0})
-    with pytest.raises(CheckError, match=r"--command vx=2: expected -0.5 to 1 m/s"):
-        command_vector(spec, {"vx": 2.0})
-    above = spec.replace(commands=(spec.commands[0].replace(low=0.2), spec.commands[1]))
-    assert command_vector(above, {}).tolist() == [0.2, 0.0], "0 is outside: the nearest end of the range"
-    assert parse_commands(["vx=0.5", "yaw=-1e-1"]) == {"vx": 0.5, "yaw": -0.1}
-    for bad in ("vx", "vx=", "vx=fast", "=1", "vx=nan"):
-        with pytest.raises(CheckError, match=r"expected NAME=NUMBER"):
-            parse_commands([bad])
-    with pytest.raises(CheckError, match=r"given twice"):
-        parse_commands(["vx=1", "vx=2"])
-
-
-def test_differences_between_bundle_and_robot_are_listed(robot):
-    assert differences(robot, robot) == []
-    shuffled = robot.replace(joints=robot.joints[::-1])
-    assert differences(robot, shuffled) == []
-    hip = robot.joints[0].replace(kp=55.0, id=7)
-    other = robot.replace(joints=(hip, *robot.joints[1:]), control_period_s=0.01)
-    assert differences(robot, other) == [
-        "hip: id 7 on the robot, 31 in the bundle",
-        "hip: kp 55 on the robot, 50 in the bundle",
-        "control_period_s 0.01 on the robot, 0.02 trained",
-    ]
-    renamed = robot.replace(joints=(robot.joints[0].replace(name="toe"), *robot.joints[1:]))
-    assert differences(robot, renamed) == ["no joint hip", "joint toe is unknown to the policy"]
-
-
-def test_a_bundle_for_another_robot_is_refused(kinfer):
-    with pytest.raises(CheckError, match=r"trained for another robot than .*: no joint hip; no joint knee"):
-        prepare(kinfer, "kbot", {})
-
-
-def test_a_bundle_of_another_exporter_needs_a_robot(tmp_path, robot, bundle_factory):
-    write_bundle(tmp_path / "k.kinfer", bundle_factory(robot, with_spec=False))
-    with pytest.raises(CheckError, match=r"names only.*--robot kbot"):
-        prepare(tmp_path / "k.kinfer", None, {})
-    with pytest.raises(CheckError, match=r"the robot has no hip, knee, ankle"):
-        prepare(tmp_path / "k.kinfer", "kbot", {})
-    bundle = bundle_factory(robot, with_spec=False)
-    shuffled = robot.replace(joints=robot.joints[::-1])
-    assert in_bundle_order(bundle, shuffled).joint_names == robot.joint_names
-
-
-def test_a_kbot_bundle_of_another_exporter_takes_the_kbot_s_gains(tmp_path, bundle_factory):
-    from robots.load import load_robot
-
-    kbot = load_robot("kbot")
-    reverse = kbot.replace(joints=kbot.joints[::-1])
-    write_bundle(tmp_path / "k.kinfer", bundle_factory(reverse, with_spec=False))
-    ready = prepare(tmp_path / "k.kinfer", "kbot", {"vx": 3.0})
-    assert ready.spec.robot.joint_names == kbot.joint_names[::-1]
-    assert ready.spec.robot.column("kp") == kbot.column("kp")[::-1] and ready.spec.control_period_s == 0.02
-
-
-def test_bad_files_and_names_are_one_line(options, tmp_path, kinfer):
-    (tmp_path / "cut.kinfer").write_bytes(kinfer.read_bytes()[:200])
-    for changes, kind in (
-        ({"bundle": tmp_path / "none.kinfer"}, BundleError),
-        ({"bundle": tmp_path / "cut.kinfer"}, BundleError),
-        ({"robot": "nobot"}, RobotLoadError),
-    ):
-        with pytest.raises(kind) as caught:
-            run(options(**changes))
-        assert "\n" not in str(caught.value)
-    with pytest.raises(CheckError, match=r"duration_s: got -1"):
-        options(duration_s=-1)
-    assert not (tmp_path / "run.mcap").exists()
-
-
-def test_no_server_is_refused_and_leaves_no_log(options, tmp_path, dead_port):
-    with pytest.raises(ConnectionLost, match=rf"no KOS server at 127.0.0.1:{dead_port} "):
-        run(options(port=dead_port, connect_timeout_s=0.3))
-    assert not (tmp_path / "run.mcap").exists()
-
-
-# the command
-
-
-# a busy test machine is no fault
-PATIENT = ("--watchdog", "2", "--max-late", "10")
-
-
-def command_line(kinfer, server, tmp_path, *more):
-    return [str(kinfer), "--port", str(server.port), "--log", str(tmp_path / "run.mcap"), *PATIENT, *more]
-
-
-def test_json_is_one_object_on_stdout(kinfer, server, tmp_path, capsys):
-    code = main(
-        command_line(
-            kinfer, server, tmp_path, "--duration", "0.3", "--command", "vx=0.1", "--command", "yaw=0", "--json"
-        )
-    )
-    out, err = capsys.readouterr()
-    result = json.loads(out)
-    assert code == result["exit_code"] == 0 and result["ended"] == "completed" and "ended      completed" in err
-    assert result["log"] == str(tmp_path / "run.mcap") and result["timing"]["period_error_p99_ms"] >= 0
-
-
-def test_help_has_an_example(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0 and "ksim run policy.kinfer --host" in capsys.readouterr().out
-
-
-def start(kinfer, server, tmp_path, *more, through=()):
-    """The command in a process of its own, running its policy; `through` are words of a command that executes it."""
-    child = subprocess.Popen(
-        [
-            *through,
-            sys.executable,
-            "-m",
-            "deploy.control.run",
-            *command_line(kinfer, server, tmp_path, "--duration", "30", *more),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    server.wait_for_policy(child)
-    return child
-
-
-@pytest.mark.parametrize(
-    ("signum", "code", "ended"),
-    [
-        (signal.SIGINT, 130, "interrupted"),
-        (signal.SIGTERM, 143, "terminated"),
-        (signal.SIGHUP, 129, "terminated"),
-    ],
-)
-def test_a_signal_ends_the_run_damped_with_its_own_exit_code(kinfer, server, tmp_path, signum, code, ended):
-    child = start(kinfer, server, tmp_path)
-    child.send_signal(signum)
-    out, err = child.communicate(timeout=20)
-    assert child.returncode == code and f"ended      {ended}" in out and "Traceback" not in err
-    assert server.damped()
-    log = read_log(tmp_path / "run.mcap")
-    assert log.complete and log.result["ended"] == ended and log.phase[-1] == "damp"
-
-
-def test_a_killed_run_leaves_a_log_up_to_its_last_tick(kinfer, server, tmp_path):
-    child = start(kinfer, server, tmp_path)
-    child.send_signal(signal.SIGKILL)
-    child.communicate(timeout=20)
-    commands = sum(1 for kind, _ in server.requests if kind == "command")
-    log = read_log(tmp_path / "run.mcap")
-    # the first command only holds; the last may have been sent and not yet recorded
-    assert not log.complete and commands - 2 <= log.run.sum() <= commands - 1
-    assert log.bundle is not None and np.isfinite(log.sent).all()
-
-
-def test_a_full_disk_ends_the_run_damped(kinfer, server, tmp_path):
-    # a shell sets the limit: a function between fork and exec meets the threads of this process's gRPC server
-    small_files = ("sh", "-c", 'ulimit -f 117 && exec "$@"', "sh")  # blocks of 512 bytes
-    child = start(kinfer, server, tmp_path, "--json", through=small_files)
-    out, err = child.communicate(timeout=20)
-    assert child.returncode == 1 and "File too large" in json.loads(out)["message"] and "Traceback" not in err
-    assert server.damped()
-    assert len(read_log(tmp_path / "run.mcap").tick) > 15
-
-
-def test_a_signal_while_connecting_ends_at_once(kinfer, tmp_path, dead_port):
-    child = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "deploy.control.run", str(kinfer), "--port", str(dead_port)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-    )
-    for line in child.stderr:
-        if "onnxruntime" in line:
-            break
-    time.sleep(1.0)
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=10)
-    assert child.returncode == 130 and "before the robot was touched" in out and "Traceback" not in err
-    assert list(tmp_path.glob("*.mcap")) == []
-
-
-def test_errors_are_one_line_on_stderr(kinfer, tmp_path, dead_port):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "deploy.control.run",
-            str(kinfer),
-            "--port",
-            str(dead_port),
-            "--log",
-            str(tmp_path / "x.mcap"),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith(f"ksim run: no KOS server at 127.0.0.1:{dead_port} ") and done.stderr.count("\n") == 1
-
-
 def test_real_time_scheduling_is_put_back_and_its_refusal_is_no_error(options):
     before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
     report = run(options(realtime=True, duration_s=0.1))
     assert report.exit_code == 0 and isinstance(read_log(report.log).metadata["realtime"]["priority"], bool)
     assert (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority) == before
-
-
-def test_importing_the_command_loads_no_simulator_and_no_training():
-    code = (
-        "import sys, deploy.control.run; "
-        "print([m for m in ('jax', 'mujoco', 'equinox', 'optax', 'ksim', 'export') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
-    assert done.stdout == "[]\n", done.stderr
 
 
 def test_a_loop_that_is_much_slower_than_trained_ends_damped(options, server, monkeypatch):
@@ -612,13 +345,6 @@ def test_a_fault_leaves_the_robot_as_asked_and_a_fall_damped(options, server, on
     report = run(options(duration_s=5.0, on_fault=on_fault, force=True))
     assert report.ended == "fall" and report.left == "damped" and report.faults[0].kind == "fall"
     assert server.gains[31]["kp"] == 0.0 and server.gains[31]["torque_enabled"]
-
-
-def test_an_imu_that_is_turned_is_refused_before_the_robot_is_touched(options, server):
-    server.accel = [0.0, 9.81, 0.0]
-    with pytest.raises(SafetyError, match="up by its accelerometer is 90 degrees away"):
-        run(options())
-    assert not [kind for kind, _ in server.requests if kind in ("command", "configure")]
 
 
 def test_the_memory_that_a_run_locks_is_given_back(options):
