@@ -34,7 +34,7 @@ from deploy.control.monitor import Monitor
 from deploy.control.realtime import no_garbage_collection
 from deploy.control.smooth import smooth
 from deploy.control.stop import Stop
-from deploy.control.watchdog import Watchdog
+from deploy.control.watchdog import DAMP_FOR_S, SETTLE_S, Watchdog
 from deploy.errors import ConnectionLost, DeployError, FaultError, LogError
 from deploy.log.recorder import Recorder, Tick
 from deploy.log.timing import STAGES, TickTimes
@@ -51,10 +51,7 @@ from robots.spec import PolicySpec
 READ_SHARE, COMMAND_SHARE = 0.75, 1.0
 # asyncio wakes up to a millisecond late (epoll counts in milliseconds), sleep up to a tenth of one.
 COARSE_S, FINE_S = 0.0016, 0.0002
-# A server that restarts is back within seconds, its motors still stiff.
-DAMP_FOR_S = 8.0
 DAMP_TIMEOUT_S = 0.5
-SETTLE_S = 1.0
 # How often the gains that the server reports are compared with those it was sent.
 GAINS_S = 0.1
 _NAN = float("nan")

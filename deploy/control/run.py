@@ -22,12 +22,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from deploy.bundle.preflight import Prepared, parse_commands, prepare
 from deploy.control.commands import LIVE, CommandSource, Schedule, live_kind, open_live, read_schedule
-from deploy.control.loop import DAMP_FOR_S, ControlLoop
+from deploy.control.loop import ControlLoop
 from deploy.control.machine import Ended, OnFault, Order, Phase, Plan
 from deploy.control.realtime import Granted, realtime
 from deploy.control.report import RunReport
 from deploy.control.stop import Stop, Stopped
-from deploy.control.watchdog import Watchdog
+from deploy.control.watchdog import DAMP_FOR_S, Watchdog
 from deploy.errors import DeployError, LogError, OptionError, SafetyError
 from deploy.log.place import check_place
 from deploy.log.recorder import LogProcess, Recorder

@@ -42,6 +42,7 @@ STARTING_S, LEAVING_S = 2.0, 2.0
 LOOK_S, ANSWER_S, SILENT_S = 0.01, 0.1, 2.0
 # Gains that the loop had sent before it died may reach the motors this much later [s].
 SETTLE_S = 1.0
+# A server that restarts is back within seconds, its motors still stiff.
 DAMP_FOR_S = 8.0
 _NOT_THERE = "its process is gone; a run without it is not allowed to go on"
 

@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from deploy.control.judge_joints import Wiggled
-from deploy.control.loop import DAMP_FOR_S, SETTLE_S
 from deploy.control.smooth import smooth
 from deploy.control.stop import Stop
-from deploy.control.watchdog import Watchdog
+from deploy.control.watchdog import DAMP_FOR_S, SETTLE_S, Watchdog
 from deploy.errors import FaultError
 from deploy.robot.damping import Damping, damp_joints
 from deploy.robot.faults import text_of

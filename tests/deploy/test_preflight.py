@@ -90,7 +90,6 @@ def test_what_a_bundle_does_not_let_us_check_is_a_warning(written, changes, miss
 
 
 def test_a_bundle_of_another_exporter_runs_with_the_warning(tmp_path, bundle_factory):
-
     write_bundle(tmp_path / "k.kinfer", bundle_factory(load_robot("kbot"), with_spec=False))
     (line,) = prepare(tmp_path / "k.kinfer", "kbot", {}).warnings
     assert "no self-test and no envelope" in line
