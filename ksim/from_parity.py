@@ -24,7 +24,7 @@ from ksim.joint_randomization import (
     PlayRandomization,
     StictionRandomization,
 )
-from ksim.measured import MeasuredRandomization
+from ksim.measured import MeasuredRandomization, range_at
 from ksim.noise import GaussianNoise, UniformNoise
 from ksim.randomization import PayloadRandomization
 from robots.inputs import GRAVITY_INPUT, GYROSCOPE, JOINT_ANGLES, JOINT_VELOCITIES
@@ -203,7 +203,7 @@ class _Widening:
             # a spring is drawn as what it gives way [rad/(N m)]
             more = 1.0 / value if isinstance(own, ComplianceRandomization) else value
             for joint in places if at_places else tuple(spans):
-                span = spans.get(joint) or _drawn(own, field, neutral, joint)
+                span = range_at(term, joint)
                 grown = _holding(span, more, beyond=BEYOND * abs(more - neutral))
                 if grown != span:
                     self.say(f"randomizations.{name} of {joint}", span, grown)
@@ -275,18 +275,6 @@ class _Widening:
                 return self.rate("imu", value)
             case _:
                 return False
-
-
-def _drawn(term: Randomization, field: str, neutral: float, joint: str) -> tuple[float, float]:
-    """The range in which a term draws for a joint."""
-    words, span = getattr(term, "joints", ()), getattr(term, field)
-    if words and not any(word in joint for word in words):
-        return neutral, neutral
-    if not isinstance(span, tuple):
-        return -span, span
-    if isinstance(term, ComplianceRandomization):
-        return 0.0 if term.rigid else 1.0 / span[1], 1.0 / span[0]
-    return span
 
 
 def _is_number(value: Any) -> bool:
