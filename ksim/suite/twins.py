@@ -77,7 +77,8 @@ def _joints(config: Config, robot: RobotSpec, rng: np.random.Generator) -> dict[
         """A spring is drawn by its stiffness, a measured one by what it gives [rad/(N m)]."""
         if spring is None:
             return none
-        out = none if rigid else 1.0 / rng.uniform(*_of(spring).stiffness_nm_rad, len(names))
+        low, high = _of(spring).stiffness_nm_rad
+        out = none if rigid else 1.0 / rng.uniform(low, high, len(names))
         out = out * [range_at(_of(spring), n)[1] > 0 for n in names]
         spans = getattr(spring, "spans", {})
         return np.array([rng.uniform(*spans[n]) if n in spans else v for n, v in zip(names, out, strict=True)])
@@ -120,10 +121,9 @@ def draw_reality(config: Config, robot: RobotSpec, seed: int) -> dict[str, Any]:
     def between(span: tuple[float, float], size: int | None = None) -> Any:
         return rng.uniform(*span, size)
 
-    friction, mass, load = (
-        term(cls) for cls in (drawn.FloorFrictionRandomization, drawn.LinkMassRandomization, drawn.PayloadRandomization)
-    )
-    tilt, joints = term(drawn.ImuTiltRandomization), _joints(config, robot, rng)
+    friction, mass = term(drawn.FloorFrictionRandomization), term(drawn.LinkMassRandomization)
+    load, tilt = term(drawn.PayloadRandomization), term(drawn.ImuTiltRandomization)
+    joints = _joints(config, robot, rng)
     body: dict[str, float] = {}
     if friction is not None:
         body["floor_friction"] = float(between(friction.factor))
