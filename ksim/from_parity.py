@@ -24,7 +24,7 @@ from ksim.joint_randomization import (
     PlayRandomization,
     StictionRandomization,
 )
-from ksim.measured import MeasuredRandomization
+from ksim.measured import MeasuredRandomization, range_at
 from ksim.noise import GaussianNoise, UniformNoise
 from ksim.randomization import PayloadRandomization
 from robots.inputs import GRAVITY_INPUT, GYROSCOPE, JOINT_ANGLES, JOINT_VELOCITIES
@@ -190,32 +190,35 @@ class _Widening:
     ) -> bool:
         """Grow the range of the task's terms of a kind until it holds a value; whether there is one.
 
-        A calibration's ranges grow at the places, at all joints where there are none.
+        With a calibration the ranges of the places alone grow; of all joints where there are none, or no calibration.
         """
         found = False
+        at_places = bool(places) and self.config.calibration is not None
         for name, term in self.terms.items():
-            own = term.of if isinstance(term, MeasuredRandomization) else term
+            measured = isinstance(term, MeasuredRandomization)
+            own, spans = (term.of, dict(term.spans)) if measured else (term, {})
             if type(own) is not kind:
                 continue
             found = True
+            # a spring is drawn as what it gives way [rad/(N m)]
+            more = 1.0 / value if isinstance(own, ComplianceRandomization) else value
+            for joint in places if at_places else tuple(spans):
+                span = range_at(term, joint)
+                grown = _holding(span, more, beyond=BEYOND * abs(more - neutral))
+                if grown != span:
+                    self.say(f"randomizations.{name} of {joint}", span, grown)
+                    spans[joint] = grown
             before = getattr(own, field)
-            if isinstance(before, tuple):
-                after: Any = _holding(before, value, beyond=BEYOND * abs(value - neutral))
+            if at_places:
+                after: Any = before
+            elif isinstance(before, tuple):
+                after = _holding(before, value, beyond=BEYOND * abs(value - neutral))
             else:
                 after = max(before, (1.0 + BEYOND) * abs(value))
             if after != before:
                 self.say(f"randomizations.{name}.{field}", before, after)
                 own = replace(own, **{field: after})
-            if isinstance(term, MeasuredRandomization):
-                # a spring is drawn as what it gives way [rad/(N m)]
-                more = 1.0 / value if isinstance(own, ComplianceRandomization) else value
-                spans = dict(term.spans)
-                for joint in (j for j in spans if not places or j in places):
-                    spans[joint] = _holding(spans[joint], more, beyond=BEYOND * abs(more - neutral))
-                    if spans[joint] != term.spans[joint]:
-                        self.say(f"randomizations.{name} of {joint}", term.spans[joint], spans[joint])
-                own = replace(term, of=own, spans=spans)
-            self.terms[name] = own
+            self.terms[name] = MeasuredRandomization(of=own, spans=spans, scale=term.scale) if spans else own
         return found
 
     def friction(self, added_nm: float, places: tuple[str, ...]) -> bool:

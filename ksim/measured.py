@@ -14,7 +14,7 @@ import numpy as np
 
 from ksim.draws import FactorRandomization, Randomization, with_model
 from ksim.errors import ConfigError
-from ksim.joint_randomization import KpRandomization
+from ksim.joint_randomization import ComplianceRandomization, JointOffsets, KpRandomization, MotorAddition
 from ksim.randomization import with_mass
 from ksim.scene import Scene
 from ksim.term import Term
@@ -140,3 +140,20 @@ class MeasuredRandomization(Randomization):
 
     def apply(self, params: PhysicsParams, drawn: Any, scene: Scene) -> PhysicsParams:
         return self.of.apply(params, drawn, scene)
+
+
+def range_at(term: Randomization, joint: str) -> Range:
+    """The range in which a term of joints draws for one of them, in the unit in which it draws."""
+    if isinstance(term, MeasuredRandomization):
+        return term.spans.get(joint) or range_at(term.of, joint)
+    neutral, words = 1.0 if isinstance(term, FactorRandomization) else 0.0, getattr(term, "joints", ())
+    if words and not any(word in joint for word in words):
+        return neutral, neutral
+    if isinstance(term, FactorRandomization):
+        return term.factor
+    if isinstance(term, JointOffsets):
+        return -term.width, term.width
+    if isinstance(term, ComplianceRandomization):
+        return 0.0 if term.rigid else 1.0 / term.stiffness_nm_rad[1], 1.0 / term.stiffness_nm_rad[0]
+    assert isinstance(term, MotorAddition), term
+    return term.span

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ JOINTS, TYPES, FREQUENCY = "joint_name_to_metadata", "actuator_type_to_metadata"
 # What each entry of a table must have: its unit, and a number that a robot may have.
 JOINT_KEYS = {"id": ("the actuator's id on the bus", 1), "kp": ("N m/rad", 40), "kd": ("N m s/rad", 2)}
 TYPE_KEYS = {"max_torque": ("N m", 40), "max_velocity": ("rad/s", 20)}
+# What may stand there and is read besides; K-Scale's own files have more, which is their server's.
+JOINT_MORE = ("actuator_type", "soft_torque_limit", "torque_limit_nm", "armature", "friction", "damping")
+JOINT_MORE += ("min_angle_deg", "max_angle_deg")
+TYPE_MORE = ("armature", "frictionloss", "damping")
+# A key that is as much like one that is read, and is not there, is that one with a slip (difflib's ratio).
+SLIP = 0.75
 _AT_THE_TOP = "at its top"
 
 
@@ -80,6 +87,7 @@ class Metadata:
         self.types = self._table(data, TYPES)
         if JOINTS in data and data[JOINTS] == {}:
             self._wrong(f"{JOINTS} is empty; expected the actuated joints", place=f"in {JOINTS}")
+        self._slips(data, (JOINTS, TYPES, FREQUENCY, EXTRA_KEY))
         extra = data.get(EXTRA_KEY, {})
         if not isinstance(extra, dict):
             self._wrong(f"{EXTRA_KEY}: got {type(extra).__name__}, expected an object")
@@ -97,6 +105,8 @@ class Metadata:
             self._entry(name, row)
             if found.met > before:
                 self._incomplete.add(name)
+        for name, row in self.types.items():
+            self._slips(row, (*TYPE_KEYS, *TYPE_MORE), "actuator type", name)
 
     def _wrong(self, what: str, kind: str = "", name: str = "", place: str = "", *examples: str) -> None:
         names = (name,) if name else ()
@@ -113,6 +123,16 @@ class Metadata:
         what = f"{key}: got {got}, expected an object of objects, one for each name"
         self._wrong(what, "", "", _AT_THE_TOP, _line(key, example))
         return {}
+
+    def _slips(self, row: Mapping[str, Any], read: Sequence[str], kind: str = "", name: str = "") -> None:
+        """Note keys that are nearly one that is read and is not there; others are another program's."""
+        absent = [key for key in read if key not in row]
+        for key in row:
+            meant = [] if key in read else difflib.get_close_matches(key, absent, 1, SLIP)
+            if meant:
+                self._wrong(
+                    f"key {key!r:.60} is not read; did you mean {meant[0]}? write it so, or take it out", kind, name
+                )
 
     def _frequency(self, data: dict[str, Any]) -> float:
         value, known = self.number(data, FREQUENCY)
@@ -206,7 +226,8 @@ class Metadata:
         return why | {name: Origin(how="no hinge") for name in description.slides}
 
     def _entry(self, name: str, row: Mapping[str, Any]) -> None:
-        """Note what an entry and its actuator type lack, whatever the model is."""
+        """Note what an entry and its actuator type lack, whatever the model is, and what is misspelt."""
+        self._slips(row, (*JOINT_KEYS, *JOINT_MORE), "joint", name)
         for key, (_, example) in JOINT_KEYS.items():
             number = 1 + list(self.joints).index(name) if key == "id" else example
             self._needed(row, key, "joint", name, JOINTS, number)

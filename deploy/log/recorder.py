@@ -53,6 +53,18 @@ PART = 1000
 BROKEN = (McapError, CRCValidationError, ZstdError, struct.error, EOFError, ValueError, IndexError, MemoryError)
 
 
+class NotWritten(LogError):
+    """A log that is being written cannot be.
+
+    Attributes:
+        why: in a few words, as the system says it.
+    """
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
 class LogProcess:
     """The writer's process, started and not waited for."""
 
@@ -82,7 +94,7 @@ class Recorder:
         process: the writer, started before; None starts one.
 
     Raises:
-        LogError: the file exists, or cannot be written.
+        LogError: the file exists, or cannot be written (NotWritten).
     """
 
     def __init__(
@@ -123,8 +135,8 @@ class Recorder:
         if self._failure == "exists":
             raise LogError(f"log {self.path}: it exists; expected a new file; name another or add --force")
         why = self._failure or "its writer did not come up"
-        raise LogError(
-            f"log {self.path}: cannot be written ({why}); name a file in a folder of yours, with room for it"
+        raise NotWritten(
+            f"log {self.path}: cannot be written ({why}); name a file in a folder of yours, with room for it", why
         )
 
     def _put(self, kind: int, body: bytes) -> None:
@@ -193,7 +205,7 @@ class Recorder:
         """Append a tick.
 
         Raises:
-            LogError: the log cannot be written any more; this tick may be missing.
+            NotWritten: the log cannot be written any more; this tick may be missing.
         """
         self._ticks += 1
         self._put(TICK, self._pack(tick))
@@ -201,7 +213,8 @@ class Recorder:
         if self._patient and self._waiting:
             self._wait(lambda: not self._waiting, HELD_S)
         if self._failure:
-            raise LogError(f"log {self.path}: cannot be written ({self._failure}); no run goes on without its log")
+            why = self._failure
+            raise NotWritten(f"log {self.path}: cannot be written ({why}); no run goes on without its log", why)
 
     def event(self, t_s: float, kind: str, message: str) -> None:
         """Append an event; where that fails, the next tick says so."""
@@ -215,7 +228,7 @@ class Recorder:
             on_wait: called again and again while the writer is waited for.
 
         Raises:
-            LogError: the file is not whole; the message says what is missing.
+            NotWritten: the file is not whole; the message says what is missing.
         """
         if self._closed:
             return
@@ -229,9 +242,10 @@ class Recorder:
             return
         why = self._failure or failed or f"its writer was not done within {CLOSE_S:g} s; it goes on by itself"
         missing = self._ticks - self._written
-        raise LogError(
+        raise NotWritten(
             f"log {self.path}: it could not be finished ({why}); {missing} of {self._ticks} ticks may be missing; "
-            "ksim log recover makes a whole file of what is there"
+            "ksim log recover makes a whole file of what is there",
+            why,
         )
 
     def __enter__(self) -> Self:

@@ -20,6 +20,8 @@ PLANE_FRICTION = 0.2
 # A contact that gives way is a spring and a damper: MuJoCo's constraint of this stiffness [1/s^2] and damping [1/s],
 # with the impedance that makes the spring as stiff as it should be. Their time constant is MuJoCo's own, 20 ms.
 SPRING, DAMPER = 2500.0, 100.0
+# A stop may be so far outside the model's range, as angles are written [rad].
+ROUNDED_RAD = 1e-3
 
 
 class ContactsError(DeployError, SettingsError):
@@ -71,7 +73,7 @@ def apply_contacts(built: BuiltModel, contacts: Contacts) -> int:
     """Turn the declared contacts on, and all others of the floor off; `built` is fresh. Returns the plane's geom or -1.
 
     Raises:
-        ContactsError: a geom or a joint is not the model's.
+        ContactsError: a geom or a joint is not the model's, or a stop is where its joint does not come.
     """
     import mujoco  # here, so that a calibration's file needs none
 
@@ -81,6 +83,12 @@ def apply_contacts(built: BuiltModel, contacts: Contacts) -> int:
             known = ", ".join(built.spec.joint_names)
             raise ContactsError(f"contacts.stops_rad: no joint {name!r}; expected some of {known}")
         joint = model.joint(name).id
+        least, most = model.jnt_range[joint]
+        if not least - ROUNDED_RAD <= low < high <= most + ROUNDED_RAD:
+            raise ContactsError(
+                f"contacts.stops_rad: joint {name}: got [{low:g}, {high:g}], expected low below high, within the "
+                f"model's range [{least:.6g}, {most:.6g}] rad; give radians, or widen the range in the model's file"
+            )
         model.jnt_range[joint] = low, high
     if contacts.plane is None:
         return -1

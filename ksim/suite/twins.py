@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
+from deploy.twin.plant import TIMESTEP_S
 from ksim import randomization as drawn
 from ksim.config import Config
 from ksim.events import Stall
+from ksim.measured import MeasuredRandomization, MeasuredRobot, range_at
 from ksim.noise import Noise
 from ksim.term import Term
 from robots.spec import RobotSpec
@@ -35,15 +37,83 @@ COURSE: tuple[dict[str, float], ...] = (
 COURSE_S = 20.0
 
 
+# Figures of a measured robot, and those of its description.
+_DESCRIBED = {"torque_limit": "torque_limit_nm", "velocity_max": "velocity_max_rad_s", "friction": "friction_nm"}
+_DESCRIBED |= {name: name for name in ("kp", "kd", "damping", "armature")}
+# A spring that gives way by less is none [rad/(N m)].
+RIGID = 1e-6
+
+
+def _of(term: Any) -> Any:
+    """The task's own term, without the ranges that were measured."""
+    return term.of if isinstance(term, MeasuredRandomization) else term
+
+
+def _joints(config: Config, robot: RobotSpec, rng: np.random.Generator) -> dict[str, dict[str, float]]:
+    """The joints: what was measured of them, else what is described, and what the terms draw about that."""
+    names, measured = robot.joint_names, config.calibration or MeasuredRobot()
+    none = np.zeros(len(names))
+
+    def found(cls: type[Any]) -> Any:
+        return next((t for t in config.randomizations.values() if isinstance(_of(t), cls)), None)
+
+    def each(cls: type[Any], neutral: float = 0.0) -> np.ndarray:
+        term = found(cls)
+        return none + neutral if term is None else rng.uniform(*np.transpose([range_at(term, n) for n in names]))
+
+    def described(what: str) -> np.ndarray:
+        return np.array(robot.column(_DESCRIBED[what])) if what in _DESCRIBED else none
+
+    def nominal(what: str) -> np.ndarray:
+        return np.array([getattr(measured, what).get(n, d) for n, d in zip(names, described(what), strict=True)])
+
+    def ratio(what: str, more: np.ndarray = none) -> np.ndarray:
+        return np.divide(nominal(what) + more, described(what), out=none + 1.0, where=described(what) > 0)
+
+    spring = found(drawn.ComplianceRandomization)
+    rigid = spring is None or rng.uniform() < _of(spring).rigid
+
+    def give() -> np.ndarray:
+        """A spring is drawn by its stiffness, a measured one by what it gives [rad/(N m)]."""
+        if spring is None:
+            return none
+        low, high = _of(spring).stiffness_nm_rad
+        out = none if rigid else 1.0 / rng.uniform(low, high, len(names))
+        out = out * [range_at(_of(spring), n)[1] > 0 for n in names]
+        spans = getattr(spring, "spans", {})
+        return np.array([rng.uniform(*spans[n]) if n in spans else v for n, v in zip(names, out, strict=True)])
+
+    # a rotor that was measured is carried to the twin's step, as Calibration.at_step does it
+    carried = nominal("kd") * [0.5 * (TIMESTEP_S - config.physics.timestep_s) * (n in measured.armature) for n in names]
+    joints = {
+        "kp_scale": ratio("kp") * each(drawn.KpRandomization, 1.0),
+        "kd_scale": ratio("kd") * each(drawn.KdRandomization, 1.0),
+        "torque_scale": ratio("torque_limit") * each(drawn.TorqueLimitRandomization, 1.0),
+        "velocity_scale": ratio("velocity_max"),
+        "armature_scale": np.maximum(ratio("armature", carried), 0.1 * ratio("armature")),
+        "friction_scale": none,
+        "friction_add_nm": nominal("friction") * each(drawn.JointFrictionRandomization, 1.0),
+        "damping_add": nominal("damping") - described("damping") + each(drawn.JointDampingRandomization),
+        "zero_offset_rad": nominal("offset") + each(drawn.JointOffsetRandomization),
+        "load_friction": nominal("load_friction"),
+        "stiction_nm": np.maximum(nominal("stiction") + each(drawn.StictionRandomization), 0.0),
+        "play_rad": np.maximum(nominal("play") + each(drawn.PlayRandomization), 0.0),
+        "link_mass_scale": np.array([measured.mass.get(n, 1.0) for n in names]),
+    }
+    soft = nominal("compliance") + give()
+    joints["stiffness_nm_rad"] = np.divide(1.0, soft, out=np.zeros(len(names)), where=soft > RIGID)
+    return {what: dict(zip(names, map(float, values), strict=True)) for what, values in joints.items()}
+
+
 def draw_reality(config: Config, robot: RobotSpec, seed: int) -> dict[str, Any]:
     """A reality whose robot differs from the nominal one as a robot of training does; what a reality file holds.
 
     Args:
-        config: the task, whose terms say how far.
+        config: the task, whose terms say how far, and whose calibration says from what.
         robot: the nominal one.
         seed: of the draws.
     """
-    rng, names = np.random.default_rng(seed), robot.joint_names
+    rng = np.random.default_rng(seed)
 
     def term(cls: type[T]) -> T | None:
         return next((t for t in config.randomizations.values() if isinstance(t, cls)), None)
@@ -51,38 +121,9 @@ def draw_reality(config: Config, robot: RobotSpec, seed: int) -> dict[str, Any]:
     def between(span: tuple[float, float], size: int | None = None) -> Any:
         return rng.uniform(*span, size)
 
-    def each(span: tuple[float, float] | None, neutral: float, words: tuple[str, ...] = ()) -> dict[str, float]:
-        values = np.full(len(names), neutral) if span is None else between(span, len(names))
-        chosen = [not words or any(word in name for word in words) for name in names]
-        return {n: float(v if c else neutral) for n, v, c in zip(names, values, chosen, strict=True)}
-
-    def factors(cls: type[Any]) -> dict[str, float]:
-        found = term(cls)
-        return each(None if found is None else found.factor, 1.0)
-
-    friction, mass, load = (
-        term(cls) for cls in (drawn.FloorFrictionRandomization, drawn.LinkMassRandomization, drawn.PayloadRandomization)
-    )
-    damping, offset, stiction = (
-        term(cls)
-        for cls in (drawn.JointDampingRandomization, drawn.JointOffsetRandomization, drawn.StictionRandomization)
-    )
-    play, spring, tilt = (
-        term(cls) for cls in (drawn.PlayRandomization, drawn.ComplianceRandomization, drawn.ImuTiltRandomization)
-    )
-    if spring is not None and rng.uniform() < spring.rigid:
-        spring = None
-    joints: dict[str, Any] = {
-        "kp_scale": factors(drawn.KpRandomization),
-        "kd_scale": factors(drawn.KdRandomization),
-        "torque_scale": factors(drawn.TorqueLimitRandomization),
-        "friction_scale": factors(drawn.JointFrictionRandomization),
-        "damping_add": each(damping and damping.damping, 0.0),
-        "zero_offset_rad": each(offset and (-offset.width_rad, offset.width_rad), 0.0, offset.joints if offset else ()),
-        "stiction_nm": each(stiction and stiction.stiction_nm, 0.0, stiction.joints if stiction else ()),
-        "play_rad": each(play and play.play_rad, 0.0, play.joints if play else ()),
-        "stiffness_nm_rad": each(spring and spring.stiffness_nm_rad, 0.0, spring.joints if spring else ()),
-    }
+    friction, mass = term(drawn.FloorFrictionRandomization), term(drawn.LinkMassRandomization)
+    load, tilt = term(drawn.PayloadRandomization), term(drawn.ImuTiltRandomization)
+    joints = _joints(config, robot, rng)
     body: dict[str, float] = {}
     if friction is not None:
         body["floor_friction"] = float(between(friction.factor))

@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,13 +25,13 @@ from deploy.control.check import CheckOptions, check
 from deploy.control.run import NO_ACCELEROMETER, RunOptions, run
 from deploy.log.recorder import read_log
 from robots.load import load_robot
+from tests.environments import python_with
 
 ROOT = Path(__file__).parents[2]
 KBOT = ROOT / "robots" / "kbot"
 KOS_SIM = "0.0.14"
 # the newest of what it needs no longer fits it
 BESIDE = ("kmv==0.1.13", "numpy==2.2.6", "mujoco==3.17.0")
-UNAVAILABLE = ("No matching distribution found", "NewConnectionError", "ConnectTimeout", "ReadTimeout", "getaddrinfo")
 # how long the policy runs there [s]
 SECONDS = float(os.environ.get("KOS_SIM_SECONDS", "3"))
 NO_GRAPHICS = re.compile(r"lib(GL|EGL|OSMesa|glfw|X)\w*\.so|Failed to load GLFW", re.IGNORECASE)
@@ -41,18 +40,7 @@ NO_GRAPHICS = re.compile(r"lib(GL|EGL|OSMesa|glfw|X)\w*\.so|Failed to load GLFW"
 @pytest.fixture(scope="session")
 def kos_sim_python() -> Path:
     """The interpreter of an environment that has kos-sim."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    home = ROOT / ".cache" / f"kos-sim-{KOS_SIM}-py{version}"
-    python, done = home / "bin" / "python", home / "installed"
-    if not done.is_file():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True, capture_output=True, text=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        made = subprocess.run([*pip, f"kos-sim=={KOS_SIM}", *BESIDE], capture_output=True, text=True)
-        if made.returncode and any(sign in made.stderr for sign in UNAVAILABLE):
-            pytest.skip(f"kos-sim {KOS_SIM} for Python {version} cannot be downloaded here")
-        assert made.returncode == 0, made.stderr
-        done.write_text("")
-    return python
+    return python_with("kos-sim", KOS_SIM, *BESIDE)
 
 
 def write_model(folder: Path) -> None:

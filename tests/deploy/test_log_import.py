@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,25 @@ def test_a_file_that_is_there_is_kept_unless_force_is_given(arm, tmp_path):
         main(["import", str(path), "-o", str(path), "--robot", str(arm), "--force"])
     with pytest.raises(LogError, match="no robot; expected one with --robot, or robot in the map"):
         main(["import", str(path), "-o", str(tmp_path / "b.mcap")])
+
+
+@pytest.mark.parametrize("share", [0.01, 0.9])  # full when it is opened, and at its end
+def test_a_full_disk_names_the_log_that_there_is_none_of_and_advises_no_recovery(arm, tmp_path, share):
+    path = plain(tmp_path / "a.csv", {"elbow_flex.position": lambda t: 0.1 * math.sin(t)}, 400)
+    assert len(taken(path, tmp_path / "whole.mcap", "--robot", arm).tick) == 400
+    room = int(share * (tmp_path / "whole.mcap").stat().st_size)
+    there, out = sorted(tmp_path.iterdir()), tmp_path / "b.mcap"
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.log.tools", "import", str(path), "-o", str(out), "--robot", str(arm)],
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},  # it would keep half of a module
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"{out}: cannot be written (File too large); expected room for it; make some" in done.stderr
+    assert sorted(tmp_path.iterdir()) == there
 
 
 def test_memory_does_not_grow_with_the_log(arm, tmp_path, monkeypatch):

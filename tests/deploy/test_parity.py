@@ -18,7 +18,7 @@ from mcap.writer import Writer
 
 from deploy.control.run import RunOptions, run
 from deploy.errors import LogError
-from deploy.log.recorder import RunLog, read_log
+from deploy.log.recorder import Recorder, RunLog, read_log
 from deploy.log.tools import recover_log
 from deploy.parity import layers
 from deploy.parity.body import compare
@@ -362,6 +362,12 @@ def test_what_the_head_of_a_log_tells_is_refused_before_its_ticks_are_read(
     other = tmp_path / "other.mcap"
     other.write_bytes(hung["nominal"].path.read_bytes()[:100])
     with pytest.raises(ToolkitError, match=r"other\.mcap: not a log"):
+        main([log, str(other), *out])
+    spec = hung["nominal"].spec
+    spec = spec.replace(robot=spec.robot.replace(name="another"))
+    with Recorder(other, spec=spec, bundle=b"", settings={}, force=True):
+        pass
+    with pytest.raises(ToolkitError, match=r"logs of another, kbot: expected logs of one robot; compare"):
         main([log, str(other), *out])
 
 

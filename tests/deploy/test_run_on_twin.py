@@ -212,6 +212,17 @@ def test_another_reality_on_its_feet_or_on_a_gantry_is_within_the_envelope(narro
     assert read_log(tmp_path / "a.mcap").run.any()
 
 
+def test_a_joint_that_falls_after_the_first_look_is_ramped_home(kinfer, server, tmp_path):
+    def fall(command):
+        if command == 1:  # it holds the measured pose; gains come after it
+            server.position_deg[12] += 20.0
+
+    server.lockstep, server.on_tick, server.follows_rad = True, fall, 0.05
+    log = tmp_path / "a.mcap"
+    report = run(RunOptions(bundle=kinfer, port=server.port, step_lock=True, ramp_s=0.2, duration_s=0.1, log=log))
+    assert (report.ended, report.ramp_ticks) == ("completed", 10 + 1), report.summary()
+
+
 def test_a_robot_whose_zero_is_off_by_a_quarter_turn_is_refused_and_damped(narrow_kinfer, tmp_path):
     reality = tmp_path / "reality.yaml"
     reality.write_text("name: unzeroed\njoints: {zero_offset_rad: {dof_left_elbow_02: 0.785, all: 0.0}}\n")

@@ -13,7 +13,7 @@ pytest.importorskip("mujoco")
 from deploy.sysid import command
 from deploy.sysid.calibrate import calibrate
 from deploy.sysid.calibration import Estimate
-from deploy.sysid.contacts import Contacts, ContactsError, Plane
+from deploy.sysid.contacts import Contacts, ContactsError, Plane, apply_contacts
 from deploy.sysid.fit import Problem, first_guess, solve
 from deploy.sysid.intervals import intervals
 from deploy.sysid.lag import fit_lag
@@ -22,6 +22,7 @@ from deploy.sysid.simulate import Parameters, Simulator
 from deploy.sysid.touch import lowest, touches
 from deploy.twin.reality import Reality, parse_reality
 from robots.load import load_robot
+from robots.model import build_model
 from tests.calibrations import calibration_of
 from tests.deploy.hidden_arm import HIDDEN, excited, recorded, two_links
 from toolkit.settings import load
@@ -176,6 +177,16 @@ def test_an_arm_that_stands_on_a_table_is_noticed_and_explained_by_a_declared_pl
     assert solve(problem, problem.start, 6).parameters.plane_m == pytest.approx(0.1, abs=0.001)
     with pytest.raises(ContactsError, match=r"no geom 'hand'; expected some of .*lower"):
         Simulator(arm, [pressed], contacts=Contacts(plane=Plane(height_m=0.1, geoms=("hand",))))
+
+
+@pytest.mark.parametrize("stop", [(-2.7, 1.0), (-1.0, 90.0), (3.0, 4.0), (1.0, 1.0)])
+def test_a_stop_where_its_joint_does_not_come_is_refused_with_the_range(arm, stop):
+    built = build_model(arm, fresh=True)
+    said = rf"joint elbow: got \[{stop[0]:g}, {stop[1]:g}\], expected .*range \[-2\.61799, 2\.61799\] rad; give radians"
+    with pytest.raises(ContactsError, match=said):
+        apply_contacts(built, Contacts(stops_rad={"elbow": stop}))
+    apply_contacts(built, Contacts(stops_rad={"elbow": (-1.0, 2.6181)}))  # as a person writes 150 degrees
+    assert built.model.joint("elbow").range.tolist() == [-1.0, 2.6181]
 
 
 def test_a_plane_that_gives_way_is_a_spring_and_its_give_is_found(arm):

@@ -10,10 +10,12 @@ import pytest
 pytest.importorskip("mujoco")
 
 from deploy.sysid import around
+from deploy.sysid import calibrate as calibrate_module
 from deploy.sysid.around import look_around
+from deploy.sysid.calibrate import calibrate
 from deploy.sysid.fit import FLOOR_RAD, Fit, Problem, solve
 from deploy.sysid.simulate import Parameters, Simulator
-from deploy.twin.reality import parse_reality
+from deploy.twin.reality import Reality, parse_reality
 from robots.load import load_robot
 from tests.deploy.hidden_arm import HIDDEN, excited, recorded, two_links
 
@@ -63,3 +65,18 @@ def test_a_search_whose_steps_were_used_up_is_left_as_it_is(problem):
     problem, truth = problem
     wrong = solve(problem, truth.replace(play=np.array([0.012, 0.005])), 0)
     assert look_around(problem, wrong, here) is wrong
+
+
+@pytest.mark.parametrize("kinds", [("kp", "play"), ("kp",)])
+def test_a_calibration_looks_around_where_play_is_fitted(tmp_path, monkeypatch, kinds):
+    looked = []
+
+    def look(problem: Problem, fit: Fit, *_) -> Fit:
+        looked.append(problem.kinds)
+        return fit
+
+    monkeypatch.setattr(calibrate_module, "look_around", look)
+    arm = two_links(tmp_path / "arm")
+    found = calibrate(arm, [recorded(arm, Reality(), excited(1, 1))], kinds=kinds, timestep_s=0.004, iterations=1)
+    assert found.fitted == kinds
+    assert [tuple(k) for k in looked] == ([kinds] if "play" in kinds else [])

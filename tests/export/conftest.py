@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from ksim.learning import checkpoint
 from ksim.learning.policy import make_model
 from ksim.tasks.stand import stand
 from robots import Bundle, load_robot
+from tests.environments import python_with
 
 # Short episodes, and commands that are not all zero, so that every weight matters.
 RANGES = {"xvel": (-0.5, 1.0), "yvel": (-0.3, 0.3), "yawrate": (-1.0, 1.0)}
@@ -32,10 +31,7 @@ CONFIG = dataclasses.replace(
     policy=PolicyConfig(hidden=16, layers=2, head=16, critic_hidden=4, critic_head=4, smoothing=0.2),
 )
 
-ROOT = Path(__file__).parents[2]
 KINFER = "0.6.1"
-# what pip says where a package cannot be had, and not where something of ours is wrong
-UNAVAILABLE = ("No matching distribution found", "NewConnectionError", "ConnectTimeout", "ReadTimeout", "getaddrinfo")
 
 
 def write_untrained(path: Path, config: Config) -> Path:
@@ -70,18 +66,7 @@ def untrained(tmp_path_factory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def kinfer_python() -> Path:
     """The interpreter of an environment that has kinfer."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    home = ROOT / ".cache" / f"kinfer-{KINFER}-py{version}"
-    python, done = home / "bin" / "python", home / "installed"
-    if not done.is_file():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True, capture_output=True, text=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
-        made = subprocess.run([*pip, f"kinfer=={KINFER}"], capture_output=True, text=True)
-        if made.returncode and any(sign in made.stderr for sign in UNAVAILABLE):
-            pytest.skip(f"kinfer {KINFER} for Python {version} cannot be downloaded here")
-        assert made.returncode == 0, made.stderr
-        done.write_text("")
-    return python
+    return python_with("kinfer", KINFER, "--only-binary", ":all:")
 
 
 @pytest.fixture(scope="session")

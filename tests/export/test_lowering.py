@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -16,38 +18,15 @@ import pytest
 from export import ExportError, convert
 from export.lowering import RULES, UNFOLD, UNROLL_MAX
 from export.tracing import _complete, _convert, _look, flatten
-from robots.spec import JointSpec, PolicySpec, RobotSpec, input_specs
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+try:
+    from tried.case import see, spec
+finally:
+    sys.path.pop(0)
 
 KEY = jax.random.key(0)
 OUT = jnp.asarray(np.random.default_rng(1).normal(0, 0.3, (8, 2)).astype(np.float32))
-
-
-def joint(name: str, bus_id: int) -> JointSpec:
-    return JointSpec(
-        name=name, id=bus_id, kp=30.0, kd=1.0, torque_limit_nm=10.0, torque_max_nm=15.0, velocity_max_rad_s=20.0,
-        armature=0.01, friction_nm=0.0, damping=0.0, lower_rad=-1.2, upper_rad=1.2, home_rad=0.0, actuator_type="m",
-    )  # fmt: skip
-
-
-ROBOT = RobotSpec(name="leg", joints=(joint("hip", 1), joint("knee", 2)))
-
-
-def spec() -> PolicySpec:
-    known = input_specs(ROBOT, ())
-    return PolicySpec(
-        task="t",
-        robot=ROBOT,
-        inputs=tuple(known[name] for name in ("joint_angles", "gyroscope", "time")),
-        commands=(),
-        carry_size=0,
-        control_period_s=0.02,
-        action_low_rad=(-1.2, -1.2),
-        action_high_rad=(1.2, 1.2),
-    )
-
-
-def see(inputs: dict[str, Any]) -> jax.Array:
-    return jnp.concatenate([inputs["joint_angles"], inputs["gyroscope"]])
 
 
 def plain(function: Callable[[jax.Array], jax.Array]) -> tuple[Callable[..., Any], Any]:

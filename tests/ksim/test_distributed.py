@@ -162,6 +162,7 @@ def test_a_run_of_two_processes_goes_on_with_one_and_the_other_way_round(command
 
 def test_processes_of_two_tasks_refuse_to_begin(short, tmp_path):
     shared = ("--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2")
+    shared += ("--set", f"run.total_steps={STEPS}")  # if they began, it would soon be over
     out = tmp_path / "run"
     several = [
         start(short, out, *shared, "--process", str(i), "--set", f"randomizations.kp.factor=[0.9,1.{i + 1}]")

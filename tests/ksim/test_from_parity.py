@@ -14,10 +14,15 @@ from ksim.calibration import from_calibration
 from ksim.channels import Channel
 from ksim.errors import ConfigError
 from ksim.from_parity import from_parity
+from ksim.joint_randomization import ComplianceRandomization
+from ksim.measured import MeasuredRandomization
 from ksim.noise import GaussianNoise, UniformNoise
 from ksim.randomization import PayloadRandomization
 from ksim.train_command import main
-from tests.calibrations import ANKLE, KNEE, WRIST, calibration_file
+from robots.load import load_robot
+from tests.calibrations import ANKLE, KNEE, WRIST, calibration_file, published
+
+JOINTS = {joint.name: joint for joint in load_robot("kbot").joints}
 
 WITHIN = {
     "joint_position_noise_rad": 0.001,
@@ -136,14 +141,46 @@ def test_with_a_calibration_its_own_ranges_grow_where_the_report_says(config, re
     told = report(suspect(Cause.GAINS, 0.7, "factor", KNEE), reality=path)
     kp = from_parity(task, told, path).config.randomizations["kp"]
     assert kp.spans[KNEE] == pytest.approx((0.67, task.randomizations["kp"].spans[KNEE][1]))
-    assert kp.of.factor == pytest.approx((0.67, 1.1)) and kp.spans.get(WRIST) == task.randomizations["kp"].spans.get(
-        WRIST
-    )
+    assert kp.of == task.randomizations["kp"].of and set(kp.spans) == {KNEE}
     with pytest.raises(ConfigError, match=r"not with the robot as described, .*again without --reality"):
         from_parity(config, told)
     path.write_text(path.read_text() + "# another\n")
     with pytest.raises(ConfigError, match=r"again with --reality"):
         from_parity(task, told, path)
+
+
+@pytest.mark.parametrize(
+    ("told", "term", "span"),
+    [
+        (suspect(Cause.GAINS, 0.7, "factor", WRIST), "kp", (0.67, 1.1)),  # the calibration knows the knee's alone
+        (suspect(Cause.GAINS, 1.05, "factor", WRIST), "kp", None),  # within the task's own range
+        (suspect(Cause.STICKY, 4.0, "N m", ANKLE), "stiction", (0.0, 4.4)),
+        (suspect(Cause.LOOSE, 0.03, "rad", WRIST), "play", (0.0, 0.033)),  # the task gives play to ankles alone
+        (suspect(Cause.LOOSE, 10.0, "N m/rad", ANKLE), "compliance", (0.0, 0.11)),
+        (suspect(Cause.ZERO_OFFSET, -0.05, "rad", ANKLE), "joint_offset", (-0.055, 0.02)),
+    ],
+)
+def test_with_a_calibration_a_joint_that_it_does_not_know_gets_a_range_of_its_own(
+    config, report, tmp_path, told, term, span
+):
+    path, spring = calibration_file(tmp_path), ComplianceRandomization(joints=("ankle",), rigid=0.5)
+    config = dataclasses.replace(config, randomizations={**config.randomizations, "compliance": spring})
+    task = from_calibration(config, path).randomizations
+    grown = from_parity(from_calibration(config, path), report(told, reality=path), path)
+    (place,) = told.places
+    assert grown.config.randomizations[term].of == task[term].of
+    more = {} if span is None else {place: pytest.approx(span, rel=1e-3)}
+    assert grown.config.randomizations[term].spans == {**task[term].spans, **more} and not grown.unheld
+    assert any(line.startswith(f"randomizations.{term} of {place}: ") for line in grown.changes) == bool(more)
+
+
+def test_with_a_calibration_that_knows_no_joints_gains_the_named_ones_alone_get_a_range(config, report, tmp_path):
+    path = calibration_file(tmp_path, joints={j: published(joint) for j, joint in JOINTS.items()})
+    task = from_calibration(config, path)
+    grown = from_parity(task, report(suspect(Cause.GAINS, 0.7, "factor", WRIST), reality=path), path).config
+    of, kp = task.randomizations["kp"], grown.randomizations["kp"]
+    assert kp == MeasuredRandomization(of=of, spans={WRIST: kp.spans[WRIST]}, scale=of.scale)
+    assert kp.spans[WRIST] == pytest.approx((0.67, 1.1))
 
 
 @pytest.mark.parametrize(

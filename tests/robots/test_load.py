@@ -226,6 +226,22 @@ BAD_METADATA = {
         "imu_site: got 'nose', expected a site or body of the model: imu, left_foot",
     ),
     "feet in a string": (lambda m: m.update(ksim2real={"foot_sites": "left_foot"}), "foot_sites: got 'left_foot'"),
+    "a slip in a joint's key": (
+        lambda m: m[JOINTS]["left_hip"].update(frictoin=1),
+        "joint left_hip: key 'frictoin' is not read; did you mean friction",
+    ),
+    "radians": (
+        lambda m: m[JOINTS]["left_hip"].update(min_angle_rad=-1, soft_torque_limit=5, torque_limit=4),
+        "min_angle_rad' is not read; did you mean min_angle_deg.* 'torque_limit' is .* did you mean torque_limit_nm",
+    ),
+    "a slip in an actuator type's key": (
+        lambda m: m[TYPES]["small"].update(friction_loss=1) or m[TYPES]["small"].pop("frictionloss", None),
+        "actuator type small: key 'friction_loss' is not read; did you mean frictionloss",
+    ),
+    "a slip at the top": (
+        lambda m: m.update(ksim_2_real={"name": "x"}),
+        "metadata.json: key 'ksim_2_real' is not read; did you mean ksim2real",
+    ),
     "own key is a list": (lambda m: m.update(ksim2real=[]), "ksim2real: got list, expected an object"),
 }
 
@@ -236,6 +252,20 @@ def test_bad_metadata_is_named_in_one_line(write_robot, case):
     with pytest.raises(RobotLoadError, match=message) as caught:
         load_robot(write_robot(edit=edit))
     assert "\n" not in str(caught.value)
+
+
+def test_keys_of_other_programs_are_let_be(write_robot):
+    kscales = {"offset": 0, "flipped": True, "nn_id": 3}
+    motors = {"sysid": "x", "vin": 24, "kt": 1, "R": 1, "vmax": 5, "amax": 9, "max_pwm": 1, "error_gain": 0.1}
+
+    def edit(metadata):
+        for row in metadata[JOINTS].values():
+            row.update(kscales, bus="can0", inverted=False)
+        for row in metadata[TYPES].values():
+            row.update(motors, actuator_type="robstride", gear_ratio=9)
+        metadata["version"] = 2
+
+    assert load_robot(write_robot(edit=edit)).joints == load_robot(write_robot()).joints
 
 
 def test_unknown_home_joints_are_listed(write_robot, biped_xml):

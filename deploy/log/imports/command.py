@@ -27,7 +27,7 @@ from deploy.log.imports.pyfirmware import GAINS, NAME, PyfirmwareLog
 from deploy.log.imports.sage import CONTROL, SageFolder
 from deploy.log.imports.source import Row, Source
 from deploy.log.imports.ticks import Ticks
-from deploy.log.recorder import Recorder
+from deploy.log.recorder import NotWritten, Recorder
 from robots.bundle import Bundle, read_bundle
 from robots.inputs import ACCELEROMETER, GRAVITY_INPUT, GYROSCOPE, JOINT_ANGLES, JOINT_VELOCITIES
 from robots.load import HERE, load_robot
@@ -417,6 +417,11 @@ def main(argv: list[str]) -> int:
                 episode=args.episode,
                 progress=bar,
             )
+    except NotWritten as error:  # what was written of it is gone
+        raise LogError(
+            f"{args.out}: cannot be written ({error.why}); expected room for it; make some, or name a file on another "
+            "disk"
+        ) from None
     finally:
         bar.close()
     for line in found.warnings:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from deploy.twin.reality import parse_reality
+from ksim.calibration import from_calibration
 from ksim.load import load_config
 from ksim.suite.twins import COURSE, COURSE_S, draw_reality
 from robots import load_robot
+from tests.calibrations import ANKLE, KNEE, WRIST, calibration_file
 from toolkit.settings import apply_overrides
 
 
@@ -45,6 +47,33 @@ def test_what_the_task_does_not_vary_is_nominal(config):
     one = parse_reality(draw_reality(quiet, load_robot("kbot"), 0))
     assert set(one.joints.kp_scale.values()) == {1.0} and set(one.joints.play_rad.values()) == {0.0}
     assert one.commands.stall_interval_s == (0.0, 0.0) and one.sensors.position_noise_rad == 0.0
+
+
+def test_with_a_calibration_a_joint_is_drawn_about_what_was_measured_and_the_others_as_without(config, tmp_path):
+    robot = load_robot("kbot")
+    task, knee = from_calibration(config, calibration_file(tmp_path)), robot.joint(KNEE)
+    drawn = [parse_reality(draw_reality(task, robot, seed)).joints for seed in range(30)]
+    for what, described, low, high in (
+        ("kp_scale", knee.kp, 114, 126),
+        ("kd_scale", knee.kd, 6.3, 7.7),
+        ("torque_scale", knee.torque_limit_nm, 66.5, 73.5),
+        ("friction_add_nm", 1.0, 0.4, 0.6),
+        ("stiction_nm", 1.0, 0.3, 0.5),
+        ("play_rad", 1.0, 0.018, 0.022),
+        ("stiffness_nm_rad", 1.0, 1 / 0.011, 1 / 0.009),
+        ("zero_offset_rad", 1.0, 0.047, 0.053),
+    ):
+        values = [described * getattr(one, what)[KNEE] for one in drawn]
+        assert low <= min(values) < low + 0.2 * (high - low) and high - 0.2 * (high - low) < max(values) <= high, what
+    (one,) = {
+        tuple(getattr(j, what)[KNEE] for what in ("load_friction", "link_mass_scale", "velocity_scale")) for j in drawn
+    }
+    assert one == (0.1, 1.25, 15.0 / knee.velocity_max_rad_s)
+    # measured at the twin's own step, carried to training's and back
+    assert drawn[0].armature_scale[KNEE] * knee.armature == pytest.approx(0.05)
+    wrist, ankle = ([one.kp_scale[name] for one in drawn] for name in (WRIST, ANKLE))
+    assert 0.85 <= min(wrist + ankle) < 0.9 and 1.1 < max(wrist + ankle) <= 1.15
+    assert drawn[0].armature_scale[WRIST] == drawn[0].link_mass_scale[WRIST] == 1.0
 
 
 def test_noise_has_the_spread_of_training(config):
