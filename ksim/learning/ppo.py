@@ -225,9 +225,9 @@ def update(
     """
     mean, std = scale.moments()
     net = model.critic.net
-    normal, _ = net.unroll(rollout.critic, rollout.critic_state, rollout.resets)
-    _, critic_state = net.unroll(rollout.critic[:-1], rollout.critic_state, rollout.resets[:-1])
-    value = normal[..., 0] * std + mean
+    normal, critic_state = net.unroll(rollout.critic[:-1], rollout.critic_state, rollout.resets[:-1])
+    after, _ = net.unroll(rollout.critic[-1:], critic_state, rollout.resets[-1:])
+    value = jnp.concatenate([normal, after])[..., 0] * std + mean
     # an episode cut by the clock goes on in truth: its last reward takes the value with it
     reward = rollout.reward + config.gamma * rollout.timeout * value[:-1]
     advantage = gae(reward, value, rollout.done, config.gamma, config.lam)
