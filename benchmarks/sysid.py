@@ -160,7 +160,7 @@ def main() -> None:
     parse.add_argument("--loose", nargs="+", default=["ankle"], help="words in the names of joints that have play")
     parse.add_argument("--first", type=int, default=0, help="number of the first draw")
     parse.add_argument("--draws", type=int, default=10)
-    parse.add_argument("--seconds", type=float, default=4.0, help="of each of the four motions")
+    parse.add_argument("--seconds", type=float, default=12.0, help="of each of the four motions")
     parse.add_argument("--noise", type=float, nargs=2, default=(5e-4, 0.02), help="of positions, velocities")
     parse.add_argument("--iterations", type=int, default=40)
     args = parse.parse_args()
