@@ -1,0 +1,79 @@
+"""Which settings learn most from the same number of steps: trains each for as long, then asks what survives.
+
+    python benchmarks/sweep.py --try ppo.gamma=0.98 --try 'ppo.symmetry=augment ppo.gamma=0.98' --seeds 0 1
+
+The task as it is comes first, then one row for each `--try`, whose settings are those of `ksim train --set`. Steps are
+counted, not minutes, so a busy machine changes no row; what a row cost is told in processor time. `survival` is of 200
+episodes at full difficulty without exploration noise, `half` the steps after which half of the training episodes
+lasted, `level` where the curriculum ended. A training that has ended is not done again: add rows, and start once more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+EPISODES, SEED = 200, 5000
+
+
+def _processor_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _ksim(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "ksim.cli", *words], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"benchmarks/sweep.py: ksim {' '.join(words)} ended with {done.returncode}")
+    return done.stdout
+
+
+def trained(out: Path, config: str, settings: list[str], steps: int, seed: int) -> dict[str, Any]:
+    """One training and its evaluation, or what is left of an earlier one."""
+    folder = out / (re.sub(r"[^\w.=-]+", "_", "_".join(settings)) or "as_it_is") / f"seed{seed}"
+    kept = folder / "sweep.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    begin = _processor_s()
+    sets = [*settings, f"seed={seed}", f"run.total_steps={steps}", "run.max_minutes=1000"]
+    _ksim("train", "--config", config, "--out", str(folder), *(word for s in sets for word in ("--set", s)))
+    cost_s = _processor_s() - begin
+    found = json.loads(
+        _ksim("eval", str(folder / "model.ckpt"), "--episodes", str(EPISODES), "--seed", str(SEED), "--json")
+    )
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    half = next((row["steps"] for row in rows if row["survival"] >= 0.5), None)
+    row = {
+        "settings": settings, "seed": seed, "survival": found["survival"], "length_s": found["length_mean_s"],
+        "half": half, "level": rows[-1]["level"], "processor_s": cost_s,
+    }  # fmt: skip
+    kept.write_text(json.dumps(row))
+    return row
+
+
+def main() -> None:
+    """The table."""
+    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse.add_argument("--config", default="configs/kbot_stand.yaml")
+    parse.add_argument("--try", dest="tries", action="append", default=[], help="settings of a row, between blanks")
+    parse.add_argument("--steps", type=int, default=1_500_000)
+    parse.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parse.add_argument("--out", type=Path, default=Path("runs/sweep"))
+    args = parse.parse_args()
+    print(f"{'survival':>9s}{'mean s':>8s}{'half':>10s}{'level':>7s}{'proc. s':>9s}{'seed':>6s}  settings")
+    for settings in ([], *(words.split() for words in args.tries)):
+        for seed in args.seeds:
+            row = trained(args.out, args.config, settings, args.steps, seed)
+            half = "-" if row["half"] is None else f"{row['half']:,}"
+            cells = f"{row['survival']:9.1%}{row['length_s']:8.2f}{half:>10s}{row['level']:7.2f}"
+            print(f"{cells}{row['processor_s']:9.0f}{seed:6d}  {' '.join(settings) or 'as it is'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
