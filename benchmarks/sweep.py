@@ -11,6 +11,7 @@ lasted, `level` where the curriculum ended. A training that has ended is not don
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import resource
@@ -48,7 +49,8 @@ def trained(out: Path, config: str, settings: list[str], steps: int, seed: int) 
         _ksim("eval", str(folder / "model.ckpt"), "--episodes", str(EPISODES), "--seed", str(SEED), "--json")
     )
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    half = next((row["steps"] for row in rows if row["survival"] >= 0.5), None)
+    told = itertools.dropwhile(lambda row: row["survival"] >= 0.5, rows)  # until episodes have ended, all survive
+    half = next((row["steps"] for row in told if row["survival"] >= 0.5), None)
     row = {
         "settings": settings, "seed": seed, "survival": found["survival"], "length_s": found["length_mean_s"],
         "half": half, "level": rows[-1]["level"], "processor_s": cost_s,

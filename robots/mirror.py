@@ -167,10 +167,7 @@ def find_mirror(built: BuiltModel) -> MirrorMap:
         if other.misfit < plane.misfit:
             plane, qpos = other, built.home_qpos
     if plane.misfit > 1:
-        raise MirrorError(
-            f"robot {built.spec.name}: no plane of symmetry: {plane.worst}; "
-            "correct the model, or train without symmetry"
-        )
+        raise MirrorError(f"robot {built.spec.name}: no plane of symmetry: {plane.worst}; correct the model")
     mirror = _map(built, plane, qpos)
     error = check_mirror(built, mirror)
     if error > TOLERANCE:

@@ -21,8 +21,10 @@ from ksim.environment import Ended, EnvBatch, Environment, make_environment
 from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint, ppo
 from ksim.learning.policy import Model, Policy, make_model, make_policy, mirror_of
+from ksim.learning.symmetry import NetMirror
 from ksim.learning.world import CUT, LATER_CUT, WHOLE, World, everywhere, total
 from ksim.types import Action, Drive, EnvState, PhysicsParams, PhysicsState, RewardState, Trajectory
+from robots import MirrorError
 
 # The level stays until the averages are of about half as many episodes as there are environments: those that end first
 # had a clock that started late.
@@ -104,9 +106,7 @@ class Trainer:
         self.started_from: dict[str, Any] | None = None
         self.env = environment or make_environment(config, self.world.local(config.ppo.envs))
         self.robot = self.env.scene.built.spec
-        self.mirror = None
-        if config.policy.symmetric or config.ppo.symmetry != "none":
-            self.mirror = mirror_of(self.robot, self.env.scene.mirror, config)
+        self.mirror = self._mirror()
         self._tick = eqx.filter_jit(self.tick)
         self._settle = jax.jit(self.env.settle)
         self._learn = eqx.filter_jit(self.learn)
@@ -117,6 +117,18 @@ class Trainer:
         if self._spread:
             self._learn_on_all = self.world.spread(self.learn, _LEARNS, (_LEARNER, WHOLE))
             self._whole_on_all = self.world.spread(self._iterate_mjx, (_LEARNER, CUT, WHOLE), (_LEARNER, CUT, WHOLE))
+
+    def _mirror(self) -> NetMirror | None:
+        """The mirror of what the policy sees and does, where the configuration asks for one."""
+        config = self.config
+        asked = {"ppo.symmetry=none": config.ppo.symmetry != "none", "policy.symmetric=false": config.policy.symmetric}
+        if not any(asked.values()):
+            return None
+        try:
+            return mirror_of(self.robot, self.env.scene.mirror, config)
+        except MirrorError as error:
+            without = " ".join(f"--set {word}" for word, is_asked in asked.items() if is_asked)
+            raise MirrorError(f"{error}; to train without symmetry: {without}") from error
 
     def policy(self, model: Model) -> Policy:
         """The policy function of a model."""

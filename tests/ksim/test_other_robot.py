@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ksim.learning import checkpoint
 from ksim.learning.trainer import Trainer
 from ksim.tasks import task_config
+from robots import MirrorError
 from robots.understood import understood
 from tests.ksim.biped import write_biped
 from toolkit.settings import apply_overrides
@@ -71,3 +73,13 @@ def test_a_word_that_is_in_no_joint_of_this_robot_is_refused_with_the_joints_tha
             )
         )
         trainer.iterate(*trainer.start())
+
+
+def test_a_robot_whose_sides_differ_is_refused_with_what_trains_it_all_the_same(tmp_path):
+    lame = write_biped(tmp_path / "lame")
+    metadata = json.loads((lame / "metadata.json").read_text())
+    metadata["joint_name_to_metadata"]["R1"]["kp"] = 80
+    (lame / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(MirrorError, match=r"joint R3 has no mirror image.*; to train without symmetry: --set ppo.symmetry=none$"):
+        Trainer(small("kbot_stand", lame, "ppo.symmetry=augment"))
+    assert Trainer(small("kbot_stand", lame, "ppo.symmetry=none")).mirror is None
