@@ -80,6 +80,6 @@ def test_a_robot_whose_sides_differ_is_refused_with_what_trains_it_all_the_same(
     metadata = json.loads((lame / "metadata.json").read_text())
     metadata["joint_name_to_metadata"]["R1"]["kp"] = 80
     (lame / "metadata.json").write_text(json.dumps(metadata))
-    with pytest.raises(MirrorError, match=r"joint R3 has no mirror image.*; to train without symmetry: --set ppo.symmetry=none$"):
+    with pytest.raises(MirrorError, match=r"joint R3 .*; to train without symmetry: --set ppo.symmetry=none$"):
         Trainer(small("kbot_stand", lame, "ppo.symmetry=augment"))
     assert Trainer(small("kbot_stand", lame, "ppo.symmetry=none")).mirror is None
