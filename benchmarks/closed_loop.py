@@ -155,7 +155,8 @@ class Loop:
             begun = (self.out / name / "last.ckpt").exists()
             words += ["--resume"] if begun else ["--init", shipped_policy("stand", ".ckpt")]
             words += ["--set", "run.max_minutes=100000", "--set", f"run.total_steps={self.args.steps}"]
-            words += ["--set", f"seed={self.args.seed}"]
+            # the hidden robot's sides differ
+            words += ["--set", f"seed={self.args.seed}", "--set", "ppo.symmetry=none"]
             told[name] = self.stages.call("train", *words, label=f"train {name}")
         return told
 
