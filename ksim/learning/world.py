@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ksim.errors import ConfigError, TrainingError
@@ -30,7 +31,11 @@ WHOLE, CUT, LATER_CUT = PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(None
 
 def everywhere(value: Any, spread: bool) -> Any:
     """The mean of a mean over the devices; within a function that `World.spread` made, if `spread`."""
-    return jax.lax.pmean(value, AXIS) if spread else value
+    if not spread:
+        return value
+    # as one vector: each leaf by itself would be a message of its own
+    flat, back = ravel_pytree(value)
+    return back(jax.lax.pmean(flat, AXIS))
 
 
 def total(value: Any, spread: bool) -> Any:
