@@ -104,7 +104,7 @@ def _demo(stages: Stages, *, fast: bool, seed: int) -> dict[str, Any]:
             checkpoint, source = shipped_policy(SHIPPED, ".ckpt"), "shipped"
             stages.say(
                 f"survival {survival_trained:.0%} after {trained['seconds'] / 60:.1f} minutes is below "
-                f"{GOOD_ENOUGH:.0%}: going on with the shipped policy (a longer run of the same training)"
+                f"{GOOD_ENOUGH:.0%}: going on with the shipped policy, which was trained for longer"
             )
     shutil.copyfile(checkpoint, out / "model.ckpt")
     checkpoint = out / "model.ckpt"

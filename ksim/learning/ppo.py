@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ksim.config import PpoConfig
 from ksim.curriculum import factor
-from ksim.learning.nets import linear
+from ksim.learning.nets import Net, linear
 from ksim.learning.policy import Model
 from ksim.learning.symmetry import NetMirror
 from ksim.learning.world import AXIS, everywhere, moments
@@ -119,6 +119,13 @@ def gae(
 
     _, advantages = jax.lax.scan(back, jnp.zeros_like(value[0]), (reward, value[:-1], value[1:], alive), reverse=True)
     return advantages
+
+
+def valued(net: Net, rollout: Rollout) -> tuple[Float[Array, "T+1 E"], Float[Array, "E state"]]:
+    """The critic's normalised values of a rollout and of what follows it, and its state before what follows."""
+    value, state = net.unroll(rollout.critic[:-1], rollout.critic_state, rollout.resets[:-1])
+    after, _ = net.unroll(rollout.critic[-1:], state, rollout.resets[-1:])
+    return jnp.concatenate([value, after])[..., 0], state
 
 
 class Batch(NamedTuple):
@@ -224,10 +231,8 @@ def update(
         rollout, figures).
     """
     mean, std = scale.moments()
-    net = model.critic.net
-    normal, critic_state = net.unroll(rollout.critic[:-1], rollout.critic_state, rollout.resets[:-1])
-    after, _ = net.unroll(rollout.critic[-1:], critic_state, rollout.resets[-1:])
-    value = jnp.concatenate([normal, after])[..., 0] * std + mean
+    normal, critic_state = valued(model.critic.net, rollout)
+    value = normal * std + mean
     # an episode cut by the clock goes on in truth: its last reward takes the value with it
     reward = rollout.reward + config.gamma * rollout.timeout * value[:-1]
     advantage = gae(reward, value, rollout.done, config.gamma, config.lam)

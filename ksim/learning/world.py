@@ -31,16 +31,18 @@ WHOLE, CUT, LATER_CUT = PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(None
 
 def everywhere(value: Any, spread: bool) -> Any:
     """The mean of a mean over the devices; within a function that `World.spread` made, if `spread`."""
-    if not spread:
-        return value
-    # as one vector: each leaf by itself would be a message of its own
-    flat, back = ravel_pytree(value)
-    return back(jax.lax.pmean(flat, AXIS))
+    return _together(jax.lax.pmean, value) if spread else value
 
 
 def total(value: Any, spread: bool) -> Any:
     """The sum over the devices."""
-    return jax.lax.psum(value, AXIS) if spread else value
+    return _together(jax.lax.psum, value) if spread else value
+
+
+def _together(reduce: Callable[[Any, str], Any], value: Any) -> Any:
+    """All arrays as one vector: each by itself would be a message of its own."""
+    flat, back = ravel_pytree(value)
+    return back(reduce(flat, AXIS))
 
 
 def moments(value: Any, axis: Any, spread: bool) -> tuple[Any, Any]:

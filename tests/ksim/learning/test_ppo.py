@@ -55,6 +55,22 @@ def test_value_scale_is_zero_and_one_at_first_then_the_moments_of_the_returns():
     assert [float(v) for v in scale.moments()] == pytest.approx([2.0, math.sqrt(2.0)], rel=1e-5)
 
 
+def test_a_critic_with_a_memory_values_a_rollout_and_what_follows_it_as_step_by_step(small):
+    critic = jax.random.normal(jax.random.key(1), (T + 1, E, SEEN))
+    start = jax.random.normal(jax.random.key(2), (E, small.critic.net.state_size))
+    # episodes begin in mid-rollout, at what follows it, and nowhere
+    resets = jnp.zeros((T + 1, E), bool).at[1, 0].set(True).at[T, 1].set(True)
+    seen = ppo.Rollout(None, critic, None, None, None, None, None, resets, None, start)
+    value, after = ppo.valued(small.critic.net, seen)
+    for e in range(E):
+        state = start[e]
+        for t in range(T + 1):
+            if t == T:
+                assert np.allclose(after[e], state, atol=1e-6)
+            one, state = small.critic.net(critic[t, e], state * (1 - resets[t, e]))
+            assert np.allclose(value[t, e], one[0], atol=1e-6)
+
+
 def test_returns_that_are_all_equal_do_not_divide_by_zero():
     mean, std = ppo.ValueScale.start().update(jnp.full(4, 2.0)).moments()
     assert float(mean) == pytest.approx(2.0) and float(std) == pytest.approx(0.01)
