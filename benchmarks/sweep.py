@@ -1,6 +1,6 @@
 """Which settings learn most from the same number of steps: trains each for as long, then asks what survives.
 
-    python benchmarks/sweep.py --try ppo.gamma=0.98 --try 'ppo.symmetry=augment ppo.gamma=0.98' --seeds 0 1
+    python benchmarks/sweep.py --try ppo.gamma=0.98 --try 'ppo.epochs=4 ppo.learning_rate_max=0.002' --seeds 0 1
 
 The task as it is comes first, then one row for each `--try`, whose settings are those of `ksim train --set`. Steps are
 counted, not minutes, so a busy machine changes no row; what a row cost is told in processor time. `survival` is of 200
@@ -15,10 +15,13 @@ import itertools
 import json
 import re
 import resource
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+
+from ksim.demo_stages import Stages
 
 EPISODES, SEED = 200, 5000
 
@@ -28,26 +31,19 @@ def _processor_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _ksim(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "ksim.cli", *words], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"benchmarks/sweep.py: ksim {' '.join(words)} ended with {done.returncode}")
-    return done.stdout
-
-
-def trained(out: Path, config: str, settings: list[str], steps: int, seed: int) -> dict[str, Any]:
-    """One training and its evaluation, or what is left of an earlier one."""
-    folder = out / (re.sub(r"[^\w.=-]+", "_", "_".join(settings)) or "as_it_is") / f"seed{seed}"
+def trained(stages: Stages, config: str, settings: list[str], steps: int, seed: int) -> dict[str, Any]:
+    """One training and its evaluation, or what is left of an earlier one; one that was broken off starts anew."""
+    words = [Path(config).stem, str(steps), *settings, f"seed={seed}"]
+    folder = stages.out / re.sub(r"[^\w.=-]+", "_", "_".join(words))
     kept = folder / "sweep.json"
     if kept.is_file():
         return json.loads(kept.read_text())
+    shutil.rmtree(folder, ignore_errors=True)
     begin = _processor_s()
     sets = [*settings, f"seed={seed}", f"run.total_steps={steps}", "run.max_minutes=1000"]
-    _ksim("train", "--config", config, "--out", str(folder), *(word for s in sets for word in ("--set", s)))
+    stages.call("train", "--config", config, "--out", folder, *(word for s in sets for word in ("--set", s)))
     cost_s = _processor_s() - begin
-    found = json.loads(
-        _ksim("eval", str(folder / "model.ckpt"), "--episodes", str(EPISODES), "--seed", str(SEED), "--json")
-    )
+    found = stages.call("eval", folder / "model.ckpt", "--episodes", EPISODES, "--seed", SEED)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     told = itertools.dropwhile(lambda row: row["survival"] >= 0.5, rows)  # until episodes have ended, all survive
     half = next((row["steps"] for row in told if row["survival"] >= 0.5), None)
@@ -68,10 +64,11 @@ def main() -> None:
     parse.add_argument("--seeds", type=int, nargs="+", default=[0])
     parse.add_argument("--out", type=Path, default=Path("runs/sweep"))
     args = parse.parse_args()
+    stages = Stages(args.out, Console(stderr=True), str(args.out / ".jax"))
     print(f"{'survival':>9s}{'mean s':>8s}{'half':>10s}{'level':>7s}{'proc. s':>9s}{'seed':>6s}  settings")
     for settings in ([], *(words.split() for words in args.tries)):
         for seed in args.seeds:
-            row = trained(args.out, args.config, settings, args.steps, seed)
+            row = trained(stages, args.config, settings, args.steps, seed)
             half = "-" if row["half"] is None else f"{row['half']:,}"
             cells = f"{row['survival']:9.1%}{row['length_s']:8.2f}{half:>10s}{row['level']:7.2f}"
             print(f"{cells}{row['processor_s']:9.0f}{seed:6d}  {' '.join(settings) or 'as it is'}", flush=True)
