@@ -341,4 +341,4 @@ def guard(log: RunLog) -> tuple[Suspect, ...]:
     names = np.asarray(log.spec.robot.joint_names)[share > GUARD_SHARE]
     if not len(names):
         return ()
-    return (_seen(Cause.GUARD, LayerName.ACTION_PATH, *names, value=float(share.max()), unit="share"),)
+    return (_seen(Cause.GUARD, LayerName.ACTION_PATH, *names, value=float(share.max()), unit="times"),)

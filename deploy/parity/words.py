@@ -122,7 +122,8 @@ def said(suspect: Suspect) -> str:
         case Cause.LOOP_LATE:
             text = f"the control loop is late{f': {told}' if told else ''}"
         case Cause.GUARD:
-            text = f"safety changed the targets of {joints}{f' in {told}' if told else ''}"
+            by = "" if suspect.value is None else f" by up to {suspect.value:.3g} times what the policy moves them"
+            text = f"safety changed the targets of {joints}{by}"
     return capital(text) + "."
 
 

@@ -49,7 +49,8 @@ def judged(suspects: tuple[Suspect, ...] = (), **values: float | None) -> Judgem
     return Judgement(layers=tuple(layers), suspects=suspects)
 
 
-SIZELESS = (Cause.JOINTS_SWAPPED, Cause.JOINT_INVERTED, Cause.UNIT)
+# of no size, or of one without a unit
+SIZELESS = (Cause.JOINTS_SWAPPED, Cause.JOINT_INVERTED, Cause.UNIT, Cause.GUARD)
 
 
 @pytest.mark.parametrize("cause", Cause, ids=lambda c: c.name)
@@ -98,7 +99,7 @@ def test_a_delay_that_is_shorter_than_in_training_is_no_search_for_where_it_wait
         ({"cause": Cause.LOOSE, "places": (KNEE,), "value": 23.0, "unit": "N m/rad"}, "a spring of 23 N m/rad."),
         ({"cause": Cause.IMU_RATE, "value": 20.0, "unit": "Hz"}, "The IMU gives new readings at only 20 Hz."),
         ({"cause": Cause.JOINTS_SWAPPED, "places": (KNEE, HIP)}, "Joints right_knee_04 and left_hip_roll_03 are swapp"),
-        ({"cause": Cause.GUARD, "value": 0.25, "unit": "share"}, "Safety changed the targets of the joints in 25 %."),
+        ({"cause": Cause.GUARD, "value": 6.574, "unit": "times"}, "by up to 6.57 times what the policy moves them."),
     ],
 )
 def test_sizes_are_in_the_field_s_units(changes, said):

@@ -127,9 +127,9 @@ def test_what_is_to_be_mended_is_not_trained_for(config, report, cause):
 def test_what_no_term_varies_is_told(config, report):
     terms = {k: v for k, v in config.randomizations.items() if not isinstance(v, PayloadRandomization)}
     task = dataclasses.replace(config, randomizations=terms, channels={**config.channels, "action": Channel()})
-    found = (suspect(Cause.MASS, 5.0, "kg"), suspect(Cause.GUARD, 0.4, "share"), suspect(Cause.LOOSE, None, "rad"))
+    found = (suspect(Cause.MASS, 5.0, "kg"), suspect(Cause.GUARD, 1.4, "times"), suspect(Cause.LOOSE, None, "rad"))
     grown = from_parity(task, report(*found))
-    assert grown.unheld == ("mass, 5 kg", "targets changed by safety, 0.4 share", "loose joint, of no size")
+    assert grown.unheld == ("mass, 5 kg", "targets changed by safety, 1.4 times", "loose joint, of no size")
     assert grown.config == task
 
 
