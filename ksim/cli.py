@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -123,10 +122,6 @@ def _answer(argv: list[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        # XLA remarks on every program that it takes from the cache; its errors come as exceptions. JAX sets a level of
-        # its own when it is imported, so this comes first
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     modules, argv = _with(argv)
     if not argv or argv[0] not in VERBS:
         return run_verb("", _answer, argv)

@@ -117,7 +117,8 @@ class PpoConfig(Settings):
         rollout_steps: control steps of a rollout, and of a sequence.
         epochs: passes over a rollout.
         minibatches: parts of each pass.
-        gamma: discount of a control step.
+        gamma: discount of a control step; it may follow the curriculum's level: little foresight to find a gait, more
+            of it to survive a push.
         lam: of generalised advantage estimation.
         clip: of the change of an action's probability.
         learning_rate: step size at the start; it follows the KL.
@@ -142,7 +143,7 @@ class PpoConfig(Settings):
     rollout_steps: Annotated[int, Bound(1, 10_000, "steps")] = 24
     epochs: Annotated[int, Bound(1, 1000, "epochs")] = 4
     minibatches: Annotated[int, Bound(1, 131_072, "minibatches")] = 4
-    gamma: Annotated[float, Bound(0, 1, "a discount")] = 0.99
+    gamma: Annotated[float | Scale, Bound(0, 1, "a discount")] = 0.99
     lam: Annotated[float, Bound(0, 1, "a discount")] = 0.95
     clip: Annotated[float, Bound(1e-6, 100, "a change of probability")] = 0.2
     learning_rate: Annotated[float, _STEP_SIZE] = 5e-4

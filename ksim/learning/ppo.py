@@ -103,7 +103,7 @@ def gae(
     reward: Float[Array, "T E"],
     value: Float[Array, "T+1 E"],
     done: Float[Array, "T E"],
-    gamma: float,
+    gamma: float | Array,
     lam: float,
 ) -> Float[Array, "T E"]:
     """Generalised advantage estimation; an ended episode takes nothing from what follows.
@@ -234,8 +234,9 @@ def update(
     normal, critic_state = valued(model.critic.net, rollout)
     value = normal * std + mean
     # an episode cut by the clock goes on in truth: its last reward takes the value with it
-    reward = rollout.reward + config.gamma * rollout.timeout * value[:-1]
-    advantage = gae(reward, value, rollout.done, config.gamma, config.lam)
+    gamma = factor(config.gamma, level)
+    reward = rollout.reward + gamma * rollout.timeout * value[:-1]
+    advantage = gae(reward, value, rollout.done, gamma, config.lam)
     returns = advantage + value[:-1]
     scale = scale.update(returns, spread=spread)
     mean, std = scale.moments()

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import pytest
+
 from ksim.progress import TrainingBar
 
-# A verb's way in, then a program that is compiled, or taken from the cache.
+# A module of ours as `python -m` starts it, then a program that is compiled, or taken from the cache.
 COMPILE = """
-from ksim.cli import main
-main(["--help"])
+import {module}
 import jax
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -31,12 +32,13 @@ def test_a_line_of_progress_has_the_curriculums_level_by_its_name(config, capsys
     assert "length 0.2 s  survival 75%  level 40%" in line
 
 
-def test_the_compile_cache_says_nothing_on_the_terminal(tmp_path):
+@pytest.mark.parametrize("module", ["ksim.cli", "ksim.train"])
+def test_the_compile_cache_says_nothing_on_the_terminal(tmp_path, module):
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, timeout=300
+            [sys.executable, "-c", COMPILE.format(module=module)], env=environment, capture_output=True, text=True, timeout=300
         )
         assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir())

@@ -276,3 +276,17 @@ def test_the_weight_of_the_entropy_may_follow_the_level(small):
     batch, config = batch_of(small, 1.0, 1.0), PpoConfig(entropy=LinearScale(low=0.5, high=0.0))
     (first, figures), (last, _) = (ppo.loss(small, batch, config, level=level) for level in (0.0, 1.0))
     assert float(last - first) == pytest.approx(0.5 * float(figures["entropy"]), rel=1e-5)
+
+
+def test_the_discount_may_follow_the_level(small):
+    state = ppo.optimizer(PpoConfig()).init(eqx.filter(small, eqx.is_inexact_array))
+
+    def returns(gamma: float | LinearScale, level: float) -> float:
+        config = PpoConfig(epochs=1, minibatches=1, gamma=gamma)
+        start, rollout = (small, state, jnp.asarray(0.0), ppo.ValueScale.start()), rollout_of(small)
+        return float(ppo.update(*start, rollout, jax.random.key(0), config, level=level)[3].mean)
+
+    scale = LinearScale(low=0.5, high=0.9)
+    found = [returns(scale, level) for level in (0.0, 0.5, 1.0)]
+    assert found == pytest.approx([returns(gamma, 0.0) for gamma in (0.5, 0.7, 0.9)], rel=1e-5)
+    assert found[0] - found[1] > 0.001 * abs(found[0]) and found[1] > found[2], "less is lost of what is nearer"
