@@ -259,6 +259,8 @@ def _bad_tick(run: Run, tick: int) -> float:
     The log's clock is tied to the twin's by the event that follows the gains: up to a few milliseconds too early.
     """
     log = read_log(run.log)
+    if not log.run.any():
+        raise TooBusy("the run ended before the policy began; is the machine busy?")
     phase = next(e["t_s"] for e in log.events if e["kind"] == "phase")
     return run.stiff - phase + float(log.scheduled_s[log.run][0]) + tick * log.spec.control_period_s
 
