@@ -37,8 +37,7 @@ def test_the_compile_cache_says_nothing_on_the_terminal(tmp_path, module):
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", COMPILE.format(module=module)], env=environment, capture_output=True, text=True, timeout=300
-        )
+        command = [sys.executable, "-c", COMPILE.format(module=module)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir())
