@@ -127,7 +127,6 @@ class PpoConfig(Settings):
         target_kl: KL that an update should have [nats].
         entropy: weight of the entropy; it may follow the curriculum's level: much to find a gait, little to refine it.
         std_max: the raw action's spread is no greater. A policy that has its gait learns to be still with less.
-        rest_std: share of that spread while the gait clock rests. Who is shaken by exploration does not learn to stand.
         value_coefficient: weight of the value's error.
         max_grad_norm: gradients are clipped to this norm.
         critic_first: first updates of a run that teach the critic alone. For a run that starts from another's actor: a
@@ -153,7 +152,6 @@ class PpoConfig(Settings):
     target_kl: Annotated[float, Bound(1e-9, 1000, "nats")] = 0.025
     entropy: Annotated[float | Scale, Bound(0, 1000, "a weight")] = 0.002
     std_max: Annotated[float, Bound(1e-4, 1000, "a spread")] = 1000.0
-    rest_std: Annotated[float, Bound(1e-3, 1, "a share")] = 1.0
     value_coefficient: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
     max_grad_norm: Annotated[float, Bound(1e-9, 1e9, "a norm")] = 1.0
     critic_first: Annotated[int, Bound(0, 1_000_000, "updates")] = 0
@@ -264,8 +262,6 @@ class Config(Settings):
         for joint, command in self.policy.passthrough.items():
             known = f"one of the commands ({', '.join(names) or 'there are none'})"
             self.require(command in names, f"policy.passthrough.{joint}", command, known)
-        clocked = self.policy.clock.frequency_hz > 0
-        self.require(clocked or self.ppo.rest_std == 1, "ppo.rest_std", self.ppo.rest_std, "1 without a policy.clock")
         self._check_inputs()
         for room in ("observations", "critic"):
             for key, term in getattr(self, room).items():

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from ksim.config import PpoConfig
 from ksim.curriculum import factor
 from ksim.learning.nets import Net, linear
-from ksim.learning.policy import Actor, Model
+from ksim.learning.policy import Model
 from ksim.learning.symmetry import NetMirror
 from ksim.learning.world import AXIS, everywhere, moments
 
@@ -99,16 +99,6 @@ def log_prob(action: Array, mean: Array, log_std: Array) -> Array:
     return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2 * jnp.pi), axis=-1)
 
 
-def log_spread(actor: Actor, observation: Float[Array, "*batch obs"], config: PpoConfig) -> Float[Array, "*batch n"]:
-    """Logarithm of the raw action's spread for what the actor sees: less of it while the gait clock rests."""
-    if config.rest_std == 1.0:
-        return actor.spread
-    # before the last action stand the clock's sine and cosine, both zero at rest: see Policy.encode
-    after = len(actor.log_std)
-    rests = jnp.sum(observation[..., -after - 2 : -after] ** 2, axis=-1, keepdims=True) < 0.5
-    return actor.spread + jnp.where(rests, jnp.log(config.rest_std), 0.0)
-
-
 def gae(
     reward: Float[Array, "T E"],
     value: Float[Array, "T+1 E"],
@@ -169,7 +159,7 @@ def loss(
     """
     mean, _, features = model.actor.unrolled(batch.observation, batch.actor_state, batch.resets)
     value, _ = model.critic.net.unroll(batch.critic, batch.critic_state, batch.resets)
-    log_std = log_spread(model.actor, batch.observation, config)
+    log_std = model.actor.spread
     learned = jnp.arange(mean.shape[0])[:, None] >= config.burn_in
     weight = jnp.broadcast_to(learned, batch.log_prob.shape) / jnp.sum(jnp.broadcast_to(learned, batch.log_prob.shape))
 
@@ -191,7 +181,7 @@ def loss(
             apart = jnp.sum((mirror.action(image) - mean) ** 2, axis=-1)
             total = total + config.symmetry_weight * jnp.sum(weight * apart)
     value_error = jnp.sum(weight * (value[..., 0] - batch.target) ** 2)
-    entropy = jnp.sum(model.actor.spread + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
+    entropy = jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
     total = total + config.value_coefficient * value_error - factor(config.entropy, level) * entropy
     figures = {"surrogate": surrogate, "value_error": value_error, "entropy": entropy, "kl": kl}
     if model.predictor is not None:

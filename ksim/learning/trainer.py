@@ -198,7 +198,7 @@ class Trainer:
         state, phase, last_action, last_target = policy.split(carry)
         observation = jax.vmap(policy.encode)(seen.inputs, phase, last_action)
         mean, state = jax.vmap(policy.actor)(observation, state)
-        log_std = ppo.log_spread(policy.actor, observation, self.config.ppo)
+        log_std = policy.actor.spread
         raw = mean + jnp.exp(log_std) * self._noise(noise_key, mean)
         target, carry = policy.act(seen.inputs, raw, state, phase, last_target)
         after, drive = self.env.drive(physics, params, before, raw, target, level)

@@ -16,7 +16,6 @@ from ksim.config import PpoConfig
 from ksim.errors import ConfigError
 from ksim.learning import checkpoint, ppo
 from ksim.learning.policy import make_model, make_policy, mirror_of
-from ksim.learning.trainer import Trainer
 from robots.mirror import find_mirror
 
 T, E = 5, 4
@@ -194,35 +193,3 @@ def test_a_critic_without_memory_has_none(built, walking):
     assert net.state_size == 0 and net.inputs == 7
     out, _ = net.unroll(jnp.ones((T, E, 7)), jnp.zeros((E, 0)), jnp.zeros((T, E), bool))
     assert out.shape == (T, E, 1) and np.allclose(out, out[0, 0])
-
-
-def test_at_rest_the_spread_is_a_share_of_it_on_both_sides_of_the_mirror(mirror, built, walking):
-    model = make_model(built.spec, 5, walking, key=jax.random.key(0))
-    policy = make_policy(model.actor, built.spec, walking)
-    inputs = {
-        "joint_angles": jnp.zeros(20), "joint_angular_velocities": jnp.zeros(20), "projected_gravity": jnp.zeros(3),
-        "gyroscope": jnp.zeros(3),
-    }  # fmt: skip
-    calm = PpoConfig(rest_std=0.25, symmetry="augment", clip=10.0, entropy=0.0, value_coefficient=0.0)
-    # with the clock at its sine's zero a policy that moves is no policy at rest
-    for asked, factor in (([0.0, 0.0, 0.0], 0.25), ([0.5, 0.0, 0.0], 1.0), ([0.0, 0.0, -0.5], 1.0)):
-        seen = policy.encode(inputs | {"command": jnp.asarray(asked)}, jnp.zeros(1), jnp.ones(policy.actions))
-        std = np.exp(ppo.log_spread(model.actor, seen, calm))
-        assert np.allclose(std, factor * np.exp(model.actor.spread), rtol=1e-6), asked
-        assert np.array_equal(std, np.exp(ppo.log_spread(model.actor, mirror.observation(seen), calm)))
-    assert ppo.log_spread(model.actor, seen, PpoConfig()) is model.actor.log_std
-
-
-def test_what_acts_and_what_learns_have_the_same_spread_at_rest(walking):
-    joystick = JoystickCommand(interval_s=(0.04, 0.1), standing=0.5)
-    changes = {"epochs": 1, "minibatches": 1, "rest_std": 0.25, "symmetry": "none"}
-    ppo_config = dataclasses.replace(walking.ppo, **changes)
-    trainer = Trainer(dataclasses.replace(walking, ppo=ppo_config, commands={"joystick": joystick}))
-    *_, figures = trainer.iterate(*trainer.start())
-    assert float(figures["kl"]) == pytest.approx(0.0, abs=1e-6)  # nothing is learned before the first gradient
-
-
-def test_less_spread_at_rest_takes_a_clock_that_rests(config):
-    expected = r"ppo.rest_std: got 0.5, expected 1 without a policy.clock"
-    with pytest.raises(ConfigError, match=expected):
-        dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, rest_std=0.5))
