@@ -16,12 +16,14 @@ import json
 import re
 import resource
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from ksim.demo_stages import Stages
+from ksim.errors import KsimError
 
 EPISODES, SEED = 200, 5000
 
@@ -75,4 +77,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KsimError as error:
+        sys.exit(f"benchmarks/sweep.py: {error}")
