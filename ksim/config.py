@@ -117,8 +117,8 @@ class PpoConfig(Settings):
         rollout_steps: control steps of a rollout, and of a sequence.
         epochs: passes over a rollout.
         minibatches: parts of each pass.
-        gamma: discount of a control step; it may follow the curriculum's level: little foresight to find a gait, more
-            of it to survive a push.
+        gamma: discount of a control step; it may follow the curriculum's level: with 0.99 from the start the walk finds
+            no gait.
         lam: of generalised advantage estimation.
         clip: of the change of an action's probability.
         learning_rate: step size at the start; it follows the KL.

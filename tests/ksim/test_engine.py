@@ -349,7 +349,6 @@ def test_an_update_period_that_is_no_multiple_of_the_physics_step_is_refused(whe
         turn(wheel, "mujoco", PositionActuators(update_period_s=0.008), np.zeros((4, 1)))
 
 
-@pytest.mark.slow
 def test_what_mjx_does_not_have_is_refused_with_what_has_it(wheel):
     scene = Scene(built=build_model(wheel, DT, solver="pgs"))
     with pytest.raises(KsimError, match=r"engine mjx: it has no .*PGS; use engine=mujoco, or change .*solver"):
@@ -357,6 +356,7 @@ def test_what_mjx_does_not_have_is_refused_with_what_has_it(wheel):
     make_engine("mujoco", scene, 1, PositionActuators(), threads=1)
 
 
+@pytest.mark.slow
 def test_mjx_resets_only_the_masked_and_goes_on_from_a_snapshot_to_the_bit(wheel):
     engine = MjxEngine(Scene(built=build_model(wheel, DT)), 3, PositionActuators(), history={"joint_position": 0.01})
     params = jax.tree.map(lambda v: jnp.tile(v, (3,) + (1,) * v.ndim), nominal(engine.scene, ()))
