@@ -81,6 +81,8 @@ class PolicyConfig(Settings):
         symmetric: the actor is exactly symmetric: what it does mirrored is what it does to the mirror image.
         clock: a gait clock in the carry, which the network sees.
         init_std: spread of the raw action at the start.
+        sees: names of the critic's terms that the actor sees in place of what a robot gives: a teacher for
+            `ppo.teacher`. No robot can run it.
     """
 
     network: Literal["lstm", "gru", "mlp"] = "lstm"
@@ -101,8 +103,11 @@ class PolicyConfig(Settings):
     symmetric: bool = False
     clock: GaitClock = GaitClock()
     init_std: Annotated[float, Bound(1e-4, 100, "a standard deviation")] = 0.3
+    sees: tuple[str, ...] = ()
 
     def check(self) -> None:
+        plain = not (self.sees and self.symmetric)
+        self.require(plain, "symmetric", self.symmetric, "false with policy.sees; ppo.symmetry=augment is possible")
         wide = self.network == "mlp"
         fits = f"0 for {self.network}, whose memory is its state"
         self.require(wide or not self.history, "history", self.history, fits)
@@ -137,6 +142,10 @@ class PpoConfig(Settings):
         predict: weight of the error with which the actor's last layer tells what the critic sees, as a share of its
             variance. It gives the actor's memory something to learn beside the reward; what tells it is left out of the
             bundle. 0 leaves it out.
+        teacher: a checkpoint of a policy whose actions this one learns; of the same joints, and best one that sees what
+            no robot gives (`policy.sees`). Empty for none.
+        imitate: share of the actor's loss that is the distance to the teacher's actions; it may follow the level. The
+            rest is PPO.
     """
 
     envs: Annotated[int, Bound(1, 131_072, "environments")] = 256
@@ -159,6 +168,8 @@ class PpoConfig(Settings):
     symmetry: Literal["none", "augment", "loss"] = "none"
     symmetry_weight: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
     predict: Annotated[float, Bound(0, 1000, "a weight")] = 0.0
+    teacher: str = ""
+    imitate: Annotated[float | Scale, _SHARE] = 1.0
 
     def check(self) -> None:
         self.require(self.envs % self.minibatches == 0, "envs", self.envs, "a multiple of ppo.minibatches")
@@ -262,6 +273,9 @@ class Config(Settings):
         for joint, command in self.policy.passthrough.items():
             known = f"one of the commands ({', '.join(names) or 'there are none'})"
             self.require(command in names, f"policy.passthrough.{joint}", command, known)
+        for name in self.policy.sees:
+            known = f"terms of the critic ({', '.join(self.critic) or 'it has none'})"
+            self.require(name in self.critic, "policy.sees", name, known)
         self._check_inputs()
         for room in ("observations", "critic"):
             for key, term in getattr(self, room).items():

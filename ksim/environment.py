@@ -8,7 +8,8 @@ Training joins `look`, the policy and `drive` into one compiled function; on MJX
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -106,6 +107,7 @@ class Environment:
         envs: number of environments.
         episode_steps: control steps of a full episode.
         nominal: the robot as described, before anything is drawn; of one environment.
+        critic_sizes: length of each of the critic's terms, in the order of its vector.
     """
 
     def __init__(self, config: Config, engine: PhysicsEngine):
@@ -116,7 +118,7 @@ class Environment:
         if config.calibration is not None:
             self.nominal = config.calibration.apply(self.nominal, self.scene)
         self._blanks: dict[str, dict[str, Any]] = {"observations": {}, "critic": {}}
-        self._blanks = self._measure()
+        self._blanks, self.critic_sizes = self._measure()
         self._renew = jax.jit(self.renew)
         self._renew_some = jax.jit(self._renew_at)
         self._look = jax.jit(self.look)
@@ -468,16 +470,18 @@ class Environment:
         env, seen = self.look(physics, params, env, level)
         return EnvBatch(physics, params, env, rewards), drive, seen, outcome
 
-    def _measure(self) -> dict[str, dict[str, Any]]:
-        """Zeros in the shape of each stateful observation's memory; `look` fills them at an episode's first tick."""
+    def _measure(self) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+        """(zeros in the shape of each stateful observation's memory, which `look` fills at an episode's first tick;
+        the length of each of the critic's terms).
+        """
         rooms = {"observations": self.config.observations, "critic": self.config.critic}
 
-        def carries(key: Any) -> dict[str, dict[str, Any]]:
+        def measured(key: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
             env, params, qpos, qvel = self._fresh(key, False, 0.0)
             period, kept = self.scene.control_period_s, env.carries["channels"]
             readings = {n: c.read(kept[n], env.step, period)[0] for n, c in self.config.channels.items()}
             state = self._state(self.engine.at_rest(params, qpos, qvel), params, env, jnp.zeros(()), readings)
-            return {
+            carries = {
                 room: {
                     name: term.initial_carry(self._for(state, room, name))
                     for name, term in terms.items()
@@ -485,9 +489,17 @@ class Environment:
                 }
                 for room, terms in rooms.items()
             }
+            critic = {n: jnp.ravel(t.observe(self._for(state, "critic", n))) for n, t in self.config.critic.items()}
+            return carries, critic
 
-        shapes = jax.eval_shape(carries, jax.random.key(0))
-        return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+        carries, critic = jax.eval_shape(measured, jax.random.key(0))
+        blanks = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), carries)
+        return blanks, {name: critic[name].shape[0] for name in self.config.critic}  # JAX sorts a dict's names
+
+    def critic_places(self, names: Sequence[str]) -> np.ndarray:
+        """Where the numbers of some of the critic's terms stand in its vector, in the order of the names."""
+        ends = dict(zip(self.critic_sizes, itertools.accumulate(self.critic_sizes.values()), strict=True))
+        return np.concatenate([np.arange(ends[n] - self.critic_sizes[n], ends[n]) for n in names]).astype(np.int32)
 
 
 def make_scene(config: Config) -> Scene:
@@ -513,7 +525,7 @@ def make_scene(config: Config) -> Scene:
         control_period_s=config.physics.control_period_s,
         episode_length_s=config.episode_length_s,
         command_names=tuple(config.command_names),
-        actions=len(roles(built.spec, config.policy.hold, config.policy.passthrough).active),
+        moved=tuple(roles(built.spec, config.policy.hold, config.policy.passthrough).active),
         flat=flat,
     )
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from ksim.clock import GaitClock, places
 from ksim.errors import ConfigError
+from ksim.scene import Scene
 from ksim.sensing import (
     DelayedAccelerometerObservation,
     DelayedGyroObservation,
@@ -102,6 +104,9 @@ class CommandObservation(Observation):
     def observe(self, state: State) -> Any:
         return state.command
 
+    def image(self, value: Any, scene: Scene) -> Any:
+        return scene.mirror.command(value, scene.command_names)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NamedCommandObservation(Observation):
@@ -129,6 +134,9 @@ class TimeObservation(Observation):
     def observe(self, state: State) -> Any:
         return jnp.atleast_1d(state.time_s)
 
+    def image(self, value: Any, scene: Scene) -> Any:
+        return value
+
 
 @dataclass(frozen=True, kw_only=True)
 class BasePositionObservation(Observation):
@@ -144,6 +152,9 @@ class BaseHeightObservation(Observation):
 
     def observe(self, state: State) -> Any:
         return state.physics.base_position[2:3] - state.scene.standing_height_m
+
+    def image(self, value: Any, scene: Scene) -> Any:
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +190,9 @@ class BaseLinearVelocityObservation(Observation):
     def observe(self, state: State) -> Any:
         return in_frame(state.physics.base_lin_vel_w, state.physics, self.frame)
 
+    def image(self, value: Any, scene: Scene) -> Any:
+        return scene.mirror.base_polar(value, self.frame)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BaseAngularVelocityObservation(Observation):
@@ -190,6 +204,9 @@ class BaseAngularVelocityObservation(Observation):
         # MuJoCo has a free joint's angular velocity in the base's frame already
         physics = state.physics
         return physics.base_ang_vel_b if self.frame == "base" else in_frame(physics.base_ang_vel_w, physics, self.frame)
+
+    def image(self, value: Any, scene: Scene) -> Any:
+        return -scene.mirror.base_polar(value, self.frame)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +222,10 @@ class JointPositionObservation(Observation):
         position = state.physics.joint_position
         return position - state.scene.home_rad if self.from_home else position
 
+    def image(self, value: Any, scene: Scene) -> Any:
+        zero = scene.home_rad if self.from_home else 0.0
+        return scene.mirror.joint(value + zero) - zero
+
 
 @dataclass(frozen=True, kw_only=True)
 class JointVelocityObservation(Observation):
@@ -214,6 +235,9 @@ class JointVelocityObservation(Observation):
 
     def observe(self, state: State) -> Any:
         return state.physics.joint_velocity
+
+    def image(self, value: Any, scene: Scene) -> Any:
+        return scene.mirror.joint_change(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +249,9 @@ class ProjectedGravityObservation(Observation):
     def observe(self, state: State) -> Any:
         return state.physics.gravity_b
 
+    def image(self, value: Any, scene: Scene) -> Any:
+        return scene.mirror.polar(value)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GyroObservation(Observation):
@@ -234,6 +261,9 @@ class GyroObservation(Observation):
 
     def observe(self, state: State) -> Any:
         return state.physics.gyro_b
+
+    def image(self, value: Any, scene: Scene) -> Any:
+        return scene.mirror.axial(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +301,9 @@ class FeetContactObservation(Observation):
     def observe(self, state: State) -> Any:
         return jnp.asarray(state.physics.foot_contact, jnp.float32)
 
+    def image(self, value: Any, scene: Scene) -> Any:
+        return scene.mirror.feet_of(value)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeetForceObservation(Observation):
@@ -278,6 +311,9 @@ class FeetForceObservation(Observation):
 
     def observe(self, state: State) -> Any:
         return state.physics.foot_force
+
+    def image(self, value: Any, scene: Scene) -> Any:
+        return scene.mirror.feet_of(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,6 +370,9 @@ class FeetHeightObservation(Observation):
     def observe(self, state: State) -> Any:
         return state.physics.of_feet("foot_position")[..., 2] - state.scene.foot_rest_height_m
 
+    def image(self, value: Any, scene: Scene) -> Any:
+        return scene.mirror.feet_of(value)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CentreOfMassObservation(Observation):
@@ -371,6 +410,9 @@ class ActuatorForceObservation(Observation):
     def observe(self, state: State) -> Any:
         return state.physics.torque
 
+    def image(self, value: Any, scene: Scene) -> Any:
+        return scene.mirror.joint_change(value)
+
 
 @dataclass(frozen=True, kw_only=True)
 class JointTargetObservation(Observation):
@@ -380,6 +422,10 @@ class JointTargetObservation(Observation):
 
     def observe(self, state: State) -> Any:
         return state.target - state.scene.home_rad if self.from_home else state.target
+
+    def image(self, value: Any, scene: Scene) -> Any:
+        zero = scene.home_rad if self.from_home else 0.0
+        return scene.mirror.joint(value + zero) - zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -396,6 +442,9 @@ class GaitPhaseObservation(Observation):
         moving = self.clock.moving(state.command, places(self.clock, state.scene.command_names))
         return self.clock.features(state.phase, moving)
 
+    def image(self, value: Any, scene: Scene) -> Any:
+        return -value  # half a turn later
+
 
 @dataclass(frozen=True, kw_only=True)
 class LastActionObservation(Observation):
@@ -403,6 +452,11 @@ class LastActionObservation(Observation):
 
     def observe(self, state: State) -> Any:
         return state.action
+
+    def image(self, value: Any, scene: Scene) -> Any:
+        whole = np.zeros((*np.shape(value)[:-1], scene.joints), np.float64)
+        whole[..., list(scene.moved)] = value
+        return scene.mirror.joint_change(whole)[..., list(scene.moved)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -427,6 +481,9 @@ class ChannelAgeObservation(Observation):
 
     def observe(self, state: State) -> Any:
         return jnp.stack([jnp.asarray(r.age_s) for r in state.channels.values()]) if state.channels else jnp.zeros(0)
+
+    def image(self, value: Any, scene: Scene) -> Any:
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)

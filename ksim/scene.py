@@ -24,7 +24,7 @@ class Scene:
         control_period_s: how often the policy runs [s].
         episode_length_s: length of an episode [s].
         command_names: the elements of the command vector, in order.
-        actions: length of the policy's raw action.
+        moved: the joints that the policy's raw action moves, in its order.
         flat: the same robot on a flat floor, where `built` stands on uneven ground.
     """
 
@@ -32,8 +32,13 @@ class Scene:
     control_period_s: float = 0.02
     episode_length_s: float = 10.0
     command_names: tuple[str, ...] = ()
-    actions: int = 0
+    moved: tuple[int, ...] = ()
     flat: BuiltModel | None = None
+
+    @property
+    def actions(self) -> int:
+        """Length of the policy's raw action."""
+        return len(self.moved)
 
     @property
     def joint_names(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from ksim.errors import ConfigError
 from ksim.noise import Draw, Noise
+from ksim.scene import Scene
 from ksim.term import Term
 from ksim.types import State
 from robots import delay, rotation
@@ -53,6 +54,17 @@ class Observation(Term, abc.ABC):
     @abc.abstractmethod
     def observe(self, state: State) -> Any:
         """The true value, (size,)."""
+
+    def image(self, value: Any, scene: Scene) -> Any:
+        """What it would be of the mirror image of the robot, (..., size): affine in its value.
+
+        Raises:
+            ConfigError: that is not known of this class.
+        """
+        raise ConfigError(
+            f"{type(self).__name__}: its mirror image is not known; expected a class with a method `image`; leave the "
+            "term out of policy.sees, or train without symmetry: --set ppo.symmetry=none"
+        )
 
     def seen(self, state: State) -> Any:
         """The value with its noise, (size,)."""

@@ -134,6 +134,22 @@ class MirrorMap:
         """An axial vector in the world's frame, (..., 3): angular velocity, torque."""
         return _apply(-_reflection(self.world_normal), v, xp)
 
+    def base_polar(self, v: Any, frame: str = "base", xp: Any = np) -> Any:
+        """A polar vector of the base's origin, (..., 3), told in its own frame, its heading's or the world's.
+
+        Raises:
+            MirrorError: the base's origin lies beside the plane of symmetry, or its heading has no lateral axis.
+        """
+        if frame == "world":
+            return self.world_polar(v, xp)
+        if not self.free or self.free[0].offset_m or (frame == "heading" and not self.lateral):
+            raise MirrorError(
+                "the base's velocity: its mirror image is not known; expected a floating base whose origin is in the "
+                "robot's plane of symmetry, and whose axes are along it"
+            )
+        normal = self.free[0].normal if frame == "base" else {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0)}[self.lateral]
+        return _apply(_reflection(normal), v, xp)
+
     def world_point(self, v: Any, xp: Any = np) -> Any:
         """A point in the world, (..., 3) [m]."""
         shift = 2 * self.world_offset_m * np.asarray(self.world_normal)

@@ -36,7 +36,9 @@ from toolkit.files import atomic_path
 from toolkit.strict_json import loads
 
 # of the policy's settings, those that say what its networks are made of, and what they see and move
-_SHAPES = (*("network", "hidden", "layers", "head", "history", "normalise", "hold", "passthrough", "clock"),)
+_SHAPES = (*("network", "hidden", "layers", "head", "history", "normalise", "hold", "passthrough", "clock"), "sees")
+# and those that say what a raw action means
+_ACTS = ("hold", "passthrough", "clock", "action_scale", "smoothing", "target_speed", "target_acceleration")
 _DATE = (1980, 1, 1, 0, 0, 0)
 _REMEDIES = {
     FileKind.BUNDLE: "name the checkpoint that it was exported from; the name of a bundle ends in .kinfer",
@@ -293,6 +295,7 @@ class Start:
             "robot's joints": (list(self.robot.joint_names), list(robot.joint_names)),
             "commands": (_current(self.config.command_names), _current(config.command_names)),
         }
+        pairs |= {f"critic.{name}": (self.config.critic.get(name), config.critic[name]) for name in new.sees}
         for key in _SHAPES:
             pairs[f"policy.{key}"] = (getattr(old, key), getattr(new, key))
         for name, (theirs, ours) in pairs.items():
@@ -327,6 +330,59 @@ class Start:
         except CheckpointError:
             pass
         return model, scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A policy whose actions another learns.
+
+    Attributes:
+        policy: the policy function.
+        sees: names of the critic's terms that it sees, in order; empty where it sees what a robot gives.
+        origin: weights_digest and steps, for the checkpoints of its pupil.
+    """
+
+    policy: Policy
+    sees: tuple[str, ...]
+    origin: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path, robot: RobotSpec, config: Config, sizes: Mapping[str, int]) -> Teacher:
+        """The teacher of a run.
+
+        Args:
+            path: its checkpoint.
+            robot: the robot of the run.
+            config: its configuration.
+            sizes: length of each of its critic's terms.
+
+        Raises:
+            CheckpointError: the file is damaged, or what it sees or does means something else in the run.
+        """
+        start = Start.read(path)
+        own, new = start.config, config
+        pairs: dict[str, tuple[Any, Any]] = {
+            "robot's joints": (list(start.robot.joint_names), list(robot.joint_names)),
+            "commands": (_current(own.command_names), _current(new.command_names)),
+            "physics.control_period_s": (own.physics.control_period_s, new.physics.control_period_s),
+        }
+        pairs |= {f"policy.{key}": (getattr(own.policy, key), getattr(new.policy, key)) for key in _ACTS}
+        pairs |= {f"critic.{name}": (own.critic[name], new.critic.get(name)) for name in own.policy.sees}
+        for name, (theirs, ours) in pairs.items():
+            if theirs != ours:
+                raise CheckpointError(
+                    f"{path}: its {name}: {theirs!r:.200}; this run has {ours!r:.200}; they must be the same to learn "
+                    "from it"
+                )
+        if not own.policy.sees:
+            return cls(policy=load_trained(path).policy, sees=(), origin=start.origin)
+        sees = sum(sizes[name] for name in own.policy.sees)
+        template = make_model(robot, 1, own, sees=sees, key=jax.random.key(0))
+        try:
+            actor = fill(template.actor, "model.actor", start.arrays)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        return cls(policy=make_policy(actor, robot, own), sees=own.policy.sees, origin=start.origin)
 
 
 def _current(names: Sequence[str]) -> list[str]:
@@ -367,6 +423,11 @@ def load_trained(path: str | Path) -> Trained:
     """
     meta, arrays = read(path, wanted=("model",))
     config, robot = read_config(path, meta), read_robot(path, meta)
+    if config.policy.sees:
+        raise CheckpointError(
+            f"{path}: a teacher: it sees {', '.join(config.policy.sees)}, which no robot gives; expected a policy of a "
+            f"robot's inputs; train one with --set ppo.teacher={path}"
+        )
     check_finite(path, arrays)
     try:
         mirror = _mirror(path, meta, config, robot)

@@ -340,11 +340,22 @@ def mirror_of(robot: RobotSpec, mirror: MirrorMap, config: Config) -> NetMirror:
     return net_mirror(mirror, robot, encoding, config.command_names, active, config.policy.clock.frequency_hz > 0)
 
 
-def make_model(robot: RobotSpec, critic: int, config: Config, mirror: NetMirror | None = None, *, key: Any) -> Model:
-    """A freshly initialised model; the critic sees a vector of length `critic`; `mirror`: for `policy.symmetric`."""
+def make_model(
+    robot: RobotSpec, critic: int, config: Config, mirror: NetMirror | None = None, *, sees: int = 0, key: Any
+) -> Model:
+    """A freshly initialised model.
+
+    Args:
+        robot: what it moves.
+        critic: length of the vector that the critic sees.
+        config: its settings.
+        mirror: for `policy.symmetric`.
+        sees: length of the vector that the actor sees with `policy.sees`; 0 without: it is then what a robot gives.
+        key: random key.
+    """
     actor_key, critic_key = jax.random.split(key)
     predictor_key = jax.random.fold_in(key, 2)  # a third of the split would change what the first two draw
-    observation = Encoding.of(robot, config.command_specs, config.policy).size
+    observation = sees or Encoding.of(robot, config.command_specs, config.policy).size
     actions = len(roles(robot, config.policy.hold, config.policy.passthrough).active)
     mirror = mirror if config.policy.symmetric else None
     actor = Actor(observation, actions, config.policy, mirror, key=actor_key)

@@ -37,6 +37,7 @@ class Rollout(NamedTuple):
         actor_state: recurrent state of the actor before step 0, (E, state).
         mirror_state: the same of the actor that saw the mirror images, (E, state); empty without symmetry.
         critic_state: recurrent state of the critic before step 0, (E, state).
+        taught: what the teacher would have done, (T, E, n); empty without one.
     """
 
     observation: Any
@@ -50,6 +51,7 @@ class Rollout(NamedTuple):
     actor_state: Any
     critic_state: Any
     mirror_state: Any = ()
+    taught: Any = ()
 
 
 class ValueScale(NamedTuple):
@@ -141,6 +143,7 @@ class Batch(NamedTuple):
     actor_state: Any
     critic_state: Any
     mirror_state: Any
+    taught: Any = ()
 
 
 def loss(
@@ -156,6 +159,8 @@ def loss(
     With `ppo.predict` the actor also learns to tell what only the critic sees (Ji et al., arXiv 2202.05481).
     With `ppo.symmetry` the mirror image of each step counts too: as one more sample of the same advantage (Mittal et
     al., arXiv 2403.04359), or by the squared distance of the actions.
+    With a teacher a share of the actor's loss is the distance to its actions, in the student's own episodes (Ross et
+    al., arXiv 1011.0686).
     """
     mean, _, features = model.actor.unrolled(batch.observation, batch.actor_state, batch.resets)
     value, _ = model.critic.net.unroll(batch.critic, batch.critic_state, batch.resets)
@@ -172,6 +177,7 @@ def loss(
 
     surrogate, kl = surrogate_of(log_prob(batch.action, mean, log_std) - batch.log_prob)
     total = surrogate
+    image: Any = None
     if mirror is not None and config.symmetry != "none":
         image, _ = model.actor.unroll(mirror.observation(batch.observation), batch.mirror_state, batch.resets)
         if config.symmetry == "augment":
@@ -182,8 +188,21 @@ def loss(
             total = total + config.symmetry_weight * jnp.sum(weight * apart)
     value_error = jnp.sum(weight * (value[..., 0] - batch.target) ** 2)
     entropy = jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
-    total = total + config.value_coefficient * value_error - factor(config.entropy, level) * entropy
     figures = {"surrogate": surrogate, "value_error": value_error, "entropy": entropy, "kl": kl}
+    total = total - factor(config.entropy, level) * entropy
+    if config.teacher:
+
+        def away(mean: Array, taught: Array) -> Array:
+            # of the logarithm of the taught action's probability, what moves the mean
+            apart = (mean - taught) * jnp.exp(-jax.lax.stop_gradient(log_std))
+            return jnp.sum(weight * jnp.sum(0.5 * apart**2, axis=-1))
+
+        figures["imitation_error"] = apart = away(mean, batch.taught)
+        if mirror is not None and config.symmetry == "augment":
+            apart = 0.5 * (apart + away(image, mirror.action(batch.taught)))
+        share = factor(config.imitate, level)
+        total = share * apart + (1.0 - share) * total
+    total = total + config.value_coefficient * value_error
     if model.predictor is not None:
         # each in its own spread, so that 1 is what a guess of the mean would leave
         middle, width = moments(batch.critic, (0, 1), spread)
@@ -252,6 +271,7 @@ def update(
         actor_state=rollout.actor_state,
         critic_state=rollout.critic_state,
         mirror_state=rollout.mirror_state,
+        taught=rollout.taught,
     )
     envs = reward.shape[1]
     if spread:
@@ -265,8 +285,11 @@ def update(
 
     def pick(ids: Array) -> Batch:
         whole = batch._asdict()
-        one = {k: jax.tree.map(lambda x: x[ids], v) if k.endswith("_state") else v[:, ids] for k, v in whole.items()}
-        return Batch(**one)
+
+        def rows(name: str, value: Any) -> Any:
+            return jax.tree.map(lambda x: x[ids] if name.endswith("_state") else x[:, ids], value)
+
+        return Batch(**{name: rows(name, value) for name, value in whole.items()})
 
     def one(carry: Any, ids: Array) -> Any:
         arrays, opt_state = carry

@@ -6,7 +6,8 @@ decoding, mirroring and encoding again, so no second table of signs exists.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from toolkit.settings import Settings
 
 if TYPE_CHECKING:
     from ksim.learning.policy import Encoding
+    from ksim.observation import Observation
+    from ksim.scene import Scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +89,7 @@ def net_mirror(
     Raises:
         ConfigError: the action moves a joint and not its partner, or what is seen is not closed under the mirror.
     """
-    active = tuple(active)
-    names = robot.joint_names
-    for joint in active:
-        if mirror.joints[joint] not in active:
-            raise ConfigError(
-                f"symmetry: the action moves {names[joint]} and not its mirror image {names[mirror.joints[joint]]}; "
-                "expected both in policy.hold, or neither"
-            )
+    active, names = tuple(active), robot.joint_names
     sizes = _Sizes(len(names), encoding, len(commands), len(active), clock)
 
     def image(vectors: np.ndarray) -> np.ndarray:
@@ -111,9 +107,46 @@ def net_mirror(
         }
         return sizes.encoded(mirrored)
 
-    zero = np.zeros((1, sizes.total))
-    offset = image(zero)[0]
-    matrix = (image(np.eye(sizes.total)) - offset).T
+    return _found(image, sizes.scale != 0.0, mirror, active)
+
+
+def critic_mirror(scene: Scene, critic: Mapping[str, Observation], sizes: Mapping[str, int]) -> NetMirror:
+    """The mirror of a policy that sees terms of the critic.
+
+    Args:
+        scene: the robot, and the joints that the raw action moves.
+        critic: the terms that it sees, in order.
+        sizes: length of each.
+
+    Raises:
+        ConfigError: as `net_mirror`, or a term's mirror image is not known.
+        MirrorError: the robot or a command has no mirror image.
+    """
+    ends = list(itertools.accumulate(sizes[name] for name in critic))
+
+    def image(vectors: np.ndarray) -> np.ndarray:
+        parts = np.split(vectors, ends[:-1], axis=-1)
+        terms = zip(critic.values(), parts, strict=True)
+        return np.concatenate([t.scale * np.asarray(t.image(v / (t.scale or 1.0), scene)) for t, v in terms], axis=-1)
+
+    used = np.repeat([t.scale != 0.0 for t in critic.values()], [sizes[name] for name in critic])
+    return _found(image, used, scene.mirror, scene.moved)
+
+
+def _found(
+    image: Callable[[np.ndarray], np.ndarray], used: np.ndarray, mirror: MirrorMap, active: tuple[int, ...]
+) -> NetMirror:
+    """The mirror whose observations are mapped by `image`, (rows, obs); `used` says which of them tell something."""
+    names = mirror.joint_names
+    for joint in active:
+        if mirror.joints[joint] not in active:
+            raise ConfigError(
+                f"symmetry: the action moves {names[joint]} and not its mirror image {names[mirror.joints[joint]]}; "
+                "expected both in policy.hold, or neither"
+            )
+    total = len(used)
+    offset = image(np.zeros((1, total)))[0]
+    matrix = (image(np.eye(total)) - offset).T
     matrix[np.abs(matrix) < 1e-9] = 0.0
     offset[np.abs(offset) < 1e-9] = 0.0
     made = NetMirror(
@@ -122,9 +155,8 @@ def net_mirror(
         action_index=tuple(active.index(mirror.joints[joint]) for joint in active),
         action_sign=tuple(mirror.joint_sign[joint] for joint in active),
     )
-    probe = np.random.default_rng(0).normal(size=(4, sizes.total))
+    probe = np.random.default_rng(0).normal(size=(4, total))
     twice = (probe @ matrix.T + offset) @ matrix.T + offset
-    used = sizes.scale != 0.0
     if not np.allclose(twice[:, used], probe[:, used], atol=1e-5):
         raise ConfigError("symmetry: the image of the image is another; expected ranges and holds that match")
     return made

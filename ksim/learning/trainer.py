@@ -21,7 +21,7 @@ from ksim.environment import Ended, EnvBatch, Environment, make_environment
 from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint, ppo
 from ksim.learning.policy import Model, Policy, make_model, make_policy, mirror_of
-from ksim.learning.symmetry import NetMirror
+from ksim.learning.symmetry import NetMirror, critic_mirror
 from ksim.learning.world import CUT, LATER_CUT, WHOLE, World, everywhere, total
 from ksim.types import Action, Drive, EnvState, PhysicsParams, PhysicsState, RewardState, Trajectory
 from robots import MirrorError
@@ -45,6 +45,7 @@ class Learner(NamedTuple):
         rewards: memory of the stateful rewards.
         returns: sum of rewards of each running episode, (E,).
         mirror_state: of the actor that sees the mirror images, (E, state); empty without `ppo.symmetry`.
+        teacher_state: of the teacher's network, (E, state); empty without `ppo.teacher`.
     """
 
     model: Model
@@ -57,6 +58,7 @@ class Learner(NamedTuple):
     rewards: RewardState
     returns: Any
     mirror_state: Any = ()
+    teacher_state: Any = ()
 
 
 class Progress(NamedTuple):
@@ -79,7 +81,7 @@ class Progress(NamedTuple):
 # How a Learner is cut over devices, and what `learn` takes.
 _LEARNER = Learner(
     **dict.fromkeys(("model", "opt_state", "rate", "scale", "key"), WHOLE),
-    **dict.fromkeys(("carry", "critic_state", "rewards", "returns", "mirror_state"), CUT),
+    **dict.fromkeys(("carry", "critic_state", "rewards", "returns", "mirror_state", "teacher_state"), CUT),
 )
 # What a checkpoint calls all that has a row for each environment.
 _CUT_NAMES = ("world", "physics.", *(f"learner.{k}" for k, v in _LEARNER._asdict().items() if v is CUT))
@@ -87,7 +89,7 @@ _LEARNS = (_LEARNER, LATER_CUT, CUT, LATER_CUT, LATER_CUT, CUT, WHOLE)
 
 
 class Tick(NamedTuple):
-    """What one control step leaves for the update, each (E, ...)."""
+    """What one control step leaves for the update, each (E, ...); `taught` is what the teacher saw."""
 
     observation: Any
     critic: Any
@@ -95,6 +97,7 @@ class Tick(NamedTuple):
     log_prob: Any
     first: Any
     before: EnvState
+    taught: Any
 
 
 class Trainer:
@@ -106,6 +109,11 @@ class Trainer:
         self.started_from: dict[str, Any] | None = None
         self.env = environment or make_environment(config, self.world.local(config.ppo.envs))
         self.robot = self.env.scene.built.spec
+        # where what the actor sees stands in the critic's vector; None for an actor of a robot's inputs
+        self._sees = self.env.critic_places(config.policy.sees) if config.policy.sees else None
+        self.teacher = None
+        if config.ppo.teacher:
+            self.teacher = checkpoint.Teacher.read(config.ppo.teacher, self.robot, config, self.env.critic_sizes)
         self.mirror = self._mirror()
         self._tick = eqx.filter_jit(self.tick)
         self._settle = jax.jit(self.env.settle)
@@ -125,6 +133,9 @@ class Trainer:
         if not any(asked.values()):
             return None
         try:
+            if config.policy.sees:
+                seen = {name: config.critic[name] for name in config.policy.sees}
+                return critic_mirror(self.env.scene, seen, self.env.critic_sizes)
             return mirror_of(self.robot, self.env.scene.mirror, config)
         except MirrorError as error:
             without = " ".join(f"--set {word}" for word, is_asked in asked.items() if is_asked)
@@ -151,7 +162,8 @@ class Trainer:
         batch, seen = self.env.reset(keys, stagger=True, level=level)
         # compiled as one: op by op its random draws take longer than all of them
         fresh = eqx.filter_jit(make_model)
-        model = fresh(self.robot, seen.critic.shape[-1], config, self.mirror, key=model_key)
+        sees = 0 if self._sees is None else len(self._sees)
+        model = fresh(self.robot, seen.critic.shape[-1], config, self.mirror, sees=sees, key=model_key)
         learner = Learner(
             model=model,
             opt_state=ppo.optimizer(config.ppo).init(eqx.filter(model, ppo.trainable(model))),
@@ -163,6 +175,7 @@ class Trainer:
             rewards=batch.rewards,
             returns=jnp.zeros(envs),
             mirror_state=jnp.zeros((envs, model.actor.state_size)) if config.ppo.symmetry != "none" else (),
+            teacher_state=() if self.teacher is None else jnp.zeros((envs, self.teacher.policy.actor.state_size)),
         )
         return learner, batch, Progress(level=level, told=0.0)
 
@@ -196,7 +209,10 @@ class Trainer:
         before, seen = self.env.look(physics, params, env, level)
         carry = jnp.where(env.started[:, None], policy.init_carry(), carry)
         state, phase, last_action, last_target = policy.split(carry)
-        observation = jax.vmap(policy.encode)(seen.inputs, phase, last_action)
+        if self._sees is None:
+            observation = jax.vmap(policy.encode)(seen.inputs, phase, last_action)
+        else:
+            observation = seen.critic[:, self._sees]
         mean, state = jax.vmap(policy.actor)(observation, state)
         log_std = policy.actor.spread
         raw = mean + jnp.exp(log_std) * self._noise(noise_key, mean)
@@ -204,7 +220,13 @@ class Trainer:
         after, drive = self.env.drive(physics, params, before, raw, target, level)
         log_prob = ppo.log_prob(raw, mean, log_std)
         slim = before._replace(key=(), episode_key=(), packets=(), carries={})
-        kept = Tick(observation, seen.critic, Action(raw, target), log_prob, env.started, slim)
+        taught = ()
+        if self.teacher is not None:
+            if self.teacher.sees:
+                taught = seen.critic[:, self.env.critic_places(self.teacher.sees)]
+            else:
+                taught = jax.vmap(self.teacher.policy.encode)(seen.inputs, phase, last_action)
+        kept = Tick(observation, seen.critic, Action(raw, target), log_prob, env.started, slim, taught)
         return after, drive, carry, key, kept
 
     def _noise(self, key: Any, like: Any) -> Any:
@@ -248,6 +270,10 @@ class Trainer:
             return jnp.where(over, 0.0, sums), sums
 
         returns, sums = jax.lax.scan(along, learner.returns, (reward, ended.done))
+        taught, teacher_state = (), ()
+        if self.teacher is not None:
+            actor = self.teacher.policy.actor
+            taught, teacher_state = actor.unroll(ticks.taught, learner.teacher_state, ticks.first)
         rollout = ppo.Rollout(
             observation=ticks.observation,
             critic=jnp.concatenate([ticks.critic, last.critic[None]]),
@@ -260,6 +286,7 @@ class Trainer:
             actor_state=actor_state,
             critic_state=learner.critic_state,
             mirror_state=learner.mirror_state,
+            taught=taught,
         )
         key, update_key = jax.random.split(learner.key)
         model, opt_state, rate, scale, states, figures = ppo.update(
@@ -279,10 +306,8 @@ class Trainer:
         given = everywhere({name: jnp.mean(value) for name, value in terms.items()}, self._spread)
         figures |= {f"reward/{name}": value / period for name, value in given.items()}
         critic_state, mirror_state = states
-        learner = Learner(
-            model, opt_state, rate, scale, key, learner.carry, critic_state, rewards, returns, mirror_state
-        )
-        return learner, figures
+        kept = (learner.carry, critic_state, rewards, returns, mirror_state, teacher_state)
+        return Learner(model, opt_state, rate, scale, key, *kept), figures
 
     def _ended(self, trajectory: Trajectory, sums: Any) -> dict[str, Any]:
         """Sums over the episodes that ended, for the averages of Progress."""
@@ -396,6 +421,7 @@ class Trainer:
             "versions": checkpoint.versions(),
             **({"mirror": self.mirror.to_dict()} if self.mirror is not None and self.config.policy.symmetric else {}),
             **({} if self.started_from is None else {"started_from": self.started_from}),
+            **({} if self.teacher is None else {"taught_by": self.teacher.origin}),
         }
 
     def save(self, path: Path, learner: Learner, batch: EnvBatch, progress: Progress) -> None:
@@ -429,6 +455,8 @@ class Trainer:
         checkpoint.check_finite(path, arrays)
         if meta.get("robot_digest") != self.robot.digest:
             raise CheckpointError(f"{path}: robot {self.robot.name} has changed since; start a new run")
+        if self.teacher is not None and meta.get("taught_by") != self.teacher.origin:
+            raise CheckpointError(f"{path}: its teacher was another than {self.config.ppo.teacher}; name that one")
         learner, batch, _ = self._fresh()
         rows = self.world.rows(self.config.ppo.envs)
         arrays |= {k: v[rows] for k, v in arrays.items() if k.startswith(_CUT_NAMES)}

@@ -97,7 +97,9 @@ def stage():
     """The K-Bot with all that any term asks of a model."""
     terms = [p.values[0] for p in TERMS if isinstance(p.values[0], Term)]
     sensors = tuple(dict.fromkeys(name for term in terms for name in term.sensors))
-    scene = Scene(built=build_model("kbot", shapes=False, sensors=sensors), command_names=COMMANDS, actions=10)
+    scene = Scene(
+        built=build_model("kbot", shapes=False, sensors=sensors), command_names=COMMANDS, moved=tuple(range(10))
+    )
     fields = tuple(dict.fromkeys(name for term in terms for name in term.fields))
     signals = [*SIGNALS, *(t.signal for t in terms if isinstance(t, DelayedObservation) and t.signal not in SIGNALS)]
     return scene, fields, signals

@@ -37,7 +37,9 @@ FIELDS = (
 @pytest.fixture(scope="session")
 def scene() -> Scene:
     """The K-Bot with every sensor that can be asked for, at 50 Hz."""
-    return Scene(built=build_model("kbot", shapes=False, sensors=SENSORS), command_names=COMMANDS, actions=10)
+    return Scene(
+        built=build_model("kbot", shapes=False, sensors=SENSORS), command_names=COMMANDS, moved=tuple(range(10))
+    )
 
 
 @pytest.fixture(scope="session")
