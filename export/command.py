@@ -98,7 +98,7 @@ def export_checkpoint(
     from ksim.learning.checkpoint import load_trained
 
     output_paths(output, onnx_only=onnx_only)
-    trained = load_trained(checkpoint)
+    trained = load_trained(checkpoint, teachers=False)
     log("tracing the policy to ONNX")
     bundle = convert(trained.policy.step, trained.policy.init_carry(), trained.spec)
     judged(bundle, output, target)  # before minutes of proofs

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         from export.validate import check_origin, latency_us, to_stderr, validate
         from ksim.learning.checkpoint import load_trained
 
-    bundle, trained = read_bundle(args.bundle), load_trained(args.checkpoint)
+    bundle, trained = read_bundle(args.bundle), load_trained(args.checkpoint, teachers=False)
     check_origin(bundle, trained)
     alone = Path(args.bundle).with_suffix(".onnx")
     if alone.is_file() and alone.read_bytes() != bundle.step_fn:

@@ -142,10 +142,10 @@ class PpoConfig(Settings):
         predict: weight of the error with which the actor's last layer tells what the critic sees, as a share of its
             variance. It gives the actor's memory something to learn beside the reward; what tells it is left out of the
             bundle. 0 leaves it out.
-        teacher: a checkpoint of a policy whose actions this one learns; of the same joints, and best one that sees what
-            no robot gives (`policy.sees`). Empty for none.
-        imitate: share of the actor's loss that is the distance to the teacher's actions; it may follow the level. The
-            rest is PPO.
+        teacher: a checkpoint of a policy whose actions this one learns. It sees what no robot gives (`policy.sees`), or
+            a robot's inputs without their noise. Empty for none.
+        distillation: share of the actor's loss that is the distance to the teacher's actions; it may follow the level.
+            The rest is PPO.
     """
 
     envs: Annotated[int, Bound(1, 131_072, "environments")] = 256
@@ -169,7 +169,7 @@ class PpoConfig(Settings):
     symmetry_weight: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
     predict: Annotated[float, Bound(0, 1000, "a weight")] = 0.0
     teacher: str = ""
-    imitate: Annotated[float | Scale, _SHARE] = 1.0
+    distillation: Annotated[float | Scale, _SHARE] = 1.0
 
     def check(self) -> None:
         self.require(self.envs % self.minibatches == 0, "envs", self.envs, "a multiple of ppo.minibatches")

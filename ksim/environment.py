@@ -61,7 +61,10 @@ class EnvBatch(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """What is seen: named policy inputs (E, ...), and the critic's vector (E, critic)."""
+    """What is seen: named policy inputs (E, ...), and the critic's vector (E, critic).
+
+    With `policy.sees` the inputs have a row `critic` besides: what a teacher sees of that vector.
+    """
 
     inputs: Annotated[dict[str, Any], "vectors"]
     critic: Vector
@@ -245,10 +248,7 @@ class Environment:
     ) -> tuple[EnvState, Observed]:
         c = self.config
         key, now = jax.random.split(env.key)
-        readings, channels = {}, {}
-        for name, channel in c.channels.items():
-            carry = env.carries["channels"][name]
-            readings[name], channels[name] = channel.read(carry, env.step, self.scene.control_period_s)
+        readings, channels = self._read(env)
         state = self._state(physics, params, env._replace(key=now), level, readings)
         inputs, carries = self._seen(state, "observations", c.observations, env)
         critic, critic_carries = self._seen(state, "critic", c.critic, env)
@@ -257,7 +257,23 @@ class Environment:
             key=key,
             carries={**env.carries, "channels": channels, "observations": carries, "critic": critic_carries},
         )
-        return env, Observed(inputs=inputs, critic=jnp.concatenate(parts) if parts else jnp.zeros(0))
+        whole = jnp.concatenate(parts) if parts else jnp.zeros(0)
+        if c.policy.sees:
+            inputs = {**inputs, "critic": whole[self.critic_places(c.policy.sees)]}
+        return env, Observed(inputs=inputs, critic=whole)
+
+    def _read(self, env: EnvState) -> tuple[dict[str, Reading], dict[str, Any]]:
+        """(what each channel brings now, its next memory)."""
+        readings, channels = {}, {}
+        for name, channel in self.config.channels.items():
+            carry = env.carries["channels"][name]
+            readings[name], channels[name] = channel.read(carry, env.step, self.scene.control_period_s)
+        return readings, channels
+
+    def _noiseless_one(self, physics: PhysicsState, params: PhysicsParams, env: EnvState, level: Any) -> dict[str, Any]:
+        state = self._state(physics, params, env, level, self._read(env)[0])
+        terms = self.config.observations
+        return {name: term.observe(self._for(state, "observations", name)) for name, term in terms.items()}
 
     def _seen(self, state: State, room: str, terms: dict[str, Observation], env: EnvState) -> tuple[dict, dict]:
         values, carries = {}, {}
@@ -296,6 +312,10 @@ class Environment:
     ) -> tuple[EnvState, Observed]:
         """What is seen now."""
         return jax.vmap(self._look_one, in_axes=(0, 0, 0, None))(physics, params, env, level)
+
+    def noiseless(self, physics: PhysicsState, params: PhysicsParams, env: EnvState, level: Any) -> dict[str, Any]:
+        """The policy's inputs as `look` sees them of the same environments, as late but without noise, (E, ...)."""
+        return jax.vmap(self._noiseless_one, in_axes=(0, 0, 0, None))(physics, params, env, level)
 
     def rewards(self, trajectory: Trajectory, carry: RewardState) -> tuple[Any, dict[str, Any], RewardState]:
         """Rewards of T steps of all environments, (T, E, ...) throughout.

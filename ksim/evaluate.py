@@ -477,7 +477,12 @@ def load_policy(name: str, config: str | None = None, overrides: Sequence[str] =
         return task, _fitted(name, policy, task, bundle.spec, bundle.joint_names, bundle.command_names)
     trained = load_trained(name)
     task = load_config(config, overrides) if config else apply_overrides(trained.config, overrides)
-    spec = trained.spec
+    spec, sees = trained.spec, trained.config.policy.sees
+    if task.policy.sees != sees:
+        raise KsimError(
+            f"{name}: policy.sees: got {', '.join(task.policy.sees) or 'nothing'}, expected what it was trained with: "
+            f"{', '.join(sees) or 'nothing'}"
+        )
     policy = JaxBatchPolicy(trained.policy)
     return task, _fitted(name, policy, task, spec, spec.robot.joint_names, spec.command_names)
 

@@ -339,7 +339,7 @@ class Teacher:
     Attributes:
         policy: the policy function.
         sees: names of the critic's terms that it sees, in order; empty where it sees what a robot gives.
-        origin: weights_digest and steps, for the checkpoints of its pupil.
+        origin: weights_digest and steps, for the checkpoints of its student.
     """
 
     policy: Policy
@@ -374,15 +374,11 @@ class Teacher:
                     f"{path}: its {name}: {theirs!r:.200}; this run has {ours!r:.200}; they must be the same to learn "
                     "from it"
                 )
-        if not own.policy.sees:
-            return cls(policy=load_trained(path).policy, sees=(), origin=start.origin)
-        sees = sum(sizes[name] for name in own.policy.sees)
-        template = make_model(robot, 1, own, sees=sees, key=jax.random.key(0))
-        try:
-            actor = fill(template.actor, "model.actor", start.arrays)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        return cls(policy=make_policy(actor, robot, own), sees=own.policy.sees, origin=start.origin)
+        trained = load_trained(path)
+        for name, size in _sizes(path, trained.meta, own).items():
+            if sizes[name] != size:
+                raise CheckpointError(f"{path}: its critic.{name} is of {size} numbers; this run's is of {sizes[name]}")
+        return cls(policy=trained.policy, sees=own.policy.sees, origin=start.origin)
 
 
 def _current(names: Sequence[str]) -> list[str]:
@@ -415,15 +411,32 @@ def _mirror(path: str | Path, meta: Mapping[str, Any], config: Config, robot: Ro
     return mirror
 
 
-def load_trained(path: str | Path) -> Trained:
+def _sizes(path: str | Path, meta: Mapping[str, Any], config: Config) -> dict[str, int]:
+    """Length of each of the critic's terms that a teacher sees; empty for a policy of a robot's inputs.
+
+    Raises:
+        CheckpointError: it is not told.
+    """
+    told, sees = meta.get("sees", {}), config.policy.sees
+    fit = isinstance(told, dict) and set(told) == set(sees)
+    if not fit or not all(type(size) is int and 0 <= size <= 100_000 for size in told.values()):
+        raise CheckpointError(f"{path}: sees: {told!r:.200}; expected the lengths of {', '.join(sees) or 'nothing'}")
+    return {name: told[name] for name in sees}
+
+
+def load_trained(path: str | Path, *, teachers: bool = True) -> Trained:
     """The policy of a checkpoint, with its spec and configuration.
+
+    Args:
+        path: the file.
+        teachers: it may be a teacher, which sees what no robot gives.
 
     Raises:
         CheckpointError: the file is missing, damaged, altered, or does not fit its own description.
     """
     meta, arrays = read(path, wanted=("model",))
     config, robot = read_config(path, meta), read_robot(path, meta)
-    if config.policy.sees:
+    if config.policy.sees and not teachers:
         raise CheckpointError(
             f"{path}: a teacher: it sees {', '.join(config.policy.sees)}, which no robot gives; expected a policy of a "
             f"robot's inputs; train one with --set ppo.teacher={path}"
@@ -432,7 +445,8 @@ def load_trained(path: str | Path) -> Trained:
     try:
         mirror = _mirror(path, meta, config, robot)
         # the critic stays in the file: its length is all that the actor's template needs
-        template = make_model(robot, 1, config, mirror, key=jax.random.key(0))
+        sees = sum(_sizes(path, meta, config).values())
+        template = make_model(robot, 1, config, mirror, sees=sees, key=jax.random.key(0))
         actor = fill(template.actor, "model.actor", arrays)
     except (SettingsError, SpecError) as error:
         reason = " ".join(str(error).split())[:600]

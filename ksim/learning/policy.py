@@ -213,6 +213,7 @@ class Policy(eqx.Module):
         clock: the gait clock; its phase is in the carry where it runs.
         moves: where the commands stand that ask it to run.
         period_s: the control period [s].
+        teacher: it sees the input `critic` alone, which no robot gives.
     """
 
     actor: Actor
@@ -222,6 +223,7 @@ class Policy(eqx.Module):
     clock: GaitClock = eqx.field(static=True)
     moves: tuple[int, ...] = eqx.field(static=True)
     period_s: float = eqx.field(static=True)
+    teacher: bool = eqx.field(static=True, default=False)
 
     @property
     def clocked(self) -> bool:
@@ -271,6 +273,8 @@ class Policy(eqx.Module):
 
     def encode(self, inputs: dict[str, Array], phase: Array, last_action: Array) -> Float[Array, " observation"]:
         """Named inputs in SI, and what the carry holds -> the vector that the network sees."""
+        if self.teacher:
+            return inputs["critic"]
         e = self.encoding
         joints = [inputs["joint_angles"], inputs["joint_angular_velocities"]]
         if e.joints:  # joints that hold say nothing new
@@ -325,6 +329,7 @@ def make_policy(actor: Actor, robot: RobotSpec, config: Config) -> Policy:
         clock=config.policy.clock,
         moves=places(config.policy.clock, tuple(c.name for c in commands)),
         period_s=config.physics.control_period_s,
+        teacher=bool(config.policy.sees),
     )
 
 

@@ -197,10 +197,10 @@ def loss(
             apart = (mean - taught) * jnp.exp(-jax.lax.stop_gradient(log_std))
             return jnp.sum(weight * jnp.sum(0.5 * apart**2, axis=-1))
 
-        figures["imitation_error"] = apart = away(mean, batch.taught)
+        figures["distillation_error"] = apart = away(mean, batch.taught)
         if mirror is not None and config.symmetry == "augment":
             apart = 0.5 * (apart + away(image, mirror.action(batch.taught)))
-        share = factor(config.imitate, level)
+        share = factor(config.distillation, level)
         total = share * apart + (1.0 - share) * total
     total = total + config.value_coefficient * value_error
     if model.predictor is not None:

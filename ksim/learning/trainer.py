@@ -109,8 +109,6 @@ class Trainer:
         self.started_from: dict[str, Any] | None = None
         self.env = environment or make_environment(config, self.world.local(config.ppo.envs))
         self.robot = self.env.scene.built.spec
-        # where what the actor sees stands in the critic's vector; None for an actor of a robot's inputs
-        self._sees = self.env.critic_places(config.policy.sees) if config.policy.sees else None
         self.teacher = None
         if config.ppo.teacher:
             self.teacher = checkpoint.Teacher.read(config.ppo.teacher, self.robot, config, self.env.critic_sizes)
@@ -126,6 +124,11 @@ class Trainer:
             self._learn_on_all = self.world.spread(self.learn, _LEARNS, (_LEARNER, WHOLE))
             self._whole_on_all = self.world.spread(self._iterate_mjx, (_LEARNER, CUT, WHOLE), (_LEARNER, CUT, WHOLE))
 
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """Length of each of the critic's terms that the actor sees, in order; empty for one of a robot's inputs."""
+        return {name: self.env.critic_sizes[name] for name in self.config.policy.sees}
+
     def _mirror(self) -> NetMirror | None:
         """The mirror of what the policy sees and does, where the configuration asks for one."""
         config = self.config
@@ -135,7 +138,7 @@ class Trainer:
         try:
             if config.policy.sees:
                 seen = {name: config.critic[name] for name in config.policy.sees}
-                return critic_mirror(self.env.scene, seen, self.env.critic_sizes)
+                return critic_mirror(self.env.scene, seen, self._sizes)
             return mirror_of(self.robot, self.env.scene.mirror, config)
         except MirrorError as error:
             without = " ".join(f"--set {word}" for word, is_asked in asked.items() if is_asked)
@@ -162,7 +165,7 @@ class Trainer:
         batch, seen = self.env.reset(keys, stagger=True, level=level)
         # compiled as one: op by op its random draws take longer than all of them
         fresh = eqx.filter_jit(make_model)
-        sees = 0 if self._sees is None else len(self._sees)
+        sees = sum(self._sizes.values())
         model = fresh(self.robot, seen.critic.shape[-1], config, self.mirror, sees=sees, key=model_key)
         learner = Learner(
             model=model,
@@ -209,10 +212,7 @@ class Trainer:
         before, seen = self.env.look(physics, params, env, level)
         carry = jnp.where(env.started[:, None], policy.init_carry(), carry)
         state, phase, last_action, last_target = policy.split(carry)
-        if self._sees is None:
-            observation = jax.vmap(policy.encode)(seen.inputs, phase, last_action)
-        else:
-            observation = seen.critic[:, self._sees]
+        observation = jax.vmap(policy.encode)(seen.inputs, phase, last_action)
         mean, state = jax.vmap(policy.actor)(observation, state)
         log_std = policy.actor.spread
         raw = mean + jnp.exp(log_std) * self._noise(noise_key, mean)
@@ -223,9 +223,10 @@ class Trainer:
         taught = ()
         if self.teacher is not None:
             if self.teacher.sees:
-                taught = seen.critic[:, self.env.critic_places(self.teacher.sees)]
+                inputs = {"critic": seen.critic[:, self.env.critic_places(self.teacher.sees)]}
             else:
-                taught = jax.vmap(self.teacher.policy.encode)(seen.inputs, phase, last_action)
+                inputs = self.env.noiseless(physics, params, env, level)
+            taught = jax.vmap(self.teacher.policy.encode)(inputs, phase, last_action)
         kept = Tick(observation, seen.critic, Action(raw, target), log_prob, env.started, slim, taught)
         return after, drive, carry, key, kept
 
@@ -421,6 +422,7 @@ class Trainer:
             "versions": checkpoint.versions(),
             **({"mirror": self.mirror.to_dict()} if self.mirror is not None and self.config.policy.symmetric else {}),
             **({} if self.started_from is None else {"started_from": self.started_from}),
+            **({"sees": self._sizes} if self.config.policy.sees else {}),
             **({} if self.teacher is None else {"taught_by": self.teacher.origin}),
         }
 

@@ -63,7 +63,7 @@ def course(config: Config, *, pushes: bool = True, noise: bool = True) -> Config
         commands={**config.commands, joystick: command},
         events=events,
         observations=observations,
-        critic={},
+        critic={name: config.critic[name] for name in config.policy.sees},
         # rewards are not read; these ask for the sensors of the feet
         rewards={"feet_phase": FeetPhaseReward(), "slip": FeetSlipPenalty()},
     )

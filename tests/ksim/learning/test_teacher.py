@@ -10,10 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from export.command import export_checkpoint
 from ksim.curriculum import LinearScale
-from ksim.errors import CheckpointError, ConfigError
+from ksim.environment import make_environment
+from ksim.errors import CheckpointError, ConfigError, KsimError
+from ksim.evaluate import evaluate, load_policy, start_key
 from ksim.learning import checkpoint, ppo
 from ksim.learning.trainer import Trainer
+from ksim.noise import GaussianNoise
 from ksim.train import train
 from tests.ksim.few_terms import few_terms
 from toolkit.errors import SettingsError
@@ -38,7 +42,7 @@ def taught(task, tmp_path_factory):
     return teaching, train(teaching, tmp_path_factory.mktemp("runs") / "teacher").checkpoint
 
 
-def pupil(task, path, **more):
+def student(task, path, **more):
     return dataclasses.replace(task, ppo=dataclasses.replace(task.ppo, teacher=str(path), **more))
 
 
@@ -61,17 +65,31 @@ def test_a_teacher_sees_the_terms_that_it_names_in_their_order(taught):
 def test_no_robot_can_run_a_teacher_and_its_file_says_so(taught):
     _, path = taught
     with pytest.raises(CheckpointError, match=r"model.ckpt: a teacher: it sees joint_position, .*, which no robot"):
-        checkpoint.load_trained(path)
+        checkpoint.load_trained(path, teachers=False)
+    with pytest.raises(CheckpointError, match="a teacher"):
+        export_checkpoint(path, path.with_suffix(".kinfer"))
+
+
+def test_a_teacher_is_evaluated_where_its_sight_is_given(taught, tmp_path):
+    teaching, path = taught
+    config, policy = load_policy(str(path))
+    assert config == teaching
+    done = evaluate(config, policy, episodes=2, seed=1)
+    assert done.lengths_s.min() > 0.0
+    with pytest.raises(
+        KsimError, match=r"policy\.sees: got gravity, expected what it was trained with: joint_position, gravity"
+    ):
+        load_policy(str(path), overrides=["policy.sees=[gravity]"])
 
 
 @pytest.mark.parametrize("symmetry", ["none", "augment"])
-def test_a_pupil_comes_nearer_to_what_its_teacher_does(task, taught, tmp_path, symmetry):
+def test_a_student_comes_nearer_to_what_its_teacher_does(task, taught, tmp_path, symmetry):
     run = dataclasses.replace(task.run, total_steps=task.ppo.envs * task.ppo.rollout_steps * 30)
     fixed = {"learning_rate": 0.01, "learning_rate_min": 0.01, "learning_rate_max": 0.01}
-    learning = dataclasses.replace(pupil(task, taught[1], symmetry=symmetry, epochs=2, **fixed), run=run)
-    out = tmp_path / "pupil"
+    learning = dataclasses.replace(student(task, taught[1], symmetry=symmetry, epochs=2, **fixed), run=run)
+    out = tmp_path / "student"
     train(learning, out)
-    rows = [json.loads(line)["imitation_error"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line)["distillation_error"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert 0.0 < np.mean(rows[-3:]) < 0.5 * np.mean(rows[:3])
     meta, _ = checkpoint.read(out / "last.ckpt")
     assert meta["taught_by"] == checkpoint.Start.read(taught[1]).origin
@@ -82,12 +100,12 @@ def test_a_pupil_comes_nearer_to_what_its_teacher_does(task, taught, tmp_path, s
 def test_a_policy_of_a_robots_inputs_may_teach_a_network_of_another_kind(task, tmp_path):
     first = train(task, tmp_path / "first").checkpoint
     smaller = dataclasses.replace(task, policy=dataclasses.replace(task.policy, network="mlp", layers=1, history=2))
-    train(pupil(smaller, first), tmp_path / "second")
+    train(student(smaller, first), tmp_path / "second")
     assert checkpoint.load_trained(tmp_path / "second" / "model.ckpt").config.policy.network == "mlp"
 
 
 def test_what_the_teacher_did_is_what_its_network_says_step_by_step(task, taught):
-    trainer = Trainer(pupil(task, taught[1]))
+    trainer = Trainer(student(task, taught[1]))
     teacher = trainer.teacher
     learner, batch, progress = trainer.start()
     learner, *_ = trainer.iterate(learner, batch, progress)
@@ -96,6 +114,34 @@ def test_what_the_teacher_did_is_what_its_network_says_step_by_step(task, taught
     whole, _ = teacher.policy.actor.unroll(seen, jnp.zeros((2, teacher.policy.actor.state_size)), jnp.zeros((3, 2)))
     one, _ = jax.vmap(teacher.policy.actor)(seen[2], jnp.zeros((2, teacher.policy.actor.state_size)))
     np.testing.assert_allclose(whole[2], one, atol=1e-6)
+
+
+def test_what_a_teacher_sees_of_a_robots_inputs_is_as_late_and_has_no_noise(config):
+    loud = {
+        name: dataclasses.replace(term, noise=GaussianNoise(std=0.3)) if name != "command" else term
+        for name, term in config.observations.items()
+    }
+    slow = {**config.channels, "imu": dataclasses.replace(config.channels["imu"], rate_hz=(17.0, 20.0), scale=1.0)}
+    quiet = {name: dataclasses.replace(term, noise=None) for name, term in loud.items()}
+
+    def watched(observations):
+        env = make_environment(dataclasses.replace(config, channels=slow, observations=observations), 4, "mujoco")
+        level, rows = jnp.ones(()), []
+        batch, _ = env.reset(start_key(3))
+        physics, params, now = batch.physics, batch.params, batch.env
+        home = jnp.asarray(np.tile(env.scene.home_rad, (4, 1)))
+        for _ in range(12):
+            clean = env.noiseless(physics, params, now, level)
+            now, seen = env.look(physics, params, now, level)
+            rows.append((seen.inputs, clean))
+            now, drive = env.drive(physics, params, now, jnp.zeros((4, env.scene.actions)), home, level)
+            physics = env.engine.step(physics, drive, params)
+        return rows[4:]  # each sensor has sent something by then
+
+    for noisy, silent in zip(watched(loud), watched(quiet), strict=True):
+        for name in config.observations:
+            np.testing.assert_allclose(noisy[1][name], silent[0][name], atol=1e-5, err_msg=name)
+        assert np.abs(noisy[0]["gyroscope"] - noisy[1]["gyroscope"]).max() > 0.1
 
 
 def batch_of(model, config, key):
@@ -116,13 +162,13 @@ def batch_of(model, config, key):
     return ppo.Batch(**made, **rest, **states)
 
 
-def test_the_share_of_imitation_is_of_the_actors_loss_and_may_follow_the_level(config, model):
+def test_the_share_of_distillation_is_of_the_actors_loss_and_may_follow_the_level(config, model):
     batch = batch_of(model, config, jax.random.key(5))
 
-    def losses(imitate, level):
-        told = dataclasses.replace(config.ppo, teacher="x", imitate=imitate, value_coefficient=0.0)
+    def losses(share, level):
+        told = dataclasses.replace(config.ppo, teacher="x", distillation=share, value_coefficient=0.0)
         total, figures = ppo.loss(model, batch, told, level=level)
-        return float(total), float(figures["imitation_error"])
+        return float(total), float(figures["distillation_error"])
 
     (alone, error), (none, _) = losses(1.0, 0.0), losses(0.0, 0.0)
     plain, _ = ppo.loss(model, batch, dataclasses.replace(config.ppo, value_coefficient=0.0), level=0.0)
@@ -138,7 +184,7 @@ def test_the_share_of_imitation_is_of_the_actors_loss_and_may_follow_the_level(c
 
 def test_a_run_goes_on_with_its_own_teacher_alone(task, taught, tmp_path):
     out = tmp_path / "run"
-    learning = pupil(task, taught[1])
+    learning = student(task, taught[1])
     whole = train(learning, tmp_path / "whole")
     half = dataclasses.replace(learning.run, total_steps=learning.run.total_steps // 2)
     train(dataclasses.replace(learning, run=half), out)
@@ -149,7 +195,7 @@ def test_a_run_goes_on_with_its_own_teacher_alone(task, taught, tmp_path):
     other = tmp_path / "other.ckpt"
     checkpoint.write(other, {k: v for k, v in meta.items() if k != "format"}, {**arrays, name: arrays[name] + 0.1})
     longer = dataclasses.replace(learning.run, total_steps=learning.run.total_steps * 2)
-    swapped = dataclasses.replace(pupil(task, other), run=longer)
+    swapped = dataclasses.replace(student(task, other), run=longer)
     trainer = Trainer(swapped)
     with pytest.raises(CheckpointError, match=r"its teacher was another than .*other\.ckpt"):
         trainer.restore(out / "last.ckpt")
@@ -168,7 +214,7 @@ def test_a_teacher_whose_actions_or_sight_mean_something_else_is_refused(task, t
     gone = change.get("critic", {})
     critic = {name: term for name, term in task.critic.items() if name not in gone}
     with pytest.raises(CheckpointError, match=said):
-        Trainer(pupil(dataclasses.replace(task, policy=policy, critic=critic), taught[1]))
+        Trainer(student(dataclasses.replace(task, policy=policy, critic=critic), taught[1]))
 
 
 def test_what_cannot_be_seen_is_refused_by_its_name(task):
