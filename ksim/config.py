@@ -106,6 +106,7 @@ class PolicyConfig(Settings):
     sees: tuple[str, ...] = ()
 
     def check(self) -> None:
+        self.require(len(set(self.sees)) == len(self.sees), "sees", list(self.sees), "each term once")
         plain = not (self.sees and self.symmetric)
         self.require(plain, "symmetric", self.symmetric, "false with policy.sees; ppo.symmetry=augment is possible")
         wide = self.network == "mlp"

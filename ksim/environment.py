@@ -267,7 +267,9 @@ class Environment:
         readings, channels = {}, {}
         for name, channel in self.config.channels.items():
             carry = env.carries["channels"][name]
-            readings[name], channels[name] = channel.read(carry, env.step, self.scene.control_period_s)
+            reading, channels[name] = channel.read(carry, env.step, self.scene.control_period_s)
+            # whoever looks twice before the first step sees the same twice
+            readings[name] = reading._replace(fresh=reading.fresh | env.started)
         return readings, channels
 
     def _noiseless_one(self, physics: PhysicsState, params: PhysicsParams, env: EnvState, level: Any) -> dict[str, Any]:

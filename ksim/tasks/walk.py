@@ -57,6 +57,9 @@ def walk() -> Config:
         ppo=PpoConfig(
             envs=256,
             rollout_steps=24,
+            # finds the gait in as many steps as four, each in two thirds of the time
+            epochs=2,
+            learning_rate_max=0.004,
             gamma=0.98,
             # with little of it from the start the robot stands, and never finds its gait
             entropy=LinearScale(low=0.005, high=0.001, end=0.3),

@@ -262,3 +262,12 @@ def test_many_that_end_at_once_are_renewed_as_all_would_be(config):
     # and the engine's own parameters are the new ones
     wide = env.engine._numpy(params).wide
     np.testing.assert_array_equal(wide.motor.kp.astype(np.float32), np.asarray(params.motor.kp))
+
+
+def test_who_looks_again_before_the_first_step_sees_what_the_sensors_have_sent(environment):
+    """Training does: the first rows of a run would be zeros until each sensor's next packet."""
+    batch, first = environment.reset(jax.random.key(4))
+    _, again = environment.look(batch.physics, batch.params, batch.env, jnp.ones(()))
+    for name in ("joint_angles", "projected_gravity"):
+        assert np.abs(again.inputs[name]).max() > 0.1
+        np.testing.assert_allclose(again.inputs[name], first.inputs[name], atol=1.0)

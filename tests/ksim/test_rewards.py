@@ -34,7 +34,7 @@ Make = Callable[..., Trajectory]
 def scene() -> Scene:
     """The K-Bot with the sensors of its feet."""
     built = build_model("kbot", 0.005, shapes=False, sensors=("foot_position", "foot_velocity", "foot_quat"))
-    return Scene(built=built, control_period_s=0.02, command_names=COMMANDS, actions=20)
+    return Scene(built=built, control_period_s=0.02, command_names=COMMANDS, moved=tuple(range(20)))
 
 
 def feet_at_home(scene: Scene) -> tuple[np.ndarray, np.ndarray]:

@@ -116,30 +116,31 @@ def test_what_the_teacher_did_is_what_its_network_says_step_by_step(task, taught
     np.testing.assert_allclose(whole[2], one, atol=1e-6)
 
 
-def test_what_a_teacher_sees_of_a_robots_inputs_is_as_late_and_has_no_noise(config):
+def test_what_a_teacher_sees_of_a_robots_inputs_is_as_late_and_has_no_noise(task):
     loud = {
         name: dataclasses.replace(term, noise=GaussianNoise(std=0.3)) if name != "command" else term
-        for name, term in config.observations.items()
+        for name, term in task.observations.items()
     }
-    slow = {**config.channels, "imu": dataclasses.replace(config.channels["imu"], rate_hz=(17.0, 20.0), scale=1.0)}
+    slow = {**task.channels, "imu": dataclasses.replace(task.channels["imu"], rate_hz=(17.0, 20.0), scale=1.0)}
     quiet = {name: dataclasses.replace(term, noise=None) for name, term in loud.items()}
 
     def watched(observations):
-        env = make_environment(dataclasses.replace(config, channels=slow, observations=observations), 4, "mujoco")
+        env = make_environment(dataclasses.replace(task, channels=slow, observations=observations), 4, "mujoco")
+        look, noiseless, send = jax.jit(env.look), jax.jit(env.noiseless), jax.jit(env.drive)
         level, rows = jnp.ones(()), []
         batch, _ = env.reset(start_key(3))
         physics, params, now = batch.physics, batch.params, batch.env
         home = jnp.asarray(np.tile(env.scene.home_rad, (4, 1)))
         for _ in range(12):
-            clean = env.noiseless(physics, params, now, level)
-            now, seen = env.look(physics, params, now, level)
+            clean = noiseless(physics, params, now, level)
+            now, seen = look(physics, params, now, level)
             rows.append((seen.inputs, clean))
-            now, drive = env.drive(physics, params, now, jnp.zeros((4, env.scene.actions)), home, level)
+            now, drive = send(physics, params, now, jnp.zeros((4, env.scene.actions)), home, level)
             physics = env.engine.step(physics, drive, params)
-        return rows[4:]  # each sensor has sent something by then
+        return rows
 
     for noisy, silent in zip(watched(loud), watched(quiet), strict=True):
-        for name in config.observations:
+        for name in task.observations:
             np.testing.assert_allclose(noisy[1][name], silent[0][name], atol=1e-5, err_msg=name)
         assert np.abs(noisy[0]["gyroscope"] - noisy[1]["gyroscope"]).max() > 0.1
 
@@ -222,6 +223,8 @@ def test_what_cannot_be_seen_is_refused_by_its_name(task):
         dataclasses.replace(task, policy=dataclasses.replace(task.policy, sees=("foot_force",)))
     with pytest.raises(SettingsError, match=r"symmetric: got True, expected false with policy\.sees"):
         dataclasses.replace(task.policy, sees=("gravity",), symmetric=True)
+    with pytest.raises(SettingsError, match=r"sees: got \['gravity', 'gravity'\], expected each term once"):
+        dataclasses.replace(task.policy, sees=("gravity", "gravity"))
 
 
 def test_a_term_without_a_mirror_image_is_refused_where_one_is_needed(task):
