@@ -95,10 +95,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.distributed and not world.World.here().first:
         return 128 + result.signum if result.signum else 0
     if not result.signum:
-        _tell(result, out, args.json)
+        _tell(result, out, args.json, bool(config.policy.sees))
         return 0
     try:
-        _tell(result, out, args.json)
+        _tell(result, out, args.json, bool(config.policy.sees))
     except OSError:  # the signal that ended it tells that there is no terminal
         drop_stdout()
     return 128 + result.signum
@@ -124,7 +124,7 @@ def _program() -> str:
     return f"python {shlex.quote(str(script))}" if own else "ksim"
 
 
-def _tell(result: TrainResult, out: Path, as_json: bool) -> None:
+def _tell(result: TrainResult, out: Path, as_json: bool, teacher: bool) -> None:
     if as_json:
         answer = {
             "checkpoint": str(result.checkpoint),
@@ -137,11 +137,13 @@ def _tell(result: TrainResult, out: Path, as_json: bool) -> None:
         print(json.dumps(answer), flush=True)
         return
     program = _program()
+    then = f"{program} export {result.checkpoint} -o {out / 'policy.kinfer'}"
+    if teacher:  # no robot can run it
+        then = f"{program} train --set ppo.teacher={result.checkpoint}"
     print(
         f"{result.steps:,} steps in {result.seconds / 60:.1f} min in all ({result.stopped}), "
         f"survival in training {result.survival:.0%}\nwrote {result.checkpoint}\n"
-        f"next: {program} eval {result.checkpoint}   or   "
-        f"{program} export {result.checkpoint} -o {out / 'policy.kinfer'}",
+        f"next: {program} eval {result.checkpoint}   or   {then}",
         flush=True,
     )
 

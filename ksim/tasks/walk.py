@@ -57,7 +57,7 @@ def walk() -> Config:
         ppo=PpoConfig(
             envs=256,
             rollout_steps=24,
-            # finds the gait in as many steps as four, each in two thirds of the time
+            # with four the gait takes as many steps, and a step half as long again
             epochs=2,
             learning_rate_max=0.004,
             gamma=0.98,

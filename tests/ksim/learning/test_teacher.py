@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from ksim.evaluate import evaluate, load_policy, start_key
 from ksim.learning import checkpoint, ppo
 from ksim.learning.trainer import Trainer
 from ksim.noise import GaussianNoise
-from ksim.train import train
+from ksim.train import TrainResult, train
+from ksim.train_command import _tell
 from tests.ksim.few_terms import few_terms
 from toolkit.errors import SettingsError
 
@@ -241,3 +243,11 @@ def test_a_teacher_starts_from_another_of_the_same_sight_alone(task, taught, tmp
     policy = dataclasses.replace(teaching.policy, sees=(*SEES[1:], SEES[0]))
     with pytest.raises(CheckpointError, match=r"its policy.sees: .*; they must be the same to start"):
         train(dataclasses.replace(teaching, policy=policy), tmp_path / "other", init=path)
+
+
+@pytest.mark.parametrize(("teacher", "then"), [(True, "train --set ppo.teacher=m.ckpt"), (False, "export m.ckpt -o")])
+def test_a_finished_run_says_what_can_be_done_with_it(capsys, teacher, then):
+    done = TrainResult(checkpoint=Path("m.ckpt"), updates=1, steps=8, seconds=6.0, survival=0.5, stopped="total_steps")
+    _tell(done, Path("out"), as_json=False, teacher=teacher)
+    said = capsys.readouterr().out
+    assert then in said and ("export" in said) != teacher
