@@ -227,6 +227,9 @@ def _train(
             raise CheckpointError(f"{last}: does not fit its own description ({reason}); start a new run") from error
     elif start is not None:
         learner, batch, progress = trainer.start_from(start)
+        if say is not None and trainer.about_critic:
+            with contextlib.suppress(OSError):
+                say(trainer.about_critic)
     else:
         learner, batch, progress = trainer.start()
     stopped, signum, recent = "total_steps", 0, deque(maxlen=20)

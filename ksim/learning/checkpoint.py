@@ -7,6 +7,7 @@ Files of format 1, the first version's, have none.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import io
 import platform
@@ -244,6 +245,10 @@ def weights_digest(arrays: dict[str, np.ndarray]) -> str:
     return digest({k: v for k, v in items.items() if k.startswith("model")})
 
 
+# The arrays of a network whose first columns are its inputs, by the end of their names.
+_SEES_INPUTS = (".hidden_layers[0].weight", ".cells[0].weight_ih", ".hidden_layer.weight")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """The networks of a checkpoint, for another run to start with.
@@ -305,11 +310,20 @@ class Start:
                     "start with its networks"
                 )
 
-    def networks(self, model: Model, scale: Any, config: Config) -> tuple[Model, Any]:
+    def networks(self, model: Model, scale: Any, config: Config, sizes: Mapping[str, int]) -> tuple[Model, Any, str]:
         """The fresh model, and the scale of its critic's values, filled; the scale only where the file has it.
 
-        Where the critic of `config` sees something else, or is of another shape, it stays fresh: the actor is what
-        matters.
+        The critic comes along term by term: what is new to it starts with weights of zero. Where it has another shape,
+        or more than one term is gone, it stays fresh: the actor is what matters.
+
+        Args:
+            model: the fresh model.
+            scale: of its critic's values.
+            config: of the new run.
+            sizes: length of each term of the new critic, in order.
+
+        Returns:
+            (model, scale, what a person should know about the critic, in one line, or nothing).
 
         Raises:
             CheckpointError: an array of the actor is missing or of another shape.
@@ -319,17 +333,55 @@ class Start:
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
         model = eqx.tree_at(lambda m: m.actor, model, actor)
-        if self.config.critic != config.critic:
-            return model, scale
+        own = self.config.critic
+        new = [name for name, term in config.critic.items() if own.get(name) != term]
         try:
-            model = eqx.tree_at(lambda m: m.critic, model, fill(model.critic, "model.critic", self.arrays))
+            arrays = self.arrays if own == config.critic else self._critic_of(model, new, sizes)
+            model = eqx.tree_at(lambda m: m.critic, model, fill(model.critic, "model.critic", arrays))
+        except CheckpointError:
+            anew = (
+                f"the critic starts anew: that of {self.path} sees something else. Until it is as good, learning makes "
+                "the policy worse; teach it alone first: --set ppo.critic_first=200"
+            )
+            return model, scale, anew
+        with contextlib.suppress(CheckpointError):
             if any(name.startswith("learner.scale") for name in self.arrays):
                 scale = fill(scale, "learner.scale", self.arrays)
             predictor = fill(model.predictor, "model.predictor", self.arrays)
             model = Model(actor=model.actor, critic=model.critic, predictor=predictor)
-        except CheckpointError:
-            pass
-        return model, scale
+        return model, scale, f"new to the critic: {', '.join(new)}" if new else ""
+
+    def _critic_of(self, model: Model, new: Sequence[str], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """The critic's arrays with the columns of its first layers where the new run has their terms.
+
+        Raises:
+            CheckpointError: which column belongs to which term cannot be told.
+        """
+        fresh = {name: np.zeros_like(value) for name, value in named_leaves(model.critic, "model.critic").items()}
+        first = {name: self.arrays[name] for name in fresh if name.endswith(_SEES_INPUTS) and name in self.arrays}
+        width = min((value.shape[1] for value in first.values() if value.ndim == 2), default=0)
+        gone = [name for name in self.config.critic if name in new or name not in sizes]
+        rest = width - sum(sizes[name] for name in self.config.critic if name not in gone)
+        if len(gone) > 1 or rest < 0 or (rest > 0) != bool(gone):
+            raise CheckpointError(f"{self.path}: its critic has other inputs")
+        places, at = {}, 0
+        for name, size in sizes.items():
+            places[name] = slice(at, at + size)
+            at += size
+        out = dict(self.arrays)
+        for array, value in first.items():
+            moved, begin = fresh[array].copy(), 0
+            for name in self.config.critic:
+                size = rest if name in gone else sizes[name]
+                if name not in gone:
+                    moved[:, places[name]] = value[:, begin : begin + size]
+                begin += size
+            # what is no input: the layer's own memory
+            if moved.shape[1] - at != value.shape[1] - width:
+                raise CheckpointError(f"{self.path}: its critic is of another size")
+            moved[:, at:] = value[:, width:]
+            out[array] = moved
+        return out
 
 
 @dataclass(frozen=True, kw_only=True)

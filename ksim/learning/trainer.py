@@ -107,6 +107,7 @@ class Trainer:
         self.config = config
         self.world = world or World.here()
         self.started_from: dict[str, Any] | None = None
+        self.about_critic = ""
         self.env = environment or make_environment(config, self.world.local(config.ppo.envs))
         self.robot = self.env.scene.built.spec
         self.teacher = None
@@ -185,14 +186,20 @@ class Trainer:
     def start_from(self, found: checkpoint.Start) -> tuple[Learner, EnvBatch, Progress]:
         """A fresh run with the networks of a checkpoint, at the curriculum's level that it had reached.
 
+        A level that was fixed was not reached: from one, or to one, it is the first level of the configuration.
+
         Raises:
             CheckpointError: its networks do not fit the configuration or the robot.
         """
         found.check(self.robot, self.config)
         learner, batch, progress = self._fresh()
-        model, scale = found.networks(learner.model, learner.scale, self.config)
+        model, scale, self.about_critic = found.networks(
+            learner.model, learner.scale, self.config, self.env.critic_sizes
+        )
         self.started_from = found.origin
-        level = progress.level if isinstance(self.config.curriculum, FixedCurriculum) else found.level
+        # a level that was fixed was given, not reached
+        given = any(isinstance(c.curriculum, FixedCurriculum) for c in (found.config, self.config))
+        level = progress.level if given else found.level
         learner = learner._replace(model=model, scale=scale)
         return *self._placed(learner, batch), progress._replace(level=level)
 

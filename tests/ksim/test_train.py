@@ -10,12 +10,15 @@ import sys
 import time
 import types
 
+import jax
 import numpy as np
 import pytest
 import yaml
 
+from ksim.curriculum import FixedCurriculum
 from ksim.errors import CheckpointError, ConfigError, TrainingError
-from ksim.learning import checkpoint
+from ksim.learning import checkpoint, ppo
+from ksim.learning.policy import make_model
 from ksim.learning.trainer import Progress, Trainer
 from ksim.load import load_config
 from ksim.metrics import seconds_until
@@ -355,6 +358,9 @@ def test_a_run_starts_with_the_networks_of_another_and_says_so_to_the_bundle(who
         assert float(learner.scale.weight) > 0, "the critic's values keep their scale"
         saved = checkpoint.read(first / "model.ckpt")[0]["progress"]
         assert progress.level == saved["level"] > 0 and (progress.steps, progress.updates) == (0, 0)
+    fixed = dataclasses.replace(checkpoint.Start.read(first / name).config, curriculum=FixedCurriculum())
+    given = dataclasses.replace(checkpoint.Start.read(first / name), config=fixed)
+    assert trainer.start_from(given)[2].level == 0.0, "a level that was fixed was not reached"
     learner, batch, progress, _ = trainer.iterate(learner, batch, progress)
     trainer.save_model(tmp_path / "model.ckpt", learner, progress)
     trainer.save(tmp_path / "last.ckpt", learner, batch, progress)
@@ -368,6 +374,46 @@ def test_a_run_starts_with_the_networks_of_another_and_says_so_to_the_bundle(who
     assert resumed.meta(learner, progress)["started_from"] == told
     third = checkpoint.Start.read(tmp_path / "model.ckpt").origin
     assert third["started_from"] == told and third["steps"] == progress.steps
+
+
+@pytest.mark.parametrize("critic", ["lstm", "mlp"])
+def test_a_critic_that_sees_more_or_one_term_less_keeps_what_it_learned(config, built, tmp_path, critic):
+    """By the value itself, on a vector in which the terms stand in other places."""
+    old = dataclasses.replace(config, policy=dataclasses.replace(config.policy, critic=critic))
+    sizes = {"joint_position": 20, "command": 3, "push": 3, "gyro": 3}
+    vector = {name: np.random.default_rng(7).normal(size=size).astype(np.float32) for name, size in sizes.items()}
+
+    def start_of(*names):
+        task = dataclasses.replace(old, critic={name: config.critic[name] for name in names})
+        width = sum(sizes[name] for name in names)
+        return task, make_model(built.spec, width, task, None, key=jax.random.key(len(names)))
+
+    def value(model, names):
+        x = np.concatenate([vector[name] for name in names])
+        return float(model.critic.net(x, np.zeros(model.critic.net.state_size, np.float32))[0][0])
+
+    had = ("joint_position", "command", "gyro")
+    task, model = start_of(*had)
+    arrays = checkpoint.model_arrays(model)
+    start = checkpoint.Start(path=tmp_path / "m", config=task, robot=built.spec, level=0.0, arrays=arrays, origin={})
+
+    def carried(*names):
+        task, fresh = start_of(*names)
+        out, _, told = start.networks(fresh, ppo.ValueScale.start(), task, {name: sizes[name] for name in names})
+        return out, told
+
+    more = ("gyro", "push", "joint_position", "command")
+    out, told = carried(*more)
+    assert value(out, more) == pytest.approx(value(model, had), abs=1e-5) and told == "new to the critic: push"
+    less, told = carried("joint_position", "gyro")
+    vector["command"] = np.zeros(3, np.float32)
+    assert value(less, ("joint_position", "gyro")) == pytest.approx(value(model, had), abs=1e-5) and not told
+    # of two that are gone, which column was whose cannot be told: it starts anew, and a person is told
+    fresh, told = carried("joint_position", "push")
+    assert told.startswith("the critic starts anew") and "ppo.critic_first" in told
+    assert value(fresh, ("joint_position", "push")) == value(
+        start_of("joint_position", "push")[1], ("joint_position", "push")
+    )
 
 
 def test_a_start_that_does_not_fit_is_one_line_and_leaves_nothing(whole, ksim, config, config_file, tmp_path):
