@@ -7,13 +7,16 @@ of a randomisation, of a command's range, of a push.
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 
 from toolkit.settings import Bound, Settings
+
+S = TypeVar("S", bound=Settings)
 
 _FACTOR = Bound(-1e6, 1e6, "a factor")
 # A `scale` brings what is drawn nearer to nothing: what it scales keeps its own bounds then.
@@ -80,6 +83,28 @@ class StepScale(Scale):
 
     def __call__(self, curriculum_level: Any) -> Any:
         return jnp.where(curriculum_level < self.at, self.before, self.after)
+
+
+def at_level(settings: S, level: float) -> S:
+    """Settings in which each Scale, however deep, is the number that it is at a level: a task that is always as hard.
+
+    Args:
+        settings: of a task or of a part of it.
+        level: the curriculum's level, 0 to 1.
+    """
+
+    def fixed(value: Any) -> Any:
+        if isinstance(value, Scale):
+            return float(value(level))
+        if isinstance(value, Settings):
+            parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            changed = {name: new for name, part in parts.items() if (new := fixed(part)) is not part}
+            return dataclasses.replace(value, **changed) if changed else value
+        if isinstance(value, Mapping):
+            return {name: fixed(part) for name, part in value.items()}
+        return tuple(fixed(part) for part in value) if isinstance(value, tuple) else value
+
+    return fixed(settings)
 
 
 def factor(scale: float | Scale, level: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from dataclasses import dataclass
@@ -25,13 +26,20 @@ class EvaluateOptions(KsimOptions):
     policy: Annotated[
         str, Option("a .ckpt, a .kinfer, or the word 'home': the PD hold without a policy", positional=True)
     ]
-    episodes: Annotated[int, Option("number of episodes"), Bound(1, 100_000, "episodes")] = 100
+    episodes: Annotated[
+        int | None,
+        Option("number of episodes (default 100); of a suite, in each of its main parts"),
+        Bound(1, 100_000, "episodes"),
+    ] = None
     seed: Annotated[int, Option("seed of the episodes"), SEED] = 1000
     engine: Annotated[Literal["auto", "mujoco", "mjx"], Option("what steps the physics")] = "auto"
     config: Annotated[
         str | None, Option("task to evaluate in (default: the checkpoint's; for a bundle its task's)")
     ] = None
     set: Annotated[tuple[str, ...], Option("override a key of the task, e.g. robot=FOLDER", metavar="KEY=VALUE")] = ()
+    level: Annotated[
+        float, Option("how random: a level of the curriculum, 1 is the widest"), Bound(0, 1, "a level from 0 to 1")
+    ] = 1.0
     suite: Annotated[
         Literal["none", "walk"], Option("run a whole suite instead: its parts, what it asks for, plots")
     ] = "none"
@@ -64,32 +72,36 @@ def main(argv: list[str] | None = None) -> int:
         "ksim eval robots/kbot/policies/stand.kinfer --episodes 200 --seed 1000",
     )
     with importing("eval"):
+        from ksim.curriculum import at_level
         from ksim.engine import choose_engine
         from ksim.environment import make_scene
         from ksim.evaluate import evaluate, load_policy
         from robots.understood import understood
 
     config, policy = load_policy(args.policy, args.config, args.set)
+    config = config if args.level == 1.0 else at_level(config, args.level)
     built = make_scene(config).built
     robot = built.spec.name
     print(understood(built), file=sys.stderr, flush=True)
     if args.suite != "none":
         return _suite(args, config, policy)
+    episodes = args.episodes or 100
     result = evaluate(
         config,
         policy,
-        episodes=args.episodes,
+        episodes=episodes,
         seed=args.seed,
         engine=choose_engine(args.engine),
         progress=_progress if sys.stderr.isatty() else None,
     )
     figures = result.summary()
     if args.json:
-        print(json.dumps({"policy": args.policy, "robot": robot, **figures}))
+        print(json.dumps({"policy": args.policy, "robot": robot, "level": args.level, **figures}))
     else:
         print(
-            f"{args.policy} on {robot}: survived {figures['survival']:.1%} of {args.episodes} episodes "
-            f"(95 %: {figures['survival_low95']:.1%} to {figures['survival_high95']:.1%}), "
+            f"{args.policy} on {robot}: survived {figures['survival']:.1%} of {episodes} episodes "
+            f"(95 %: {figures['survival_low95']:.1%} to {figures['survival_high95']:.1%})"
+            f"{'' if args.level == 1.0 else f' at level {args.level:g}'}, "
             f"mean length {figures['length_mean_s']:.2f} s, return {figures['return_mean']:.2f}, "
             f"drift {figures['drift_mean_m']:.2f} m, engine {result.engine}, seed {args.seed}"
         )
@@ -105,9 +117,11 @@ def _suite(args: EvaluateOptions, config: Config, policy: BatchPolicy) -> int:
 
     settings = SuiteSettings(seed=args.seed)
     settings = quick(settings) if args.quick else settings
+    if args.episodes is not None:
+        settings = dataclasses.replace(settings, episodes=args.episodes)
     out, told = Path(args.out or "runs/suite"), _part if sys.stderr.isatty() else None
     with locked(out, "suite"):  # before the work, which takes minutes
-        result = {"policy": args.policy, **run_suite(config, policy, settings, told)}
+        result = {"policy": args.policy, "level": args.level, **run_suite(config, policy, settings, told)}
         if args.twins:
             twin = None if told is None else (lambda done, of: told("twins", done, of))
             result["twins"] = walk_twins(

@@ -336,7 +336,8 @@ class Start:
         own = self.config.critic
         new = [name for name, term in config.critic.items() if own.get(name) != term]
         try:
-            arrays = self.arrays if own == config.critic else self._critic_of(model, new, sizes)
+            same = list(own.items()) == list(config.critic.items())
+            arrays = self.arrays if same else self._critic_of(model, new, sizes)
             model = eqx.tree_at(lambda m: m.critic, model, fill(model.critic, "model.critic", arrays))
         except CheckpointError:
             anew = (

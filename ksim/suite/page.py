@@ -46,7 +46,9 @@ def lines(result: dict[str, Any]) -> list[str]:
     """The summary for a terminal."""
     rows = asked(result)
     wide = max(len(r.what) for r in rows)
-    out = [f"{r.what:{wide}}  {number(r.value, r.unit):>12}  {'yes' if r.met else 'NO':4}{_limit(r)}" for r in rows]
+    level = result.get("level", 1.0)
+    out = [] if level == 1.0 else [f"At level {level:g} of the curriculum. What is asked for is asked at level 1.", ""]
+    out += [f"{r.what:{wide}}  {number(r.value, r.unit):>12}  {'yes' if r.met else 'NO':4}{_limit(r)}" for r in rows]
     if "alone" in result:
         worst = sorted(result["alone"], key=lambda r: (r["survival"], -(r["velocity_rmse_m_s"] or 0.0)))[:3]
         hurts = ", ".join(f"{r['what']} ({r['survival']:.0%})" for r in worst)
@@ -130,8 +132,9 @@ def write_page(path: str | Path, result: dict[str, Any], name: str) -> None:
         sections["Survival by the IMU's age, rate and the joints' stiction"] = _imu(result)
     n = result["settings"]
     about = (
-        f"{result['task']}, {n['episodes']} episodes of 20 s a part, seed {n['seed']}, MuJoCo C. Velocity errors are "
-        "root mean squares of means over 0.8 s, from 2 s after a command changed, without pushes."
+        f"{result['task']}, {n['episodes']} episodes of 20 s a part, seed {n['seed']}, MuJoCo C, level "
+        f"{result.get('level', 1.0):g} of the curriculum. Velocity errors are root mean squares of means over 0.8 s, "
+        "from 2 s after a command changed, without pushes."
     )
     with atomic_path(path) as part:
         text = page(f"{name}: suite walk", about, [(heading, "", html) for heading, html in sections.items()])

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from deploy.bundle.session import OnnxPolicy
-from ksim.curriculum import FixedCurriculum
+from ksim import evaluate_command
+from ksim.curriculum import FixedCurriculum, LinearScale
 from ksim.environment import make_environment
 from ksim.errors import KsimError
 from ksim.evaluate import (
@@ -28,6 +29,7 @@ from ksim.evaluate import (
 from ksim.learning import checkpoint
 from ksim.learning.policy import make_model
 from ksim.load import load_config
+from ksim.tasks import task_config
 from robots import Bundle, load_robot, read_bundle, write_bundle
 from robots.spec import CommandSpec, PolicySpec, input_specs
 from tests import kscale
@@ -139,13 +141,32 @@ def test_holding_home_falls_under_pushes_and_the_command_prints_one_json_object(
     answer = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1
     assert answer["policy"] == "home" and answer["episodes"] == 4 and answer["seed"] == 3
-    assert answer["robot"] == "kbot"
+    assert answer["robot"] == "kbot" and answer["level"] == 1.0
     assert answer["survival"] < 0.5 and 0.2 < answer["length_mean_s"] < 6.0
 
 
 def test_no_episodes_are_refused(ksim):
     done = ksim("eval", "home", "--episodes", "0")
     assert done.returncode == 1 and done.stderr == "ksim eval: --episodes: got 0, expected 1 to 100000 (episodes)\n"
+
+
+def test_the_level_and_the_episodes_that_were_asked_for_reach_the_evaluation_and_the_suite(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr("ksim.evaluate.load_policy", lambda *_: (task_config("kbot_walk"), None))
+
+    def stop(config, *args, **options):
+        given.append((config, options.get("episodes") or args[1].episodes))
+        raise KsimError("seen")
+
+    monkeypatch.setattr("ksim.evaluate.evaluate", stop)
+    monkeypatch.setattr("ksim.suite.suite.run_suite", stop)
+    suite = ("--suite", "walk", "--out", str(tmp_path / "suite"))
+    for words in ((), ("--level", "0.5"), ("--episodes", "7"), suite, (*suite, "--quick", "--episodes", "7")):
+        with pytest.raises(KsimError, match="seen"):
+            evaluate_command.main(["home", *words])
+    scales = [config.randomizations["kp"].scale for config, _ in given]
+    assert scales[1] == pytest.approx(0.6) and all(isinstance(s, LinearScale) for s in scales[:1] + scales[2:])
+    assert [episodes for _, episodes in given] == [100, 100, 7, 512, 7]
 
 
 def test_the_pushes_of_an_evaluation_are_at_full_level(config, trained, environment):

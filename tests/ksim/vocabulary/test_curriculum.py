@@ -157,3 +157,17 @@ def test_the_weight_of_a_penalty_follows_the_level_and_is_written_to_a_file():
     assert Config.from_dict(config.to_dict()) == config
     plain = from_dict({"task": "kbot_stand", "rewards": {"fall": {"weight": {"kind": "LinearScale", "low": -1.0}}}})
     assert plain.rewards["fall"].weight == c.LinearScale(low=-1.0)
+
+
+def test_a_task_at_a_level_has_the_numbers_of_that_level_however_deep_they_stand():
+    task = task_config("kbot_walk")
+    half = c.at_level(task, 0.5)
+    assert "LinearScale" in str(task.to_dict()) and "Scale" not in str(half.to_dict())
+    pushes = task.events["pushes"].scale
+    assert half.events["pushes"].scale == pytest.approx(float(pushes(0.5))) != pytest.approx(float(pushes(1.0)))
+    assert half.observations["gyroscope"].noise.scale == pytest.approx(0.6)
+    chained = noise.ChainedNoise(parts=(noise.GaussianNoise(std=1.0, scale=HALF),))
+    assert c.at_level(chained, 0.0).parts[0].scale == 0.5
+    assert task.events["pushes"].scale is pushes, "what was given stays"
+    calm = c.FixedCurriculum()
+    assert c.at_level(calm, 0.5) is calm
