@@ -38,7 +38,7 @@ def walk() -> Config:
                 of=("friction", "payload", "com", "imu_tilt", "joint_offset")
             ),
         },
-        commands={"joystick": JoystickCommand(interval_s=(3.0, 8.0), standing=0.15)},
+        commands={"joystick": JoystickCommand(interval_s=(20.0, 20.0), standing=0.15)},
         channels={
             "action": Channel(latency_s=(0.01, 0.026), jitter_s=0.004, loss=0.05, scale=NEARER),
             "joints": Channel(latency_s=(0.0, 0.018), jitter_s=0.002, scale=NEARER),
@@ -47,12 +47,12 @@ def walk() -> Config:
         rewards=_rewarded(),
         randomizations={**base.randomizations, **_worn()},
         events={
-            "pushes": events.ForcePush(force_n=200.0, interval_s=(2.0, 5.0), scale=LinearScale(begin=0.5)),
+            "pushes": events.ForcePush(force_n=200.0, interval_s=(3.0, 6.0), scale=LinearScale(low=0.1, begin=0.3)),
             "moment": events.LastingMoment(torque_nm=4.0, scale=NEARER),
             "stall": events.Stall(duration_s=(0.1, 0.1), interval_s=(6.0, 14.0)),
         },
-        # standing alone gives a return of about 100
-        curriculum=SurvivalCurriculum(rise_above=0.85, fall_below=0.65, return_above=112.0, step=0.001),
+        # standing alone gives a return of about 55; a walk that follows its commands 90
+        curriculum=SurvivalCurriculum(rise_above=0.85, fall_below=0.7, return_above=75.0, step=0.001),
         policy=PolicyConfig(hidden=128, hold=("shoulder", "elbow", "wrist"), clock=CLOCK, init_std=0.5, critic="mlp"),
         ppo=PpoConfig(
             envs=256,
@@ -60,11 +60,11 @@ def walk() -> Config:
             # with four the gait takes as many steps, and a step half as long again
             epochs=2,
             learning_rate_max=0.004,
+            target_kl=0.02,
             gamma=0.98,
-            # with little of it from the start the robot stands, and never finds its gait
-            entropy=LinearScale(low=0.005, high=0.001, end=0.3),
+            # much to find a gait, little to refine it
+            entropy=LinearScale(low=0.005, high=0.0005, end=0.5),
             symmetry="augment",
-            predict=1.0,
         ),
         run=RunConfig(total_steps=24_000_000, max_minutes=60.0),
     )
@@ -107,34 +107,23 @@ def _worn() -> dict[str, randomization.Randomization]:
 
 
 def _rewarded() -> dict[str, rewards.Reward]:
-    """What is rewarded, a second. What asks for precision grows with the level: at full weight from the start it is
-    cheaper to stand than to find a gait.
-    """
+    """What is rewarded, a second: a gait after the clock, and then the velocities that were asked for."""
     return {
         "linear_velocity": rewards.LinearVelocityTrackingReward(weight=2.0, width_m_s=0.5),
         "angular_velocity": rewards.AngularVelocityTrackingReward(weight=1.0, width_rad_s=0.5),
-        "mean_linear_velocity": rewards.MeanLinearVelocityTrackingReward(weight=LinearScale(high=4.0, end=0.3)),
-        "mean_angular_velocity": rewards.MeanAngularVelocityTrackingReward(weight=LinearScale(high=2.0, end=0.3)),
-        # at half of these two it only stands
-        "feet_phase": rewards.FeetPhaseReward(weight=8.0, height_m=0.09),
-        "contact_phase": rewards.ContactPhaseReward(weight=3.0),
+        "feet_phase": rewards.FeetPhaseReward(weight=4.0, height_m=0.09),
+        "contact_phase": rewards.ContactPhaseReward(weight=1.5),
         "alive": rewards.AliveReward(weight=0.5),
         "upright": rewards.UprightReward(weight=0.5),
         "base_height": rewards.BaseHeightReward(weight=0.2),
         "slip": rewards.FeetSlipPenalty(weight=-0.2),
         "feet_close": rewards.FeetTooClosePenalty(weight=-5.0, least_m=0.17),
-        "feet_at_rest": rewards.FeetAtRestPenalty(weight=LinearScale(low=-1.0, high=-4.0, end=0.4)),
-        "motionless": rewards.MotionlessAtRestReward(
-            weight=LinearScale(high=2.0, end=0.4), width_m_s=0.15, width_rad_s=0.4
-        ),
         "vertical_velocity": rewards.VerticalVelocityPenalty(weight=-0.5),
         "roll_pitch_rate": rewards.RollPitchRatePenalty(weight=-0.05),
         "hips": rewards.JointDeviationPenalty(weight=-0.7, joints=("hip_roll", "hip_yaw")),
         "rest_pose": rewards.JointDeviationPenalty(weight=-0.3, at_rest=True),
         "torque": rewards.TorquePenalty(weight=-0.1),
-        "action_rate": rewards.ActionVelocityPenalty(weight=LinearScale(low=-0.01, high=-0.02)),
-        # small until there is a gait: it also counts the exploration noise
-        "target_velocity": rewards.TargetVelocityPenalty(weight=LinearScale(low=-0.02, high=-1.0), share=0.35),
+        "action_rate": rewards.ActionVelocityPenalty(weight=-0.01),
         "joint_limits": rewards.JointLimitsPenalty(weight=-1.0),
-        "fall": rewards.FallPenalty(weight=LinearScale(low=-2.0, high=-5.0, end=0.4)),
+        "fall": rewards.FallPenalty(weight=-2.0),
     }
