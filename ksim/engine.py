@@ -23,6 +23,7 @@ import numpy as np
 
 from ksim.actuators import Actuators
 from ksim.errors import KsimError
+from ksim.local import cores
 from ksim.scene import Scene
 from ksim.types import Drive, PhysicsParams, PhysicsState, pick
 from robots import delay, motor, rotation
@@ -174,7 +175,7 @@ class MujocoEngine(PhysicsEngine):
         super().__init__(*args, **kwargs)
         # persistent: the velocity stage after a step is the next step's own work, so sensors that
         # are current cost nothing
-        self._batch = mujoco.batch.Batch(self._model(), self.envs, threads, persistent=True)
+        self._batch = mujoco.batch.Batch(self._model(), self.envs, threads or len(cores()), persistent=True)
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl, self._force = self._batch.bind("ctrl"), self._batch.bind("xfrc_applied")
         self._sensordata = self._batch.bind("sensordata")

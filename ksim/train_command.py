@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ksim.errors import CheckpointError, ConfigError
+from ksim.local import cores, started
 from ksim.options import KsimOptions
 from toolkit.cli import Option, drop_stdout, importing, options
+from toolkit.settings import Bound
 
 if TYPE_CHECKING:
     from ksim.config import Config
@@ -42,13 +44,20 @@ class TrainOptions(KsimOptions):
     coordinator: Annotated[
         str | None, Option("elsewhere: where process 0 is, the same for all processes", metavar="HOST:PORT")
     ] = None
-    processes: Annotated[int | None, Option("how many processes there are", metavar="N")] = None
+    processes: Annotated[
+        int | None,
+        Option("how many processes there are; without --distributed they are started here", metavar="N"),
+        Bound(1, 100_000, "processes"),
+    ] = None
     process: Annotated[int | None, Option("the number of this one, from 0", metavar="I")] = None
 
     def check(self) -> None:
-        given = [k for k in ("coordinator", "processes", "process") if getattr(self, k) is not None]
-        key = (given or ["process"])[0]
-        self.require(self.distributed or not given, key, getattr(self, key), "--distributed too")
+        for key in ("coordinator", "process"):
+            value = getattr(self, key)
+            self.require(self.distributed or value is None, key, value, "--distributed too")
+        if not self.distributed and self.processes is not None:
+            most = len(cores())
+            self.require(self.processes <= most, "processes", self.processes, f"at most {most}: a core for each")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,6 +69,18 @@ def main(argv: list[str] | None = None) -> int:
         "Train a policy from scratch or from another's networks, or go on with a run.",
         "ksim train --config configs/kbot_stand.yaml --out runs/stand --set seed=1",
     )
+    if args.distributed or (args.processes or 1) == 1:
+        return _train(args)
+    with importing("train"):
+        from ksim.load import load_config
+
+    load_config(args.config, args.set)  # what is wrong is told once, and not by each of them
+    with started(argv, args.processes or 1) as coordinator:
+        return _train(replace(args, distributed=True, coordinator=coordinator, process=0))
+
+
+def _train(args: TrainOptions) -> int:
+    """One process of the run, or the only one."""
     with importing("train"):
         from ksim.learning import world
         from ksim.load import load_config

@@ -340,9 +340,10 @@ class Start:
             arrays = self.arrays if same else self._critic_of(model, new, sizes)
             model = eqx.tree_at(lambda m: m.critic, model, fill(model.critic, "model.critic", arrays))
         except CheckpointError:
+            gone = ", ".join(name for name in own if name in new or name not in config.critic)
             anew = (
-                f"the critic starts anew: that of {self.path} sees something else. Until it is as good, learning makes "
-                "the policy worse; teach it alone first: --set ppo.critic_first=200"
+                f"the critic starts anew: that of {self.path} is of another shape, or saw what this one does "
+                f"not ({gone or 'nothing'}). Until it is as good, learning makes the policy worse: leave the critic as it is"
             )
             return model, scale, anew
         with contextlib.suppress(CheckpointError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ import yaml
 from ksim.errors import ConfigError
 from ksim.learning import checkpoint
 from ksim.learning.world import World
+from ksim.local import cores
 from ksim.tasks import task_config
 from tests.ksim.biped import write_biped
 from tests.ksim.few_terms import few_terms
@@ -96,6 +99,16 @@ def both(command, out, *more):
     return [start(command, out, *shared, "--process", str(i)) for i in range(2)]
 
 
+def others_of(out):
+    """The processes that have this folder on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and str(out).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
 def rows(out):
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
@@ -119,9 +132,15 @@ def alone(command, tmp_path_factory):
 def together(command, tmp_path_factory):
     """The same by two processes."""
     out = tmp_path_factory.mktemp("together") / "run"
-    first, second = both(command, out, "--set", f"run.total_steps={4 * STEPS}")
-    said, _ = ended(first)
-    assert "wrote" in said and ended(second)[0] == ""
+    steps = ("--set", f"run.total_steps={4 * STEPS}")
+    if len(cores()) > 1:
+        said, err = ended(start(command, out, *steps, "--processes", "2"))
+        assert "Traceback" not in err
+    else:
+        first, second = both(command, out, *steps)
+        said, _ = ended(first)
+        assert ended(second)[0] == ""
+    assert "wrote" in said
     return out
 
 
@@ -172,6 +191,42 @@ def test_processes_of_two_tasks_refuse_to_begin(short, tmp_path):
     assert sorted("has another task than the others" in line for line in said) == [False, True]
     assert sum("another process of this run refuses to begin" in line for line in said) == 1
     assert not (out / "last.ckpt").exists()
+
+
+@pytest.mark.skipif(len(cores()) < 2, reason="a core for each of two processes")
+def test_processes_that_are_started_here_say_once_what_is_wrong_and_leave_none_behind(command, alone, tmp_path):
+    _, err = ended(start(command, alone, "--processes", "2"), 1)
+    assert err.count("holds a run already") == 1 and "another process" not in err
+    most = len(cores())
+    for more, why in (
+        (("--processes", "2", "--set", "ppo.envz=3"), "'ppo.envz' is unknown"),
+        (("--processes", str(most + 1)), f"--processes: got {most + 1}, expected at most {most}: a core for each"),
+        (("--process", "1"), "--process: got 1, expected --distributed too"),
+    ):
+        _, err = ended(start(command, tmp_path / "run", *more), 1)
+        assert err.count("ksim train: ") == 1 and why in err
+    assert not (tmp_path / "run").exists() and others_of(tmp_path) == others_of(alone) == []
+
+
+@pytest.mark.skipif(len(cores()) < 2, reason="a core for each of two processes")
+@pytest.mark.parametrize("which", ["the other", "the first"])
+def test_ctrl_c_and_a_death_of_one_that_was_started_here_end_both(bare, tmp_path, which):
+    out = tmp_path / "run"
+    first = start(bare, out, "--set", f"run.total_steps={10**6 * STEPS}", "--processes", "2")
+    until = time.monotonic() + 200
+    while not (out / "last.ckpt").exists():
+        assert time.monotonic() < until and first.poll() is None
+        time.sleep(0.2)
+    (other,) = (pid for pid in others_of(out) if pid != first.pid)
+    assert not set(os.sched_getaffinity(first.pid)) & set(os.sched_getaffinity(other)), "each has cores of its own"
+    if which == "the first":
+        first.send_signal(signal.SIGINT)
+        ended(first, 128 + signal.SIGINT)
+    else:
+        os.kill(other, signal.SIGKILL)
+        _, err = ended(first, 1)
+        assert "a process of this run is gone" in err.strip().splitlines()[-1]
+    assert others_of(out) == []
 
 
 def test_a_process_that_dies_ends_the_run_with_one_line_and_a_checkpoint_that_goes_on(bare, tmp_path):

@@ -410,7 +410,7 @@ def test_a_critic_that_sees_more_or_one_term_less_keeps_what_it_learned(config, 
     assert value(less, ("joint_position", "gyro")) == pytest.approx(value(model, had), abs=1e-5) and not told
     # of two that are gone, which column was whose cannot be told: it starts anew, and a person is told
     fresh, told = carried("joint_position", "push")
-    assert told.startswith("the critic starts anew") and "ppo.critic_first" in told
+    assert told.startswith("the critic starts anew") and "(command, gyro)" in told
     assert value(fresh, ("joint_position", "push")) == value(
         start_of("joint_position", "push")[1], ("joint_position", "push")
     )
