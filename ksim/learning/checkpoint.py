@@ -342,8 +342,8 @@ class Start:
         except CheckpointError:
             gone = ", ".join(name for name in own if name in new or name not in config.critic)
             anew = (
-                f"the critic starts anew: that of {self.path} is of another shape, or saw what this one does "
-                f"not ({gone or 'nothing'}). Until it is as good, learning makes the policy worse: leave the critic as it is"
+                f"the critic starts anew: that of {self.path} is of another shape, or saw what this one does not "
+                f"({gone or 'nothing'}). Until it is as good, learning makes the policy worse. Leave it as it is"
             )
             return model, scale, anew
         with contextlib.suppress(CheckpointError):
