@@ -78,7 +78,6 @@ class PolicyConfig(Settings):
         target_acceleration: how fast a target's speed may change [rad/s^2]; it is braked in time; 0 means any.
         hold: joints whose name contains one of these words hold the home pose.
         passthrough: {joint: command}; the joint's target is that command [rad], which the network does not see.
-        symmetric: the actor is exactly symmetric: what it does mirrored is what it does to the mirror image.
         clock: a gait clock in the carry, which the network sees.
         init_std: spread of the raw action at the start.
         sees: names of the critic's terms that the actor sees in place of what a robot gives: a teacher for
@@ -100,15 +99,12 @@ class PolicyConfig(Settings):
     target_acceleration: Annotated[float, Bound(0, 1e6, "rad/s^2, 0 for any")] = 0.0
     hold: tuple[str, ...] = ()
     passthrough: dict[str, str] = field(default_factory=dict)
-    symmetric: bool = False
     clock: GaitClock = GaitClock()
     init_std: Annotated[float, Bound(1e-4, 100, "a standard deviation")] = 0.3
     sees: tuple[str, ...] = ()
 
     def check(self) -> None:
         self.require(len(set(self.sees)) == len(self.sees), "sees", list(self.sees), "each term once")
-        plain = not (self.sees and self.symmetric)
-        self.require(plain, "symmetric", self.symmetric, "false with policy.sees; ppo.symmetry=augment is possible")
         wide = self.network == "mlp"
         fits = f"0 for {self.network}, whose memory is its state"
         self.require(wide or not self.history, "history", self.history, fits)
@@ -138,8 +134,8 @@ class PpoConfig(Settings):
         critic_first: first updates of a run that teach the critic alone. For a run that starts from another's actor: a
             fresh critic would spoil it.
         burn_in: first steps of each sequence that only bring the recurrent states up to date, and teach nothing.
-        symmetry: none; augment: also learn from the mirror image of each step; loss: also be symmetric.
-        symmetry_weight: weight of that loss.
+        symmetry: none; augment: also learn from the mirror image of each step; exact: the actor's weights are tied so
+            that what it does to the mirror image is the mirror image of what it does. Exact costs nothing.
         predict: weight of the error with which the actor's last layer tells what the critic sees, as a share of its
             variance. It gives the actor's memory something to learn beside the reward; what tells it is left out of the
             bundle. 0 leaves it out.
@@ -166,8 +162,7 @@ class PpoConfig(Settings):
     max_grad_norm: Annotated[float, Bound(1e-9, 1e9, "a norm")] = 1.0
     critic_first: Annotated[int, Bound(0, 1_000_000, "updates")] = 0
     burn_in: Annotated[int, Bound(0, 10_000, "steps")] = 0
-    symmetry: Literal["none", "augment", "loss"] = "none"
-    symmetry_weight: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
+    symmetry: Literal["none", "augment", "exact"] = "none"
     predict: Annotated[float, Bound(0, 1000, "a weight")] = 0.0
     teacher: str = ""
     distillation: Annotated[float | Scale, _SHARE] = 1.0
@@ -277,6 +272,10 @@ class Config(Settings):
         for name in self.policy.sees:
             known = f"terms of the critic ({', '.join(self.critic) or 'it has none'})"
             self.require(name in self.critic, "policy.sees", name, known)
+        if self.ppo.symmetry == "exact":  # a unit and its mirror image
+            for name in ("hidden", "head"):
+                width = getattr(self.policy, name)
+                self.require(width % 2 == 0, f"policy.{name}", width, "an even number with ppo.symmetry=exact")
         self._check_inputs()
         for room in ("observations", "critic"):
             for key, term in getattr(self, room).items():

@@ -59,6 +59,12 @@ _TERMINATIONS = {
 }
 
 
+# What is no setting any more: (section, key) -> (the value that meant nothing, what to give in place of any other).
+_GONE: dict[tuple[str, str], tuple[Any, str]] = {
+    ("policy", "symmetric"): (False, "ppo.symmetry: exact, and a training of its own"),
+    ("ppo", "symmetry_weight"): (1.0, "ppo.symmetry: exact or augment"),
+}
+
 # What takes the thing out now, for an old section that holds nothing.
 _OUT = {
     "reset": "resets",
@@ -82,7 +88,7 @@ def translated(changes: Sequence[Mapping[Any, Any]], known: Sequence[str]) -> li
     """
     out, names, whole = [], list(known), set()
     for change in changes:
-        moved = _placed(change)
+        moved = _placed(_kept(change))
         commands = moved.get("commands")
         if isinstance(commands, Mapping):
             moved["commands"] = _commands(commands, names, whole)
@@ -92,6 +98,20 @@ def translated(changes: Sequence[Mapping[Any, Any]], known: Sequence[str]) -> li
             names = []
         out.append(moved)
     return out
+
+
+def _kept(changes: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """One change without what is no setting any more."""
+    for (section, key), (nothing, instead) in _GONE.items():
+        values = changes.get(section)
+        if not isinstance(values, dict) or key not in values:
+            continue
+        if values[key] != nothing:
+            got = quote(values[key])
+            raise ConfigError(f"configuration key {section}.{key}: got {got}; it is gone, expected {instead}")
+        rest = type(values)({k: v for k, v in values.items() if k != key})
+        changes = (type(changes) if isinstance(changes, dict) else dict)({**changes, section: rest})
+    return changes
 
 
 def _placed(changes: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -22,12 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ksim.actions import roles
 from ksim.config import Config
 from ksim.errors import CheckpointError
 from ksim.learning.description import FIRST_FORMAT, check_description, described, read_config, read_robot
-from ksim.learning.policy import INPUTS, Encoding, Model, Policy, make_model, make_policy
-from ksim.learning.symmetry import NetMirror
+from ksim.learning.policy import INPUTS, Model, Policy, make_model, make_policy
 from robots.command_names import COMMAND_ALIASES
 from robots.errors import SpecError
 from robots.spec import PolicySpec, RobotSpec, digest, input_specs
@@ -301,6 +299,8 @@ class Start:
             "commands": (_current(self.config.command_names), _current(config.command_names)),
         }
         pairs |= {f"critic.{name}": (self.config.critic.get(name), config.critic[name]) for name in new.sees}
+        if config.ppo.symmetry == "exact":  # of another the nearest is not near
+            pairs["ppo.symmetry"] = (self.config.ppo.symmetry, "exact")
         for key in _SHAPES:
             pairs[f"policy.{key}"] = (getattr(old, key), getattr(new, key))
         for name, (theirs, ours) in pairs.items():
@@ -439,32 +439,6 @@ def _current(names: Sequence[str]) -> list[str]:
     return [COMMAND_ALIASES.get(name, name) for name in names]
 
 
-def _mirror(path: str | Path, meta: Mapping[str, Any], config: Config, robot: RobotSpec) -> NetMirror | None:
-    """The mirror of an exactly symmetric actor; None for another.
-
-    Raises:
-        CheckpointError: it is missing, not wanted, or not one of this actor's vectors.
-    """
-    there, wanted = "mirror" in meta, config.policy.symmetric
-    if there != wanted:
-        got, want = ("a mirror", "none") if there else ("no mirror", "one")
-        raise CheckpointError(f"{path}: {got} in it, expected {want} with policy.symmetric={str(wanted).lower()}")
-    if not there:
-        return None
-    try:
-        mirror = NetMirror.from_dict(meta["mirror"])
-    except SettingsError as error:
-        raise CheckpointError(f"{path}: mirror: {' '.join(str(error).split())[:300]}; use another") from error
-    seen = Encoding.of(robot, config.command_specs, config.policy).size
-    moved = len(roles(robot, config.policy.hold, config.policy.passthrough).active)
-    sizes = (len(mirror.offset), len(mirror.action_index))
-    if sizes != (seen, moved):
-        raise CheckpointError(
-            f"{path}: its mirror is of {sizes[0]} observations and {sizes[1]} actions, expected {seen} and {moved}"
-        )
-    return mirror
-
-
 def _sizes(path: str | Path, meta: Mapping[str, Any], config: Config) -> dict[str, int]:
     """Length of each of the critic's terms that a teacher sees; empty for a policy of a robot's inputs.
 
@@ -497,10 +471,9 @@ def load_trained(path: str | Path, *, teachers: bool = True) -> Trained:
         )
     check_finite(path, arrays)
     try:
-        mirror = _mirror(path, meta, config, robot)
         # the critic stays in the file: its length is all that the actor's template needs
         sees = sum(_sizes(path, meta, config).values())
-        template = make_model(robot, 1, config, mirror, sees=sees, key=jax.random.key(0))
+        template = make_model(robot, 1, config, sees=sees, key=jax.random.key(0))
         actor = fill(template.actor, "model.actor", arrays)
     except (SettingsError, SpecError) as error:
         reason = " ".join(str(error).split())[:600]

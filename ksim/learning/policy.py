@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from ksim.actions import JointTargets, roles
 from ksim.clock import GaitClock, places
 from ksim.config import Config, PolicyConfig
+from ksim.learning.equivariant import even_net, even_normaliser
 from ksim.learning.nets import HistoryNet, RecurrentNet, linear, split
 from ksim.learning.normaliser import Normaliser
 from ksim.learning.symmetry import NetMirror, net_mirror
@@ -40,18 +41,13 @@ class Actor(eqx.Module):
         net: the network.
         log_std: logarithm of the raw action's spread, (actions,).
         normaliser: of the observation, where one is learned.
-        mirror: where it is exactly symmetric, the mirror that makes it so: the mean of what the network says, and of
-            the mirror image of what it says to the mirror image of the observation. Its state is then that of both.
     """
 
     net: RecurrentNet | HistoryNet
     log_std: Array
     normaliser: Normaliser | None
-    mirror: NetMirror | None = eqx.field(static=True)
 
-    def __init__(
-        self, observation: int, actions: int, config: PolicyConfig, mirror: NetMirror | None = None, *, key: Array
-    ):
+    def __init__(self, observation: int, actions: int, config: PolicyConfig, *, key: Array):
         if config.network == "mlp":
             self.net = HistoryNet(observation, actions, config.hidden, config.layers, config.history, 0.01, key=key)
         else:
@@ -61,24 +57,23 @@ class Actor(eqx.Module):
             )
         self.log_std = jnp.full((actions,), math.log(config.init_std), jnp.float32)
         self.normaliser = Normaliser.start(observation) if config.normalise else None
-        self.mirror = mirror
+
+    def even(self, mirror: NetMirror) -> Actor:
+        """The exactly symmetric actor nearest to this one."""
+        normaliser = None if self.normaliser is None else even_normaliser(self.normaliser, mirror)
+        net, log_std = even_net(self.net, mirror, normaliser), 0.5 * (self.log_std + mirror.spread(self.log_std))
+        parts = (net, log_std, normaliser)
+        return eqx.tree_at(lambda a: (a.net, a.log_std, a.normaliser), self, parts, is_leaf=lambda x: x is None)
 
     @property
     def layout(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Names and shapes of the parts of the state, in order."""
-        if self.mirror is None:
-            return self.net.layout
-        return (*self.net.layout, *((f"mirrored.{name}", shape) for name, shape in self.net.layout))
+        return self.net.layout
 
     @property
     def state_size(self) -> int:
         """Length of the flat state."""
-        return self.net.state_size * (1 if self.mirror is None else 2)
-
-    @property
-    def spread(self) -> Array:
-        """Logarithm of the raw action's spread, (actions,); the same for a joint and its mirror image."""
-        return self.log_std if self.mirror is None else 0.5 * (self.log_std + self.mirror.spread(self.log_std))
+        return self.net.state_size
 
     def _normal(self, observation: Float[Array, "*batch obs"]) -> Float[Array, "*batch obs"]:
         if self.normaliser is None:
@@ -87,37 +82,20 @@ class Actor(eqx.Module):
 
     def advance(self, observation: Array, parts: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
         """One step over the parts of the network's state."""
-        if self.mirror is None:
-            return self.net.advance(self._normal(observation), parts)
-        half = len(parts) // 2
-        one, first = self.net.advance(self._normal(observation), parts[:half])
-        other, second = self.net.advance(self._normal(self.mirror.observation(observation)), parts[half:])
-        return 0.5 * (one + self.mirror.action(other)), (*first, *second)
+        return self.net.advance(self._normal(observation), parts)
 
     def __call__(self, observation: Float[Array, " obs"], state: Float[Array, " state"]) -> tuple[Array, Array]:
         """One step over the flat state."""
-        if self.mirror is None:
-            return self.net(self._normal(observation), state)
-        size = self.net.state_size
-        one, first = self.net(self._normal(observation), state[:size])
-        other, second = self.net(self._normal(self.mirror.observation(observation)), state[size:])
-        return 0.5 * (one + self.mirror.action(other)), jnp.concatenate([first, second])
+        return self.net(self._normal(observation), state)
 
     def unroll(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array]:
         """T steps, as `Net.unroll`."""
-        return self.unrolled(observations, state, resets)[:2]
+        return self.net.unroll(self._normal(observations), state, resets)
 
     def unrolled(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array, Array]:
-        """T steps: as `unroll`, and what the last layer sees, of the observations and not of their images."""
-        size = self.net.state_size
-        features, first = self.net.features(self._normal(observations), state[..., :size], resets)
-        mean = linear(self.net.output_layer, features)
-        if self.mirror is None:
-            return mean, first, features
-        image = self._normal(self.mirror.observation(observations))
-        other, second = self.net.unroll(image, state[..., size:], resets)
-        mean = 0.5 * (mean + self.mirror.action(other))
-        return mean, jnp.concatenate([first, second], axis=-1), features
+        """T steps: as `unroll`, and what the last layer sees."""
+        features, last = self.net.features(self._normal(observations), state, resets)
+        return linear(self.net.output_layer, features), last, features
 
 
 class Critic(eqx.Module):
@@ -354,7 +332,7 @@ def make_model(
         robot: what it moves.
         critic: length of the vector that the critic sees.
         config: its settings.
-        mirror: for `policy.symmetric`.
+        mirror: for `ppo.symmetry=exact`.
         sees: length of the vector that the actor sees with `policy.sees`; 0 without: it is then what a robot gives.
         key: random key.
     """
@@ -362,8 +340,11 @@ def make_model(
     predictor_key = jax.random.fold_in(key, 2)  # a third of the split would change what the first two draw
     observation = sees or Encoding.of(robot, config.command_specs, config.policy).size
     actions = len(roles(robot, config.policy.hold, config.policy.passthrough).active)
-    mirror = mirror if config.policy.symmetric else None
-    actor = Actor(observation, actions, config.policy, mirror, key=actor_key)
+    actor = Actor(observation, actions, config.policy, key=actor_key)
+    if mirror is not None and config.ppo.symmetry == "exact":
+        # of two weights the mean: as wide as they were with the root of two
+        wide = jax.tree.map(lambda x: x * math.sqrt(2.0) if eqx.is_inexact_array(x) else x, actor.net)
+        actor = eqx.tree_at(lambda a: a.net, actor, wide).even(mirror)
     seen = actor.net.output_layer.in_features
     return Model(
         actor=actor,

@@ -35,7 +35,7 @@ class Rollout(NamedTuple):
         timeout: it ended by the clock, (T, E).
         resets: this step is an episode's first, (T + 1, E).
         actor_state: recurrent state of the actor before step 0, (E, state).
-        mirror_state: the same of the actor that saw the mirror images, (E, state); empty without symmetry.
+        mirror_state: the same of the actor that saw the mirror images, (E, state), with `ppo.symmetry=augment`.
         critic_state: recurrent state of the critic before step 0, (E, state).
         taught: what the teacher would have done, (T, E, n); empty without one.
     """
@@ -157,14 +157,16 @@ def loss(
     """Clipped surrogate, squared value error in normalised units, entropy bonus as at a level of the curriculum.
 
     With `ppo.predict` the actor also learns to tell what only the critic sees (Ji et al., arXiv 2202.05481).
-    With `ppo.symmetry` the mirror image of each step counts too: as one more sample of the same advantage (Mittal et
-    al., arXiv 2403.04359), or by the squared distance of the actions.
+    With `ppo.symmetry=augment` the mirror image of each step is one more sample of the same advantage (Mittal et al.,
+    arXiv 2403.04359). Of an actor that is exactly symmetric both samples have the same gradient.
     With a teacher a share of the actor's loss is the distance to its actions, in the student's own episodes (Ross et
     al., arXiv 1011.0686).
     """
+    if mirror is not None and config.symmetry == "exact":
+        model = eqx.tree_at(lambda m: m.actor, model, model.actor.even(mirror))
     mean, _, features = model.actor.unrolled(batch.observation, batch.actor_state, batch.resets)
     value, _ = model.critic.net.unroll(batch.critic, batch.critic_state, batch.resets)
-    log_std = model.actor.spread
+    log_std = model.actor.log_std
     learned = jnp.arange(mean.shape[0])[:, None] >= config.burn_in
     weight = jnp.broadcast_to(learned, batch.log_prob.shape) / jnp.sum(jnp.broadcast_to(learned, batch.log_prob.shape))
 
@@ -178,14 +180,10 @@ def loss(
     surrogate, kl = surrogate_of(log_prob(batch.action, mean, log_std) - batch.log_prob)
     total = surrogate
     image: Any = None
-    if mirror is not None and config.symmetry != "none":
+    if mirror is not None and config.symmetry == "augment":
         image, _ = model.actor.unroll(mirror.observation(batch.observation), batch.mirror_state, batch.resets)
-        if config.symmetry == "augment":
-            mirrored = log_prob(mirror.action(batch.action), image, mirror.spread(log_std))
-            total = 0.5 * (surrogate + surrogate_of(mirrored - batch.log_prob)[0])
-        else:
-            apart = jnp.sum((mirror.action(image) - mean) ** 2, axis=-1)
-            total = total + config.symmetry_weight * jnp.sum(weight * apart)
+        mirrored = log_prob(mirror.action(batch.action), image, mirror.spread(log_std))
+        total = 0.5 * (surrogate + surrogate_of(mirrored - batch.log_prob)[0])
     value_error = jnp.sum(weight * (value[..., 0] - batch.target) ** 2)
     entropy = jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
     figures = {"surrogate": surrogate, "value_error": value_error, "entropy": entropy, "kl": kl}
@@ -198,7 +196,7 @@ def loss(
             return jnp.sum(weight * jnp.sum(0.5 * apart**2, axis=-1))
 
         figures["distillation_error"] = apart = away(mean, batch.taught)
-        if mirror is not None and config.symmetry == "augment":
+        if image is not None:
             apart = 0.5 * (apart + away(image, mirror.action(batch.taught)))
         share = factor(config.distillation, level)
         total = share * apart + (1.0 - share) * total
@@ -315,14 +313,16 @@ def update(
     rate = jnp.where(acts > 0, changed, rate)
     unexplained, varied = (moments(v, (0, 1), spread)[1] ** 2 for v in (returns - value[:-1], returns))
     explained = 1.0 - unexplained / (varied + 1e-8)
-    figures |= {"rate": rate, "explained_variance": explained, "std": jnp.mean(jnp.exp(model.actor.spread))}
+    figures |= {"rate": rate, "explained_variance": explained, "std": jnp.mean(jnp.exp(model.actor.log_std))}
     model = eqx.combine(arrays, static)
     mirror_state: Any = ()
-    if mirror is not None and config.symmetry != "none":
+    if mirror is not None and config.symmetry == "augment":
         seen = mirror.observation(rollout.observation)
         _, mirror_state = model.actor.unroll(seen, rollout.mirror_state, rollout.resets[:-1])
     if model.actor.normaliser is not None:
         # all epochs saw the statistics that the rollout saw; the next rollout sees these
         seen = model.actor.normaliser.update(rollout.observation, spread)
         model = eqx.tree_at(lambda m: m.actor.normaliser, model, seen)
+    if mirror is not None and config.symmetry == "exact":
+        model = eqx.tree_at(lambda m: m.actor, model, model.actor.even(mirror))
     return model, opt_state, rate, scale, (critic_state, mirror_state), figures

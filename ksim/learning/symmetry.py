@@ -17,7 +17,6 @@ import numpy as np
 from ksim.errors import ConfigError
 from robots.mirror import MirrorMap
 from robots.spec import RobotSpec
-from toolkit.settings import Settings
 
 if TYPE_CHECKING:
     from ksim.learning.policy import Encoding
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetMirror(Settings):
-    """Mirror images of the network's vectors. Twice is the identity.
+class NetMirror:
+    """Mirror images of the network's vectors. Twice is the identity, but for a command that is a point.
 
     Attributes:
         matrix: of the observation, (obs, obs): rows of numbers.
@@ -40,22 +39,6 @@ class NetMirror(Settings):
     offset: tuple[float, ...]
     action_index: tuple[int, ...]
     action_sign: tuple[float, ...]
-
-    def check(self) -> None:
-        size, moved = len(self.offset), len(self.action_index)
-        square = len(self.matrix) == size and all(len(row) == size for row in self.matrix)
-        self.require(square, "matrix", f"{len(self.matrix)} rows", f"{size} rows of {size} numbers, as in offset")
-        paired = sorted(self.action_index) == list(range(moved)) and len(self.action_sign) == moved
-        paired = paired and all(self.action_index[j] == i for i, j in enumerate(self.action_index))
-        self.require(paired, "action_index", list(self.action_index), "each action once, and of its image itself")
-        signs = [sign * self.action_sign[j] for sign, j in zip(self.action_sign, self.action_index, strict=True)]
-        once = all(abs(sign) == 1.0 for sign in self.action_sign) and all(sign == 1.0 for sign in signs)
-        self.require(once, "action_sign", list(self.action_sign), "1 or -1, the same for an action and its image")
-        matrix, offset = np.asarray(self.matrix), np.asarray(self.offset)
-        used = np.any(matrix != 0.0, axis=-1)  # a command that is a point has no image
-        twice = np.allclose((matrix @ matrix)[used], np.eye(size)[used], atol=1e-4)
-        twice = twice and np.allclose((matrix @ offset + offset)[used], 0.0, atol=1e-4)
-        self.require(bool(twice), "matrix", "a map", "one that is the identity when it is done twice")
 
     def observation(self, vector: Any) -> Any:
         """The encoded observation of the mirrored robot, (..., obs)."""

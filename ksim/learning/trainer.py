@@ -133,8 +133,7 @@ class Trainer:
     def _mirror(self) -> NetMirror | None:
         """The mirror of what the policy sees and does, where the configuration asks for one."""
         config = self.config
-        asked = {"ppo.symmetry=none": config.ppo.symmetry != "none", "policy.symmetric=false": config.policy.symmetric}
-        if not any(asked.values()):
+        if config.ppo.symmetry == "none":
             return None
         try:
             if config.policy.sees:
@@ -142,8 +141,7 @@ class Trainer:
                 return critic_mirror(self.env.scene, seen, self._sizes)
             return mirror_of(self.robot, self.env.scene.mirror, config)
         except MirrorError as error:
-            without = " ".join(f"--set {word}" for word, is_asked in asked.items() if is_asked)
-            raise MirrorError(f"{error}; to train without symmetry: {without}") from error
+            raise MirrorError(f"{error}; to train without symmetry: --set ppo.symmetry=none") from error
 
     def policy(self, model: Model) -> Policy:
         """The policy function of a model."""
@@ -178,7 +176,7 @@ class Trainer:
             critic_state=jnp.zeros((envs, model.critic.net.state_size)),
             rewards=batch.rewards,
             returns=jnp.zeros(envs),
-            mirror_state=jnp.zeros((envs, model.actor.state_size)) if config.ppo.symmetry != "none" else (),
+            mirror_state=jnp.zeros((envs, model.actor.state_size)) if config.ppo.symmetry == "augment" else (),
             teacher_state=() if self.teacher is None else jnp.zeros((envs, self.teacher.policy.actor.state_size)),
         )
         return learner, batch, Progress(level=level, told=0.0)
@@ -221,7 +219,7 @@ class Trainer:
         state, phase, last_action, last_target = policy.split(carry)
         observation = jax.vmap(policy.encode)(seen.inputs, phase, last_action)
         mean, state = jax.vmap(policy.actor)(observation, state)
-        log_std = policy.actor.spread
+        log_std = policy.actor.log_std
         raw = mean + jnp.exp(log_std) * self._noise(noise_key, mean)
         target, carry = policy.act(seen.inputs, raw, state, phase, last_target)
         after, drive = self.env.drive(physics, params, before, raw, target, level)
@@ -427,7 +425,6 @@ class Trainer:
             "critic": learner.model.critic.net.inputs,
             "progress": progress._asdict(),
             "versions": checkpoint.versions(),
-            **({"mirror": self.mirror.to_dict()} if self.mirror is not None and self.config.policy.symmetric else {}),
             **({} if self.started_from is None else {"started_from": self.started_from}),
             **({"sees": self._sizes} if self.config.policy.sees else {}),
             **({} if self.teacher is None else {"taught_by": self.teacher.origin}),

@@ -64,7 +64,7 @@ def walk() -> Config:
             gamma=0.98,
             # much to find a gait, little to refine it
             entropy=LinearScale(low=0.005, high=0.0005, end=0.5),
-            symmetry="augment",
+            symmetry="exact",
         ),
         run=RunConfig(total_steps=24_000_000, max_minutes=60.0),
     )

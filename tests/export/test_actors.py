@@ -17,10 +17,8 @@ from ksim.commands import UniformCommand
 from ksim.config import Config, PolicyConfig
 from ksim.learning.checkpoint import policy_spec
 from ksim.learning.normaliser import Normaliser
-from ksim.learning.policy import make_model, make_policy, mirror_of
+from ksim.learning.policy import make_model, make_policy
 from robots import load_robot
-from robots.mirror import find_mirror
-from robots.model import build_model
 
 RANGES = {"xvel": (-0.5, 1.0), "yvel": (0.2, 0.2), "grip": (-0.4, 0.6)}
 COMMANDS = {name: UniformCommand(name=name, range=span) for name, span in RANGES.items()}
@@ -42,20 +40,14 @@ ACTORS = {
     "gru with everything": {"network": "gru", **EVERYTHING},
     "mlp with everything": {"network": "mlp", "history": 2, **EVERYTHING},
     "lstm with a gait clock": {"clock": GaitClock(frequency_hz=1.25), "target_acceleration": 60.0},
-    "lstm exactly symmetric, with a gait clock": {"clock": GaitClock(frequency_hz=1.25), "symmetric": True},
 }
 
 
 def made(settings: dict):
     """(policy, spec) with weights that are not small and statistics that are not trivial."""
-    # what is gripped has no mirror image
-    commands = {k: v for k, v in COMMANDS.items() if k != "grip"} if settings.get("symmetric") else COMMANDS
-    config = Config(commands=commands, policy=PolicyConfig(hidden=16, head=16, **settings))
+    config = Config(commands=COMMANDS, policy=PolicyConfig(hidden=16, head=16, **settings))
     robot = load_robot("kbot")
-    mirror = None
-    if config.policy.symmetric:
-        mirror = mirror_of(robot, find_mirror(build_model("kbot", shapes=False)), config)
-    model = make_model(robot, 5, config, mirror, key=jax.random.key(3))
+    model = make_model(robot, 5, config, key=jax.random.key(3))
     where = lambda m: m.actor.net.output_layer.weight  # noqa: E731
     model = eqx.tree_at(where, model, 100.0 * where(model))
     if config.policy.normalise:

@@ -211,6 +211,15 @@ def test_the_shipped_checkpoints_configuration_is_that_of_its_file():
     assert from_dict(meta["config"]) == load_config(FIRST / "kbot_stand.yaml")
 
 
+def test_what_is_no_setting_any_more_may_still_say_that_it_is_not_used():
+    assert from_dict({"policy": {"symmetric": False, "hidden": 32}, "ppo": {"symmetry_weight": 1.0}}) == from_dict(
+        {"policy": {"hidden": 32}}
+    )
+    for change in ({"policy": {"symmetric": True}}, {"ppo": {"symmetry_weight": 2.0}}):
+        with pytest.raises(ConfigError, match=r"got (True|2.0); it is gone, expected ppo.symmetry: exact"):
+            from_dict(change)
+
+
 # configs/kbot_stand.yaml as the first version shipped it.
 FIRST_FORM = """
 task: kbot_stand

@@ -19,10 +19,8 @@ from ksim.errors import CheckpointError, KsimError
 from ksim.learning import checkpoint
 from ksim.learning.description import described
 from ksim.learning.policy import make_model
-from ksim.learning.symmetry import NetMirror
 from ksim.load import from_dict
 from robots.spec import RobotSpec, digest
-from toolkit.errors import SettingsError
 
 # what the first version of this toolkit shipped
 FIRST = Path(__file__).parents[2] / "first_version"
@@ -402,51 +400,6 @@ def test_the_robot_in_a_checkpoint_must_be_the_one_of_its_digest_for_a_start_too
         for reader in (checkpoint.load_trained, checkpoint.Start.read):
             with pytest.raises(CheckpointError, match=words):
                 reader(bad)
-
-
-def test_a_mirror_is_there_where_the_actor_is_symmetric_and_only_there(checkpoint_path, tmp_path):
-    def symmetric(meta, mirror=None):
-        meta["config"]["policy"]["symmetric"] = True
-        if mirror is not None:
-            meta["mirror"] = mirror
-
-    # of two observations and one action
-    small = {"matrix": [[0.0, -1.0], [-1.0, 0.0]], "offset": [0.0, 0.0], "action_index": [0], "action_sign": [-1.0]}
-    for change, words in (
-        (symmetric, "no mirror in it, expected one with policy.symmetric=true"),
-        (lambda m: m.update(mirror=small), "a mirror in it, expected none"),
-        (lambda m: symmetric(m, {**small, "action_index": [1]}), "action_index: got"),
-        (lambda m: symmetric(m, small), "its mirror is of 2 observations and 1 actions, expected"),
-        (lambda m: symmetric(m, [1]), "mirror: "),
-    ):
-        bad = tmp_path / "bad.ckpt"
-        bad.write_bytes(checkpoint_path.read_bytes())
-        described_anew(bad, change)
-        with pytest.raises(CheckpointError, match=words) as caught:
-            checkpoint.load_trained(bad)
-        assert str(caught.value).startswith(f"{bad}: ") and "\n" not in str(caught.value)
-
-
-def test_a_mirror_must_be_the_identity_when_it_is_done_twice():
-    good = {
-        "matrix": ((0.0, 1.0), (1.0, 0.0)),
-        "offset": (0.5, -0.5),
-        "action_index": (1, 0),
-        "action_sign": (-1.0,) * 2,
-    }
-    NetMirror(**good)
-    # a command that is a point has a row of zeros
-    NetMirror(**{**good, "matrix": ((1.0, 0.0), (0.0, 0.0)), "offset": (0.0, 0.0)})
-    for change, words in (
-        ({"matrix": ((0.0, 1.0),)}, "matrix: got '1 rows'"),
-        ({"matrix": ((0.0, 2.0), (1.0, 0.0))}, "identity"),
-        ({"offset": (0.5, 0.5)}, "identity"),
-        ({"action_index": (0, 0)}, "action_index"),
-        ({"action_sign": (1.0, -1.0)}, "action_sign"),
-        ({"action_sign": (2.0, 2.0)}, "action_sign"),
-    ):
-        with pytest.raises(SettingsError, match=words):
-            NetMirror(**{**good, **change})
 
 
 def test_a_class_of_the_task_that_is_not_loaded_is_named_with_the_way_to_load_it(checkpoint_path, tmp_path):

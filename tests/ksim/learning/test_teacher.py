@@ -84,7 +84,7 @@ def test_a_teacher_is_evaluated_where_its_sight_is_given(taught, tmp_path):
         load_policy(str(path), overrides=["policy.sees=[gravity]"])
 
 
-@pytest.mark.parametrize("symmetry", ["none", "augment"])
+@pytest.mark.parametrize("symmetry", ["none", "augment", "exact"])
 def test_a_student_comes_nearer_to_what_its_teacher_does(task, taught, tmp_path, symmetry):
     run = dataclasses.replace(task.run, total_steps=task.ppo.envs * task.ppo.rollout_steps * 30)
     fixed = {"learning_rate": 0.01, "learning_rate_min": 0.01, "learning_rate_max": 0.01}
@@ -223,8 +223,6 @@ def test_a_teacher_whose_actions_or_sight_mean_something_else_is_refused(task, t
 def test_what_cannot_be_seen_is_refused_by_its_name(task):
     with pytest.raises(ConfigError, match=r"policy.sees: got 'foot_force', expected terms of the critic \(joint_pos"):
         dataclasses.replace(task, policy=dataclasses.replace(task.policy, sees=("foot_force",)))
-    with pytest.raises(SettingsError, match=r"symmetric: got True, expected false with policy\.sees"):
-        dataclasses.replace(task.policy, sees=("gravity",), symmetric=True)
     with pytest.raises(SettingsError, match=r"sees: got \['gravity', 'gravity'\], expected each term once"):
         dataclasses.replace(task.policy, sees=("gravity", "gravity"))
 
