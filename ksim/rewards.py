@@ -26,6 +26,7 @@ from ksim.effort import (
     TorquePenalty,
 )
 from ksim.gait import (
+    CapturePointReward,
     ContactPhaseReward,
     FeetAirTimeReward,
     FeetAtRestPenalty,
@@ -67,6 +68,7 @@ __all__ = [
     "BaseOrientationTrackingReward",
     "BaseSpinPenalty",
     "BaseVelocityPenalty",
+    "CapturePointReward",
     "ContactPhaseReward",
     "CostOfTransportPenalty",
     "EnergyPenalty",
