@@ -461,9 +461,15 @@ class LastActionObservation(Observation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomizationObservation(Observation):
-    """What the randomisations drew, one after the other, each about 1; `of` names some of them, none means all."""
+    """What the randomisations drew, one after the other, each about 1.
+
+    Attributes:
+        of: their names; none means all that there are.
+        leave_out: names of those that it does not show; one that is not there is left out already.
+    """
 
     of: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
 
     @property
     def refers(self) -> Mapping[str, tuple[str, tuple[str, ...]]]:
@@ -471,7 +477,7 @@ class RandomizationObservation(Observation):
 
     def observe(self, state: State) -> Any:
         drawn = state.params.drawn
-        parts = [jnp.ravel(drawn[name]) for name in self.of or drawn]
+        parts = [jnp.ravel(drawn[name]) for name in self.of or drawn if name not in self.leave_out]
         return jnp.concatenate(parts) if parts else jnp.zeros(0)
 
 

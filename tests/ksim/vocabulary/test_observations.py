@@ -200,6 +200,7 @@ def test_last_action_time_age_and_draws_are_shown_as_they_are(posed):
     state = dataclasses.replace(state, params=params)
     close(seen(observation.RandomizationObservation(), state), [0.5, -1.0, 1.0])
     close(seen(observation.RandomizationObservation(of=("b",)), state), [-1.0, 1.0])
+    close(seen(observation.RandomizationObservation(leave_out=("b", "none such")), state), [0.5])
 
 
 def test_an_event_is_shown_in_the_bases_frame(posed):
