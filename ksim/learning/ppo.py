@@ -301,7 +301,7 @@ def update(
         arrays = jax.tree.map(lambda p, s: p - rate * s, arrays, steps)
         most = jnp.log(config.std_max)
         arrays = eqx.tree_at(lambda m: m.actor.log_std, arrays, jnp.minimum(arrays.actor.log_std, most))
-        return (arrays, opt_state), {**figures, "loss": total, "gradient": optax.global_norm(gradient)}
+        return (arrays, opt_state), {**figures, "loss": total, "gradient": optax.tree.norm(gradient)}
 
     (arrays, opt_state), figures = jax.lax.scan(one, (arrays, opt_state), groups)
     figures |= {"kl": figures["kl"][-config.minibatches :]}
