@@ -127,46 +127,6 @@ class FeetTooClosePenalty(Reward):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CapturePointReward(Reward):
-    """exp of minus the squared distance of the capture point from the feet, less `reach_m`, over `width_m` squared.
-
-    The capture point is where a foot must stand for the robot to come to rest above it: ahead of the base by its
-    velocity times sqrt(height / g). Feet stand under it on the line between any two of them. So who is pushed is
-    rewarded for a step to the right place, and not only for not having fallen a second later.
-
-    Source: Pratt et al., Capture point: a step toward humanoid push recovery, 2006.
-
-    Attributes:
-        reach_m: how far from the line costs nothing: the length of a foot [m].
-        width_m: the distance beyond it at which the reward is 0.37 [m].
-    """
-
-    reach_m: Annotated[float, METRES] = 0.05
-    width_m: Annotated[float, WIDTH] = 0.15
-
-    @property
-    def sensors(self) -> tuple[str, ...]:
-        return ("foot_position",)
-
-    def get_reward(self, trajectory: Trajectory) -> Any:
-        physics, count = trajectory.physics, len(trajectory.scene.feet)
-        if not count:
-            return jnp.zeros(len(trajectory))
-        feet, base = physics.of_feet("foot_position"), physics.base_position
-        height = jnp.clip(base[..., 2] - jnp.min(feet[..., 2], axis=-1), 0.0)
-        point = base[..., :2] + physics.base_lin_vel_w[..., :2] * jnp.sqrt(height / GRAVITY)[..., None]
-        away = []
-        for i in range(count):
-            for j in range(i, count):
-                start, line = feet[..., i, :2], feet[..., j, :2] - feet[..., i, :2]
-                along = jnp.sum((point - start) * line, axis=-1) / jnp.maximum(jnp.sum(line**2, axis=-1), 1e-9)
-                nearest = start + jnp.clip(along, 0.0, 1.0)[..., None] * line
-                away.append(jnp.sum((point - nearest) ** 2, axis=-1))
-        least = jnp.min(jnp.stack(away), axis=0)
-        return exp_kernel(jnp.clip(jnp.sqrt(least) - self.reach_m, 0.0) ** 2, self.width_m)
-
-
-@dataclass(frozen=True, kw_only=True)
 class FeetOrientationPenalty(Reward):
     """How far the feet are from flat, summed: 2 (1 - cos) of each foot's tilt against the home pose, about rad^2."""
 

@@ -26,7 +26,6 @@ from ksim.effort import (
     TorquePenalty,
 )
 from ksim.gait import (
-    CapturePointReward,
     ContactPhaseReward,
     FeetAirTimeReward,
     FeetAtRestPenalty,
@@ -68,7 +67,6 @@ __all__ = [
     "BaseOrientationTrackingReward",
     "BaseSpinPenalty",
     "BaseVelocityPenalty",
-    "CapturePointReward",
     "ContactPhaseReward",
     "CostOfTransportPenalty",
     "EnergyPenalty",

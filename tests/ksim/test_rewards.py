@@ -275,22 +275,6 @@ def test_feet_are_too_close_sideways_in_the_headings_frame_and_more_so_when_cros
     assert of(rewards.FeetTooClosePenalty(least_m=0.17), trajectory) == pytest.approx([0.07, 0.21, 0.0], abs=1e-6)
 
 
-def test_the_capture_point_is_over_the_feet_or_as_far_beyond_as_the_robot_is_fast(make: Make):
-    feet = [(0.0, 0.1, 0.0), (0.0, -0.1, 0.0)]
-    ahead = [(0.3, 0.1, 0.0), (0.0, -0.1, 0.0)]
-    tall, root = GRAVITY / 25.0, 0.2  # sqrt(height / g)
-    trajectory = make(
-        5,
-        position=[(0.0, 0.05, tall), (0.0, 0.0, tall), (0.0, 0.0, tall), (0.0, 0.3, tall), (0.3, 0.1, tall)],
-        lin_vel_w=[(0, 0, 1), (1.0, 0, 0), (0.2, 0, 0), (0, -0.5, 0), (0, 0, 0)],
-        foot_position=[feet, feet, feet, feet, ahead],
-    )
-    # on the line; 0.2 m ahead, 0.15 beyond the reach; within the reach; 0.1 m aside, 0.05 beyond; above a foot ahead
-    away = [0.0, 1.0 * root - 0.05, 0.0, 0.3 - 0.5 * root - 0.1 - 0.05, 0.0]
-    by_hand = [math.exp(-((d / 0.15) ** 2)) for d in away]
-    assert of(rewards.CapturePointReward(), trajectory) == pytest.approx(by_hand, abs=1e-5)
-
-
 def test_feet_are_flat_as_at_home_and_may_turn(make: Make, scene: Scene):
     home = feet_at_home(scene)[1]
     tilted = rotation.multiply(rotation.from_rotvec(np.asarray([0.2, 0.0, 0.0])), home[0])
