@@ -402,6 +402,17 @@ def test_the_robot_in_a_checkpoint_must_be_the_one_of_its_digest_for_a_start_too
                 reader(bad)
 
 
+def test_a_run_that_is_exactly_symmetric_starts_with_networks_that_are(checkpoint_path):
+    trained = checkpoint.load_trained(checkpoint_path)
+    config, robot = trained.config, trained.spec.robot
+    found = checkpoint.Start(path=checkpoint_path, config=config, robot=robot, level=0.0, arrays={}, origin={})
+    exact = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, symmetry="exact"))
+    with pytest.raises(CheckpointError, match=r"its ppo.symmetry: 'none'; this run has 'exact'; they must be the same"):
+        found.check(robot, exact)
+    # an actor that is so is a plain one: it may go on as any
+    dataclasses.replace(found, config=exact).check(robot, config)
+
+
 def test_a_class_of_the_task_that_is_not_loaded_is_named_with_the_way_to_load_it(checkpoint_path, tmp_path):
     bad = tmp_path / "bad.ckpt"
     bad.write_bytes(checkpoint_path.read_bytes())
