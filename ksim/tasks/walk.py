@@ -34,7 +34,7 @@ def walk() -> Config:
             "gait": GaitPhaseObservation(clock=CLOCK),
             "foot_height": observation.FeetHeightObservation(scale=10.0),
         },
-        # two of three episodes have one command, the others two: to start and to stop is learned too
+        # two of three episodes have one command, the others two: starting and stopping are learned too
         commands={"joystick": JoystickCommand(interval_s=(5.0, 20.0), standing=0.15)},
         channels={
             "action": Channel(latency_s=(0.01, 0.026), jitter_s=0.004, loss=0.05, scale=NEARER),
