@@ -12,10 +12,13 @@ import pytest
 
 from ksim.clock import GaitClock
 from ksim.commands import JoystickCommand
-from ksim.config import PpoConfig
+from ksim.config import PolicyConfig, PpoConfig
 from ksim.errors import ConfigError
 from ksim.learning import ppo
-from ksim.learning.policy import make_model, make_policy, mirror_of
+from ksim.learning.equivariant import even_normaliser
+from ksim.learning.normaliser import Normaliser
+from ksim.learning.policy import Actor, make_model, make_policy, mirror_of
+from ksim.learning.symmetry import NetMirror
 from robots.mirror import find_mirror
 
 T, E = 5, 4
@@ -147,6 +150,36 @@ def test_exact_symmetry_has_the_gradient_of_augmentation(mirror, built, walking,
     assert any(
         not np.allclose(one, other, atol=1e-3) for one, other in zip(gradient("none"), gradient("exact"), strict=True)
     )
+
+
+# x, y -> 0.5 * y + 0.6, 2 * x - 1.2: about (0.6, 0.0) and with another width, as of two arms of other ranges
+ASKEW = NetMirror(matrix=((0.0, 0.5), (2.0, 0.0)), offset=(0.6, -1.2), action_index=(1, 0), action_sign=(-1.0, -1.0))
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("network", ["lstm", "gru", "mlp"])
+def test_an_input_whose_middle_is_not_zero_is_mirrored_about_it(network, normalise):
+    config = PolicyConfig(network=network, hidden=6, head=4, layers=2, normalise=normalise)
+    actor = Actor(2, 2, config, key=jax.random.key(0))
+    seen = jax.random.normal(jax.random.key(1), (T, E, 2))
+    assert np.allclose(ASKEW.observation(ASKEW.observation(seen)), seen, atol=1e-6)
+    if normalise:
+        actor = eqx.tree_at(lambda a: a.normaliser, actor, actor.normaliser.update(3.0 * seen + 1.0))
+    actor = actor.even(ASKEW)
+    actor = eqx.tree_at(lambda a: a.net.output_layer.weight, actor, replace_fn=lambda w: 1000.0 * w)
+    state, resets = jnp.zeros((E, actor.state_size)), jnp.zeros((T, E), bool)
+    out, _ = actor.unroll(seen, state, resets)
+    image, _ = actor.unroll(ASKEW.observation(seen), state, resets)
+    np.testing.assert_allclose(ASKEW.action(out), image, atol=1e-4)
+    assert float(jnp.abs(out).max()) > 0.05
+
+
+def test_symmetric_statistics_are_those_of_what_was_seen_and_of_its_images():
+    seen = 2.0 * jax.random.normal(jax.random.key(1), (50, 2)) + 0.7
+    one = even_normaliser(Normaliser.start(2).update(seen), ASKEW)
+    both = Normaliser.start(2).update(jnp.concatenate([seen, ASKEW.observation(seen)]))
+    np.testing.assert_allclose(one.mean, both.mean, atol=1e-5)
+    np.testing.assert_allclose(one.variance, both.variance, rtol=1e-4)
 
 
 @pytest.mark.parametrize("key", ["hidden", "head"])
