@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -35,12 +36,19 @@ def folder(tmp_path_factory):
     return write_biped(tmp_path_factory.mktemp("robots") / "trotter")
 
 
-@pytest.mark.parametrize("task", ["kbot_stand", "kbot_walk"])
-def test_a_robot_of_another_kind_trains_a_few_updates_and_its_checkpoint_runs(folder, task, tmp_path):
-    trainer = Trainer(small(task, folder, "ppo.symmetry=augment"))
+def unevenness(actor, mirror) -> float:
+    """How far the actor is from the nearest that is exactly symmetric."""
+    pairs = zip(jax.tree.leaves(actor), jax.tree.leaves(actor.even(mirror)), strict=True)
+    return max(float(np.abs(np.asarray(one) - np.asarray(other)).max()) for one, other in pairs)
+
+
+@pytest.mark.parametrize(("task", "symmetry"), [("kbot_stand", "augment"), ("kbot_walk", "exact")])
+def test_a_robot_of_another_kind_trains_a_few_updates_and_its_checkpoint_runs(folder, task, symmetry, tmp_path):
+    trainer = Trainer(small(task, folder, f"ppo.symmetry={symmetry}", "policy.normalise=true"))
     assert trainer.env.scene.joints == 6 and trainer.env.scene.feet == ("left_foot", "right_foot")
     state = trainer.start()
     before = checkpoint.model_arrays(state[0].model)
+    even = [unevenness(state[0].model.actor, trainer.mirror) < 1e-5]
     for _ in range(3):
         *state, figures = trainer.iterate(*state)
     assert all(np.isfinite(v) for v in figures.values())
@@ -48,6 +56,8 @@ def test_a_robot_of_another_kind_trains_a_few_updates_and_its_checkpoint_runs(fo
     assert [k for k in before if np.array_equal(before[k], after[k])] == []
     trainer.save_model(tmp_path / "model.ckpt", state[0], state[2])
     trained = checkpoint.load_trained(tmp_path / "model.ckpt")
+    even.append(unevenness(trained.policy.actor, trainer.mirror) < 1e-5)
+    assert even == [symmetry == "exact"] * 2
     assert trained.spec.robot.joint_names == ("L1", "L2", "L3", "R1", "R2", "R3")
     line = understood(trainer.env.scene.built)
     assert "free joint root" in line and "imu on body trunk" in line and "left_foot, right_foot" in line

@@ -133,6 +133,14 @@ def test_the_exactly_symmetric_actor_nearest_to_one_that_is_so_is_itself(mirror,
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_an_exactly_symmetric_actor_starts_with_weights_as_wide_as_any(mirror, built, walking):
+    wide = [
+        float(jnp.std(make_model(built.spec, 5, config, mirror, key=jax.random.key(0)).actor.net.cells[0].weight_hh))
+        for config in (walking, exact_of(walking))
+    ]
+    assert wide[1] == pytest.approx(wide[0], rel=0.05)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_exact_symmetry_has_the_gradient_of_augmentation(mirror, built, walking, name):
     """So half of the work teaches as much."""
