@@ -256,13 +256,13 @@ def running(row: Row, scene: Scene, folder: Path, more: Sequence[str], lead_s: f
 def _bad_tick(run: Run, tick: int) -> float:
     """When a tick of the policy was due, by the run's log.
 
-    The log's clock is tied to the twin's by the event that follows the gains: up to a few milliseconds too early.
+    The log's clock is tied to the twin's by the event that follows the gains: some milliseconds too early.
     """
     log = read_log(run.log)
     if not log.run.any():
         raise TooBusy("the run ended before the policy began; is the machine busy?")
-    phase = next(e["t_s"] for e in log.events if e["kind"] == "phase")
-    return run.stiff - phase + float(log.scheduled_s[log.run][0]) + tick * log.spec.control_period_s
+    homing = next(e["t_s"] for e in log.events if e["kind"] == "phase" and e["message"].endswith("to homing"))
+    return run.stiff - homing + float(log.scheduled_s[log.run][0]) + tick * log.spec.control_period_s
 
 
 def measure(row: Row, scene: Scene, more: Sequence[str] = (), lead_s: float = LEAD_S) -> Result:

@@ -146,7 +146,7 @@ def run_with(bundle, tmp_path, server, *, ramp_s=0.2, **spans):
 def test_a_robot_outside_the_envelope_is_ramped_home_and_damped_and_the_policy_never_runs(bundle, tmp_path, server):
     server.position_deg = {31: 40.0, 12: -10.0, 25: 5.0}
     # training had the hip near 0.9 rad; home is 0.3
-    report = run_with(bundle, tmp_path, server, joint_angles=([0.8, -0.6, -0.1], [1.0, -0.4, 0.1]))
+    report = run_with(bundle, tmp_path, server, ramp_s=1.0, joint_angles=([0.8, -0.6, -0.1], [1.0, -0.4, 0.1]))
     assert report.ended == "fault" and report.exit_code == 1 and report.damped and server.damped()
     assert report.message.startswith("the policy was not started: joint_angles of hip: 0.3")
     assert "0.8 to 1 rad in training; check joint order, zero offsets, units" in report.message
