@@ -159,16 +159,18 @@ class FixedCurriculum(Curriculum):
 class SurvivalCurriculum(Curriculum):
     """Up while most episodes last to the end, down while few do.
 
-    Whoever only stands survives too: `return_above` keeps the level until the task is done as well.
+    Whoever only stands survives too: `return_above` keeps the level until the task is done as well. It is the return of
+    an episode that lasts to the end, so a fall does not count twice.
     """
 
     rise_above: Annotated[float, Bound(0, 1, "a share")] = 0.45
     fall_below: Annotated[float, Bound(0, 1, "a share")] = 0.15
-    return_above: Annotated[float, Bound(-1e9, 1e9, "a sum of rewards of an episode")] = -1e9
+    return_above: Annotated[float, Bound(-1e9, 1e9, "a sum of rewards of a whole episode")] = -1e9
     step: Annotated[float, Bound(0, 1, "a change of level at one update")] = 0.005
 
     def next_level(self, level: float, success: Success) -> float:
-        up = success.survival > self.rise_above and success.episode_return > self.return_above
+        whole = success.episode_return / max(success.length_share, 1e-3)
+        up = success.survival > self.rise_above and whole > self.return_above
         return _moved(level, self.step, up, success.survival < self.fall_below)
 
 

@@ -42,9 +42,16 @@ def test_survival_moves_the_level_up_and_down_and_rests_between():
 
 def test_survival_alone_moves_no_level_where_a_return_is_asked_for_too():
     term = c.SurvivalCurriculum(rise_above=0.75, fall_below=0.4, return_above=10.0, step=0.1)
-    assert moved(term, survival=0.9, episode_return=10.0) == 0.5  # it stands, and that is all
-    assert moved(term, survival=0.9, episode_return=10.1) == pytest.approx(0.6)
-    assert moved(term, survival=0.3, episode_return=20.0) == pytest.approx(0.4)
+    assert moved(term, survival=0.9, length_share=1.0, episode_return=10.0) == 0.5  # it stands, and that is all
+    assert moved(term, survival=0.9, length_share=1.0, episode_return=10.1) == pytest.approx(0.6)
+    assert moved(term, survival=0.3, length_share=1.0, episode_return=20.0) == pytest.approx(0.4)
+
+
+def test_the_return_that_is_asked_for_is_that_of_an_episode_that_lasts():
+    term = c.SurvivalCurriculum(rise_above=0.75, fall_below=0.4, return_above=10.0, step=0.1)
+    assert moved(term, survival=0.8, length_share=0.8, episode_return=8.1) == pytest.approx(0.6)
+    assert moved(term, survival=0.8, length_share=0.8, episode_return=7.9) == 0.5
+    assert moved(term, survival=0.8, length_share=0.0, episode_return=0.0) == 0.5
 
 
 def test_linear_is_in_proportion_to_the_steps_done_whatever_the_robot_does():
