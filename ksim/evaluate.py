@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -482,6 +482,13 @@ def load_policy(name: str, config: str | None = None, overrides: Sequence[str] =
         raise KsimError(
             f"{name}: policy.sees: got {', '.join(task.policy.sees) or 'nothing'}, expected what it was trained with: "
             f"{', '.join(sees) or 'nothing'}"
+        )
+    if not config and task.policy != trained.config.policy:
+        names = (f.name for f in fields(task.policy))
+        key = next(k for k in names if getattr(task.policy, k) != getattr(trained.config.policy, k))
+        raise KsimError(
+            f"{name}: policy.{key}: got {getattr(task.policy, key)}, expected what it was trained with: "
+            f"{getattr(trained.config.policy, key)}; training changes it (ksim train --init)"
         )
     policy = JaxBatchPolicy(trained.policy)
     return task, _fitted(name, policy, task, spec, spec.robot.joint_names, spec.command_names)

@@ -72,6 +72,12 @@ def test_a_record_holds_what_the_policy_saw_and_did(run, built):
     assert np.array_equal(result.inputs["time"][:, 0, 0], np.float32(0.02) * np.arange(steps, dtype=np.float32))
 
 
+def test_what_a_policy_was_trained_with_cannot_be_set_afterwards(checkpoint_path):
+    with pytest.raises(KsimError, match=r"policy\.target_speed: got 0\.5, expected what it was trained with: 0\.0; "):
+        load_policy(str(checkpoint_path), overrides=["policy.target_speed=0.5"])
+    assert load_policy(str(checkpoint_path), overrides=["episode_length_s=2"])[0].episode_length_s == 2.0
+
+
 def test_the_checkpoints_policy_runs_as_the_policy_function_itself(run, checkpoint_path, config):
     task, policy = load_policy(str(checkpoint_path))
     assert task == config and isinstance(policy, JaxBatchPolicy)
