@@ -132,7 +132,8 @@ def test_one_lost_answer_is_ridden_through_with_the_state_before(options, server
     report = run(options())
     assert report.ended == "completed" and report.lost_states >= 1
     log = read_log(report.log)
-    row = int(np.flatnonzero(np.isnan(log.state_round_trip_s))[0])
+    # a busy machine may lose the first answer too, and before that there is no row
+    row = 1 + int(np.flatnonzero(np.isnan(log.state_round_trip_s[1:]))[0])
     assert log.stale[row] and np.array_equal(log.joint_position[row], log.joint_position[row - 1])
     assert [e["kind"] for e in log.events].count("lost") >= 1
 
