@@ -477,21 +477,21 @@ def load_policy(name: str, config: str | None = None, overrides: Sequence[str] =
         return task, _fitted(name, policy, task, bundle.spec, bundle.joint_names, bundle.command_names)
     trained = load_trained(name)
     task = load_config(config, overrides) if config else apply_overrides(trained.config, overrides)
-    spec, sees = trained.spec, trained.config.policy.sees
-    if task.policy.sees != sees:
-        raise KsimError(
-            f"{name}: policy.sees: got {', '.join(task.policy.sees) or 'nothing'}, expected what it was trained with: "
-            f"{', '.join(sees) or 'nothing'}"
-        )
-    if not config and task.policy != trained.config.policy:
-        names = (f.name for f in fields(task.policy))
-        key = next(k for k in names if getattr(task.policy, k) != getattr(trained.config.policy, k))
-        raise KsimError(
-            f"{name}: policy.{key}: got {getattr(task.policy, key)}, expected what it was trained with: "
-            f"{getattr(trained.config.policy, key)}; training changes it (ksim train --init)"
-        )
+    spec, trained_with = trained.spec, trained.config.policy
+    # another task may have another policy beside it; what this one sees it has to give
+    for key in ("sees",) if config else (f.name for f in fields(trained_with)):
+        got, expected = getattr(task.policy, key), getattr(trained_with, key)
+        if got != expected:
+            raise KsimError(
+                f"{name}: policy.{key}: got {_words(got)}, expected what it was trained with: {_words(expected)}; "
+                "training changes it (ksim train --init)"
+            )
     policy = JaxBatchPolicy(trained.policy)
     return task, _fitted(name, policy, task, spec, spec.robot.joint_names, spec.command_names)
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) or "nothing" if isinstance(value, tuple) else str(value)
 
 
 if __name__ == "__main__":

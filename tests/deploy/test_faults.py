@@ -7,8 +7,10 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("mujoco")
@@ -17,6 +19,7 @@ pytest.importorskip("onnx")
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 try:
+    from injection import rig
     from injection.rig import Result, Row, Scene, TooBusy, measure
     from injection.rows import GROUPS
 finally:
@@ -78,6 +81,20 @@ def test_a_fault_ends_as_its_row_says(row: Row, request: pytest.FixtureRequest) 
         if as_the_row_says(row, result) or not left:
             break
     assert as_the_row_says(row, result), result
+
+
+def test_a_bad_ticks_time_is_tied_to_the_event_that_follows_the_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [(0.0, "phase", "disconnected to checked"), (0.03, "plan", "ramp"), (0.04, "phase", "checked to homing")]
+    log = SimpleNamespace(
+        run=np.array([False, True, True]),
+        scheduled_s=np.array([0.06, 0.08, 0.1]),
+        events=[{"t_s": t, "kind": kind, "message": message} for t, kind, message in events],
+        spec=SimpleNamespace(control_period_s=0.02),
+    )
+    monkeypatch.setattr(rig, "read_log", lambda path: log)
+    run: Any = SimpleNamespace(log="run.mcap", stiff=100.0)
+    # stiff at 0.04 of the log, so tick 0 of the policy was due 0.04 s later, and tick 50 a second after it
+    assert rig._bad_tick(run, 50) == pytest.approx(101.04)
 
 
 def test_the_document_has_every_row() -> None:
