@@ -13,6 +13,8 @@ from ksim.types import GRAVITY
 
 # How long after a change of the command its velocity counts, and over what it is averaged: two steps [s].
 SETTLED_S, MEAN_S = 2.0, 0.8
+# A velocity that is asked for is above this [m/s, rad/s].
+ASKED = 1e-3
 # A foot that is off the floor for less than this did not swing [s].
 SWING_S = 0.1
 # A fall within this after a push is the push's [s].
@@ -49,19 +51,31 @@ def _windows(w: Walked, values: np.ndarray) -> np.ndarray:
 
 
 def tracking(w: Walked) -> dict[str, Any]:
-    """Root mean square error of the velocity (length of the error in the plane) and of the yaw rate."""
-    error = np.concatenate([w.velocity, w.yaw_rate[..., None]], axis=-1) - w.command
-    means = _windows(w, error)
-    if not len(means):
+    """Root mean square error of the velocity (length of the error in the plane) and of the yaw rate.
+
+    A gain is how much more the robot moves where one more is asked, by least squares over the commands that ask for
+    motion: 1 is right, below it the robot is too slow. None where a command does not vary.
+    """
+    moved = np.concatenate([w.velocity, w.yaw_rate[..., None]], axis=-1)
+    rows = _windows(w, np.concatenate([moved, w.command], axis=-1))
+    if not len(rows):
         return {"windows": 0, "velocity_rmse_m_s": None, "yaw_rate_rmse_rad_s": None}
-    square = np.mean(means**2, axis=0)
+    means, asked = rows[:, :3], rows[:, 3:]
+    square = np.mean((means - asked) ** 2, axis=0)
     return {
+        **{f"{name}_gain": _gain(means[:, i], asked[:, i]) for i, name in enumerate(("xvel", "yvel", "yawrate"))},
         "windows": len(means),
         "velocity_rmse_m_s": float(np.sqrt(square[0] + square[1])),
         "xvel_rmse_m_s": float(np.sqrt(square[0])),
         "yvel_rmse_m_s": float(np.sqrt(square[1])),
         "yaw_rate_rmse_rad_s": float(np.sqrt(square[2])),
     }
+
+
+def _gain(moved: np.ndarray, asked: np.ndarray) -> float | None:
+    going = np.abs(asked) > ASKED
+    spread = np.var(asked[going]) if going.any() else 0.0
+    return float(np.cov(asked[going], moved[going], bias=True)[0, 1] / spread) if spread > ASKED**2 else None
 
 
 def swings(w: Walked) -> dict[str, np.ndarray]:

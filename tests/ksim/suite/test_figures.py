@@ -72,6 +72,18 @@ def test_errors_are_of_means_from_two_seconds_after_a_change(scene):
     assert figure["yaw_rate_rmse_rad_s"] == pytest.approx(np.sqrt(6 * 0.1**2 / 12))
 
 
+def test_a_gain_is_the_slope_of_what_is_done_over_what_is_asked(scene):
+    command = np.zeros((500, 5, 3))
+    command[:, :, 0] = [-0.5, 0.25, 0.5, 1.0, 0.0]  # the last asks for nothing: what it does there is no answer
+    command[:, :, 2] = 0.5
+    velocity = np.zeros((500, 5, 2))
+    velocity[..., 0] = 0.8 * command[..., 0] + 0.05
+    velocity[:, 4, 0] = 3.0
+    figure = figures.tracking(walked(scene, episodes=5, command=command, velocity=velocity))
+    assert figure["xvel_gain"] == pytest.approx(0.8)
+    assert figure["yvel_gain"] is None and figure["yawrate_gain"] is None  # never asked for; always the same
+
+
 def test_a_fall_ends_the_windows(scene):
     alive = np.ones((500, 2), bool)
     alive[100:, 1] = False
