@@ -126,9 +126,13 @@ class PpoConfig(Settings):
         learning_rate: step size at the start; it follows the KL.
         learning_rate_min: its least.
         learning_rate_max: its greatest.
-        target_kl: KL that an update should have [nats].
+        target_kl: KL that an update should have [nats]; it may follow the level: large to find a gait, small to
+            refine it.
         entropy: weight of the entropy; it may follow the curriculum's level: much to find a gait, little to refine it.
         std_max: the raw action's spread is no greater. A policy that has its gait learns to be still with less.
+        average: share that the mean of the actor's weights keeps at each update; 0.995 makes it of about the last 200.
+            `model.ckpt` holds the mean, which is steadier than the last weights. Training goes on with the last. 0 is
+            no mean.
         value_coefficient: weight of the value's error.
         max_grad_norm: gradients are clipped to this norm.
         critic_first: first updates of a run that teach the critic alone. For a run that starts from another's actor: a
@@ -155,9 +159,10 @@ class PpoConfig(Settings):
     learning_rate: Annotated[float, _STEP_SIZE] = 5e-4
     learning_rate_min: Annotated[float, _STEP_SIZE] = 3e-5
     learning_rate_max: Annotated[float, _STEP_SIZE] = 2e-3
-    target_kl: Annotated[float, Bound(1e-9, 1000, "nats")] = 0.025
+    target_kl: Annotated[float | Scale, Bound(1e-9, 1000, "nats")] = 0.025
     entropy: Annotated[float | Scale, Bound(0, 1000, "a weight")] = 0.002
     std_max: Annotated[float, Bound(1e-4, 1000, "a spread")] = 1000.0
+    average: Annotated[float, Bound(0, 0.999999, "a share")] = 0.0
     value_coefficient: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
     max_grad_norm: Annotated[float, Bound(1e-9, 1e9, "a norm")] = 1.0
     critic_first: Annotated[int, Bound(0, 1_000_000, "updates")] = 0

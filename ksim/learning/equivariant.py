@@ -68,7 +68,7 @@ class _Inputs:
         end = times * len(self.offset)
         parts = jnp.split(weight[:, :end], times, axis=1)
         images = [part @ self.matrix for part in parts] + [_swapped(weight[:, end:].T).T]
-        return jnp.concatenate(images, axis=1), sum(part @ self.offset for part in parts)
+        return jnp.concatenate(images, axis=1), jnp.sum(jnp.stack([part @ self.offset for part in parts]), axis=0)
 
 
 def _swapped(rows: Float[Array, "rows ..."], groups: int = 1) -> Array:

@@ -196,7 +196,7 @@ def loss(
             return jnp.sum(weight * jnp.sum(0.5 * apart**2, axis=-1))
 
         figures["distillation_error"] = apart = away(mean, batch.taught)
-        if image is not None:
+        if image is not None and mirror is not None:
             apart = 0.5 * (apart + away(image, mirror.action(batch.taught)))
         share = factor(config.distillation, level)
         total = share * apart + (1.0 - share) * total
@@ -209,6 +209,16 @@ def loss(
         figures["predict_error"] = jnp.sum(weight * apart)
         total = total + config.predict * figures["predict_error"]
     return total, figures
+
+
+def averaged(mean: Any, model: Model, opt_state: Any, config: PpoConfig) -> Any:
+    """The mean of the actor's weights after one more update: of all updates at first, then of the last ones.
+
+    Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992.
+    """
+    done = optax.tree.get(opt_state, "count") // (config.epochs * config.minibatches)
+    moved = eqx.filter(model, trainable(model)).actor
+    return optax.incremental_update(moved, mean, jnp.maximum(1.0 - config.average, 1.0 / jnp.maximum(done, 1)))
 
 
 def optimizer(config: PpoConfig) -> optax.GradientTransformation:
@@ -307,8 +317,9 @@ def update(
     figures |= {"kl": figures["kl"][-config.minibatches :]}
     figures = {k: jnp.mean(v) for k, v in figures.items()}
     # the next rollout's step size follows the last epoch's KL, as in Rudin et al., arXiv 2109.11978
-    changed = jnp.where(figures["kl"] > 1.5 * config.target_kl, rate / 1.3, rate)
-    changed = jnp.where(figures["kl"] < config.target_kl / 1.5, rate * 1.3, changed)
+    wanted = factor(config.target_kl, level)
+    changed = jnp.where(figures["kl"] > 1.5 * wanted, rate / 1.3, rate)
+    changed = jnp.where(figures["kl"] < wanted / 1.5, rate * 1.3, changed)
     changed = jnp.clip(changed, config.learning_rate_min, config.learning_rate_max)
     rate = jnp.where(acts > 0, changed, rate)
     unexplained, varied = (moments(v, (0, 1), spread)[1] ** 2 for v in (returns - value[:-1], returns))

@@ -46,6 +46,7 @@ class Learner(NamedTuple):
         returns: sum of rewards of each running episode, (E,).
         mirror_state: of the actor that sees the mirror images, (E, state); empty without `ppo.symmetry`.
         teacher_state: of the teacher's network, (E, state); empty without `ppo.teacher`.
+        mean: of the actor's weights over the last updates; empty without `ppo.average`.
     """
 
     model: Model
@@ -59,6 +60,14 @@ class Learner(NamedTuple):
     returns: Any
     mirror_state: Any = ()
     teacher_state: Any = ()
+    mean: Any = ()
+
+    @property
+    def steady(self) -> Model:
+        """The networks, the actor with the mean of its weights where there is one."""
+        if not self.mean:
+            return self.model
+        return eqx.tree_at(lambda m: m.actor, self.model, eqx.combine(self.mean, self.model.actor))
 
 
 class Progress(NamedTuple):
@@ -79,12 +88,13 @@ class Progress(NamedTuple):
 
 
 # How a Learner is cut over devices, and what `learn` takes.
-_LEARNER = Learner(
-    **dict.fromkeys(("model", "opt_state", "rate", "scale", "key"), WHOLE),
+_PLACES: dict[str, Any] = {
+    **dict.fromkeys(("model", "opt_state", "rate", "scale", "key", "mean"), WHOLE),
     **dict.fromkeys(("carry", "critic_state", "rewards", "returns", "mirror_state", "teacher_state"), CUT),
-)
+}
+_LEARNER = Learner(**_PLACES)
 # What a checkpoint calls all that has a row for each environment.
-_CUT_NAMES = ("world", "physics.", *(f"learner.{k}" for k, v in _LEARNER._asdict().items() if v is CUT))
+_CUT_NAMES = ("world", "physics.", *(f"learner.{k}" for k, v in _PLACES.items() if v is CUT))
 _LEARNS = (_LEARNER, LATER_CUT, CUT, LATER_CUT, LATER_CUT, CUT, WHOLE)
 
 
@@ -178,6 +188,7 @@ class Trainer:
             returns=jnp.zeros(envs),
             mirror_state=jnp.zeros((envs, model.actor.state_size)) if config.ppo.symmetry == "augment" else (),
             teacher_state=() if self.teacher is None else jnp.zeros((envs, self.teacher.policy.actor.state_size)),
+            mean=eqx.filter(model, ppo.trainable(model)).actor if config.ppo.average else (),
         )
         return learner, batch, Progress(level=level, told=0.0)
 
@@ -312,7 +323,8 @@ class Trainer:
         given = everywhere({name: jnp.mean(value) for name, value in terms.items()}, self._spread)
         figures |= {f"reward/{name}": value / period for name, value in given.items()}
         critic_state, mirror_state = states
-        kept = (learner.carry, critic_state, rewards, returns, mirror_state, teacher_state)
+        mean = ppo.averaged(learner.mean, model, opt_state, c) if c.average else ()
+        kept = (learner.carry, critic_state, rewards, returns, mirror_state, teacher_state, mean)
         return Learner(model, opt_state, rate, scale, key, *kept), figures
 
     def _ended(self, trajectory: Trajectory, sums: Any) -> dict[str, Any]:
@@ -443,12 +455,12 @@ class Trainer:
         self.world.wait()  # it is there for all
 
     def save_model(self, path: Path, learner: Learner, progress: Progress) -> None:
-        """Write the model, and the scale of its critic's values."""
+        """Write the model, with the mean of the actor's weights where there is one, and the scale of its values."""
         if not self.world.first:
             return
         if self._on_devices:
             learner = self.world.own(learner)
-        arrays = checkpoint.model_arrays(learner.model) | checkpoint.named_leaves(learner.scale, "learner.scale")
+        arrays = checkpoint.model_arrays(learner.steady) | checkpoint.named_leaves(learner.scale, "learner.scale")
         checkpoint.write(path, self.meta(learner, progress), arrays)
 
     def restore(self, path: Path) -> tuple[Learner, EnvBatch, Progress]:

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ksim.config import PolicyConfig, PpoConfig
@@ -185,6 +186,20 @@ def test_the_step_size_follows_the_kl_within_its_bounds(small, update):
     assert rate_after(target_kl=1.0, learning_rate_max=1.1e-3) == pytest.approx(1.1e-3, rel=1e-4)
 
 
+def test_the_kl_that_is_wanted_may_follow_the_level(small, update):
+    state = ppo.optimizer(PpoConfig()).init(eqx.filter(small, eqx.is_inexact_array))
+
+    def after(level: float, target_kl: float | LinearScale) -> tuple[float, float]:
+        config = PpoConfig(epochs=2, minibatches=1, target_kl=target_kl, learning_rate_max=1.0)
+        start = (small, state, jnp.asarray(1e-3), ppo.ValueScale.start(), rollout_of(small), jax.random.key(0))
+        *_, rate, _, _, figures = update(*start, config, level=level)
+        return float(rate), float(figures["kl"])
+
+    _, kl = after(0.0, 1.0)
+    wanted = LinearScale(low=100 * kl, high=kl / 100)
+    assert kl > 0 and [after(level, wanted)[0] for level in (0.0, 1.0)] == pytest.approx([1.3e-3, 1e-3 / 1.3], rel=1e-4)
+
+
 def test_an_episode_cut_by_the_clock_keeps_the_value_that_it_would_have_had(small, update):
     config = PpoConfig(epochs=1, minibatches=1, gamma=0.9)
     state = ppo.optimizer(config).init(eqx.filter(small, eqx.is_inexact_array))
@@ -270,6 +285,17 @@ def test_the_spread_of_the_actions_has_a_greatest_value(small, update):
     taught, *_ = update(small, state, rate, scale, rollout, jax.random.key(0), config)
     assert np.exp(small.actor.log_std).max() == pytest.approx(0.5)
     assert np.exp(taught.actor.log_std).max() == pytest.approx(0.3)
+
+
+def test_the_mean_of_the_weights_is_of_all_updates_at_first_and_then_keeps_its_share(small):
+    config = PpoConfig(epochs=3, minibatches=2, average=0.75)
+    start = ppo.optimizer(config).init(eqx.filter(small, ppo.trainable(small)))
+    mean, told = eqx.filter(small, ppo.trainable(small)).actor, []
+    for update in range(1, 7):
+        model = eqx.tree_at(lambda m: m.actor.log_std, small, jnp.full_like(small.actor.log_std, float(update)))
+        mean = ppo.averaged(mean, model, optax.tree.set(start, count=jnp.asarray(6 * update)), config)
+        told.append(float(mean.log_std[0]))
+    assert told == pytest.approx([1.0, 1.5, 2.0, 2.5, 0.75 * 2.5 + 0.25 * 5, 0.75 * 3.125 + 0.25 * 6])
 
 
 def test_the_weight_of_the_entropy_may_follow_the_level(small):
