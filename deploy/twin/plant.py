@@ -471,12 +471,13 @@ class Plant:
             wrench[:] = 0.0
 
     def _noise(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Standard normal noise of the samples told: position, velocity, gyro, accelerometer, orientation."""
-        n = self.joints
+        """Noise of spread 1 of the samples told: position, velocity, gyro, accelerometer, orientation."""
+        n, uniform = self.joints, self.reality.sensors.noise == "uniform"
 
         def of(channel: SensorChannel) -> np.ndarray:
             bits = np.random.Philox(key=self.seed, counter=(channel.index % 2**64) << 64)
-            return np.random.Generator(bits).standard_normal(2 * n + 9)
+            draw = np.random.Generator(bits)
+            return draw.uniform(-(3**0.5), 3**0.5, 2 * n + 9) if uniform else draw.standard_normal(2 * n + 9)
 
         noise = np.concatenate([of(self._joint_channel)[: 2 * n], of(self._imu_channel)[2 * n :]])
         return noise[:n], noise[n : 2 * n], noise[-9:-6], noise[-6:-3], noise[-3:]

@@ -154,9 +154,10 @@ class Channel(_Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Sensors(_Settings):
-    """From the joint and the IMU to the answer; noise is Gaussian, the figure its standard deviation.
+    """From the joint and the IMU to the answer; the figure of a noise is its standard deviation.
 
     Attributes:
+        noise: gaussian, or uniform, which goes no farther than 1.73 times its standard deviation.
         latency_s: age of every measurement when it is answered [s].
         joints: the channel of positions, velocities and torques.
         imu: the channel of orientation, gyro and accelerometer.
@@ -175,6 +176,7 @@ class Sensors(_Settings):
     joints: Channel = Channel()
     imu: Channel = Channel()
     gyro_unit: Literal["deg/s", "rad/s"] = "deg/s"
+    noise: Literal["gaussian", "uniform"] = "gaussian"
     position_noise_rad: Annotated[float, Bound(0, math.pi, "radians")] = 0.0
     velocity_noise_rad_s: Annotated[float, Bound(0, 1000, "rad/s")] = 0.0
     gyro_noise_rad_s: Annotated[float, Bound(0, 1000, "rad/s")] = 0.0

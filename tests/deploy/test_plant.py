@@ -232,6 +232,14 @@ def test_an_answer_that_is_lost_repeats_the_one_before() -> None:
     assert not repeats([imu_bits(s) for s in told]).any()
 
 
+@pytest.mark.parametrize(("shape", "farthest"), [("uniform", 3**0.5), ("gaussian", np.inf)])
+def test_noise_is_of_the_spread_that_is_asked_and_a_uniform_one_ends(shape: str, farthest: float) -> None:
+    told, calm = (readings({"noise": shape, "position_noise_rad": std}) for std in (0.01, 0.0))
+    off = np.concatenate([a.position - b.position for a, b in zip(told, calm, strict=True)]) / 0.01
+    assert off.std() == pytest.approx(1.0, rel=0.05)
+    assert (np.abs(off).max() <= farthest + 1e-9) and (shape == "uniform" or np.abs(off).max() > 3**0.5)
+
+
 def test_lost_samples_of_a_sensor_with_its_own_rate_hold_the_one_before() -> None:
     age = np.asarray([s.imu_age_s for s in readings({"imu": {"rate_hz": 50, "phase_s": 0.01, "loss": 0.2}})])
     # 10 ms old, or 20 ms more for each that was lost

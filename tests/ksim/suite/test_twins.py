@@ -8,6 +8,7 @@ import pytest
 from deploy.twin.reality import parse_reality
 from ksim.calibration import from_calibration
 from ksim.load import load_config
+from ksim.noise import GaussianNoise
 from ksim.suite.twins import COURSE, COURSE_S, draw_reality
 from robots import load_robot
 from tests.calibrations import ANKLE, KNEE, WRIST, calibration_file
@@ -79,6 +80,13 @@ def test_with_a_calibration_a_joint_is_drawn_about_what_was_measured_and_the_oth
 def test_noise_has_the_spread_of_training(config):
     one = parse_reality(draw_reality(config, load_robot("kbot"), 0))
     assert one.sensors.position_noise_rad == pytest.approx(np.radians(3.0) / np.sqrt(3.0))
+    assert one.sensors.noise == "uniform"
+    white = {
+        name: o if o.noise is None else dataclasses.replace(o, noise=GaussianNoise(std=0.1))
+        for name, o in config.observations.items()
+    }
+    other = parse_reality(draw_reality(dataclasses.replace(config, observations=white), load_robot("kbot"), 0))
+    assert other.sensors.noise == "gaussian" and other.sensors.position_noise_rad == pytest.approx(0.1)
 
 
 def test_the_course_begins_and_ends_standing():
