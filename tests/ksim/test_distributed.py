@@ -39,7 +39,7 @@ def robot(tmp_path_factory):
 
 def command_of(config):
     """The command line of a run; one minibatch, because which environments share one differs between devices."""
-    sets = [*SMALL, "ppo.minibatches=1", "run.save_every_updates=2", "policy.normalise=true"]
+    sets = [*SMALL, "ppo.minibatches=1", "run.save_every_updates=2", "policy.normalise=true", "ppo.average=0.9"]
     return [sys.executable, "-m", "ksim.train", "--config", str(config), *(a for s in sets for a in ("--set", s))]
 
 

@@ -10,6 +10,7 @@ from deploy.bundle.session import OnnxPolicy
 from ksim.environment import Environment, make_environment
 from ksim.evaluate import HoldHome, evaluate, load_policy
 from ksim.events import ForcePush
+from ksim.learning import checkpoint
 from ksim.learning.checkpoint import load_trained
 from ksim.load import load_config
 from robots import load_robot, read_bundle
@@ -21,13 +22,22 @@ WALK = shipped_policy("walk", ".ckpt")
 FIRST = Path(__file__).parents[1] / "first_version"
 
 
-def test_the_shipped_bundle_is_the_shipped_checkpoint_on_the_shipped_robot() -> None:
-    trained, bundle = load_trained(CHECKPOINT), read_bundle(BUNDLE)
+@pytest.mark.parametrize("path", [CHECKPOINT, WALK], ids=["stand", "walk"])
+def test_a_shipped_bundle_is_the_shipped_checkpoint_on_the_shipped_robot(path: Path) -> None:
+    trained, bundle = load_trained(path), read_bundle(path.with_suffix(".kinfer"))
     assert bundle.spec is not None
     assert bundle.spec.weights_digest == trained.spec.weights_digest
     assert bundle.spec.config_digest == trained.spec.config_digest
     assert bundle.spec.robot == load_robot("kbot")
-    assert bundle.spec.proofs, "a shipped bundle is a proven one"
+    assert bundle.spec.proofs and not bundle.spec.proofs["failures"], "a shipped bundle is a proven one"
+    assert bundle.spec.margins is not None
+
+
+@pytest.mark.parametrize("path", sorted(CHECKPOINT.parent.glob("*.ckpt")), ids=lambda path: path.name)
+def test_a_shipped_checkpoint_is_the_networks_alone(path: Path) -> None:
+    _, arrays = checkpoint.read(path)
+    assert {name.split(".")[0] for name in arrays} <= {"model", "learner"}, "no environments, no physics"
+    assert all(name.startswith("learner.scale") for name in arrays if name.startswith("learner"))
 
 
 @pytest.mark.parametrize("path", [CHECKPOINT, WALK, FIRST / "kbot_stand.ckpt"], ids=["stand", "walk", "first version"])
