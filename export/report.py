@@ -104,7 +104,7 @@ def proofs(report: Report) -> list[Proof]:
                 what=f"Closed loop in {ENGINE_NAMES[loop.engine]}: {loop.episodes} episodes of each",
                 found=f"survival {m.onnx:.1%} and {m.jax:.1%}, "
                 f"95 %: {100 * m.low95:+.1f} to {100 * m.high95:+.1f} points",
-                limit=f"within {100 * m.margin:g} points, or 0 inside",
+                limit=f"within {100 * m.margin:g} points, or 0 in the 99.9 % interval",
                 holds=not loop.failures(),
             )
         )
@@ -347,7 +347,8 @@ def _loop(loop: ClosedLoop) -> str:
         f"<h3>{ENGINE_NAMES[loop.engine]}: {loop.episodes} episodes of each, seed {loop.seed}</h3>{table(head, rows)}"
         f'<p class="quiet">{loop.parted} of {loop.episodes} episodes were survived by one form alone. In the first '
         f"second the joints of half of the episodes differ by at most {loop.joint_deviation_rad:.1e} rad (limit "
-        f"{DEVIATION_LIMIT_RAD:g}), of all by {loop.joint_deviation_max_rad:.1e} rad.</p>"
+        f"{DEVIATION_LIMIT_RAD:g}), of all by {loop.joint_deviation_max_rad:.1e} rad. &ldquo;No difference&rdquo;: the "
+        "99.9 % interval contains 0.</p>"
     )
 
 

@@ -45,6 +45,7 @@ def test_the_bootstrap_interval_is_that_of_the_mean_and_the_same_again():
     assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.01)
     assert bootstrap(differences, 0) == (low, high) != bootstrap(differences, 1)
     assert bootstrap(np.zeros(10), 0) == (0.0, 0.0)
+    assert bootstrap(differences, 0, 0.999) == pytest.approx((mean - 3.29 * error, mean + 3.29 * error), abs=0.03)
 
 
 def test_equal_evaluations_are_equivalent_in_every_metric():
@@ -66,6 +67,17 @@ def test_a_difference_that_is_certain_and_too_small_to_matter_is_equivalent():
     assert found.returns.low95 > 0 and found.returns.verdict == "equivalent"
     found = closed_loop(evaluation(returns=np.full(200, 10.6)), evaluation(), 0.02)
     assert found.returns.verdict == "different"
+
+
+def test_right_bundles_are_not_refused_for_what_one_metric_in_twenty_does():
+    rng, apart = np.random.default_rng(3), []
+    for _ in range(100):
+        found = closed_loop(
+            evaluation(64, drift_m=rng.normal(2.0, 0.3, 64)), evaluation(64, drift_m=2 + np.zeros(64)), 1
+        )
+        apart.append((found.drift.low95 > 0 or found.drift.high95 < 0, bool(found.failures())))
+    beyond, refused = np.sum(apart, axis=0)
+    assert beyond >= 2 and refused == 0
 
 
 def test_few_episodes_that_scatter_show_no_difference_and_no_equivalence():
