@@ -104,7 +104,7 @@ def proofs(report: Report) -> list[Proof]:
                 what=f"Closed loop in {ENGINE_NAMES[loop.engine]}: {loop.episodes} episodes of each",
                 found=f"survival {m.onnx:.1%} and {m.jax:.1%}, "
                 f"95 %: {100 * m.low95:+.1f} to {100 * m.high95:+.1f} points",
-                limit=f"within {100 * m.margin:g} points, or 0 in the 99.9 % interval",
+                limit=f"within {100 * m.margin:g} points, or 0 in 99.9 %",
                 holds=not loop.failures(),
             )
         )
