@@ -130,6 +130,8 @@ class PpoConfig(Settings):
             refine it.
         entropy: weight of the entropy; it may follow the curriculum's level: much to find a gait, little to refine it.
         std_max: the raw action's spread is no greater. A policy that has its gait learns to be still with less.
+        std_at_rest: share of the spread that is used where the gait clock rests: who is shaken by his own noise does
+            not learn to stand still.
         average: share that the mean of the actor's weights keeps at each update; 0.995 makes it of about the last 200.
             `model.ckpt` holds the mean, which is steadier than the last weights. Training goes on with the last. 0 is
             no mean.
@@ -162,6 +164,7 @@ class PpoConfig(Settings):
     target_kl: Annotated[float | Scale, Bound(1e-9, 1000, "nats")] = 0.025
     entropy: Annotated[float | Scale, Bound(0, 1000, "a weight")] = 0.002
     std_max: Annotated[float, Bound(1e-4, 1000, "a spread")] = 1000.0
+    std_at_rest: Annotated[float, Bound(1e-3, 1, "a share")] = 1.0
     average: Annotated[float, Bound(0, 0.999999, "a share")] = 0.0
     value_coefficient: Annotated[float, Bound(0, 1000, "a weight")] = 1.0
     max_grad_norm: Annotated[float, Bound(1e-9, 1e9, "a norm")] = 1.0
@@ -281,6 +284,8 @@ class Config(Settings):
             for name in ("hidden", "head"):
                 width = getattr(self.policy, name)
                 self.require(width % 2 == 0, f"policy.{name}", width, "an even number with ppo.symmetry=exact")
+        quiet, clocked = self.ppo.std_at_rest, self.policy.clock.frequency_hz > 0
+        self.require(clocked or quiet == 1.0, "ppo.std_at_rest", quiet, "1 where policy.clock.frequency_hz is 0")
         self._check_inputs()
         for room in ("observations", "critic"):
             for key, term in getattr(self, room).items():

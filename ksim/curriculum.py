@@ -132,9 +132,16 @@ class Success(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Curriculum(Settings, abc.ABC):
-    """What moves the level."""
+    """What moves the level.
+
+    Attributes:
+        first_level: the level at the start.
+        easier: share by which an episode of training may be easier. Its robot, noise, delays and events are drawn as at
+            a level of its own, uniformly between (1 - easier) of the level and the level. Rewards follow the level.
+    """
 
     first_level: Annotated[float, _LEVEL] = 0.0
+    easier: Annotated[float, SHARE] = 0.0
 
     @abc.abstractmethod
     def next_level(self, level: float, success: Success) -> float:

@@ -111,9 +111,11 @@ class Environment:
         episode_steps: control steps of a full episode.
         nominal: the robot as described, before anything is drawn; of one environment.
         critic_sizes: length of each of the critic's terms, in the order of its vector.
+        easier: share of the level by which an episode may be easier, see Curriculum.easier; only training has it.
     """
 
-    def __init__(self, config: Config, engine: PhysicsEngine):
+    def __init__(self, config: Config, engine: PhysicsEngine, easier: float = 0.0):
+        self.easier = easier
         self.config, self.engine, self.scene, self.envs = config, engine, engine.scene, engine.envs
         self.episode_steps = round(self.scene.episode_length_s / self.scene.control_period_s)
         self._places = places(config.policy.clock, self.scene.command_names)
@@ -143,16 +145,23 @@ class Environment:
             target=env.target,
             time_s=env.step * jnp.float32(self.scene.control_period_s),
             phase=env.phase,
-            moving=self._moving(env.command),
+            moving=self.moving(env.command),
             channels=readings,
             events=env.carries["events"],
-            level=level,
+            level=self._own(level, env.episode_key),
             key=env.key,
             episode_key=env.episode_key,
         )
 
-    def _moving(self, command: Any) -> Any:
+    def moving(self, command: Any) -> Any:
+        """Whether a command asks for motion: the gait clock runs, (E,)."""
         return self.config.policy.clock.moving(command, self._places)
+
+    def _own(self, level: Any, episode_key: Any) -> Any:
+        """The level of an episode."""
+        if not self.easier:
+            return level
+        return level * (1.0 - self.easier * jax.random.uniform(fold(episode_key, "level")))
 
     @staticmethod
     def _for(state: State, room: str, name: str) -> State:
@@ -165,6 +174,7 @@ class Environment:
     def _fresh(self, key: Any, stagger: Any, level: Any) -> tuple[EnvState, PhysicsParams, Any, Any]:
         c, scene = self.config, self.scene
         key, episode_key, clock_key = jax.random.split(key, 3)
+        level = self._own(level, episode_key)
         params, drawn = self.nominal, {}
         for name, term in c.randomizations.items():
             drawn[name] = term.draw(fold(episode_key, f"randomizations/{name}"), scene, level)
@@ -222,7 +232,7 @@ class Environment:
             step=env.step + 1,
             action=action,
             target=target,
-            phase=c.policy.clock.advance(env.phase, self._moving(env.command), period),
+            phase=c.policy.clock.advance(env.phase, self.moving(env.command), period),
             packets=delay.advance(packets, period, jnp),
             started=jnp.zeros((), bool),
             carries={**env.carries, "events": events},
@@ -361,7 +371,7 @@ class Environment:
             command=before.command,
             action=action,
             phase=before.phase,
-            moving=self._moving(before.command),
+            moving=self.moving(before.command),
             first=before.started,
             time_s=before.step * jnp.float32(self.scene.control_period_s),
             done=ended.done,
@@ -552,8 +562,14 @@ def make_scene(config: Config) -> Scene:
     )
 
 
-def make_environment(config: Config, envs: int, engine: str | None = None) -> Environment:
+def make_environment(config: Config, envs: int, engine: str | None = None, easier: float = 0.0) -> Environment:
     """The environments of a configuration.
+
+    Args:
+        config: the task.
+        envs: number of environments.
+        engine: mujoco, mjx or auto, in place of the configuration's.
+        easier: share of the level by which an episode may be easier.
 
     Raises:
         ConfigError: the task does not fit the robot.
@@ -566,4 +582,5 @@ def make_environment(config: Config, envs: int, engine: str | None = None) -> En
             history[term.signal] = max(reach, history.get(term.signal, 0.0))
     kind = engine or config.engine
     arguments = {"fields": fields, "history": history}
-    return Environment(config, make_engine(kind, scene, envs, config.actuators, threads=config.threads, **arguments))
+    made = make_engine(kind, scene, envs, config.actuators, threads=config.threads, **arguments)
+    return Environment(config, made, easier)

@@ -38,6 +38,7 @@ class Rollout(NamedTuple):
         mirror_state: the same of the actor that saw the mirror images, (E, state), with `ppo.symmetry=augment`.
         critic_state: recurrent state of the critic before step 0, (E, state).
         taught: what the teacher would have done, (T, E, n); empty without one.
+        quiet: logarithm of the share of the spread that the actions had, (T, E, 1); empty where it is 1.
     """
 
     observation: Any
@@ -52,6 +53,7 @@ class Rollout(NamedTuple):
     critic_state: Any
     mirror_state: Any = ()
     taught: Any = ()
+    quiet: Any = ()
 
 
 class ValueScale(NamedTuple):
@@ -93,6 +95,11 @@ def trainable(model: Model) -> Any:
         return moved
     still = jax.tree.map(lambda _: False, model.actor.normaliser)
     return eqx.tree_at(lambda m: m.actor.normaliser, moved, still)
+
+
+def quieted(log_std: Array, quiet: Any) -> Array:
+    """Logarithm of the spread where a share of it is used; `quiet` as in Rollout."""
+    return log_std if isinstance(quiet, tuple) else log_std + quiet
 
 
 def log_prob(action: Array, mean: Array, log_std: Array) -> Array:
@@ -144,6 +151,7 @@ class Batch(NamedTuple):
     critic_state: Any
     mirror_state: Any
     taught: Any = ()
+    quiet: Any = ()
 
 
 def loss(
@@ -166,7 +174,7 @@ def loss(
         model = eqx.tree_at(lambda m: m.actor, model, model.actor.even(mirror))
     mean, _, features = model.actor.unrolled(batch.observation, batch.actor_state, batch.resets)
     value, _ = model.critic.net.unroll(batch.critic, batch.critic_state, batch.resets)
-    log_std = model.actor.log_std
+    log_std = quieted(model.actor.log_std, batch.quiet)
     learned = jnp.arange(mean.shape[0])[:, None] >= config.burn_in
     weight = jnp.broadcast_to(learned, batch.log_prob.shape) / jnp.sum(jnp.broadcast_to(learned, batch.log_prob.shape))
 
@@ -185,7 +193,7 @@ def loss(
         mirrored = log_prob(mirror.action(batch.action), image, mirror.spread(log_std))
         total = 0.5 * (surrogate + surrogate_of(mirrored - batch.log_prob)[0])
     value_error = jnp.sum(weight * (value[..., 0] - batch.target) ** 2)
-    entropy = jnp.sum(log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
+    entropy = jnp.sum(model.actor.log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e))
     figures = {"surrogate": surrogate, "value_error": value_error, "entropy": entropy, "kl": kl}
     total = total - factor(config.entropy, level) * entropy
     if config.teacher:
@@ -280,6 +288,7 @@ def update(
         critic_state=rollout.critic_state,
         mirror_state=rollout.mirror_state,
         taught=rollout.taught,
+        quiet=rollout.quiet,
     )
     envs = reward.shape[1]
     if spread:

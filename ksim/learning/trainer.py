@@ -6,6 +6,7 @@ physics runs between them on the host. On MJX the steps, the rewards and the upd
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,6 +109,7 @@ class Tick(NamedTuple):
     first: Any
     before: EnvState
     taught: Any
+    quiet: Any
 
 
 class Trainer:
@@ -118,7 +120,8 @@ class Trainer:
         self.world = world or World.here()
         self.started_from: dict[str, Any] | None = None
         self.about_critic = ""
-        self.env = environment or make_environment(config, self.world.local(config.ppo.envs))
+        local, easier = self.world.local(config.ppo.envs), config.curriculum.easier
+        self.env = environment or make_environment(config, local, easier=easier)
         self.robot = self.env.scene.built.spec
         self.teacher = None
         if config.ppo.teacher:
@@ -230,7 +233,11 @@ class Trainer:
         state, phase, last_action, last_target = policy.split(carry)
         observation = jax.vmap(policy.encode)(seen.inputs, phase, last_action)
         mean, state = jax.vmap(policy.actor)(observation, state)
-        log_std = policy.actor.log_std
+        quiet = ()
+        if self.config.ppo.std_at_rest < 1:
+            moving = self.env.moving(before.command)[:, None]
+            quiet = jnp.where(moving, 0.0, math.log(self.config.ppo.std_at_rest))
+        log_std = ppo.quieted(policy.actor.log_std, quiet)
         raw = mean + jnp.exp(log_std) * self._noise(noise_key, mean)
         target, carry = policy.act(seen.inputs, raw, state, phase, last_target)
         after, drive = self.env.drive(physics, params, before, raw, target, level)
@@ -243,7 +250,7 @@ class Trainer:
             else:
                 inputs = self.env.noiseless(physics, params, env, level)
             taught = jax.vmap(self.teacher.policy.encode)(inputs, phase, last_action)
-        kept = Tick(observation, seen.critic, Action(raw, target), log_prob, env.started, slim, taught)
+        kept = Tick(observation, seen.critic, Action(raw, target), log_prob, env.started, slim, taught, quiet)
         return after, drive, carry, key, kept
 
     def _noise(self, key: Any, like: Any) -> Any:
@@ -304,6 +311,7 @@ class Trainer:
             critic_state=learner.critic_state,
             mirror_state=learner.mirror_state,
             taught=taught,
+            quiet=ticks.quiet,
         )
         key, update_key = jax.random.split(learner.key)
         model, opt_state, rate, scale, states, figures = ppo.update(

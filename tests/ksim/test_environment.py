@@ -18,6 +18,7 @@ import pytest
 from ksim.actuators import TorqueActuators
 from ksim.commands import UniformCommand
 from ksim.config import Config, PolicyConfig
+from ksim.curriculum import FixedCurriculum, LinearScale
 from ksim.environment import RENEWED_AT_ONCE, Environment, make_environment
 from ksim.events import ForcePush, Stall
 from ksim.noise import GaussianNoise
@@ -271,3 +272,30 @@ def test_who_looks_again_before_the_first_step_sees_what_the_sensors_have_sent(e
     for name in ("joint_angles", "projected_gravity"):
         assert np.abs(again.inputs[name]).max() > 0.1
         np.testing.assert_allclose(again.inputs[name], first.inputs[name], atol=1.0)
+
+
+def test_an_easier_episode_is_drawn_and_measured_as_at_a_level_of_its_own(task: Config):
+    grows = LinearScale(low=0.0, high=1.0)
+    harder = dataclasses.replace(
+        task,
+        curriculum=FixedCurriculum(easier=0.75),
+        observations=task.observations
+        | {"joint_angles": JointPositionObservation(noise=GaussianNoise(std=0.01, scale=grows))},
+        randomizations={
+            "kp": KpRandomization(factor=(0.5, 2.0), scale=grows),
+            "kd": KdRandomization(factor=(0.5, 2.0), scale=grows),
+        },
+    )
+    # as ksim eval, and as ksim train
+    plain, easier = (make_environment(harder, 64, "mujoco", easier=share) for share in (0.0, 0.75))
+    drawn = []
+    for env in (plain, easier):
+        batch, seen = env.reset(jax.random.key(1))
+        apart = {k: np.asarray(v)[:, 0] for k, v in batch.params.drawn.items()}
+        drawn.append(apart | {"noise": seen.inputs["joint_angles"][:, 0] - batch.physics.qpos[:, 0]})
+    shares = {name: drawn[1][name] / drawn[0][name] for name in drawn[0]}
+    # of one episode all have the same share, and no two episodes have
+    np.testing.assert_allclose(shares["kd"], shares["kp"], rtol=1e-3)
+    np.testing.assert_allclose(shares["noise"], shares["kp"], rtol=1e-2)
+    assert 0.25 <= shares["kp"].min() < 0.35 and 0.9 < shares["kp"].max() <= 1.0
+    assert shares["kp"].mean() == pytest.approx(0.625, abs=0.1)
