@@ -111,11 +111,11 @@ class Environment:
         episode_steps: control steps of a full episode.
         nominal: the robot as described, before anything is drawn; of one environment.
         critic_sizes: length of each of the critic's terms, in the order of its vector.
-        easier: share of the level by which an episode may be easier, see Curriculum.easier; only training has it.
+        training: each episode has a level of its own, where the curriculum says so.
     """
 
-    def __init__(self, config: Config, engine: PhysicsEngine, easier: float = 0.0):
-        self.easier = easier
+    def __init__(self, config: Config, engine: PhysicsEngine, training: bool = False):
+        self.training = training
         self.config, self.engine, self.scene, self.envs = config, engine, engine.scene, engine.envs
         self.episode_steps = round(self.scene.episode_length_s / self.scene.control_period_s)
         self._places = places(config.policy.clock, self.scene.command_names)
@@ -159,9 +159,10 @@ class Environment:
 
     def _own(self, level: Any, episode_key: Any) -> Any:
         """The level of an episode."""
-        if not self.easier:
+        easier = self.config.curriculum.easier if self.training else 0.0
+        if not easier:
             return level
-        return level * (1.0 - self.easier * jax.random.uniform(fold(episode_key, "level")))
+        return level * (1.0 - easier * jax.random.uniform(fold(episode_key, "level")))
 
     @staticmethod
     def _for(state: State, room: str, name: str) -> State:
@@ -562,14 +563,14 @@ def make_scene(config: Config) -> Scene:
     )
 
 
-def make_environment(config: Config, envs: int, engine: str | None = None, easier: float = 0.0) -> Environment:
+def make_environment(config: Config, envs: int, engine: str | None = None, training: bool = False) -> Environment:
     """The environments of a configuration.
 
     Args:
         config: the task.
         envs: number of environments.
         engine: mujoco, mjx or auto, in place of the configuration's.
-        easier: share of the level by which an episode may be easier.
+        training: each episode has a level of its own, where the curriculum says so.
 
     Raises:
         ConfigError: the task does not fit the robot.
@@ -583,4 +584,4 @@ def make_environment(config: Config, envs: int, engine: str | None = None, easie
     kind = engine or config.engine
     arguments = {"fields": fields, "history": history}
     made = make_engine(kind, scene, envs, config.actuators, threads=config.threads, **arguments)
-    return Environment(config, made, easier)
+    return Environment(config, made, training)

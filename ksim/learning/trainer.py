@@ -120,8 +120,7 @@ class Trainer:
         self.world = world or World.here()
         self.started_from: dict[str, Any] | None = None
         self.about_critic = ""
-        local, easier = self.world.local(config.ppo.envs), config.curriculum.easier
-        self.env = environment or make_environment(config, local, easier=easier)
+        self.env = environment or make_environment(config, self.world.local(config.ppo.envs), training=True)
         self.robot = self.env.scene.built.spec
         self.teacher = None
         if config.ppo.teacher:

@@ -287,7 +287,7 @@ def test_an_easier_episode_is_drawn_and_measured_as_at_a_level_of_its_own(task: 
         },
     )
     # as ksim eval, and as ksim train
-    plain, easier = (make_environment(harder, 64, "mujoco", easier=share) for share in (0.0, 0.75))
+    plain, easier = (make_environment(harder, 64, "mujoco", training=training) for training in (False, True))
     drawn = []
     for env in (plain, easier):
         batch, seen = env.reset(jax.random.key(1))

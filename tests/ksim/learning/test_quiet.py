@@ -67,7 +67,7 @@ def test_an_update_reads_the_probability_with_the_spread_that_drew(trainer):
 
 
 def test_training_has_easier_episodes_where_its_curriculum_says_so(trainer):
-    assert trainer.env.easier == 0.5
+    assert trainer.env.training and trainer.env.config.curriculum.easier == 0.5
 
 
 def test_without_a_clock_there_is_no_rest_to_be_quiet_at(config):
