@@ -19,6 +19,7 @@ VERBS = {
     "demo": ("ksim.demo:main", "the whole path on this machine: train, export, prove, run, record, compare"),
     "train": ("ksim.train_command:main", "train a policy"),
     "eval": ("ksim.evaluate_command:main", "survival and return of a checkpoint or a bundle"),
+    "average": ("ksim.average:main", "the mean of the weights of checkpoints that went on from the same one"),
     "vis": ("ksim.vis:main", "show a policy: a window, or a video file"),
     "replay": ("ksim.replay_command:main", "play one episode again and log every step of it"),
     "diff": ("ksim.diff_command:main", "the first step at which two logged episodes part, and the likely layer"),

@@ -23,7 +23,7 @@ S = TypeVar("S", bound="Settings")
 
 # what to install for a verb that finds one of these modules missing
 _EXTRAS = {"train": "train", "eval": "train", "vis": "train", "export": "export", "validate": "export"}
-_EXTRAS |= {"twin": "sim", "parity": "sim", "replay": "train", "diff": "train", "view": "view"}
+_EXTRAS |= {"twin": "sim", "parity": "sim", "replay": "train", "diff": "train", "average": "train", "view": "view"}
 _EXTRA_MODULES = {
     *("equinox", "imageio_ffmpeg", "jax", "jax2onnx", "jaxtyping", "mujoco", "onnx", "optax", "rich", "tensorboardX"),
     *("evdev", "pyarrow", "viser"),

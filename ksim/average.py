@@ -1,0 +1,86 @@
+"""The mean of the weights of several checkpoints, and the command `ksim average`.
+
+Networks that went on from the same one may be averaged: the mean is often better than each, and lies between them in
+what each is good at. Networks that were trained apart may not: their hidden units mean different things.
+
+Source: Wortsman et al., "Model soups", arXiv 2203.05482.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ksim.errors import CheckpointError
+from toolkit.cli import importing, parser
+
+# of a checkpoint's arrays: what model.ckpt has
+_KEPT = ("model", "learner.scale")
+
+
+def average(paths: Sequence[str | Path], out: str | Path) -> None:
+    """Write the mean of the networks of checkpoints.
+
+    Args:
+        paths: model.ckpt or last.ckpt of runs; one that is named twice counts twice. The first gives all but weights.
+        out: the file to write, networks alone as model.ckpt has them.
+
+    Raises:
+        CheckpointError: a file is damaged, or its networks are not those of the first with other weights.
+    """
+    from ksim.learning import checkpoint
+    from ksim.learning.description import read_config
+
+    read = {path: checkpoint.read(path, wanted=_KEPT) for path in dict.fromkeys(map(str, paths))}
+    first, *others = read
+    meta, whole = read[first]
+    config = read_config(first, meta)
+    starts = {path: checkpoint.Start.read(path) for path in read}
+    for path in others:
+        starts[path].check(starts[first].robot, config)
+        arrays = read[path][1]
+        names = sorted(name for name in whole.keys() | arrays.keys() if name.startswith("model"))
+        differ = next((name for name in names if _shape(whole, name) != _shape(arrays, name)), None)
+        if differ is not None:
+            raise CheckpointError(
+                f"{path}: its {differ} is {_shape(arrays, differ)}; that of {first} is {_shape(whole, differ)}; "
+                "expected networks of one shape: runs that went on from the same checkpoint"
+            )
+    # without the scale of the critic's values a file is whole too
+    every = [name for name in whole if all(name in arrays for _, arrays in read.values())]
+    total = {name: np.zeros(whole[name].shape, np.float64) for name in every}
+    for path in map(str, paths):
+        for name in every:
+            total[name] += read[path][1][name]
+    mean = {name: (value / len(paths)).astype(whole[name].dtype) for name, value in total.items()}
+    kept: dict[str, Any] = {name: value for name, value in meta.items() if name not in ("format", "weights")}
+    kept["mean_of"] = [starts[str(path)].origin["weights_digest"] for path in paths]
+    checkpoint.write(out, kept, mean)
+
+
+def _shape(arrays: dict[str, np.ndarray], name: str) -> str:
+    return f"{arrays[name].dtype} {list(arrays[name].shape)}" if name in arrays else "not there"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    p = parser(
+        "ksim average",
+        "The mean of the weights of checkpoints that went on from the same one.\n"
+        "Named twice, a checkpoint counts twice. The configuration is the first one's.",
+        "ksim average runs/a/model.ckpt runs/b/model.ckpt -o runs/mean.ckpt",
+    )
+    p.add_argument("checkpoint", nargs="+", help="model.ckpt or last.ckpt of a run, two or more")
+    p.add_argument("-o", "--out", required=True, metavar="FILE", help="the checkpoint to write")
+    args = p.parse_args(argv)
+    if len(args.checkpoint) < 2:
+        p.error(f"got one checkpoint, {args.checkpoint[0]}; expected two or more")
+    with importing("average"):
+        import ksim.learning.checkpoint  # noqa: F401
+    average(args.checkpoint, args.out)
+    print(f"wrote {args.out}", file=sys.stderr)
+    return 0
