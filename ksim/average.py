@@ -41,6 +41,10 @@ def average(paths: Sequence[str | Path], out: str | Path) -> None:
     config = read_config(first, meta)
     starts = {path: checkpoint.Start.read(path) for path in read}
     for path in others:
+        for room in ("policy", "critic"):
+            _same(path, first, room, getattr(starts[path].config, room), getattr(config, room))
+        symmetry = {"symmetry": starts[path].config.ppo.symmetry}, {"symmetry": config.ppo.symmetry}
+        _same(path, first, "ppo", *symmetry)
         starts[path].check(starts[first].robot, config)
         arrays = read[path][1]
         names = sorted(name for name in whole.keys() | arrays.keys() if name.startswith("model"))
@@ -60,6 +64,18 @@ def average(paths: Sequence[str | Path], out: str | Path) -> None:
     kept: dict[str, Any] = {name: value for name, value in meta.items() if name not in ("format", "weights")}
     kept["mean_of"] = [starts[str(path)].origin["weights_digest"] for path in paths]
     checkpoint.write(out, kept, mean)
+
+
+def _same(path: str, first: str, room: str, theirs: Any, ours: Any) -> None:
+    """That what the networks see and do means the same in both files."""
+    a, b = (room if isinstance(room, dict) else room.to_dict() for room in (theirs, ours))
+    # the spread at the start is gone
+    differ = next((k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and k != "init_std"), None)
+    if differ is not None:
+        raise CheckpointError(
+            f"{path}: its {room}.{differ}: {a.get(differ)!r:.200}; that of {first}: {b.get(differ)!r:.200}; "
+            "they must be the same for a mean"
+        )
 
 
 def _shape(arrays: dict[str, np.ndarray], name: str) -> str:

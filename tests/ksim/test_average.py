@@ -63,8 +63,15 @@ def test_the_mean_is_run_like_any_checkpoint_and_says_what_it_is_of(runs, tmp_pa
 def test_networks_of_another_shape_are_refused_and_nothing_is_written(runs, tmp_path, capsys):
     first, _, wide = runs
     out = tmp_path / "mean.ckpt"
-    with pytest.raises(CheckpointError, match=r"its policy.hidden: 12; this run has 8"):
+    with pytest.raises(CheckpointError, match=r"its policy.hidden: 12; that of .*: 8; they must be the same"):
         average([first, wide], out)
+    louder = tmp_path / "louder.ckpt"
+    meta, networks = checkpoint.read(first)
+    policy = {**meta["config"]["policy"], "action_scale": 0.5}
+    kept = {k: v for k, v in meta.items() if k != "format"} | {"config": {**meta["config"], "policy": policy}}
+    checkpoint.write(louder, kept, networks)
+    with pytest.raises(CheckpointError, match=r"louder.ckpt: its policy.action_scale: 0.5; that of .*: 1.0; they must"):
+        average([first, louder], out)
     with pytest.raises(SystemExit):
         main(["average", str(first), "-o", str(out)])
     assert "got one checkpoint" in capsys.readouterr().err
