@@ -80,6 +80,8 @@ class PolicyConfig(Settings):
         passthrough: {joint: command}; the joint's target is that command [rad], which the network does not see.
         clock: a gait clock in the carry, which the network sees.
         init_std: spread of the raw action at the start.
+        estimator: width of a second LSTM, which tells the first how fast the base moves; 0 is none. It learns that from
+            the simulation.
         sees: names of the critic's terms that the actor sees in place of what a robot gives: a teacher for
             `ppo.teacher`. No robot can run it.
     """
@@ -101,10 +103,12 @@ class PolicyConfig(Settings):
     passthrough: dict[str, str] = field(default_factory=dict)
     clock: GaitClock = GaitClock()
     init_std: Annotated[float, Bound(1e-4, 100, "a standard deviation")] = 0.3
+    estimator: Annotated[int, Bound(0, 100_000, "units, 0 for none")] = 0
     sees: tuple[str, ...] = ()
 
     def check(self) -> None:
         self.require(len(set(self.sees)) == len(self.sees), "sees", list(self.sees), "each term once")
+        self.require(not (self.estimator and self.normalise), "estimator", self.estimator, "0 with policy.normalise")
         wide = self.network == "mlp"
         fits = f"0 for {self.network}, whose memory is its state"
         self.require(wide or not self.history, "history", self.history, fits)
@@ -142,6 +146,7 @@ class PpoConfig(Settings):
         burn_in: first steps of each sequence that only bring the recurrent states up to date, and teach nothing.
         symmetry: none; augment: also learn from the mirror image of each step; exact: the actor's weights are tied so
             that what it does to the mirror image is the mirror image of what it does. Exact costs nothing.
+        estimator_rate: step size of the estimator (policy.estimator).
         predict: weight of the error with which the actor's last layer tells what the critic sees, as a share of its
             variance. It gives the actor's memory something to learn beside the reward; what tells it is left out of the
             bundle. 0 leaves it out.
@@ -171,6 +176,7 @@ class PpoConfig(Settings):
     critic_first: Annotated[int, Bound(0, 1_000_000, "updates")] = 0
     burn_in: Annotated[int, Bound(0, 10_000, "steps")] = 0
     symmetry: Literal["none", "augment", "exact"] = "none"
+    estimator_rate: Annotated[float, _STEP_SIZE] = 1e-3
     predict: Annotated[float, Bound(0, 1000, "a weight")] = 0.0
     teacher: str = ""
     distillation: Annotated[float | Scale, _SHARE] = 1.0
@@ -281,7 +287,7 @@ class Config(Settings):
             known = f"terms of the critic ({', '.join(self.critic) or 'it has none'})"
             self.require(name in self.critic, "policy.sees", name, known)
         if self.ppo.symmetry == "exact":  # a unit and its mirror image
-            for name in ("hidden", "head"):
+            for name in ("hidden", "head", "estimator"):
                 width = getattr(self.policy, name)
                 self.require(width % 2 == 0, f"policy.{name}", width, "an even number with ppo.symmetry=exact")
         quiet, clocked = self.ppo.std_at_rest, self.policy.clock.frequency_hz > 0

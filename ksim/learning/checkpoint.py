@@ -25,7 +25,7 @@ import numpy as np
 from ksim.config import Config
 from ksim.errors import CheckpointError
 from ksim.learning.description import FIRST_FORMAT, check_description, described, read_config, read_robot
-from ksim.learning.policy import INPUTS, Model, Policy, make_model, make_policy
+from ksim.learning.policy import ESTIMATED, INPUTS, Model, Policy, make_model, make_policy
 from robots.command_names import COMMAND_ALIASES
 from robots.errors import SpecError
 from robots.spec import PolicySpec, RobotSpec, digest, input_specs
@@ -303,6 +303,8 @@ class Start:
             pairs["ppo.symmetry"] = (self.config.ppo.symmetry, "exact")
         for key in _SHAPES:
             pairs[f"policy.{key}"] = (getattr(old, key), getattr(new, key))
+        if old.estimator:  # a new one tells the network nothing at first
+            pairs["policy.estimator"] = (old.estimator, new.estimator)
         for name, (theirs, ours) in pairs.items():
             if theirs != ours:
                 raise CheckpointError(
@@ -329,7 +331,7 @@ class Start:
             CheckpointError: an array of the actor is missing or of another shape.
         """
         try:
-            actor = fill(model.actor, "model.actor", self.arrays)
+            actor = fill(model.actor, "model.actor", self._actor_of(model))
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
         model = eqx.tree_at(lambda m: m.actor, model, actor)
@@ -352,6 +354,19 @@ class Start:
             predictor = fill(model.predictor, "model.predictor", self.arrays)
             model = Model(actor=model.actor, critic=model.critic, predictor=predictor)
         return model, scale, f"new to the critic: {', '.join(new)}" if new else ""
+
+    def _actor_of(self, model: Model) -> dict[str, np.ndarray]:
+        """The actor's arrays; where an estimator is new, it is the fresh one, and what it tells counts nothing."""
+        if model.actor.estimator is None or self.config.policy.estimator:
+            return self.arrays
+        fresh = {name: np.asarray(value) for name, value in named_leaves(model.actor, "model.actor").items()}
+        out = {name: value for name, value in fresh.items() if name.startswith("model.actor.estimator")} | self.arrays
+        told = len(ESTIMATED)
+        seen = model.actor.net.inputs - told
+        for name in fresh:
+            if name.startswith("model.actor.net") and name.endswith(_SEES_INPUTS) and name in out:
+                out[name] = np.insert(out[name], [seen] * told, 0.0, axis=1)
+        return out
 
     def _critic_of(self, model: Model, new: Sequence[str], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
         """The critic's arrays with the columns of its first layers where the new run has their terms.

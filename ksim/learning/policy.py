@@ -8,6 +8,7 @@ last targets.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,20 +35,32 @@ from robots.spec import CarrySpec, CommandSpec, RobotSpec
 INPUTS = OUR_INPUTS
 
 
+# What an estimator tells, in the frame of the heading [m/s, m/s, rad/s], and how the mirror changes it.
+ESTIMATED = ("forward", "left", "yaw_rate")
+ESTIMATES_MIRROR: dict[str, Any] = {"action_index": (0, 1, 2), "action_sign": (1.0, -1.0, -1.0)}
+
+
 class Actor(eqx.Module):
     """Observation vector -> mean of the raw action; the spread is a parameter of its own.
 
     Attributes:
-        net: the network.
+        net: the network. Its input is the observation, and after it what the estimator tells.
         log_std: logarithm of the raw action's spread, (actions,).
         normaliser: of the observation, where one is learned.
+        estimator: tells ESTIMATED from the observation, where there is one (Ji et al., arXiv 2202.05481).
     """
 
     net: RecurrentNet | HistoryNet
     log_std: Array
     normaliser: Normaliser | None
+    estimator: RecurrentNet | None
 
     def __init__(self, observation: int, actions: int, config: PolicyConfig, *, key: Array):
+        self.estimator = None
+        if config.estimator:
+            own, told = jax.random.fold_in(key, 3), len(ESTIMATED)
+            self.estimator = RecurrentNet(observation, told, config.estimator, 1, config.estimator, 0.01, key=own)
+            observation += told
         if config.network == "mlp":
             self.net = HistoryNet(observation, actions, config.hidden, config.layers, config.history, 0.01, key=key)
         else:
@@ -61,19 +74,32 @@ class Actor(eqx.Module):
     def even(self, mirror: NetMirror) -> Actor:
         """The exactly symmetric actor nearest to this one."""
         normaliser = None if self.normaliser is None else even_normaliser(self.normaliser, mirror)
-        net, log_std = even_net(self.net, mirror, normaliser), 0.5 * (self.log_std + mirror.spread(self.log_std))
-        parts = (net, log_std, normaliser)
-        return eqx.tree_at(lambda a: (a.net, a.log_std, a.normaliser), self, parts, is_leaf=lambda x: x is None)
+        estimator, wider, log_std = None, mirror, 0.5 * (self.log_std + mirror.spread(self.log_std))
+        if self.estimator is not None:
+            estimator = even_net(self.estimator, dataclasses.replace(mirror, **ESTIMATES_MIRROR), normaliser)
+            wider = mirror.beside(ESTIMATES_MIRROR["action_sign"])
+        net = even_net(self.net, wider, normaliser)
+        parts = (net, log_std, normaliser, estimator)
+        return eqx.tree_at(
+            lambda a: (a.net, a.log_std, a.normaliser, a.estimator), self, parts, is_leaf=lambda x: x is None
+        )
 
     @property
     def layout(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Names and shapes of the parts of the state, in order."""
-        return self.net.layout
+        if self.estimator is None:
+            return self.net.layout
+        return *((f"estimator.{name}", shape) for name, shape in self.estimator.layout), *self.net.layout
+
+    @property
+    def _own(self) -> tuple[int, int]:
+        """Of the estimator's state, its parts and their length."""
+        return (0, 0) if self.estimator is None else (len(self.estimator.layout), self.estimator.state_size)
 
     @property
     def state_size(self) -> int:
         """Length of the flat state."""
-        return self.net.state_size
+        return self._own[1] + self.net.state_size
 
     def _normal(self, observation: Float[Array, "*batch obs"]) -> Float[Array, "*batch obs"]:
         if self.normaliser is None:
@@ -82,20 +108,37 @@ class Actor(eqx.Module):
 
     def advance(self, observation: Array, parts: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
         """One step over the parts of the network's state."""
-        return self.net.advance(self._normal(observation), parts)
+        x, own = self._normal(observation), self._own[0]
+        before, parts = parts[:own], parts[own:]
+        if self.estimator is not None:
+            told, before = self.estimator.advance(x, before)
+            x = jnp.concatenate([x, told])
+        out, after = self.net.advance(x, parts)
+        return out, (*before, *after)
 
     def __call__(self, observation: Float[Array, " obs"], state: Float[Array, " state"]) -> tuple[Array, Array]:
         """One step over the flat state."""
-        return self.net(self._normal(observation), state)
+        if self.estimator is None:
+            return self.net(self._normal(observation), state)
+        sizes = [math.prod(shape) for _, shape in self.layout]
+        out, parts = self.advance(observation, tuple(split(state, sizes)))
+        return out, jnp.concatenate(parts)
 
     def unroll(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array]:
         """T steps, as `Net.unroll`."""
-        return self.net.unroll(self._normal(observations), state, resets)
+        out, last, _, _ = self.unrolled(observations, state, resets)
+        return out, last
 
-    def unrolled(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array, Array]:
-        """T steps: as `unroll`, and what the last layer sees."""
-        features, last = self.net.features(self._normal(observations), state, resets)
-        return linear(self.net.output_layer, features), last, features
+    def unrolled(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array, Array, Any]:
+        """T steps: as `unroll`, and what the last layer sees, and what the estimator tells (T, E, 3), or None."""
+        x, own, told = self._normal(observations), self._own[1], None
+        before, state = state[..., :own], state[..., own:]
+        if self.estimator is not None:
+            told, before = self.estimator.unroll(x, before, resets)
+            # of the reward it learns nothing
+            x = jnp.concatenate([x, jax.lax.stop_gradient(told)], axis=-1)
+        features, last = self.net.features(x, state, resets)
+        return linear(self.net.output_layer, features), jnp.concatenate([before, last], axis=-1), features, told
 
 
 class Critic(eqx.Module):
@@ -343,8 +386,9 @@ def make_model(
     actor = Actor(observation, actions, config.policy, key=actor_key)
     if mirror is not None and config.ppo.symmetry == "exact":
         # of two weights the mean: as wide as they were with the root of two
-        wide = jax.tree.map(lambda x: x * math.sqrt(2.0) if eqx.is_inexact_array(x) else x, actor.net)
-        actor = eqx.tree_at(lambda a: a.net, actor, wide).even(mirror)
+        nets = (actor.net, actor.estimator)
+        wide = jax.tree.map(lambda x: x * math.sqrt(2.0) if eqx.is_inexact_array(x) else x, nets)
+        actor = eqx.tree_at(lambda a: (a.net, a.estimator), actor, wide, is_leaf=lambda x: x is None).even(mirror)
     seen = actor.net.output_layer.in_features
     return Model(
         actor=actor,

@@ -38,6 +38,7 @@ class Rollout(NamedTuple):
         mirror_state: the same of the actor that saw the mirror images, (E, state), with `ppo.symmetry=augment`.
         critic_state: recurrent state of the critic before step 0, (E, state).
         taught: what the teacher would have done, (T, E, n); empty without one.
+        truth: what an estimator should tell, (T, E, 3).
         quiet: logarithm of the share of the spread that the actions had, (T, E, 1); empty where it is 1.
     """
 
@@ -54,6 +55,7 @@ class Rollout(NamedTuple):
     mirror_state: Any = ()
     taught: Any = ()
     quiet: Any = ()
+    truth: Any = ()
 
 
 class ValueScale(NamedTuple):
@@ -152,6 +154,7 @@ class Batch(NamedTuple):
     mirror_state: Any
     taught: Any = ()
     quiet: Any = ()
+    truth: Any = ()
 
 
 def loss(
@@ -172,7 +175,7 @@ def loss(
     """
     if mirror is not None and config.symmetry == "exact":
         model = eqx.tree_at(lambda m: m.actor, model, model.actor.even(mirror))
-    mean, _, features = model.actor.unrolled(batch.observation, batch.actor_state, batch.resets)
+    mean, _, features, told = model.actor.unrolled(batch.observation, batch.actor_state, batch.resets)
     value, _ = model.critic.net.unroll(batch.critic, batch.critic_state, batch.resets)
     log_std = quieted(model.actor.log_std, batch.quiet)
     learned = jnp.arange(mean.shape[0])[:, None] >= config.burn_in
@@ -209,6 +212,9 @@ def loss(
         share = factor(config.distillation, level)
         total = share * apart + (1.0 - share) * total
     total = total + config.value_coefficient * value_error
+    if told is not None:
+        figures["estimate_error"] = jnp.sum(weight * jnp.sum((told - batch.truth) ** 2, axis=-1))
+        total = total + figures["estimate_error"]
     if model.predictor is not None:
         # each in its own spread, so that 1 is what a guess of the mean would leave
         middle, width = moments(batch.critic, (0, 1), spread)
@@ -289,6 +295,7 @@ def update(
         mirror_state=rollout.mirror_state,
         taught=rollout.taught,
         quiet=rollout.quiet,
+        truth=rollout.truth,
     )
     envs = reward.shape[1]
     if spread:
@@ -317,6 +324,11 @@ def update(
         (total, figures), gradient = everywhere(jax.value_and_grad(of_arrays, has_aux=True)(arrays), spread)
         steps, opt_state = transform.update(gradient, opt_state, arrays)
         steps = eqx.tree_at(lambda m: m.actor, steps, replace_fn=lambda part: jax.tree.map(lambda s: acts * s, part))
+        if arrays.actor.estimator is not None:
+            own = config.estimator_rate / rate
+            steps = eqx.tree_at(
+                lambda m: m.actor.estimator, steps, replace_fn=lambda e: jax.tree.map(lambda s: own * s, e)
+            )
         arrays = jax.tree.map(lambda p, s: p - rate * s, arrays, steps)
         most = jnp.log(config.std_max)
         arrays = eqx.tree_at(lambda m: m.actor.log_std, arrays, jnp.minimum(arrays.actor.log_std, most))

@@ -6,6 +6,7 @@ decoding, mirroring and encoding again, so no second table of signs exists.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,13 @@ class NetMirror:
         return jnp.take(raw, np.asarray(self.action_index, np.int32), axis=-1) * np.asarray(
             self.action_sign, np.float32
         )
+
+    def beside(self, signs: tuple[float, ...]) -> NetMirror:
+        """The same of an observation with more numbers after it, which change their signs alone."""
+        seen, more = len(self.offset), len(signs)
+        rows = [(*row, *(0.0,) * more) for row in self.matrix]
+        rows += [(*(0.0,) * (seen + i), sign, *(0.0,) * (more - 1 - i)) for i, sign in enumerate(signs)]
+        return dataclasses.replace(self, matrix=tuple(rows), offset=(*self.offset, *(0.0,) * more))
 
     def spread(self, log_std: Any) -> Any:
         """The spread of the mirrored action, (..., actions)."""

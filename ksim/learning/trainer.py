@@ -112,6 +112,11 @@ class Tick(NamedTuple):
     quiet: Any
 
 
+def _velocity(physics: PhysicsState) -> Any:
+    """What an estimator is to tell, (..., 3), see ksim.learning.policy.ESTIMATED."""
+    return jnp.concatenate([physics.base_lin_vel_h[..., :2], physics.base_ang_vel_w[..., 2:]], axis=-1)
+
+
 class Trainer:
     """One training run over one batch of environments, which may be spread over devices and processes."""
 
@@ -311,6 +316,7 @@ class Trainer:
             mirror_state=learner.mirror_state,
             taught=taught,
             quiet=ticks.quiet,
+            truth=_velocity(trajectory.physics) if learner.model.actor.estimator is not None else (),
         )
         key, update_key = jax.random.split(learner.key)
         model, opt_state, rate, scale, states, figures = ppo.update(

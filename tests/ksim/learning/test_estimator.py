@@ -1,0 +1,153 @@
+"""An actor with a second memory that tells the first how fast the base moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from export.command import export_checkpoint
+from ksim.errors import CheckpointError
+from ksim.learning import checkpoint, ppo
+from ksim.learning.policy import ESTIMATED
+from ksim.learning.trainer import Trainer
+from ksim.train import train
+from tests.ksim.few_terms import few_terms
+from toolkit.errors import SettingsError
+
+
+@pytest.fixture(scope="module")
+def task(config):
+    """Of few terms, with an estimator of six units, and a policy whose left is the mirror image of its right."""
+    policy = dataclasses.replace(config.policy, estimator=6)
+    symmetric = dataclasses.replace(config.ppo, symmetry="exact")
+    run = dataclasses.replace(config.run, total_steps=config.ppo.envs * config.ppo.rollout_steps)
+    return few_terms(config, policy=policy, ppo=symmetric, run=run, randomizations={})
+
+
+@pytest.fixture(scope="module")
+def started(task):
+    """(trainer, learner, batch, progress) before the first update."""
+    trainer = Trainer(task)
+    return trainer, *trainer.start()
+
+
+def drawn(model):
+    """The model with weights that are not small, so that what the estimator tells matters."""
+    keys = iter(jax.random.split(jax.random.key(4), 100))
+    louder = jax.tree.map(
+        lambda x: x + 0.2 * jax.random.normal(next(keys), x.shape) if eqx.is_inexact_array(x) else x, model.actor
+    )
+    return louder
+
+
+def test_a_rollout_is_what_the_steps_are(started):
+    _, learner, _, _ = started
+    actor, seen = drawn(learner.model), learner.model.actor.estimator.inputs
+    xs = jax.random.normal(jax.random.key(1), (5, 2, seen))
+    start = jax.random.normal(jax.random.key(2), (2, actor.state_size))
+    resets = jnp.zeros((5, 2), bool).at[3, 0].set(True)
+    whole, last, _, told = actor.unrolled(xs, start, resets)
+    assert told.shape == (5, 2, len(ESTIMATED)) and next(n for n, _ in actor.layout).startswith("estimator.")
+    for e in range(2):
+        state = start[e]
+        for t in range(5):
+            out, state = actor(xs[t, e], state * (1 - resets[t, e]))
+            np.testing.assert_allclose(whole[t, e], out, atol=1e-5)
+        np.testing.assert_allclose(last[e], state, atol=1e-5)
+    # what it tells matters
+    deaf = eqx.tree_at(lambda a: a.estimator.output_layer.weight, actor, 0 * actor.estimator.output_layer.weight)
+    assert np.abs(deaf.unroll(xs, start, resets)[0] - whole).max() > 1e-3
+
+
+def test_the_mirror_image_is_told_the_mirror_image(started):
+    trainer, learner, _, _ = started
+    mirror, actor = trainer.mirror, drawn(learner.model).even(trainer.mirror)
+    xs = jax.random.normal(jax.random.key(1), (5, 2, actor.estimator.inputs))
+    nothing, resets = jnp.zeros((2, actor.state_size)), jnp.zeros((5, 2), bool)
+    out, _, _, told = actor.unrolled(xs, nothing, resets)
+    image, _, _, told_image = actor.unrolled(mirror.observation(xs), nothing, resets)
+    np.testing.assert_allclose(image, mirror.action(out), atol=1e-4)
+    np.testing.assert_allclose(told_image, told * np.array([1.0, -1.0, -1.0]), atol=1e-4)
+
+
+def test_it_learns_the_velocity(task, tmp_path):
+    run = dataclasses.replace(task.run, total_steps=task.ppo.envs * task.ppo.rollout_steps * 100)
+    still = {"learning_rate": 1e-8, "learning_rate_min": 1e-8, "learning_rate_max": 1e-8}
+    errors = {}
+    for rate in (1e-8, 0.02):
+        learner = dataclasses.replace(task.ppo, estimator_rate=rate, **still)
+        out = tmp_path / f"{rate:g}"
+        train(dataclasses.replace(task, run=run, ppo=learner), out)
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        errors[rate] = np.mean([row["estimate_error"] for row in rows[50:]])
+    assert errors[0.02] < 0.85 * errors[1e-8]
+
+
+def test_of_the_reward_it_learns_nothing(started):
+    trainer, learner, _, _ = started
+    model = eqx.tree_at(lambda m: m.actor, learner.model, drawn(learner.model))
+    keys, shape = jax.random.split(jax.random.key(3), 5), (3, 2)
+    states = {"actor_state": jnp.zeros((2, model.actor.state_size))}
+    states["critic_state"] = jnp.zeros((2, model.critic.net.state_size))
+
+    seen = jax.random.normal(keys[0], (*shape, model.actor.estimator.inputs))
+    mean, _ = model.actor.unroll(seen, states["actor_state"], jnp.zeros(shape))
+    action = mean + jnp.exp(model.actor.log_std) * jax.random.normal(keys[2], mean.shape)
+
+    def slope(advantage, truth):
+        batch = ppo.Batch(
+            observation=seen,
+            critic=jax.random.normal(keys[1], (*shape, model.critic.net.inputs)),
+            action=action,
+            log_prob=ppo.log_prob(action, mean, model.actor.log_std),
+            advantage=advantage * jax.random.normal(keys[4], shape),
+            target=jnp.zeros(shape),
+            resets=jnp.zeros(shape, bool),
+            mirror_state=(),
+            truth=jnp.full((*shape, 3), truth),
+            **states,
+        )
+        found = eqx.filter_grad(lambda m: ppo.loss(m, batch, trainer.config.ppo)[0])(model).actor
+        return found.estimator.output_layer.bias, found.net.output_layer.bias
+
+    (one, acts), (same, other), (moved, _) = slope(1.0, 0.5), slope(7.0, 0.5), slope(1.0, 0.9)
+    np.testing.assert_allclose(one, same, rtol=1e-5)
+    assert np.abs(acts - other).max() > 1e-3 and np.abs(one - moved).max() > 1e-3
+
+
+def test_a_walk_without_one_goes_on_as_it_was_until_it_has_learned(task, tmp_path):
+    plain = dataclasses.replace(task, policy=dataclasses.replace(task.policy, estimator=0))
+    first = train(plain, tmp_path / "plain").checkpoint
+    trainer = Trainer(task)
+    learner, *_ = trainer.start_from(checkpoint.Start.read(first))
+    old = checkpoint.load_trained(first).policy.actor
+    actor = learner.model.actor
+    xs = jax.random.normal(jax.random.key(1), (5, 2, actor.estimator.inputs))
+    resets = jnp.zeros((5, 2), bool)
+    was, _ = old.unroll(xs, jnp.zeros((2, old.state_size)), resets)
+    now, _ = actor.unroll(xs, jnp.zeros((2, actor.state_size)), resets)
+    np.testing.assert_allclose(now, was, atol=1e-6)
+    second = train(task, tmp_path / "with", init=first).checkpoint
+    with pytest.raises(CheckpointError, match=r"its policy.estimator: 6; this run has 0"):
+        Trainer(plain).start_from(checkpoint.Start.read(second))
+
+
+def test_its_bundle_is_proven_to_be_the_policy(task, tmp_path):
+    path = train(task, tmp_path / "run").checkpoint
+    proof = {"episodes": 2, "steps": 200, "engines": ("mujoco",), "margin_episodes": 0}
+    assert export_checkpoint(path, tmp_path / "policy.kinfer", **proof).kinfer.is_file()
+    carried = [part.name for part in checkpoint.load_trained(path).policy.carry_layout]
+    assert carried[:2] == ["estimator.lstm0.h", "estimator.lstm0.c"]
+
+
+def test_it_is_refused_beside_a_normaliser(task):
+    with pytest.raises(SettingsError, match=r"estimator: got 6, expected 0 with policy.normalise"):
+        dataclasses.replace(task.policy, normalise=True)
+    with pytest.raises(Exception, match=r"policy.estimator: got 5, expected an even number"):
+        dataclasses.replace(task, policy=dataclasses.replace(task.policy, estimator=5))
