@@ -18,9 +18,6 @@ import numpy as np
 from ksim.errors import CheckpointError
 from toolkit.cli import importing, parser
 
-# of a checkpoint's arrays: what model.ckpt has
-_KEPT = ("model", "learner.scale")
-
 
 def average(paths: Sequence[str | Path], out: str | Path) -> None:
     """Write the mean of the networks of checkpoints.
@@ -33,20 +30,17 @@ def average(paths: Sequence[str | Path], out: str | Path) -> None:
         CheckpointError: a file is damaged, or its networks are not those of the first with other weights.
     """
     from ksim.learning import checkpoint
-    from ksim.learning.description import read_config
 
-    read = {path: checkpoint.read(path, wanted=_KEPT) for path in dict.fromkeys(map(str, paths))}
-    first, *others = read
-    meta, whole = read[first]
-    config = read_config(first, meta)
-    starts = {path: checkpoint.Start.read(path) for path in read}
+    starts = {path: checkpoint.Start.read(path) for path in dict.fromkeys(map(str, paths))}
+    first, *others = starts
+    whole, config = starts[first].arrays, starts[first].config
     for path in others:
         for room in ("policy", "critic"):
             _same(path, first, room, getattr(starts[path].config, room), getattr(config, room))
         symmetry = {"symmetry": starts[path].config.ppo.symmetry}, {"symmetry": config.ppo.symmetry}
         _same(path, first, "ppo", *symmetry)
         starts[path].check(starts[first].robot, config)
-        arrays = read[path][1]
+        arrays = starts[path].arrays
         names = sorted(name for name in whole.keys() | arrays.keys() if name.startswith("model"))
         differ = next((name for name in names if _shape(whole, name) != _shape(arrays, name)), None)
         if differ is not None:
@@ -55,12 +49,13 @@ def average(paths: Sequence[str | Path], out: str | Path) -> None:
                 "expected networks of one shape: runs that went on from the same checkpoint"
             )
     # without the scale of the critic's values a file is whole too
-    every = [name for name in whole if all(name in arrays for _, arrays in read.values())]
+    every = [name for name in whole if all(name in start.arrays for start in starts.values())]
     total = {name: np.zeros(whole[name].shape, np.float64) for name in every}
     for path in map(str, paths):
         for name in every:
-            total[name] += read[path][1][name]
+            total[name] += starts[path].arrays[name]
     mean = {name: (value / len(paths)).astype(whole[name].dtype) for name, value in total.items()}
+    meta, _ = checkpoint.read(first, wanted=())
     kept: dict[str, Any] = {name: value for name, value in meta.items() if name not in ("format", "weights")}
     kept["mean_of"] = [starts[str(path)].origin["weights_digest"] for path in paths]
     checkpoint.write(out, kept, mean)
@@ -68,7 +63,7 @@ def average(paths: Sequence[str | Path], out: str | Path) -> None:
 
 def _same(path: str, first: str, room: str, theirs: Any, ours: Any) -> None:
     """That what the networks see and do means the same in both files."""
-    a, b = (room if isinstance(room, dict) else room.to_dict() for room in (theirs, ours))
+    a, b = (part if isinstance(part, dict) else part.to_dict() for part in (theirs, ours))
     # the spread at the start is gone
     differ = next((k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and k != "init_std"), None)
     if differ is not None:

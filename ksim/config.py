@@ -141,8 +141,8 @@ class PpoConfig(Settings):
             no mean.
         value_coefficient: weight of the value's error.
         max_grad_norm: gradients are clipped to this norm.
-        critic_first: first updates of a run that teach the critic alone. For a run that starts from another's actor: a
-            fresh critic would spoil it.
+        critic_first: first updates of a run that teach the critic, and an estimator, alone. For a run that starts from
+            another's actor: a fresh critic would spoil it.
         burn_in: first steps of each sequence that only bring the recurrent states up to date, and teach nothing.
         symmetry: none; augment: also learn from the mirror image of each step; exact: the actor's weights are tied so
             that what it does to the mirror image is the mirror image of what it does. Exact costs nothing.

@@ -323,12 +323,11 @@ def update(
 
         (total, figures), gradient = everywhere(jax.value_and_grad(of_arrays, has_aux=True)(arrays), spread)
         steps, opt_state = transform.update(gradient, opt_state, arrays)
+        estimator = steps.actor.estimator
         steps = eqx.tree_at(lambda m: m.actor, steps, replace_fn=lambda part: jax.tree.map(lambda s: acts * s, part))
-        if arrays.actor.estimator is not None:
-            own = config.estimator_rate / rate
-            steps = eqx.tree_at(
-                lambda m: m.actor.estimator, steps, replace_fn=lambda e: jax.tree.map(lambda s: own * s, e)
-            )
+        if estimator is not None:  # it learns while the actor waits for its critic, at its own rate
+            own = jax.tree.map(lambda s: config.estimator_rate / rate * s, estimator)
+            steps = eqx.tree_at(lambda m: m.actor.estimator, steps, own)
         arrays = jax.tree.map(lambda p, s: p - rate * s, arrays, steps)
         most = jnp.log(config.std_max)
         arrays = eqx.tree_at(lambda m: m.actor.log_std, arrays, jnp.minimum(arrays.actor.log_std, most))

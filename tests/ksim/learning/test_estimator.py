@@ -121,6 +121,17 @@ def test_of_the_reward_it_learns_nothing(started):
     assert np.abs(acts - other).max() > 1e-3 and np.abs(one - moved).max() > 1e-3
 
 
+def test_it_learns_while_the_actor_waits_for_its_critic(task):
+    trainer = Trainer(dataclasses.replace(task, ppo=dataclasses.replace(task.ppo, critic_first=5)))
+    learner, batch, progress = trainer.start()
+    before = learner.model.actor
+    after = trainer.iterate(learner, batch, progress)[0].model.actor
+    for old, new in zip(jax.tree.leaves(before.net), jax.tree.leaves(after.net), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-7)
+    moved = after.estimator.output_layer.weight - before.estimator.output_layer.weight
+    assert np.abs(moved).max() > 1e-4
+
+
 def test_a_walk_without_one_goes_on_as_it_was_until_it_has_learned(task, tmp_path):
     plain = dataclasses.replace(task, policy=dataclasses.replace(task.policy, estimator=0))
     first = train(plain, tmp_path / "plain").checkpoint
