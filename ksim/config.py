@@ -147,6 +147,8 @@ class PpoConfig(Settings):
         symmetry: none; augment: also learn from the mirror image of each step; exact: the actor's weights are tied so
             that what it does to the mirror image is the mirror image of what it does. Exact costs nothing.
         estimator_rate: step size of the estimator (policy.estimator).
+        estimator_time_s: time constant of the mean velocity that it learns to tell [s]; 0 is the velocity now, which
+            sways with each step. Half a turn of the gait clock is a good one.
         predict: weight of the error with which the actor's last layer tells what the critic sees, as a share of its
             variance. It gives the actor's memory something to learn beside the reward; what tells it is left out of the
             bundle. 0 leaves it out.
@@ -177,6 +179,7 @@ class PpoConfig(Settings):
     burn_in: Annotated[int, Bound(0, 10_000, "steps")] = 0
     symmetry: Literal["none", "augment", "exact"] = "none"
     estimator_rate: Annotated[float, _STEP_SIZE] = 1e-3
+    estimator_time_s: Annotated[float, Bound(0, 100, "seconds")] = 0.4
     predict: Annotated[float, Bound(0, 1000, "a weight")] = 0.0
     teacher: str = ""
     distillation: Annotated[float | Scale, _SHARE] = 1.0

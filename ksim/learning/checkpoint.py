@@ -13,7 +13,7 @@ import io
 import platform
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +303,8 @@ class Start:
             pairs["ppo.symmetry"] = (self.config.ppo.symmetry, "exact")
         for key in _SHAPES:
             pairs[f"policy.{key}"] = (getattr(old, key), getattr(new, key))
+        if old.clock.frequency_hz > 0 and new.clock.frequency_hz > 0:  # a phase means the same at any speed
+            pairs["policy.clock"] = (replace(old.clock, frequency_hz=1.0), replace(new.clock, frequency_hz=1.0))
         if old.estimator:  # a new one tells the network nothing at first
             pairs["policy.estimator"] = (old.estimator, new.estimator)
         for name, (theirs, ours) in pairs.items():

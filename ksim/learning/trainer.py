@@ -21,7 +21,7 @@ from ksim.engine import MjxEngine
 from ksim.environment import Ended, EnvBatch, Environment, make_environment
 from ksim.errors import CheckpointError, TrainingError
 from ksim.learning import checkpoint, ppo
-from ksim.learning.policy import Model, Policy, make_model, make_policy, mirror_of
+from ksim.learning.policy import ESTIMATED, Model, Policy, make_model, make_policy, mirror_of
 from ksim.learning.symmetry import NetMirror, critic_mirror
 from ksim.learning.world import CUT, LATER_CUT, WHOLE, World, everywhere, total
 from ksim.types import Action, Drive, EnvState, PhysicsParams, PhysicsState, RewardState, Trajectory
@@ -48,6 +48,7 @@ class Learner(NamedTuple):
         mirror_state: of the actor that sees the mirror images, (E, state); empty without `ppo.symmetry`.
         teacher_state: of the teacher's network, (E, state); empty without `ppo.teacher`.
         mean: of the actor's weights over the last updates; empty without `ppo.average`.
+        moved: the mean velocity that an estimator is to tell, (E, 3); empty without one.
     """
 
     model: Model
@@ -62,6 +63,7 @@ class Learner(NamedTuple):
     mirror_state: Any = ()
     teacher_state: Any = ()
     mean: Any = ()
+    moved: Any = ()
 
     @property
     def steady(self) -> Model:
@@ -91,7 +93,7 @@ class Progress(NamedTuple):
 # How a Learner is cut over devices, and what `learn` takes.
 _PLACES: dict[str, Any] = {
     **dict.fromkeys(("model", "opt_state", "rate", "scale", "key", "mean"), WHOLE),
-    **dict.fromkeys(("carry", "critic_state", "rewards", "returns", "mirror_state", "teacher_state"), CUT),
+    **dict.fromkeys(("carry", "critic_state", "rewards", "returns", "mirror_state", "teacher_state", "moved"), CUT),
 }
 _LEARNER = Learner(**_PLACES)
 # What a checkpoint calls all that has a row for each environment.
@@ -112,8 +114,27 @@ class Tick(NamedTuple):
     quiet: Any
 
 
+def moving_mean(moved: Any, now: Any, first: Any, share: float) -> tuple[Any, Any]:
+    """Exponential mean of T rows, from 0 at each episode's first: (the last, all).
+
+    Args:
+        moved: before the first row, (E, k).
+        now: what is averaged, (T, E, k).
+        first: rows that are an episode's first, (T, E).
+        share: of a row in the mean; 1 is no mean.
+    """
+
+    def along(mean: Any, row: Any) -> tuple[Any, Any]:
+        value, begins = row
+        mean = jnp.where(begins[:, None], 0.0, mean)
+        mean = mean + share * (value - mean)
+        return mean, mean
+
+    return jax.lax.scan(along, moved, (now, first))
+
+
 def _velocity(physics: PhysicsState) -> Any:
-    """What an estimator is to tell, (..., 3), see ksim.learning.policy.ESTIMATED."""
+    """What an estimator tells the mean of, (..., 3), see ksim.learning.policy.ESTIMATED."""
     return jnp.concatenate([physics.base_lin_vel_h[..., :2], physics.base_ang_vel_w[..., 2:]], axis=-1)
 
 
@@ -196,6 +217,7 @@ class Trainer:
             mirror_state=jnp.zeros((envs, model.actor.state_size)) if config.ppo.symmetry == "augment" else (),
             teacher_state=() if self.teacher is None else jnp.zeros((envs, self.teacher.policy.actor.state_size)),
             mean=eqx.filter(model, ppo.trainable(model)).actor if config.ppo.average else (),
+            moved=() if model.actor.estimator is None else jnp.zeros((envs, len(ESTIMATED))),
         )
         return learner, batch, Progress(level=level, told=0.0)
 
@@ -302,6 +324,11 @@ class Trainer:
         if self.teacher is not None:
             actor = self.teacher.policy.actor
             taught, teacher_state = actor.unroll(ticks.taught, learner.teacher_state, ticks.first)
+        period = self.config.physics.control_period_s
+        truth, moved = (), learner.moved
+        if learner.model.actor.estimator is not None:
+            share = min(1.0, period / c.estimator_time_s) if c.estimator_time_s > 0 else 1.0
+            moved, truth = moving_mean(moved, _velocity(trajectory.physics), ticks.first, share)
         rollout = ppo.Rollout(
             observation=ticks.observation,
             critic=jnp.concatenate([ticks.critic, last.critic[None]]),
@@ -316,7 +343,7 @@ class Trainer:
             mirror_state=learner.mirror_state,
             taught=taught,
             quiet=ticks.quiet,
-            truth=_velocity(trajectory.physics) if learner.model.actor.estimator is not None else (),
+            truth=truth,
         )
         key, update_key = jax.random.split(learner.key)
         model, opt_state, rate, scale, states, figures = ppo.update(
@@ -332,12 +359,11 @@ class Trainer:
             self._spread,
         )
         figures |= self._ended(trajectory, sums)
-        period = self.config.physics.control_period_s
         given = everywhere({name: jnp.mean(value) for name, value in terms.items()}, self._spread)
         figures |= {f"reward/{name}": value / period for name, value in given.items()}
         critic_state, mirror_state = states
         mean = ppo.averaged(learner.mean, model, opt_state, c) if c.average else ()
-        kept = (learner.carry, critic_state, rewards, returns, mirror_state, teacher_state, mean)
+        kept = (learner.carry, critic_state, rewards, returns, mirror_state, teacher_state, mean, moved)
         return Learner(model, opt_state, rate, scale, key, *kept), figures
 
     def _ended(self, trajectory: Trajectory, sums: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from ksim.clock import GaitClock
 from ksim.commands import UniformCommand
 from ksim.errors import CheckpointError, KsimError
 from ksim.learning import checkpoint
@@ -411,6 +412,22 @@ def test_a_run_that_is_exactly_symmetric_starts_with_networks_that_are(checkpoin
         found.check(robot, exact)
     # an actor that is so is a plain one: it may go on as any
     dataclasses.replace(found, config=exact).check(robot, config)
+
+
+def test_a_gait_goes_on_with_a_clock_of_another_speed_and_of_no_other_meaning(checkpoint_path):
+    trained = checkpoint.load_trained(checkpoint_path)
+    clock = GaitClock(frequency_hz=1.25, commands=("xvel",), at_rest=0.05)
+
+    def with_clock(**changes):
+        policy = dataclasses.replace(trained.config.policy, clock=dataclasses.replace(clock, **changes))
+        return dataclasses.replace(trained.config, policy=policy)
+
+    robot = trained.spec.robot
+    found = checkpoint.Start(path=checkpoint_path, config=with_clock(), robot=robot, level=0.0, arrays={}, origin={})
+    found.check(robot, with_clock(frequency_hz=1.6))
+    for other in ({"frequency_hz": 0.0}, {"at_rest": 0.1}, {"commands": ("yawrate",)}):
+        with pytest.raises(CheckpointError, match=r"its policy.clock: .*; they must be the same to start"):
+            found.check(robot, with_clock(**other))
 
 
 def test_a_class_of_the_task_that_is_not_loaded_is_named_with_the_way_to_load_it(checkpoint_path, tmp_path):

@@ -15,7 +15,7 @@ from export.command import export_checkpoint
 from ksim.errors import CheckpointError
 from ksim.learning import checkpoint, ppo
 from ksim.learning.policy import ESTIMATED
-from ksim.learning.trainer import Trainer
+from ksim.learning.trainer import Trainer, moving_mean
 from ksim.train import train
 from tests.ksim.few_terms import few_terms
 from toolkit.errors import SettingsError
@@ -87,6 +87,42 @@ def test_it_learns_the_velocity(task, tmp_path):
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         errors[rate] = np.mean([row["estimate_error"] for row in rows[50:]])
     assert errors[0.02] < 0.85 * errors[1e-8]
+
+
+def test_the_mean_that_it_learns_goes_on_over_rollouts_and_begins_with_each_episode():
+    now = np.arange(12.0, dtype=np.float32).reshape(6, 2, 1)
+    first = np.zeros((6, 2), bool)
+    first[0] = first[3, 0] = True
+    last, means = moving_mean(jnp.full((2, 1), 9.0), now, first, 0.25)
+    want = np.zeros(2)
+    for t in range(6):
+        want = 0.75 * np.where(first[t], 0.0, want) + 0.25 * now[t, :, 0]
+        np.testing.assert_allclose(means[t, :, 0], want, rtol=1e-6)
+    half, begun = moving_mean(jnp.full((2, 1), 9.0), now[:2], first[:2], 0.25)
+    after, rest = moving_mean(half, now[2:], first[2:], 0.25)
+    np.testing.assert_allclose(np.concatenate([begun, rest]), means, rtol=1e-6)
+    np.testing.assert_allclose(after, last, rtol=1e-6)
+    np.testing.assert_array_equal(moving_mean(jnp.zeros((2, 1)), now, first, 1.0)[1], now)
+
+
+@pytest.mark.parametrize(("time_s", "share"), [(0.4, 0.05), (0.0, 1.0)])
+def test_what_an_update_learns_is_the_mean_over_the_time_that_is_asked_for(task, monkeypatch, time_s, share):
+    trainer = Trainer(dataclasses.replace(task, ppo=dataclasses.replace(task.ppo, estimator_time_s=time_s)))
+    assert task.physics.control_period_s == 0.02
+    kept = []
+    update = ppo.update
+
+    def watched(model, opt_state, rate, scale, rollout, *rest):
+        jax.debug.callback(lambda truth: kept.append(truth), rollout.truth)
+        return update(model, opt_state, rate, scale, rollout, *rest)
+
+    monkeypatch.setattr(ppo, "update", watched)
+    learner, batch, progress = trainer.start()
+    moved = trainer.iterate(learner, batch, progress)[0].moved
+    jax.effects_barrier()
+    np.testing.assert_allclose(moved, kept[0][-1], rtol=1e-6)
+    speed = np.abs(np.diff(kept[0], axis=0)).mean()
+    assert speed > 0.01 if share == 1.0 else 0 < speed < 0.01
 
 
 def test_of_the_reward_it_learns_nothing(started):
