@@ -129,14 +129,23 @@ class Actor(eqx.Module):
         out, last, _, _ = self.unrolled(observations, state, resets)
         return out, last
 
-    def unrolled(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array, Array, Any]:
-        """T steps: as `unroll`, and what the last layer sees, and what the estimator tells (T, E, 3), or None."""
+    def unrolled(
+        self, observations: Array, state: Array, resets: Array, heard: Any = None
+    ) -> tuple[Array, Array, Array, Any]:
+        """T steps: as `unroll`, and what the last layer sees, and what the estimator tells (T, E, 3), or None.
+
+        Args:
+            observations: as `Net.unroll` has them.
+            state: of estimator and network, (E, state).
+            resets: as `Net.unroll` has them.
+            heard: what the network heard from the estimator; by default what it tells.
+        """
         x, own, told = self._normal(observations), self._own[1], None
         before, state = state[..., :own], state[..., own:]
         if self.estimator is not None:
             told, before = self.estimator.unroll(x, before, resets)
             # of the reward it learns nothing
-            x = jnp.concatenate([x, jax.lax.stop_gradient(told)], axis=-1)
+            x = jnp.concatenate([x, jax.lax.stop_gradient(told if heard is None else heard)], axis=-1)
         features, last = self.net.features(x, state, resets)
         return linear(self.net.output_layer, features), jnp.concatenate([before, last], axis=-1), features, told
 

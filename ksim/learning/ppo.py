@@ -140,7 +140,7 @@ def valued(net: Net, rollout: Rollout) -> tuple[Float[Array, "T+1 E"], Float[Arr
 
 
 class Batch(NamedTuple):
-    """What the loss reads, (T, E', ...) and (E', state)."""
+    """What the loss reads, (T, E', ...) and (E', state); `heard` is what the actor heard from its estimator."""
 
     observation: Any
     critic: Any
@@ -155,6 +155,7 @@ class Batch(NamedTuple):
     taught: Any = ()
     quiet: Any = ()
     truth: Any = ()
+    heard: Any = None
 
 
 def loss(
@@ -175,7 +176,7 @@ def loss(
     """
     if mirror is not None and config.symmetry == "exact":
         model = eqx.tree_at(lambda m: m.actor, model, model.actor.even(mirror))
-    mean, _, features, told = model.actor.unrolled(batch.observation, batch.actor_state, batch.resets)
+    mean, _, features, told = model.actor.unrolled(batch.observation, batch.actor_state, batch.resets, batch.heard)
     value, _ = model.critic.net.unroll(batch.critic, batch.critic_state, batch.resets)
     log_std = quieted(model.actor.log_std, batch.quiet)
     learned = jnp.arange(mean.shape[0])[:, None] >= config.burn_in
@@ -282,6 +283,9 @@ def update(
     scale = scale.update(returns, spread=spread)
     mean, std = scale.moments()
     middle, width = moments(advantage, (0, 1), spread)
+    heard = None
+    if model.actor.estimator is not None:  # who learns to tell better does not change what was heard
+        _, _, _, heard = model.actor.unrolled(rollout.observation, rollout.actor_state, rollout.resets[:-1])
     batch = Batch(
         observation=rollout.observation,
         critic=rollout.critic[:-1],
@@ -296,6 +300,7 @@ def update(
         taught=rollout.taught,
         quiet=rollout.quiet,
         truth=rollout.truth,
+        heard=heard,
     )
     envs = reward.shape[1]
     if spread:

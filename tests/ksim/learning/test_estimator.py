@@ -157,6 +157,16 @@ def test_of_the_reward_it_learns_nothing(started):
     assert np.abs(acts - other).max() > 1e-3 and np.abs(one - moved).max() > 1e-3
 
 
+def test_what_it_learns_does_not_count_as_a_step_of_the_actor(task):
+    still = {"learning_rate": 1e-8, "learning_rate_min": 1e-8, "learning_rate_max": 1e-8}
+    trainer = Trainer(dataclasses.replace(task, ppo=dataclasses.replace(task.ppo, estimator_rate=0.05, **still)))
+    learner, batch, progress = trainer.start()
+    loud = eqx.tree_at(lambda m: m.actor, learner.model, drawn(learner.model).even(trainer.mirror))
+    after, _, _, figures = trainer.iterate(learner._replace(model=loud), batch, progress)
+    moved = after.model.actor.estimator.output_layer.weight - loud.actor.estimator.output_layer.weight
+    assert np.abs(moved).max() > 0.05 and figures["kl"] < 1e-7
+
+
 def test_it_learns_while_the_actor_waits_for_its_critic(task):
     trainer = Trainer(dataclasses.replace(task, ppo=dataclasses.replace(task.ppo, critic_first=5)))
     learner, batch, progress = trainer.start()
