@@ -149,9 +149,6 @@ class PpoConfig(Settings):
         estimator_rate: step size of the estimator (policy.estimator).
         estimator_time_s: time constant of the mean velocity that it learns to tell [s]; 0 is the velocity now, which
             sways with each step. Half a turn of the gait clock is a good one.
-        predict: weight of the error with which the actor's last layer tells what the critic sees, as a share of its
-            variance. It gives the actor's memory something to learn beside the reward; what tells it is left out of the
-            bundle. 0 leaves it out.
         teacher: a checkpoint of a policy whose actions this one learns. It sees what no robot gives (`policy.sees`), or
             a robot's inputs without their noise. Empty for none.
         distillation: share of the actor's loss that is the distance to the teacher's actions; it may follow the level.
@@ -180,7 +177,6 @@ class PpoConfig(Settings):
     symmetry: Literal["none", "augment", "exact"] = "none"
     estimator_rate: Annotated[float, _STEP_SIZE] = 1e-3
     estimator_time_s: Annotated[float, Bound(0, 100, "seconds")] = 0.4
-    predict: Annotated[float, Bound(0, 1000, "a weight")] = 0.0
     teacher: str = ""
     distillation: Annotated[float | Scale, _SHARE] = 1.0
 

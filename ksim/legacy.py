@@ -63,7 +63,11 @@ _TERMINATIONS = {
 _GONE: dict[tuple[str, str], tuple[Any, str]] = {
     ("policy", "symmetric"): (False, "ppo.symmetry: exact, and a training of its own"),
     ("ppo", "symmetry_weight"): (1.0, "ppo.symmetry: exact or augment"),
+    ("ppo", "predict"): (0.0, "policy.estimator"),
 }
+
+# Of these only training knew: a checkpoint is read whatever they were.
+_TRAINING_ONLY = (("ppo", "predict"),)
 
 # What takes the thing out now, for an old section that holds nothing.
 _OUT = {
@@ -97,6 +101,17 @@ def translated(changes: Sequence[Mapping[Any, Any]], known: Sequence[str]) -> li
         if "commands" in moved and not commands:
             names = []
         out.append(moved)
+    return out
+
+
+def of_checkpoint(config: Any) -> Any:
+    """The configuration in a checkpoint without what was for training alone and is no setting any more."""
+    if not isinstance(config, Mapping):
+        return config
+    out = dict(config)
+    for section, key in _TRAINING_ONLY:
+        if isinstance(out.get(section), dict):
+            out[section] = {k: v for k, v in out[section].items() if k != key}
     return out
 
 

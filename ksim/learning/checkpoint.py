@@ -353,8 +353,6 @@ class Start:
         with contextlib.suppress(CheckpointError):
             if any(name.startswith("learner.scale") for name in self.arrays):
                 scale = fill(scale, "learner.scale", self.arrays)
-            predictor = fill(model.predictor, "model.predictor", self.arrays)
-            model = Model(actor=model.actor, critic=model.critic, predictor=predictor)
         return model, scale, f"new to the critic: {', '.join(new)}" if new else ""
 
     def _actor_of(self, model: Model) -> dict[str, np.ndarray]:

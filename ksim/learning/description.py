@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ksim import legacy
 from ksim.config import Config
 from ksim.errors import CheckpointError
 from ksim.load import from_dict
@@ -89,7 +90,7 @@ def read_config(path: str | Path, meta: Mapping[str, Any]) -> Config:
         CheckpointError: there is none of this version, or a class of its terms is not loaded.
     """
     try:
-        return from_dict(meta["config"])
+        return from_dict(legacy.of_checkpoint(meta["config"]))
     except (KeyError, SettingsError, TypeError) as error:
         key = error.key.rpartition(".")[2] if isinstance(error, SettingsError) else ""
         if isinstance(error, SettingsError) and key == KIND and error.problem.startswith("got "):

@@ -24,7 +24,7 @@ from ksim.actions import JointTargets, roles
 from ksim.clock import GaitClock, places
 from ksim.config import Config, PolicyConfig
 from ksim.learning.equivariant import even_net, even_normaliser
-from ksim.learning.nets import HistoryNet, RecurrentNet, linear, split
+from ksim.learning.nets import HistoryNet, RecurrentNet, split
 from ksim.learning.normaliser import Normaliser
 from ksim.learning.symmetry import NetMirror, net_mirror
 from robots.inputs import BY_NAME, OBSERVATION_CLIP, OUR_INPUTS
@@ -126,13 +126,11 @@ class Actor(eqx.Module):
 
     def unroll(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array]:
         """T steps, as `Net.unroll`."""
-        out, last, _, _ = self.unrolled(observations, state, resets)
+        out, last, _ = self.unrolled(observations, state, resets)
         return out, last
 
-    def unrolled(
-        self, observations: Array, state: Array, resets: Array, heard: Any = None
-    ) -> tuple[Array, Array, Array, Any]:
-        """T steps: as `unroll`, and what the last layer sees, and what the estimator tells (T, E, 3), or None.
+    def unrolled(self, observations: Array, state: Array, resets: Array, heard: Any = None) -> tuple[Array, Array, Any]:
+        """T steps: as `unroll`, and what the estimator tells (T, E, 3), or None.
 
         Args:
             observations: as `Net.unroll` has them.
@@ -146,8 +144,8 @@ class Actor(eqx.Module):
             told, before = self.estimator.unroll(x, before, resets)
             # of the reward it learns nothing
             x = jnp.concatenate([x, jax.lax.stop_gradient(told if heard is None else heard)], axis=-1)
-        features, last = self.net.features(x, state, resets)
-        return linear(self.net.output_layer, features), jnp.concatenate([before, last], axis=-1), features, told
+        out, last = self.net.unroll(x, state, resets)
+        return out, jnp.concatenate([before, last], axis=-1), told
 
 
 class Critic(eqx.Module):
@@ -173,12 +171,10 @@ class Model(eqx.Module):
     Attributes:
         actor: what a bundle holds.
         critic: the values.
-        predictor: from what the actor's last layer sees to what the critic sees; none without `ppo.predict`.
     """
 
     actor: Actor
     critic: Critic
-    predictor: eqx.nn.Linear | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,7 +385,6 @@ def make_model(
         key: random key.
     """
     actor_key, critic_key = jax.random.split(key)
-    predictor_key = jax.random.fold_in(key, 2)  # a third of the split would change what the first two draw
     observation = sees or Encoding.of(robot, config.command_specs, config.policy).size
     actions = len(roles(robot, config.policy.hold, config.policy.passthrough).active)
     actor = Actor(observation, actions, config.policy, key=actor_key)
@@ -398,9 +393,7 @@ def make_model(
         nets = (actor.net, actor.estimator)
         wide = jax.tree.map(lambda x: x * math.sqrt(2.0) if eqx.is_inexact_array(x) else x, nets)
         actor = eqx.tree_at(lambda a: (a.net, a.estimator), actor, wide, is_leaf=lambda x: x is None).even(mirror)
-    seen = actor.net.output_layer.in_features
     return Model(
         actor=actor,
         critic=Critic(critic, config.policy, key=critic_key),
-        predictor=eqx.nn.Linear(seen, critic, key=predictor_key) if config.ppo.predict > 0 else None,
     )

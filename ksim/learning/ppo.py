@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ksim.config import PpoConfig
 from ksim.curriculum import factor
-from ksim.learning.nets import Net, linear
+from ksim.learning.nets import Net
 from ksim.learning.policy import Model
 from ksim.learning.symmetry import NetMirror
 from ksim.learning.world import AXIS, everywhere, moments
@@ -168,7 +168,7 @@ def loss(
 ) -> tuple[Array, dict[str, Array]]:
     """Clipped surrogate, squared value error in normalised units, entropy bonus as at a level of the curriculum.
 
-    With `ppo.predict` the actor also learns to tell what only the critic sees (Ji et al., arXiv 2202.05481).
+    An estimator learns to tell the velocity (Ji et al., arXiv 2202.05481).
     With `ppo.symmetry=augment` the mirror image of each step is one more sample of the same advantage (Mittal et al.,
     arXiv 2403.04359). Of an actor that is exactly symmetric both samples have the same gradient.
     With a teacher a share of the actor's loss is the distance to its actions, in the student's own episodes (Ross et
@@ -176,7 +176,7 @@ def loss(
     """
     if mirror is not None and config.symmetry == "exact":
         model = eqx.tree_at(lambda m: m.actor, model, model.actor.even(mirror))
-    mean, _, features, told = model.actor.unrolled(batch.observation, batch.actor_state, batch.resets, batch.heard)
+    mean, _, told = model.actor.unrolled(batch.observation, batch.actor_state, batch.resets, batch.heard)
     value, _ = model.critic.net.unroll(batch.critic, batch.critic_state, batch.resets)
     log_std = quieted(model.actor.log_std, batch.quiet)
     learned = jnp.arange(mean.shape[0])[:, None] >= config.burn_in
@@ -216,13 +216,6 @@ def loss(
     if told is not None:
         figures["estimate_error"] = jnp.sum(weight * jnp.sum((told - batch.truth) ** 2, axis=-1))
         total = total + figures["estimate_error"]
-    if model.predictor is not None:
-        # each in its own spread, so that 1 is what a guess of the mean would leave
-        middle, width = moments(batch.critic, (0, 1), spread)
-        seen = (batch.critic - middle) / jnp.maximum(width, 1e-3)
-        apart = jnp.mean((linear(model.predictor, features) - seen) ** 2, axis=-1)
-        figures["predict_error"] = jnp.sum(weight * apart)
-        total = total + config.predict * figures["predict_error"]
     return total, figures
 
 
@@ -285,7 +278,7 @@ def update(
     middle, width = moments(advantage, (0, 1), spread)
     heard = None
     if model.actor.estimator is not None:  # who learns to tell better does not change what was heard
-        _, _, _, heard = model.actor.unrolled(rollout.observation, rollout.actor_state, rollout.resets[:-1])
+        _, _, heard = model.actor.unrolled(rollout.observation, rollout.actor_state, rollout.resets[:-1])
     batch = Batch(
         observation=rollout.observation,
         critic=rollout.critic[:-1],

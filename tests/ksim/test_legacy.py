@@ -13,6 +13,7 @@ from ksim.config import Config
 from ksim.curriculum import FixedCurriculum, SurvivalCurriculum
 from ksim.errors import ConfigError
 from ksim.learning import checkpoint
+from ksim.learning.description import read_config
 from ksim.load import from_dict, load_config
 from ksim.tasks.stand import stand
 from toolkit.settings import apply_overrides
@@ -218,6 +219,14 @@ def test_what_is_no_setting_any_more_may_still_say_that_it_is_not_used():
     for change in ({"policy": {"symmetric": True}}, {"ppo": {"symmetry_weight": 2.0}}):
         with pytest.raises(ConfigError, match=r"got (True|2.0); it is gone, expected ppo.symmetry: exact"):
             from_dict(change)
+
+
+def test_a_checkpoint_is_read_whatever_was_for_training_alone():
+    meta, _ = checkpoint.read(FIRST / "kbot_stand.ckpt", wanted=("nothing",))
+    taught = {**meta["config"], "ppo": {**meta["config"]["ppo"], "predict": 3.0}}
+    assert read_config("old.ckpt", {"config": taught}) == from_dict(meta["config"])
+    with pytest.raises(ConfigError, match=r"ppo.predict: got 3.0; it is gone, expected policy.estimator"):
+        from_dict(taught)
 
 
 # configs/kbot_stand.yaml as the first version shipped it.

@@ -52,7 +52,7 @@ def test_a_rollout_is_what_the_steps_are(started):
     xs = jax.random.normal(jax.random.key(1), (5, 2, seen))
     start = jax.random.normal(jax.random.key(2), (2, actor.state_size))
     resets = jnp.zeros((5, 2), bool).at[3, 0].set(True)
-    whole, last, _, told = actor.unrolled(xs, start, resets)
+    whole, last, told = actor.unrolled(xs, start, resets)
     assert told.shape == (5, 2, len(ESTIMATED)) and next(n for n, _ in actor.layout).startswith("estimator.")
     for e in range(2):
         state = start[e]
@@ -70,8 +70,8 @@ def test_the_mirror_image_is_told_the_mirror_image(started):
     mirror, actor = trainer.mirror, drawn(learner.model).even(trainer.mirror)
     xs = jax.random.normal(jax.random.key(1), (5, 2, actor.estimator.inputs))
     nothing, resets = jnp.zeros((2, actor.state_size)), jnp.zeros((5, 2), bool)
-    out, _, _, told = actor.unrolled(xs, nothing, resets)
-    image, _, _, told_image = actor.unrolled(mirror.observation(xs), nothing, resets)
+    out, _, told = actor.unrolled(xs, nothing, resets)
+    image, _, told_image = actor.unrolled(mirror.observation(xs), nothing, resets)
     np.testing.assert_allclose(image, mirror.action(out), atol=1e-4)
     np.testing.assert_allclose(told_image, told * np.array([1.0, -1.0, -1.0]), atol=1e-4)
 

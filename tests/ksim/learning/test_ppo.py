@@ -253,31 +253,6 @@ def test_the_first_updates_may_teach_the_critic_alone(small, update):
     assert not eqx.tree_equal(third.actor, small.actor) and float(rate) != pytest.approx(0.005)
 
 
-def test_the_actor_learns_to_tell_what_the_critic_sees_and_nothing_of_it_reaches_the_action(small, update):
-    telling = eqx.nn.Linear(small.actor.net.output_layer.in_features, SEEN, key=jax.random.key(3))
-    model = Model(actor=small.actor, critic=small.critic, predictor=telling)
-    rollout = rollout_of(model)
-    known = jnp.concatenate([rollout.observation, rollout.observation[-1:]])
-    # the critic sees what the actor saw a step ago: only a memory can tell that
-    before = jnp.concatenate([jnp.zeros((1, E, OBS)), known[:-1]])
-    rollout = rollout._replace(critic=jnp.concatenate([before, before], axis=-1)[..., :SEEN])
-    errors = {}
-    for weight in (0.0, 1.0):
-        config = PpoConfig(epochs=8, minibatches=2, learning_rate_max=0.02, target_kl=10.0, predict=weight)
-        state = ppo.optimizer(config).init(eqx.filter(model, eqx.is_inexact_array))
-        taught, scale, rate = model, ppo.ValueScale.start(), jnp.asarray(0.02)
-        for k in range(12):
-            taught, state, rate, scale, _, figures = update(
-                taught, state, rate, scale, rollout, jax.random.key(k), config
-            )
-        errors[weight] = float(figures["predict_error"])
-    assert errors[1.0] < 0.5 * errors[0.0]
-    # the first step of an update is of the same networks: what tells has no part in the action
-    mean, state = model.actor.unroll(rollout.observation, rollout.actor_state, rollout.resets[:-1])
-    plain, other = small.actor.unroll(rollout.observation, rollout.actor_state, rollout.resets[:-1])
-    assert eqx.tree_equal((mean, state), (plain, other))
-
-
 def test_the_spread_of_the_actions_has_a_greatest_value(small, update):
     rollout, config = rollout_of(small), PpoConfig(epochs=1, minibatches=2, std_max=0.3)
     state = ppo.optimizer(config).init(eqx.filter(small, eqx.is_inexact_array))
