@@ -39,7 +39,7 @@ def average(paths: Sequence[str | Path], out: str | Path) -> None:
             _same(path, first, room, getattr(starts[path].config, room), getattr(config, room))
         symmetry = {"symmetry": starts[path].config.ppo.symmetry}, {"symmetry": config.ppo.symmetry}
         _same(path, first, "ppo", *symmetry)
-        starts[path].check(starts[first].robot, config)
+        starts[path].check(starts[first].robot, config, f"{first} has")
         arrays = starts[path].arrays
         names = sorted(name for name in whole.keys() | arrays.keys() if name.startswith("model"))
         differ = next((name for name in names if _shape(whole, name) != _shape(arrays, name)), None)

@@ -37,7 +37,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         part.chmod(0o666 & ~umask)
         part.replace(path)
     except OSError as error:
-        if error.filename is None:  # a write to an open file names none
+        if error.filename in (None, str(part)):  # a write to an open file names none, and a rename the wrong one
             error.filename = str(path)
         raise
     finally:

@@ -287,8 +287,13 @@ class Start:
             origin["started_from"] = meta["started_from"]
         return cls(path=Path(path), config=config, robot=robot, level=level, arrays=arrays, origin=origin)
 
-    def check(self, robot: RobotSpec, config: Config) -> None:
+    def check(self, robot: RobotSpec, config: Config, other: str = "this run has") -> None:
         """Whether each number that the networks see and give means the same in the new run.
+
+        Args:
+            robot: of the new run.
+            config: likewise.
+            other: what a message calls the new run.
 
         Raises:
             CheckpointError: what differs.
@@ -310,7 +315,7 @@ class Start:
         for name, (theirs, ours) in pairs.items():
             if theirs != ours:
                 raise CheckpointError(
-                    f"{self.path}: its {name}: {theirs!r:.200}; this run has {ours!r:.200}; they must be the same to "
+                    f"{self.path}: its {name}: {theirs!r:.200}; {other} {ours!r:.200}; they must be the same to "
                     "start with its networks"
                 )
 

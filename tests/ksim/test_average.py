@@ -77,3 +77,18 @@ def test_networks_of_another_shape_are_refused_and_nothing_is_written(runs, tmp_
     assert "got one checkpoint" in capsys.readouterr().err
     assert main(["average", str(first), str(tmp_path / "none.ckpt"), "-o", str(out)]) == 1
     assert "no such file" in capsys.readouterr().err and not out.exists()
+    # of two robots or of other commands there is no mean, and the line names the two files
+    other = {
+        **meta["config"],
+        "commands": {"xvel": {**next(iter(meta["config"]["commands"].values())), "range": [0, 2]}},
+    }
+    checkpoint.write(louder, kept | {"config": other}, networks)
+    with pytest.raises(CheckpointError, match=rf"louder.ckpt: its commands: .*; {first} has .*; they must be the same"):
+        average([first, louder], out)
+
+
+def test_a_folder_in_place_of_the_file_is_named_as_it_was_given(runs, tmp_path, capsys):
+    first, *_ = runs
+    assert main(["average", str(first), str(first), "-o", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"ksim average: {tmp_path}: Is a directory; expected a file")
+    assert not list(tmp_path.iterdir())
