@@ -149,6 +149,9 @@ class PpoConfig(Settings):
         estimator_rate: step size of the estimator (policy.estimator).
         estimator_time_s: time constant of the mean velocity that it learns to tell [s]; 0 is the velocity now, which
             sways with each step. Half a turn of the gait clock is a good one.
+        estimator_gain: where a run starts with another's networks (`--init`) and brings an estimator to them, they
+            start as if each velocity that is asked for were that and this share of what is missing to it, as the
+            estimator tells. 0: it counts nothing until they have learned to use it.
         teacher: a checkpoint of a policy whose actions this one learns. It sees what no robot gives (`policy.sees`), or
             a robot's inputs without their noise. Empty for none.
         distillation: share of the actor's loss that is the distance to the teacher's actions; it may follow the level.
@@ -177,6 +180,7 @@ class PpoConfig(Settings):
     symmetry: Literal["none", "augment", "exact"] = "none"
     estimator_rate: Annotated[float, _STEP_SIZE] = 1e-3
     estimator_time_s: Annotated[float, Bound(0, 100, "seconds")] = 0.4
+    estimator_gain: Annotated[float, Bound(0, 100, "a share")] = 0.0
     teacher: str = ""
     distillation: Annotated[float | Scale, _SHARE] = 1.0
 

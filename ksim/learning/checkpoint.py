@@ -25,7 +25,7 @@ import numpy as np
 from ksim.config import Config
 from ksim.errors import CheckpointError
 from ksim.learning.description import FIRST_FORMAT, check_description, described, read_config, read_robot
-from ksim.learning.policy import ESTIMATED, INPUTS, Model, Policy, make_model, make_policy
+from ksim.learning.policy import ESTIMATED, INPUTS, Encoding, Model, Policy, make_model, make_policy
 from robots.command_names import COMMAND_ALIASES
 from robots.errors import SpecError
 from robots.spec import PolicySpec, RobotSpec, digest, input_specs
@@ -338,7 +338,7 @@ class Start:
             CheckpointError: an array of the actor is missing or of another shape.
         """
         try:
-            actor = fill(model.actor, "model.actor", self._actor_of(model))
+            actor = fill(model.actor, "model.actor", self._actor_of(model, config))
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
         model = eqx.tree_at(lambda m: m.actor, model, actor)
@@ -360,17 +360,29 @@ class Start:
                 scale = fill(scale, "learner.scale", self.arrays)
         return model, scale, f"new to the critic: {', '.join(new)}" if new else ""
 
-    def _actor_of(self, model: Model) -> dict[str, np.ndarray]:
-        """The actor's arrays; where an estimator is new, it is the fresh one, and what it tells counts nothing."""
+    def _actor_of(self, model: Model, config: Config) -> dict[str, np.ndarray]:
+        """The actor's arrays; a new estimator is the fresh one, and counts as `ppo.estimator_gain` says."""
         if model.actor.estimator is None or self.config.policy.estimator:
             return self.arrays
         fresh = {name: np.asarray(value) for name, value in named_leaves(model.actor, "model.actor").items()}
         out = {name: value for name, value in fresh.items() if name.startswith("model.actor.estimator")} | self.arrays
-        told = len(ESTIMATED)
+        told, gain = len(ESTIMATED), config.ppo.estimator_gain
         seen = model.actor.net.inputs - told
+        encoding = Encoding.of(self.robot, config.command_specs, config.policy)
+        places = encoding.of_commands(config.command_names, len(self.robot.joints))
         for name in fresh:
-            if name.startswith("model.actor.net") and name.endswith(_SEES_INPUTS) and name in out:
-                out[name] = np.insert(out[name], [seen] * told, 0.0, axis=1)
+            if not (name.startswith("model.actor.net") and name.endswith(_SEES_INPUTS) and name in out):
+                continue
+            weight = np.insert(out[name], [seen] * told, 0.0, axis=1)
+            bias = name.removesuffix("weight_ih").removesuffix("weight") + "bias"
+            for i, command in enumerate(ESTIMATED):
+                if command in places:  # the network sees (command + offset) * scale
+                    at = places[command]
+                    per_unit = gain * encoding.scale[at] * weight[:, at]
+                    weight[:, seen + i] -= per_unit
+                    weight[:, at] *= 1.0 + gain
+                    out[bias] = out[bias] - encoding.offset[at] * per_unit
+            out[name] = weight
         return out
 
     def _critic_of(self, model: Model, new: Sequence[str], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:

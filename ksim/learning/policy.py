@@ -27,6 +27,7 @@ from ksim.learning.equivariant import even_net, even_normaliser
 from ksim.learning.nets import HistoryNet, RecurrentNet, split
 from ksim.learning.normaliser import Normaliser
 from ksim.learning.symmetry import NetMirror, net_mirror
+from robots.command_names import COMMAND_ALIASES
 from robots.inputs import BY_NAME, OBSERVATION_CLIP, OUR_INPUTS
 from robots.mirror import MirrorMap
 from robots.spec import CarrySpec, CommandSpec, RobotSpec
@@ -35,8 +36,9 @@ from robots.spec import CarrySpec, CommandSpec, RobotSpec
 INPUTS = OUR_INPUTS
 
 
-# What an estimator tells, in the frame of the heading [m/s, m/s, rad/s], and how the mirror changes it.
-ESTIMATED = ("forward", "left", "yaw_rate")
+# What an estimator tells, by the names of the commands that ask for it: in the frame of the heading [m/s, m/s, rad/s].
+# And how the mirror changes it.
+ESTIMATED = ("xvel", "yvel", "yawrate")
 ESTIMATES_MIRROR: dict[str, Any] = {"action_index": (0, 1, 2), "action_sign": (1.0, -1.0, -1.0)}
 
 
@@ -226,6 +228,18 @@ class Encoding:
     def size(self) -> int:
         """Length of the observation vector."""
         return len(self.scale)
+
+    def of_commands(self, names: Sequence[str], joints: int) -> dict[str, int]:
+        """Where the commands stand in the observation.
+
+        Args:
+            names: of all commands of the task, in order.
+            joints: of the robot.
+        """
+        seen = len(self.joints) or joints
+        before = INPUTS[: INPUTS.index("command")]
+        first = sum(BY_NAME[name].length(seen, len(self.commands)) for name in before)
+        return {COMMAND_ALIASES.get(names[c], names[c]): first + i for i, c in enumerate(self.commands)}
 
 
 class Policy(eqx.Module):

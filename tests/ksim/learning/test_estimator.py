@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from export.command import export_checkpoint
+from ksim.commands import JoystickCommand
 from ksim.errors import CheckpointError
 from ksim.learning import checkpoint, ppo
-from ksim.learning.policy import ESTIMATED
+from ksim.learning.policy import ESTIMATED, Model
 from ksim.learning.trainer import Trainer, moving_mean
 from ksim.train import train
 from tests.ksim.few_terms import few_terms
@@ -193,6 +195,39 @@ def test_a_walk_without_one_goes_on_as_it_was_until_it_has_learned(task, tmp_pat
     second = train(task, tmp_path / "with", init=first).checkpoint
     with pytest.raises(CheckpointError, match=r"its policy.estimator: 6; this run has 0"):
         Trainer(plain).start_from(checkpoint.Start.read(second))
+
+
+@pytest.mark.parametrize("network", ["lstm", "gru", "mlp"])
+def test_with_a_gain_it_starts_as_if_what_is_missing_to_a_velocity_were_asked_for_too(task, network):
+    ranges = {"xvel": (-0.5, 1.0), "yvel": (-0.4, 0.4), "yawrate": (-2.0, 2.0)}
+    plain = dataclasses.replace(
+        task,
+        commands={"joystick": JoystickCommand(**ranges)},
+        policy=dataclasses.replace(task.policy, estimator=0, network=network, history=0),
+    )
+    before = Trainer(plain).start()[0].model.actor
+    loud = eqx.tree_at(lambda a: a.net, before, drawn(Model(before, None)).net)
+    policy = dataclasses.replace(plain.policy, estimator=6)
+    trainer = Trainer(dataclasses.replace(plain, policy=policy, ppo=dataclasses.replace(plain.ppo, estimator_gain=0.4)))
+    arrays = checkpoint.named_leaves(loud, "model.actor")
+    start = checkpoint.Start(
+        path=Path("x.ckpt"), config=plain, robot=trainer.robot, level=0.0, arrays=arrays, origin={}
+    )
+    learner, *_ = trainer.start()
+    actor = start.networks(learner.model, learner.scale, trainer.config, trainer.env.critic_sizes)[0].actor
+    xs = jax.random.uniform(jax.random.key(1), (5, 2, actor.estimator.inputs), minval=-1)
+    told = jax.random.normal(jax.random.key(2), (5, 2, 3))
+    resets = jnp.zeros((5, 2), bool)
+    out, *_ = actor.unrolled(xs, jnp.zeros((2, actor.state_size)), resets, told)
+    seen = xs.shape[-1] - out.shape[-1] - 3  # the command stands before the last action
+    asked = slice(seen, seen + 3)
+    middle = np.array([0.5 * (a + b) for a, b in ranges.values()])
+    half = np.array([0.5 * (b - a) for a, b in ranges.values()])
+    command = xs[..., asked] * half + middle
+    further = (command + 0.4 * (command - told) - middle) / half
+    want, _ = loud.unroll(xs.at[..., asked].set(further), jnp.zeros((2, loud.state_size)), resets)
+    np.testing.assert_allclose(out, want, atol=2e-5)
+    assert np.abs(out - loud.unroll(xs, jnp.zeros((2, loud.state_size)), resets)[0]).max() > 0.05
 
 
 def test_its_bundle_is_proven_to_be_the_policy(task, tmp_path):
