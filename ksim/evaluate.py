@@ -395,18 +395,28 @@ def _fitted(
 _TOLD = ("physics", "policy", "events", "randomizations", "channels", "observations", "resets", "rewards", "actuators")
 
 
-def _as_trained(name: str, shipped: Config, spec: PolicySpec) -> Config:
-    """The shipped task with what a bundle says of its training: for a robot that is not the task's own.
+def _as_trained(name: str, shipped: Config, spec: PolicySpec, *, whole: bool) -> Config:
+    """The shipped task with what a bundle says of its training.
+
+    Args:
+        name: of the bundle.
+        shipped: the task.
+        spec: of the bundle.
+        whole: all that it says, for a robot that is not the task's own. Else the gait clock alone: it runs in the
+            policy, and what is told of the gait follows it.
 
     Raises:
         KsimError: what it says is not of this version.
     """
-    data = shipped.to_dict()
+    data, said = shipped.to_dict(), spec.training
+    if not whole:
+        policy = said.get("policy")
+        said = {"policy": {"clock": policy["clock"]}} if isinstance(policy, dict) and "clock" in policy else {}
     for room in _TOLD:
-        told = spec.training.get(room, data[room])
+        told = said.get(room, data[room])
         # of the policy it leaves the critic out
         data[room] = {**data[room], **told} if room == "policy" and isinstance(told, dict) else told
-    data["episode_length_s"] = spec.training.get("episode_length_s", shipped.episode_length_s)
+    data["episode_length_s"] = said.get("episode_length_s", shipped.episode_length_s)
     try:
         return from_dict(data)
     except SettingsError as error:
@@ -447,8 +457,7 @@ def _bundle_task(name: str, bundle: Bundle, config: str | None, overrides: Seque
                 "name the folder of its description: --set robot=FOLDER"
             ) from None
         shipped = replace(shipped, robot=robot)
-    if robot != own:
-        shipped = _as_trained(name, shipped, bundle.spec)
+    shipped = _as_trained(name, shipped, bundle.spec, whole=robot != own)
     return apply_overrides(shipped, overrides)
 
 

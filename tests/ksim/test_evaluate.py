@@ -34,7 +34,7 @@ from robots import Bundle, load_robot, read_bundle, write_bundle
 from robots.spec import CommandSpec, PolicySpec, input_specs
 from tests import kscale
 from tests.ksim.few_terms import few_terms
-from toolkit.files import shipped_config
+from toolkit.files import shipped_config, shipped_policy
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +309,25 @@ def test_a_policy_with_its_joints_and_commands_in_another_order_does_the_same(bi
     # the order matters: by position it does something else
     swapped = evaluate(task, OnnxBatchPolicy(bundle), episodes=4, seed=2, environment=env)
     assert not np.allclose(first.returns, swapped.returns, rtol=1e-3)
+
+
+def test_the_clock_of_a_bundle_is_the_one_that_runs_in_it(tmp_path):
+    bundle = read_bundle(shipped_policy("walk", ".kinfer"))
+    said = bundle.spec.training
+    policy = {**said["policy"], "clock": {**said["policy"]["clock"], "frequency_hz": 2.0}, "hidden": 7}
+    task = load_config(shipped_config("kbot_walk.yaml"))
+    for training, speed in (
+        ({**said, "policy": policy}, 2.0),
+        ({k: v for k, v in said.items() if k != "policy"}, task.policy.clock.frequency_hz),
+    ):
+        write_bundle(tmp_path / "p.kinfer", dataclasses.replace(bundle, spec=bundle.spec.replace(training=training)))
+        found, _ = load_policy(str(tmp_path / "p.kinfer"))
+        clock = dataclasses.replace(task.policy.clock, frequency_hz=speed)
+        assert found == dataclasses.replace(task, policy=dataclasses.replace(task.policy, clock=clock))
+    broken = bundle.spec.replace(training={"policy": {"clock": {"frequency_hz": "fast"}}})
+    write_bundle(tmp_path / "p.kinfer", dataclasses.replace(bundle, spec=broken))
+    with pytest.raises(KsimError, match=r"what it says of its training does not fit this version .*frequency_hz"):
+        load_policy(str(tmp_path / "p.kinfer"))
 
 
 def test_a_checkpoints_policy_is_mapped_by_name_too(biped, config, tmp_path):
