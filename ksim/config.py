@@ -109,6 +109,7 @@ class PolicyConfig(Settings):
     def check(self) -> None:
         self.require(len(set(self.sees)) == len(self.sees), "sees", list(self.sees), "each term once")
         self.require(not (self.estimator and self.normalise), "estimator", self.estimator, "0 with policy.normalise")
+        self.require(not (self.estimator and self.sees), "estimator", self.estimator, "0 with policy.sees")
         wide = self.network == "mlp"
         fits = f"0 for {self.network}, whose memory is its state"
         self.require(wide or not self.history, "history", self.history, fits)

@@ -310,7 +310,7 @@ class Start:
             pairs[f"policy.{key}"] = (getattr(old, key), getattr(new, key))
         if old.clock.frequency_hz > 0 and new.clock.frequency_hz > 0:  # a phase means the same at any speed
             pairs["policy.clock"] = (replace(old.clock, frequency_hz=1.0), replace(new.clock, frequency_hz=1.0))
-        if old.estimator:  # a new one tells the network nothing at first
+        if old.estimator:  # a new one may come to networks without
             pairs["policy.estimator"] = (old.estimator, new.estimator)
         for name, (theirs, ours) in pairs.items():
             if theirs != ours:

@@ -24,6 +24,7 @@ from ksim.learning import checkpoint, ppo
 from ksim.learning.policy import ESTIMATED, Model, Policy, make_model, make_policy, mirror_of
 from ksim.learning.symmetry import NetMirror, critic_mirror
 from ksim.learning.world import CUT, LATER_CUT, WHOLE, World, everywhere, total
+from ksim.reward import per_step
 from ksim.types import Action, Drive, EnvState, PhysicsParams, PhysicsState, RewardState, Trajectory
 from robots import MirrorError
 
@@ -124,13 +125,11 @@ def moving_mean(moved: Any, now: Any, first: Any, share: float) -> tuple[Any, An
         share: of a row in the mean; 1 is no mean.
     """
 
-    def along(mean: Any, row: Any) -> tuple[Any, Any]:
-        value, begins = row
-        mean = jnp.where(begins[:, None], 0.0, mean)
-        mean = mean + share * (value - mean)
+    def step(mean: Any, row: Any) -> tuple[Any, Any]:
+        mean = mean + share * (row - mean)
         return mean, mean
 
-    return jax.lax.scan(along, moved, (now, first))
+    return per_step(step, moved, now, first[..., None], jnp.zeros_like(moved))
 
 
 def _velocity(physics: PhysicsState) -> Any:

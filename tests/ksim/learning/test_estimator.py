@@ -238,7 +238,9 @@ def test_its_bundle_is_proven_to_be_the_policy(task, tmp_path):
     assert carried[:2] == ["estimator.lstm0.h", "estimator.lstm0.c"]
 
 
-def test_it_is_refused_beside_a_normaliser(task):
+def test_it_is_refused_beside_a_normaliser_and_in_a_teacher(task):
+    with pytest.raises(SettingsError, match=r"estimator: got 6, expected 0 with policy.sees"):
+        dataclasses.replace(task.policy, sees=("joint_position",))
     with pytest.raises(SettingsError, match=r"estimator: got 6, expected 0 with policy.normalise"):
         dataclasses.replace(task.policy, normalise=True)
     with pytest.raises(Exception, match=r"policy.estimator: got 5, expected an even number"):
