@@ -350,11 +350,24 @@ def turn_by_hand(server, gyro_scale=180 / math.pi, mounting=(0.0, 0.0, 0.0), rat
     server.imu, server.quaternion = imu, quaternion
 
 
+def looked_at(options, good):
+    """Findings and probe; looked at again, twice at most, where a busy machine held up the server or the probe."""
+    for probe_s in (0.8, 1.6, 3.2):
+        found, probe = check(options(probe_s=probe_s))
+        if good(found):
+            break
+    return found, probe
+
+
 def test_a_robot_that_is_as_trained_is_not_red_and_is_not_touched(options, server):
     turn_by_hand(server)
-    found, probe = check(options())
-    # a busy machine may be slow to answer
-    assert {g for g, _ in only(found, RED) | only(found, AMBER)} <= {"link"}, found
+
+    def good(found):
+        # a busy machine may be slow to answer
+        return {g for g, _ in only(found, RED) | only(found, AMBER)} <= {"link"}
+
+    found, probe = looked_at(options, good)
+    assert good(found), [f for f in found if f.level is not GREEN]
     assert probe.dialect is KBOT and one(found, "gyro", "IMU").level is GREEN
     assert not [kind for kind, _ in server.requests if kind in ("command", "configure")]
 
@@ -374,9 +387,12 @@ def test_a_robot_that_is_as_trained_is_not_red_and_is_not_touched(options, serve
 )  # fmt: skip
 def test_what_is_planted_in_a_server_is_found(options, server, plant, what, words):
     plant(server)
-    found, _ = check(options())
-    red = [f for f in found if f.level is RED]
-    assert any(f.what == what and words in f.got for f in red), found
+
+    def good(found):
+        return any(f.level is RED and f.what == what and words in f.got for f in found)
+
+    found, _ = looked_at(options, good)
+    assert good(found), found
     assert worst(found) is RED
 
 
