@@ -82,6 +82,9 @@ class PolicyConfig(Settings):
         init_std: spread of the raw action at the start.
         estimator: width of a second LSTM, which tells the first how fast the base moves; 0 is none. It learns that from
             the simulation.
+        integral: of what the estimator tells is missing to the asked velocity, so much is asked for besides after a
+            second, and summed up [1/s]; 0 is none.
+        integral_limit: at most so much is asked for besides [m/s, rad/s].
         sees: names of the critic's terms that the actor sees in place of what a robot gives: a teacher for
             `ppo.teacher`. No robot can run it.
     """
@@ -104,12 +107,15 @@ class PolicyConfig(Settings):
     clock: GaitClock = GaitClock()
     init_std: Annotated[float, Bound(1e-4, 100, "a standard deviation")] = 0.3
     estimator: Annotated[int, Bound(0, 100_000, "units, 0 for none")] = 0
+    integral: Annotated[float, Bound(0, 10, "1/s, 0 for none")] = 0.0
+    integral_limit: Annotated[float, Bound(0, 10, "m/s and rad/s")] = 0.25
     sees: tuple[str, ...] = ()
 
     def check(self) -> None:
         self.require(len(set(self.sees)) == len(self.sees), "sees", list(self.sees), "each term once")
         self.require(not (self.estimator and self.normalise), "estimator", self.estimator, "0 with policy.normalise")
         self.require(not (self.estimator and self.sees), "estimator", self.estimator, "0 with policy.sees")
+        self.require(self.estimator > 0 or not self.integral, "integral", self.integral, "0 without policy.estimator")
         wide = self.network == "mlp"
         fits = f"0 for {self.network}, whose memory is its state"
         self.require(wide or not self.history, "history", self.history, fits)

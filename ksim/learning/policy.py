@@ -2,8 +2,8 @@
 
 `Policy.step(inputs, carry) -> (action, carry)` takes raw named inputs in SI and does all encoding, normalising,
 filtering and clipping itself. Training vmaps its parts, export traces it, deployment runs it.
-The carry is one flat vector, laid out as `Policy.carry_layout` says: the actor's state, the last raw action, the
-last targets.
+The carry is one flat vector, laid out as `Policy.carry_layout` says: the actor's state, the gait's phase, the memory of
+the velocity loop, the last raw action, the last targets.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ksim.learning.equivariant import even_net, even_normaliser
 from ksim.learning.nets import HistoryNet, RecurrentNet, split
 from ksim.learning.normaliser import Normaliser
 from ksim.learning.symmetry import NetMirror, net_mirror
+from ksim.learning.velocity_loop import VelocityLoop
 from robots.command_names import COMMAND_ALIASES
 from robots.inputs import BY_NAME, OBSERVATION_CLIP, OUR_INPUTS
 from robots.mirror import MirrorMap
@@ -108,23 +109,23 @@ class Actor(eqx.Module):
             return observation
         return jnp.clip(self.normaliser(observation), -OBSERVATION_CLIP, OBSERVATION_CLIP)
 
-    def advance(self, observation: Array, parts: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-        """One step over the parts of the network's state."""
-        x, own = self._normal(observation), self._own[0]
+    def advance(self, observation: Array, parts: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...], Array]:
+        """One step over the parts of the network's state: (raw action, parts, what the estimator tells)."""
+        x, own, told = self._normal(observation), self._own[0], jnp.zeros(0)
         before, parts = parts[:own], parts[own:]
         if self.estimator is not None:
             told, before = self.estimator.advance(x, before)
             x = jnp.concatenate([x, told])
         out, after = self.net.advance(x, parts)
-        return out, (*before, *after)
+        return out, (*before, *after), told
 
-    def __call__(self, observation: Float[Array, " obs"], state: Float[Array, " state"]) -> tuple[Array, Array]:
-        """One step over the flat state."""
+    def __call__(self, observation: Float[Array, " obs"], state: Float[Array, " state"]) -> tuple[Array, Array, Array]:
+        """One step over the flat state: (raw action, state, what the estimator tells, (3,) or (0,))."""
         if self.estimator is None:
-            return self.net(self._normal(observation), state)
+            return *self.net(self._normal(observation), state), jnp.zeros(0)
         sizes = [math.prod(shape) for _, shape in self.layout]
-        out, parts = self.advance(observation, tuple(split(state, sizes)))
-        return out, jnp.concatenate(parts)
+        out, parts, told = self.advance(observation, tuple(split(state, sizes)))
+        return out, jnp.concatenate(parts), told
 
     def unroll(self, observations: Array, state: Array, resets: Array) -> tuple[Array, Array]:
         """T steps, as `Net.unroll`."""
@@ -252,6 +253,7 @@ class Policy(eqx.Module):
         commands: length of the command vector.
         clock: the gait clock; its phase is in the carry where it runs.
         moves: where the commands stand that ask it to run.
+        loop: around the network, where there is one.
         period_s: the control period [s].
         teacher: it sees the input `critic` alone, which no robot gives.
     """
@@ -264,6 +266,7 @@ class Policy(eqx.Module):
     moves: tuple[int, ...] = eqx.field(static=True)
     period_s: float = eqx.field(static=True)
     teacher: bool = eqx.field(static=True, default=False)
+    loop: VelocityLoop | None = eqx.field(static=True, default=None)
 
     @property
     def clocked(self) -> bool:
@@ -283,10 +286,15 @@ class Policy(eqx.Module):
     @property
     def carry_layout(self) -> tuple[CarrySpec, ...]:
         """What the flat carry holds, in order."""
-        clock = (("gait_phase", (1,)),) if self.clocked else ()
         targets = ((name, (self.joints,)) for name in self.targets.memory)
-        parts = (*self.actor.layout, *clock, ("last_action", (self.actions,)), *targets)
+        parts = (*self.actor.layout, *self._own_layout, ("last_action", (self.actions,)), *targets)
         return tuple(CarrySpec(name=name, shape=shape) for name, shape in parts)
+
+    @property
+    def _own_layout(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Of what is neither the network's nor of its action."""
+        clock = (("gait_phase", (1,)),) if self.clocked else ()
+        return *clock, *(() if self.loop is None else self.loop.LAYOUT)
 
     @property
     def carry_size(self) -> int:
@@ -299,19 +307,26 @@ class Policy(eqx.Module):
         return jnp.concatenate([jnp.zeros(self.carry_size - start.size, jnp.float32), jnp.asarray(start)])
 
     def split(self, carry: Float[Array, "*envs carry"]) -> tuple[Array, Array, Array, Array]:
-        """(the network's flat state, gait phase (..., 1) or (..., 0), last raw action, memory of the targets).
+        """(the network's flat state, the policy's own, last raw action, memory of the targets).
 
-        That memory is the last targets, (..., joints), and after them their last move where acceleration is limited.
+        The policy's own is the gait phase (..., 1) where there is a clock, and the memory of the loop (..., 6) where
+        there is one. That of the targets is the last ones, (..., joints), and after them their last move where
+        acceleration is limited.
         """
         kept = self.joints * len(self.targets.memory)
-        sizes = [self.actor.state_size, int(self.clocked), self.actions, kept]
-        state, phase, action, targets = split(carry, sizes)
-        return state, phase, action, targets
+        own = sum(math.prod(shape) for _, shape in self._own_layout)
+        state, own, action, targets = split(carry, [self.actor.state_size, own, self.actions, kept])
+        return state, own, action, targets
 
     def _moving(self, inputs: dict[str, Array]) -> Array:
         return self.clock.moving(inputs["command"], self.moves)
 
-    def encode(self, inputs: dict[str, Array], phase: Array, last_action: Array) -> Float[Array, " observation"]:
+    def _asked(self, inputs: dict[str, Array], own: Array) -> Array:
+        if self.loop is None:
+            return inputs["command"]
+        return self.loop.asked(inputs["command"], own[..., int(self.clocked) :], self._moving(inputs))
+
+    def encode(self, inputs: dict[str, Array], own: Array, last_action: Array) -> Float[Array, " observation"]:
         """Named inputs in SI, and what the carry holds -> the vector that the network sees."""
         if self.teacher:
             return inputs["critic"]
@@ -321,55 +336,73 @@ class Policy(eqx.Module):
             joints = [jnp.take(v, np.asarray(e.joints, np.int32), axis=-1) for v in joints]
         raw = [*joints, inputs["projected_gravity"], inputs["gyroscope"]]
         if e.commands:
-            command = inputs["command"]
+            command = self._asked(inputs, own)
             every = len(e.commands) == self.commands
             raw.append(command if every else jnp.take(command, np.asarray(e.commands, np.int32), axis=-1))
         divisor, offset, scale = (jnp.asarray(v, jnp.float32) for v in (e.divisor, e.offset, e.scale))
         if self.clocked:
-            raw.append(self.clock.features(phase[..., 0], self._moving(inputs)))
+            raw.append(self.clock.features(own[..., 0], self._moving(inputs)))
         encoded = (jnp.concatenate([*raw, last_action]) / divisor + offset) * scale
         return jnp.clip(encoded, -OBSERVATION_CLIP, OBSERVATION_CLIP)
 
     def _targets(self, inputs: dict[str, Array], action: Array, memory: Array) -> tuple[Array, Array]:
         return self.targets.remembered(action, memory, inputs["command"] if self.targets.through else None)
 
-    def _advanced(self, inputs: dict[str, Array], phase: Array) -> Array:
-        if not self.clocked:
-            return phase
-        return self.clock.advance(phase, self._moving(inputs)[..., None], self.period_s)
+    def _advanced(self, inputs: dict[str, Array], own: Array, told: Array) -> list[Array]:
+        """What is the policy's own, after a step."""
+        if self.clocked:
+            out = [self.clock.advance(own[..., :1], self._moving(inputs)[..., None], self.period_s)]
+        else:
+            out = []
+        if self.loop is not None:
+            memory, moving = own[..., int(self.clocked) :], self._moving(inputs)
+            out.append(self.loop.after(inputs["command"], told, memory, moving, self.period_s))
+        return out
 
     def act(
-        self, inputs: dict[str, Array], action: Array, state: Array, phase: Array, memory: Array
+        self, inputs: dict[str, Array], action: Array, told: Array, state: Array, own: Array, memory: Array
     ) -> tuple[Array, Array]:
-        """(targets [rad], next carry) of a raw action, the mean's or a sampled one's; `memory` is of the targets."""
+        """(targets [rad], next carry) of a raw action, the mean's or a sampled one's.
+
+        Args:
+            inputs: as the robot gives them.
+            action: the raw action.
+            told: what the estimator tells; empty without one.
+            state: of the network, after it.
+            own: what is the policy's own, as `split` has it.
+            memory: of the targets.
+        """
         targets, memory = self._targets(inputs, action, memory)
-        return targets, jnp.concatenate([state, self._advanced(inputs, phase), action, memory], axis=-1)
+        return targets, jnp.concatenate([state, *self._advanced(inputs, own, told), action, memory], axis=-1)
 
     def step(self, inputs: dict[str, Array], carry: Float[Array, " carry"]) -> tuple[Array, Array]:
         """One control step: (joint targets [rad], next carry)."""
-        kept = len(self.targets.memory)
-        sizes = [p.size for p in self.carry_layout[:-kept]]
-        (*parts, last_action, memory), phase = split(carry, [*sizes, kept * self.joints]), jnp.zeros(0)
-        if self.clocked:
-            *parts, phase = parts
-        mean, state = self.actor.advance(self.encode(inputs, phase, last_action), tuple(parts))
+        kept, owned = len(self.targets.memory), sum(math.prod(shape) for _, shape in self._own_layout)
+        sizes = [math.prod(shape) for _, shape in self.actor.layout]
+        sizes += [owned] if owned else []  # no part of length zero in an exported graph
+        *parts, last_action, memory = split(carry, [*sizes, self.actions, kept * self.joints])
+        own = parts.pop() if owned else jnp.zeros(0)
+        mean, state, told = self.actor.advance(self.encode(inputs, own, last_action), tuple(parts))
         targets, memory = self._targets(inputs, mean, memory)
-        clock = [self._advanced(inputs, phase)] if self.clocked else []
-        return targets, jnp.concatenate([*state, *clock, mean, memory])
+        return targets, jnp.concatenate([*state, *self._advanced(inputs, own, told), mean, memory])
 
 
 def make_policy(actor: Actor, robot: RobotSpec, config: Config) -> Policy:
     """The policy function of an actor on a robot."""
-    commands = config.command_specs
+    commands, loop = config.command_specs, None
+    names = tuple(c.name for c in commands)
+    if config.policy.integral:
+        loop = VelocityLoop.of(names, ESTIMATED, config.policy.integral, config.policy.integral_limit)
     return Policy(
         actor=actor,
         encoding=Encoding.of(robot, commands, config.policy),
         targets=JointTargets.of_config(robot, config),
         commands=len(commands),
         clock=config.policy.clock,
-        moves=places(config.policy.clock, tuple(c.name for c in commands)),
+        moves=places(config.policy.clock, names),
         period_s=config.physics.control_period_s,
         teacher=bool(config.policy.sees),
+        loop=loop,
     )
 
 

@@ -255,16 +255,16 @@ class Trainer:
         key, noise_key = jax.random.split(key)
         before, seen = self.env.look(physics, params, env, level)
         carry = jnp.where(env.started[:, None], policy.init_carry(), carry)
-        state, phase, last_action, last_target = policy.split(carry)
-        observation = jax.vmap(policy.encode)(seen.inputs, phase, last_action)
-        mean, state = jax.vmap(policy.actor)(observation, state)
+        state, own, last_action, last_target = policy.split(carry)
+        observation = jax.vmap(policy.encode)(seen.inputs, own, last_action)
+        mean, state, told = jax.vmap(policy.actor)(observation, state)
         quiet = ()
         if self.config.ppo.std_at_rest < 1:
             moving = self.env.moving(before.command)[:, None]
             quiet = jnp.where(moving, 0.0, math.log(self.config.ppo.std_at_rest))
         log_std = ppo.quieted(policy.actor.log_std, quiet)
         raw = mean + jnp.exp(log_std) * self._noise(noise_key, mean)
-        target, carry = policy.act(seen.inputs, raw, state, phase, last_target)
+        target, carry = policy.act(seen.inputs, raw, told, state, own, last_target)
         after, drive = self.env.drive(physics, params, before, raw, target, level)
         log_prob = ppo.log_prob(raw, mean, log_std)
         slim = before._replace(key=(), episode_key=(), packets=(), carries={})
@@ -274,7 +274,7 @@ class Trainer:
                 inputs = {"critic": seen.critic[:, self.env.critic_places(self.teacher.sees)]}
             else:
                 inputs = self.env.noiseless(physics, params, env, level)
-            taught = jax.vmap(self.teacher.policy.encode)(inputs, phase, last_action)
+            taught = jax.vmap(self.teacher.policy.encode)(inputs, own[:, : int(policy.clocked)], last_action)
         kept = Tick(observation, seen.critic, Action(raw, target), log_prob, env.started, slim, taught, quiet)
         return after, drive, carry, key, kept
 

@@ -91,8 +91,8 @@ def test_a_policy_without_the_limit_has_the_carry_that_it_had():
     assert names[-2:] == ["last_action", "last_targets"]
 
 
-@pytest.mark.parametrize("network", ["lstm", "mlp"])
-def test_what_is_exported_and_what_training_runs_give_the_same_numbers(network: str):
+@pytest.mark.parametrize(("network", "loop"), [("lstm", {}), ("mlp", {}), ("lstm", {"estimator": 4, "integral": 2.0})])
+def test_what_is_exported_and_what_training_runs_give_the_same_numbers(network: str, loop: dict):
     policy = policy_of(
         network=network,
         target_acceleration=50.0,
@@ -101,12 +101,12 @@ def test_what_is_exported_and_what_training_runs_give_the_same_numbers(network: 
         hold=("shoulder",),
         passthrough={"dof_left_wrist_00": "lift"},
         clock=GaitClock(frequency_hz=1.25),
+        **loop,
     )
-    tail = [(part.name, part.shape) for part in policy.carry_layout[-4:]]
-    actions = policy.actions
-    assert tail == [
-        *(("gait_phase", (1,)), ("last_action", (actions,)), ("last_targets", (20,)), ("last_target_move", (20,)))
-    ]
+    carried = {"gait_phase": 1} | ({"velocity_loop.besides": 3, "velocity_loop.lately": 3} if loop else {})
+    carried |= {"last_action": policy.actions, "last_targets": 20, "last_target_move": 20}
+    tail = policy.carry_layout[-len(carried) :]
+    assert [(part.name, part.shape) for part in tail] == [(name, (size,)) for name, size in carried.items()]
     rng = np.random.default_rng(7)
     exported = eqx.filter_jit(lambda inputs, carry: policy.step(inputs, carry))
 
@@ -116,8 +116,8 @@ def test_what_is_exported_and_what_training_runs_give_the_same_numbers(network: 
         batch = jax.tree.map(lambda v: v[None], inputs)
         state, phase, last_action, memory = policy.split(carry[None])
         observation = jax.vmap(policy.encode)(batch, phase, last_action)
-        mean, state = jax.vmap(policy.actor)(observation, state)
-        targets, carry = policy.act(batch, mean, state, phase, memory)
+        mean, state, told = jax.vmap(policy.actor)(observation, state)
+        targets, carry = policy.act(batch, mean, told, state, phase, memory)
         return targets[0], carry[0]
 
     one = other = policy.init_carry()

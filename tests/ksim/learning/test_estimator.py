@@ -59,7 +59,7 @@ def test_a_rollout_is_what_the_steps_are(started):
     for e in range(2):
         state = start[e]
         for t in range(5):
-            out, state = actor(xs[t, e], state * (1 - resets[t, e]))
+            out, state, _ = actor(xs[t, e], state * (1 - resets[t, e]))
             np.testing.assert_allclose(whole[t, e], out, atol=1e-5)
         np.testing.assert_allclose(last[e], state, atol=1e-5)
     # what it tells matters

@@ -97,7 +97,7 @@ def test_step_is_encode_net_and_act_by_hand(policy, inputs, step):
     carry = policy.init_carry() + 0.05 * jnp.sin(jnp.arange(72.0))
     state, phase, last_action, last_targets = policy.split(carry)
     mean, new_state = policy.actor.net(policy.encode(inputs, phase, last_action), state)
-    targets, new_carry = policy.act(inputs, mean, new_state, phase, last_targets)
+    targets, new_carry = policy.act(inputs, mean, jnp.zeros(0), new_state, phase, last_targets)
     got, got_carry = step(policy, inputs, carry)
     assert np.allclose(got, targets, atol=1e-6) and np.allclose(got_carry, new_carry, atol=1e-6)
     # the carry holds what was done, for the next step
@@ -189,8 +189,8 @@ def test_every_network_makes_a_policy_whose_carry_is_as_its_layout_says(name, va
     assert carry.shape == (policy.carry_size,) == (sum(p.size for p in policy.carry_layout),)
     targets, after = step(policy, inputs, carry)
     state, phase, last_action, last_targets = policy.split(carry)
-    mean, new_state = policy.actor(policy.encode(inputs, phase, last_action), state)
-    by_hand, new_carry = policy.act(inputs, mean, new_state, phase, last_targets)
+    mean, new_state, told = policy.actor(policy.encode(inputs, phase, last_action), state)
+    by_hand, new_carry = policy.act(inputs, mean, told, new_state, phase, last_targets)
     assert np.allclose(targets, by_hand, atol=1e-5) and np.allclose(after, new_carry, atol=1e-5)
     if name == "mlp with history":
         assert policy.carry_layout[0].shape == (3, 3 * 20 + 6 + 2)
