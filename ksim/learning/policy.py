@@ -350,12 +350,11 @@ class Policy(eqx.Module):
 
     def _advanced(self, inputs: dict[str, Array], own: Array, told: Array) -> list[Array]:
         """What is the policy's own, after a step."""
+        out, moving = [], self._moving(inputs)
         if self.clocked:
-            out = [self.clock.advance(own[..., :1], self._moving(inputs)[..., None], self.period_s)]
-        else:
-            out = []
+            out.append(self.clock.advance(own[..., :1], moving[..., None], self.period_s))
         if self.loop is not None:
-            memory, moving = own[..., int(self.clocked) :], self._moving(inputs)
+            memory = own[..., int(self.clocked) :]
             out.append(self.loop.after(inputs["command"], told, memory, moving, self.period_s))
         return out
 

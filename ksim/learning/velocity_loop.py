@@ -1,7 +1,8 @@
-"""A slow loop around a policy: what its estimator keeps missing to the velocity that is asked for, is asked for besides.
+"""A slow loop around a policy: what keeps missing to the velocity that is asked for is asked for besides.
 
-A robot whose IMU is mounted askew, or whose weight is off its middle, errs by much the same as long as it walks. A
-network that was trained on sequences of half a second does not learn to sum that up over ten.
+An estimator in the policy tells how fast it moves. A robot whose IMU is mounted askew, or whose weight is off its
+middle, errs by much the same as long as it walks. A network that was trained on sequences of half a second does not
+learn to sum that up over ten.
 """
 
 from __future__ import annotations
