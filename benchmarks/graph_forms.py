@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax2onnx
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -53,6 +54,31 @@ def ordinary(policy: Policy) -> Any:
         return targets, jnp.concatenate([*state, action, targets])
 
     return step
+
+
+def like_k_scale(layers: int, width: int) -> onnx.ModelProto:
+    """An untrained actor like that of K-Scale's K-Bot example, through jax2onnx as K-Scale's export goes.
+
+    A layer in front, LSTM cells, a layer behind that gives means and spreads, the home pose and the arms' commands
+    added to the means, a low-pass over them. Twenty joints, six commands and ten of the arms (kbot-joystick, train.py).
+    """
+    keys = jax.random.split(jax.random.key(0), layers + 2)
+    front, back = eqx.nn.Linear(62, width, key=keys[0]), eqx.nn.Linear(width, 40, key=keys[1])
+    cells = [eqx.nn.LSTMCell(width, width, key=key) for key in keys[2:]]
+    home, kept = jnp.linspace(-1.0, 1.0, 20), 0.7
+
+    def step(angles: Any, velocities: Any, gravity: Any, command: Any, gyroscope: Any, carry: Any, low: Any) -> Any:
+        seen = jnp.concatenate([angles, velocities, gravity, gyroscope, command])
+        signal, after = front(seen), []
+        for i, cell in enumerate(cells):
+            signal, c = cell(signal, (carry[i, 0], carry[i, 1]))
+            after.append(jnp.stack([signal, c]))
+        means = back(signal)[:20] + home + jnp.concatenate([command[-10:], jnp.zeros(10)])
+        low = kept * low + (1.0 - kept) * means
+        return low, jnp.stack(after), low
+
+    sizes = [(20,), (20,), (3,), (16,), (3,), (layers, 2, width), (20,)]
+    return jax2onnx.to_onnx(step, sizes, model_name="like_k_scale", opset=17)
 
 
 class _Writer:

@@ -9,7 +9,8 @@ Without a checkpoint it measures freshly initialised K-Bot policies of three siz
 `ordinary code` is the graph that jax2onnx gives of the policy as one would write it at first, and what the others are
 divided by. `bound` has buffers bound once in place of arrays handed to `session.run`, as deploy.bundle.session has;
 `as ksim run` is deploy.bundle.session itself, with all its checks. `an empty graph` has our inputs and outputs and
-copies the carry: what a call costs beside arithmetic.
+copies the carry: what a call costs beside arithmetic. `a product by its weights` multiplies by as many numbers once
+besides: what reading them costs. `like K-Scale's` is an actor of the form of their K-Bot example, untrained.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import platform
 import sys
@@ -54,6 +56,7 @@ SIZES = {
 }
 ORDINARY = "jax2onnx, ordinary code"
 EMPTY = "an empty graph, bound"
+PRODUCT = "a product by its weights, bound"
 TOOLS = ("onnxsim", "onnxoptimizer", "onnxscript", "onnxslim")
 ERROR_LIMIT = 1e-5
 
@@ -131,6 +134,27 @@ def empty(model: bytes) -> bytes:
         onnx.helper.make_node("Identity", [graph.CARRY], [carry.name]),
     ]
     whole = onnx.helper.make_graph(nodes, "empty", graph_of.input, graph_of.output)
+    return onnx.helper.make_model(
+        whole, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+    ).SerializeToString()
+
+
+def product(model: bytes) -> bytes:
+    """A graph of the same inputs and outputs that only multiplies by as many weights, once."""
+    graph_of = onnx.load_from_string(model).graph
+    weights = sum(math.prod(w.dims) for w in graph_of.initializer if len(w.dims) == 2)
+    action, carry = graph_of.output
+    size = carry.type.tensor_type.shape.dim[0].dim_value
+    table = np.full((size, max(1, round(weights / size))), 1e-3, np.float32)
+    nodes = [
+        onnx.helper.make_node("MatMul", [graph.CARRY, "table"], ["y"]),
+        onnx.helper.make_node("Slice", ["y", "zero", "actions"], [action.name]),
+        onnx.helper.make_node("Identity", [graph.CARRY], [carry.name]),
+    ]
+    ends = {"zero": [0], "actions": [action.type.tensor_type.shape.dim[0].dim_value]}
+    constants = [onnx.numpy_helper.from_array(np.asarray(v, np.int64), name) for name, v in ends.items()]
+    constants.append(onnx.numpy_helper.from_array(table, "table"))
+    whole = onnx.helper.make_graph(nodes, "product", graph_of.input, graph_of.output, constants)
     return onnx.helper.make_model(
         whole, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
     ).SerializeToString()
@@ -218,9 +242,8 @@ def figures(model: bytes) -> dict[str, int]:
     return {"bytes": len(model), "nodes": sum(graph.operators(graph.parse(model, "graph")).values())}
 
 
-def other(path: str) -> tuple[Callable[[], Any], dict[str, int]]:
-    """A call of one step of any bundle, and the size of its graph."""
-    model = read_bundle(path).step_fn
+def other(model: bytes) -> tuple[Callable[[], Any], dict[str, int]]:
+    """A call of one step of any graph, and its size."""
     one, rng = session(model), np.random.default_rng(0)
     feed = {i.name: rng.normal(size=i.shape).astype(np.float32) for i in one.get_inputs()}
     return (lambda: one.run(None, feed)), figures(model)
@@ -240,6 +263,7 @@ def main(argv: list[str] | None = None) -> int:
         policies = {Path(args.checkpoint).name: (trained.policy, trained.spec)}
     else:
         policies = {name: fresh(size) for name, size in SIZES.items()}
+    theirs = {f"like K-Scale's, LSTM {n} x 128": graph_forms.like_k_scale(n, 128).SerializeToString() for n in (1, 2)}
     rows: list[dict[str, Any]] = []
     for name, (policy, spec) in policies.items():
         calls, graphs = contenders(policy, spec, args.forms)
@@ -248,12 +272,13 @@ def main(argv: list[str] | None = None) -> int:
         feed = {a.name: rng.normal(size=a.shape).astype(np.float32) for a in spec.inputs}
         feed[graph.CARRY] = np.array(policy.init_carry())
         calls[EMPTY] = bound(empty(graphs["ours"]))
+        calls[PRODUCT] = bound(product(graphs["ours"]))
         ready: dict[str, Callable[[], Any]] = {who: lambda c=call: c(feed) for who, call in calls.items()}  # noqa: B023
         sizes = {who: figures(model) for who, model in graphs.items()}
         sizes["ours, bound"] = sizes["ours"]
         sizes |= {f"{who}, as ksim run": size for who, size in sizes.items()}
-        for path in args.kinfer:
-            ready[Path(path).name], sizes[Path(path).name] = other(path)
+        for who, model in {**theirs, **{Path(path).name: read_bundle(path).step_fn for path in args.kinfer}}.items():
+            ready[who], sizes[who] = other(model)
         taken = measure(ready, args.steps)
         base = float(np.median(taken[ORDINARY if ORDINARY in taken else "jax2onnx, our code"]))
         for who, times in taken.items():
