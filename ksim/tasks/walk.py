@@ -55,9 +55,9 @@ def walk() -> Config:
             hold=("shoulder", "elbow", "wrist"),
             clock=CLOCK,
             init_std=0.5,
-            # how fast it moves is told by a second memory, and what keeps missing is asked for too
+            # how fast it moves is told by a second memory. What keeps missing may be asked for too (integral), but
+            # a walk that learns with that from the start leaves it to that, and follows less
             estimator=64,
-            integral=0.25,
         ),
         ppo=PpoConfig(
             envs=256,
