@@ -114,7 +114,7 @@ def test_what_the_teacher_did_is_what_its_network_says_step_by_step(task, taught
     assert teacher.sees == SEES and learner.teacher_state.shape == (task.ppo.envs, teacher.policy.actor.state_size)
     seen = jax.random.normal(jax.random.key(1), (3, 2, teacher.policy.actor.net.inputs))
     whole, _ = teacher.policy.actor.unroll(seen, jnp.zeros((2, teacher.policy.actor.state_size)), jnp.zeros((3, 2)))
-    one, _ = jax.vmap(teacher.policy.actor)(seen[2], jnp.zeros((2, teacher.policy.actor.state_size)))
+    one, *_ = jax.vmap(teacher.policy.actor)(seen[2], jnp.zeros((2, teacher.policy.actor.state_size)))
     np.testing.assert_allclose(whole[2], one, atol=1e-6)
 
 
