@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="KIND:WIDTH[xLAYERS]")
     parser.add_argument("--engines", nargs="+", default=["mujoco"], choices=("mujoco", "mjx"))
     parser.add_argument("--updates", type=int, default=20)
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:

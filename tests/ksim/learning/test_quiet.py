@@ -32,7 +32,8 @@ def test_actions_vary_less_at_rest_and_their_probability_is_that_of_what_was_dra
     command = jnp.zeros_like(batch.env.command).at[::2, 0].set(0.5)  # every other one is to move
     env, level = batch.env._replace(command=command), jnp.ones(())
     *_, kept = trainer.tick(learner.model, batch.physics, batch.params, env, learner.carry, jax.random.key(0), level)
-    mean, *_ = jax.vmap(learner.model.actor)(kept.observation, jnp.zeros((len(command), learner.model.actor.state_size)))
+    actor = learner.model.actor
+    mean, *_ = jax.vmap(actor)(kept.observation, jnp.zeros((len(command), actor.state_size)))
     std = np.exp(np.asarray(learner.model.actor.log_std)) * np.array([1.0, 0.1] * (len(command) // 2))[:, None]
     apart = (np.asarray(kept.action.raw) - np.asarray(mean)) / std
     assert 0.7 < np.sqrt(np.mean(apart[::2] ** 2)) < 1.3 and 0.7 < np.sqrt(np.mean(apart[1::2] ** 2)) < 1.3

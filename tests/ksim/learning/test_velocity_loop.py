@@ -47,7 +47,7 @@ def test_a_robot_that_always_errs_by_the_same_comes_to_follow_and_the_next_comma
     seen, memory = walked(ALL, [0.4, 0.1, -0.3], askew, 25.0)
     assert np.abs(seen[0] - askew(np.array([0.4, 0.1, -0.3]))).max() < 1e-6
     np.testing.assert_allclose(seen[-1], [0.4, 0.1, -0.3], atol=5e-3)
-    # what it has summed up is kept: 0.06 of 0.1 was the offset, the rest is what 0.9 took of the old command
+    # what it has summed up is kept, and nearly right: of xvel -0.067, where the next command takes -0.056
     seen, _ = walked(ALL, [0.5, 0.0, 0.0], askew, 0.1, memory)
     assert np.abs(seen[-1] - [0.5, 0.0, 0.0]).max() < 0.04
 
