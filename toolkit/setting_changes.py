@@ -169,6 +169,10 @@ def settle(hint: Any, value: Any, root: Root, key: str, bound: Bound | None = No
     return value
 
 
+# Of more keys than these none is likelier to be meant than another.
+MOST_MEANT = 3
+
+
 def _keys(
     cls: type[SettingsBase], base: SettingsBase | None, prefix: str, seen: tuple[type, ...] = ()
 ) -> Iterator[str]:
@@ -187,12 +191,15 @@ def _keys(
 
 
 def _hint(word: str, path: str, known: Sequence[str], root: Root) -> str:
-    """What may have been meant: the same name in another section, else the nearest one in this section."""
+    """What may have been meant: the same name in another section, else the nearest one in this section.
+
+    A name that stands in many sections tells nothing.
+    """
     prefix = f"{root.path}." if root.path else ""
     here = f"{path}.{word}" if path else word  # a key of the kind that is being replaced
     elsewhere = [k for k in _keys(root.cls, root.base, prefix) if k.rpartition(".")[2] == word and k != here]
     near = [f"{path}.{n}" if path else n for n in difflib.get_close_matches(word, known, n=1, cutoff=0.5)]
-    found = elsewhere or near
+    found = elsewhere if 0 < len(elsewhere) <= MOST_MEANT else near
     return f"did you mean {' or '.join(found)}?" if found else f"known keys: {', '.join(known)}"
 
 

@@ -196,6 +196,15 @@ def test_a_key_of_another_section_is_found_there():
     assert "did you mean rewards.air_time.threshold_s?" in refused("ppo.threshold_s=1")
 
 
+def test_a_key_that_many_sections_have_is_found_in_none_of_them():
+    three = apply_overrides(RUN, ["rewards.low={kind: Reward}"])
+    assert "did you mean rewards.alive.weight or rewards.air_time.weight or rewards.low.weight?" in refused(
+        "ppo.weight=1", three
+    )
+    four = apply_overrides(three, ["rewards.high={kind: Reward}"])
+    assert refused("ppo.weight=1", four).endswith("known keys: envs, minibatches, rate, noise_std")
+
+
 def test_a_path_given_to_merge_stands_before_every_key():
     with pytest.raises(SettingsError, match=r"'task\.ppo\.enfs' is unknown; did you mean task\.ppo\.envs\?"):
         merge(RUN, {"ppo": {"enfs": 1}}, "task")
