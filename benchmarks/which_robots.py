@@ -4,8 +4,8 @@
 
 The policy walks the course of the suite at the widest ranges. Without pushes, the mean error under each command is
 compared with that under the next command of the same robot, and with all that was drawn for the robot: a correlation
-near 1 says that this is what makes it err. With pushes, falls are counted by the momentum that a push gives.
-Four minutes of two cores.
+near 1 says that this is what makes it err. What is left is an error that comes and goes. With pushes, falls are
+counted by the momentum that a push gives. Four minutes of two cores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ksim.curriculum import at_level
 from ksim.environment import make_environment
 from ksim.evaluate import load_policy
 from ksim.suite import conditions
-from ksim.suite.figures import RECOVERY_S, SETTLED_S, since_change
+from ksim.suite.figures import MEAN_S, SETTLED_S, pushes, since_change
 from ksim.suite.walked import Walked, walk
 
 WORDS = ("forward [m/s]", "left [m/s]", "yaw rate [rad/s]")
@@ -51,31 +51,25 @@ def walked(path: str, episodes: int, part: str, level: float) -> tuple[Walked, d
     return walk(task, policy, environment, seed=1000, alter=alter)[0], kept
 
 
-def lasting(w: Walked) -> tuple[np.ndarray, np.ndarray]:
-    """(episode, mean error from SETTLED_S on) of each command that asks for motion and was survived, (n,), (n, 3)."""
+def lasting(w: Walked) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(episode, mean error from SETTLED_S on, variance about it) of each command that asks for motion and was survived.
+
+    Shapes (n,), (n, 3), (n, 3). The variance is of means over MEAN_S.
+    """
     error = np.concatenate([w.velocity, w.yaw_rate[..., None]], axis=-1) - w.command
-    since, settled, who, rows = since_change(w), round(SETTLED_S / w.dt_s), [], []
+    since, settled, length = since_change(w), round(SETTLED_S / w.dt_s), round(MEAN_S / w.dt_s)
+    who, rows, varies = [], [], []
     for episode in range(w.episodes):
         begins = [*np.flatnonzero(since[:, episode] == 0), len(since)]
         for begin, end in itertools.pairwise(begins):
             inside = slice(begin + settled, end)
             if end - begin > 2 * settled and w.alive[inside, episode].all() and w.moving[begin + settled, episode]:
                 who.append(episode)
-                rows.append(error[inside, episode].mean(axis=0))
-    return np.asarray(who), np.asarray(rows)
-
-
-def pushes(w: Walked) -> tuple[np.ndarray, np.ndarray]:
-    """(momentum [N s], whether it fell within RECOVERY_S) of each push."""
-    alive_until, found = w.alive.sum(axis=0), []
-    for episode in range(w.episodes):
-        on = np.flatnonzero((w.push_n[:, episode] > 0) & w.alive[:, episode])
-        for ticks in np.split(on, np.flatnonzero(np.diff(on) > 1) + 1):
-            if len(ticks):
-                fell = not w.survived[episode] and alive_until[episode] <= ticks[-1] + RECOVERY_S / w.dt_s
-                found.append((w.push_n[ticks, episode].sum() * w.dt_s, fell))
-    momentum, fell = np.asarray(found, float).reshape(-1, 2).T
-    return momentum, fell.astype(bool)
+                of_one = error[inside, episode]
+                rows.append(of_one.mean(axis=0))
+                windows = of_one[: len(of_one) // length * length].reshape(-1, length, 3).mean(axis=1)
+                varies.append(windows.var(axis=0, ddof=1))
+    return np.asarray(who), np.asarray(rows), np.asarray(varies)
 
 
 def ranked(drawn: dict[str, np.ndarray], value: np.ndarray, who: np.ndarray) -> list[tuple[float, str]]:
@@ -92,18 +86,20 @@ def main() -> None:
     args = parser.parse_args()
     console = Console(width=120)
     w, drawn = walked(args.policy, args.episodes, "calm", args.level)
-    who, errors = lasting(w)
+    who, errors, varies = lasting(w)
     again = np.flatnonzero(who[1:] == who[:-1])
-    table = Table("error", "that lasts, RMS", "with the next command's", "with what was drawn", title=args.policy)
+    heads = ("error", "that lasts, RMS", "that comes and goes", "the lasting with the next command's")
+    table = Table(*heads, "with what was drawn", title=args.policy)
     for i, word in enumerate(WORDS):
         size, same = np.sqrt(np.mean(errors[:, i] ** 2)), np.corrcoef(errors[again, i], errors[again + 1, i])[0, 1]
         most = ", ".join(f"{name} {share:+.2f}" for share, name in ranked(drawn, errors[:, i], who)[:4])
-        table.add_row(word, f"{size:.3f}", f"{same:.2f}", most)
+        table.add_row(word, f"{size:.3f}", f"{np.sqrt(varies[:, i].mean()):.3f}", f"{same:.2f}", most)
     console.print(table)
     w, drawn = walked(args.policy, args.episodes, "pushes_200", args.level)
     fell = ", ".join(f"{n} {c:+.2f}" for c, n in ranked(drawn, ~w.survived, np.arange(w.episodes))[:4])
     console.print(f"survival under pushes to 200 N {w.survived.mean():.0%}; falls with what was drawn: {fell}")
-    momentum, gone = pushes(w)
+    told = pushes(w)
+    momentum, gone = told["momentum_n_s"], ~told["survived"]
     table = Table("momentum of a push [N s]", "pushes", "fell", f"speed that it gives {w.scene.mass_kg:.0f} kg")
     for low in range(0, 100, 10):
         inside = (momentum >= low) & (momentum < low + 10)

@@ -190,8 +190,8 @@ def standing(w: Walked, from_s: float = 1.0) -> dict[str, Any]:
     }
 
 
-def recovery(w: Walked, edges: tuple[float, ...]) -> list[dict[str, Any]]:
-    """Of each size of push [N]: how many there were, and the share that the robot survived.
+def pushes(w: Walked) -> dict[str, np.ndarray]:
+    """Each push: its force [N], the momentum that it gave [N s], and whether the robot survived it.
 
     A push counts as survived if the robot is up RECOVERY_S after its end, or at the episode's end.
     """
@@ -199,15 +199,20 @@ def recovery(w: Walked, edges: tuple[float, ...]) -> list[dict[str, Any]]:
     begins = on & ~np.concatenate([np.zeros((1, w.episodes), bool), on[:-1]])
     wait, ticks = round(RECOVERY_S / w.dt_s), len(on)
     alive_until = w.alive.sum(axis=0)
-    sizes, kept = [], []
+    found = []
     for t, episode in zip(*np.nonzero(begins), strict=True):
         stop = t + int(np.argmin(np.append(on[t:, episode], False)))
-        sizes.append(float(w.push_n[t, episode]))
-        kept.append(bool(w.survived[episode]) or alive_until[episode] > min(stop + wait, ticks - 1))
-    size, up = np.asarray(sizes), np.asarray(kept, bool)
-    out = []
+        up = w.survived[episode] or alive_until[episode] > min(stop + wait, ticks - 1)
+        found.append((w.push_n[t, episode], w.push_n[t:stop, episode].sum() * w.dt_s, up))
+    force, momentum, up = np.asarray(found, float).reshape(-1, 3).T
+    return {"force_n": force, "momentum_n_s": momentum, "survived": up.astype(bool)}
+
+
+def recovery(w: Walked, edges: tuple[float, ...]) -> list[dict[str, Any]]:
+    """Of each size of push [N]: how many there were, and the share that the robot survived, as `pushes` has it."""
+    told, out = pushes(w), []
     for low, high in itertools.pairwise(edges):
-        inside = (size >= low) & (size < high)
-        n, good = int(inside.sum()), int(up[inside].sum())
+        inside = (told["force_n"] >= low) & (told["force_n"] < high)
+        n, good = int(inside.sum()), int(told["survived"][inside].sum())
         out.append({"from_n": low, "to_n": high, "pushes": n, "survived": good / n if n else None})
     return out

@@ -164,6 +164,9 @@ def test_recovery_sorts_pushes_by_force(scene):
     assert strong == {"from_n": 50.0, "to_n": 100.0, "pushes": 2, "survived": 0.5}
     alive[200:300, 1] = True  # it fell 4 s after: not the push's
     assert figures.recovery(w, (50.0, 100.0))[0]["survived"] == 1.0
+    told = figures.pushes(w)
+    assert sorted(told["momentum_n_s"]) == pytest.approx([10 * 30.0 * w.dt_s, 10 * 80.0 * w.dt_s, 10 * 80.0 * w.dt_s])
+    assert told["survived"].all() and not len(figures.pushes(walked(scene))["force_n"])
 
 
 def test_only_keeps_whole_episodes(scene):
