@@ -8,14 +8,18 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ksim.errors import KsimError
+from ksim.local import keep_to, shares
 from robots import rotation
 from toolkit.files import LOCK, atomic_path, shipped_config
 
@@ -47,9 +51,50 @@ class Stages:
         Raises:
             KsimError: it failed, and `may_fail` is false or it printed nothing.
         """
+        began = time.monotonic()
+        told = self._run(verb, arguments, may_fail)
+        self._took(label or verb, began)
+        return told
+
+    def call_each(self, verb: str, *several: Sequence[object]) -> list[dict[str, Any]]:
+        """Run a verb several times side by side, each with its share of the cores; their objects.
+
+        Args:
+            verb: what to run.
+            several: the arguments of each. The stderr of the first passes through; that of another is kept, and shown
+                where it fails.
+
+        Raises:
+            KsimError: one of them failed.
+        """
+
+        def run(at: int, share: list[int]) -> dict[str, Any]:
+            if len(several) > 1:
+                keep_to(share)  # this thread and its child
+            if not at:
+                return self._run(verb, several[at])
+            with tempfile.TemporaryFile("w+") as said:
+                try:
+                    return self._run(verb, several[at], stderr=said)
+                except KsimError:
+                    said.seek(0)
+                    sys.stderr.writelines(said.readlines()[-1:])
+                    raise
+
+        began = time.monotonic()
+        with ThreadPoolExecutor(len(several)) as pool:
+            told = list(pool.map(run, range(len(several)), shares(len(several))))
+        self._took(verb, began)
+        return told
+
+    def _took(self, label: str, began: float) -> None:
+        self.seconds[label] = self.seconds.get(label, 0.0) + time.monotonic() - began
+
+    def _run(
+        self, verb: str, arguments: Sequence[object], may_fail: bool = False, stderr: IO[str] | None = None
+    ) -> dict[str, Any]:
         words = [str(a) for a in arguments]
         self.say(f"[bold]$ ksim {verb} {shlex.join(words)}[/bold]")
-        began = time.monotonic()
         command = [sys.executable, "-m", "ksim.cli", verb, *words, "--json"]
         # stages compile the same programs
         env = {
@@ -57,9 +102,7 @@ class Stages:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
             **os.environ,
         }
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=env)
-        label = label or verb
-        self.seconds[label] = self.seconds.get(label, 0.0) + time.monotonic() - began
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False, env=env)
         lines = done.stdout.strip().splitlines()
         if (done.returncode != 0 and not may_fail) or not lines:
             raise KsimError(f"ksim {verb} ended with status {done.returncode}; its own message is above")

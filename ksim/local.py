@@ -24,7 +24,14 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def _keep_to(share: Sequence[int]) -> None:
+def shares(many: int) -> list[list[int]]:
+    """These cores, shared out."""
+    whole = cores()
+    return [whole[len(whole) * i // many : len(whole) * (i + 1) // many] for i in range(many)]
+
+
+def keep_to(share: Sequence[int]) -> None:
+    """Keep this thread, and the processes that it starts, to these cores."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, share)
 
@@ -40,8 +47,7 @@ def started(argv: Sequence[str] | None, processes: int) -> Iterator[str]:
     Yields:
         HOST:PORT of process 0, which this one is.
     """
-    whole = cores()
-    shares = [whole[len(whole) * i // processes : len(whole) * (i + 1) // processes] for i in range(processes)]
+    whole, of = cores(), shares(processes)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{server.getsockname()[1]}"
@@ -51,7 +57,7 @@ def started(argv: Sequence[str] | None, processes: int) -> Iterator[str]:
     others: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
     try:
         for place in range(1, processes):
-            _keep_to(shares[place])  # a child keeps to what its parent keeps to
+            keep_to(of[place])  # a child keeps to what its parent keeps to
             said = tempfile.TemporaryFile()  # noqa: SIM115
             # not of this terminal: a Ctrl-C comes to process 0, which tells the others
             other = subprocess.Popen(
@@ -62,7 +68,7 @@ def started(argv: Sequence[str] | None, processes: int) -> Iterator[str]:
                 start_new_session=True,
             )
             others.append((other, said))
-        _keep_to(shares[0])
+        keep_to(of[0])
         yield coordinator
         for other, _ in others:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -76,7 +82,7 @@ def started(argv: Sequence[str] | None, processes: int) -> Iterator[str]:
                 print(last[0], file=sys.stderr, flush=True)
         raise
     finally:
-        _keep_to(whole)
+        keep_to(whole)
         for other, said in others:
             if other.poll() is None:
                 other.kill()

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from ksim.demo import demo, main
-from ksim.demo_stages import TwinMotion
+from ksim.demo_stages import Stages, TwinMotion
 from ksim.demo_walk import legs_of
 from ksim.errors import KsimError
 from ksim.suite.twins import COURSE, COURSE_S
@@ -105,6 +105,56 @@ def test_the_command_refuses_such_a_folder_and_a_negative_seed_before_it_does_an
         with pytest.raises(KsimError, match=f"--seed: got {seed}, expected 0 to "):
             main(["--out", str(tmp_path / "new"), "--seed", str(seed)])
     assert staged == [] and [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_stages_side_by_side_share_the_cores_and_come_back_in_order(tmp_path, monkeypatch):
+    stages, kept = Stages(out=tmp_path, console=Console(stderr=True), cache=str(tmp_path)), {}
+
+    def run(verb, arguments, stderr=None):
+        kept[arguments[0]] = os.sched_getaffinity(0)
+        return {"is": arguments[0]}
+
+    monkeypatch.setattr(stages, "_run", run)
+    before = os.sched_getaffinity(0)
+    assert stages.call_each("train", ("one",), ("other",)) == [{"is": "one"}, {"is": "other"}]
+    assert stages.seconds.keys() == {"train"} and os.sched_getaffinity(0) == before
+    if len(before) > 1:
+        assert kept["one"] | kept["other"] == before and not kept["one"] & kept["other"]
+    assert stages.call_each("train", ("alone",)) == [{"is": "alone"}] and kept["alone"] == before
+
+
+def test_a_stage_that_fails_beside_another_says_its_own_line(tmp_path, capfd):
+    stages = Stages(out=tmp_path, console=Console(stderr=True), cache=str(tmp_path))
+    good, bad = ("robots/kbot/policies/stand.kinfer",), ("robots/kbot/policies/no.kinfer",)
+    with pytest.raises(KsimError, match="ksim inspect ended with status 1"):
+        stages.call_each("inspect", good, bad)
+    said = capfd.readouterr().err
+    assert "ksim inspect: " in said and "no.kinfer" in said and "Traceback" not in said
+
+
+def test_the_demo_goes_on_with_the_better_of_two_trainings(tmp_path, monkeypatch):
+    """Until the export, which is where this demo ends."""
+    asked, survives = [], {"one.ckpt": 0.5, "other.ckpt": 0.9}
+    for name in survives:
+        (tmp_path / name).write_text(name)
+
+    def each(self, verb, *several):
+        asked.extend(several)
+        names = list(survives)[: len(several)]
+        return [{"checkpoint": str(tmp_path / name), "seconds": 360.0, "steps": 7} for name in names]
+
+    def call(self, verb, *arguments, **more):
+        if verb == "eval":
+            return {"survival": survives[Path(arguments[0]).name]}
+        raise KsimError(f"{verb} of {(tmp_path / 'demo' / 'model.ckpt').read_text()}")
+
+    monkeypatch.setattr(Stages, "call_each", each)
+    monkeypatch.setattr(Stages, "call", call)
+    monkeypatch.setattr("ksim.demo.cores", lambda: [0, 1])
+    with pytest.raises(KsimError, match=r"export of other\.ckpt"):
+        demo(tmp_path / "demo", fast=False, seed=3, console=Console(stderr=True))
+    assert [[a for a in one if str(a).startswith("seed=")] for one in asked] == [["seed=3"], ["seed=5003"]]
+    assert asked[0][3] != asked[1][3], "each in a folder of its own"
 
 
 def test_a_new_or_empty_folder_and_an_earlier_demos_are_written_into(tmp_path: Path, staged: list[Path]) -> None:
