@@ -15,6 +15,7 @@ import itertools
 import json
 import re
 import resource
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -61,14 +62,20 @@ def main() -> None:
     """The table."""
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--config", default="configs/kbot_stand.yaml")
-    parse.add_argument("--try", dest="tries", action="append", default=[], help="settings of a row, between blanks")
+    parse.add_argument(
+        "--try",
+        dest="tries",
+        action="append",
+        default=[],
+        help="settings of a row, between blanks; one with blanks in it in quotes",
+    )
     parse.add_argument("--steps", type=int, default=1_500_000)
     parse.add_argument("--seeds", type=int, nargs="+", default=[0])
     parse.add_argument("--out", type=Path, default=Path("runs/sweep"))
     args = parse.parse_args()
     stages = Stages(args.out, Console(stderr=True), str(args.out / ".jax"))
     print(f"{'survival':>9s}{'mean s':>8s}{'half':>10s}{'level':>7s}{'proc. s':>9s}{'seed':>6s}  settings")
-    for settings in ([], *(words.split() for words in args.tries)):
+    for settings in ([], *(shlex.split(words) for words in args.tries)):
         for seed in args.seeds:
             row = trained(stages, args.config, settings, args.steps, seed)
             half = "-" if row["half"] is None else f"{row['half']:,}"

@@ -88,7 +88,7 @@ def main() -> None:
     w, drawn = walked(args.policy, args.episodes, "calm", args.level)
     who, errors, varies = lasting(w)
     again = np.flatnonzero(who[1:] == who[:-1])
-    heads = ("error", "that lasts, RMS", "that comes and goes", "the lasting with the next command's")
+    heads = ("error", "that lasts, RMS", "that comes and goes", "the lasting one and the next command's")
     table = Table(*heads, "with what was drawn", title=args.policy)
     for i, word in enumerate(WORDS):
         size, same = np.sqrt(np.mean(errors[:, i] ** 2)), np.corrcoef(errors[again, i], errors[again + 1, i])[0, 1]

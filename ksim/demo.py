@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -89,16 +90,24 @@ def demo(out: Path, *, fast: bool, seed: int, console: Console) -> dict[str, Any
             return _demo(Stages(out=out, console=console, cache=cache), fast=fast, seed=seed)
 
 
+def _on_gpu() -> bool:
+    """Whether training would be on a GPU, of which one training takes all; asked in a process that ends at once."""
+    code = "from ksim.engine import choose_engine; print(choose_engine('auto'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout.split()[-1:] == ["mjx"]
+
+
 def _demo(stages: Stages, *, fast: bool, seed: int) -> dict[str, Any]:
     plan, out = FAST if fast else FULL, stages.out
     config = shipped_config(f"{TASK}.yaml")
     folders = [out / "train", out / "train_other"]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)  # an earlier demo's own
-    if fast or len(cores()) < 2:
+    several = ""
+    if fast or len(cores()) < 2 or _on_gpu():
         folders.pop()
-    two = len(folders) > 1
-    several = ", two of them side by side, to keep the better one" if two else ""
+    else:
+        several = ", two of them side by side, to keep the better one"
     stages.say(f"\n[cyan]1/6 train[/cyan] from scratch{'' if fast else f', at most 6 minutes{several}'}")
     settings = [word for s in plan.train for word in ("--set", s)]
     runs = [

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ksim.errors import KsimError
-from ksim.local import keep_to, shares
+from ksim.local import cores, keep_to, shares
 from robots import rotation
 from toolkit.files import LOCK, atomic_path, shipped_config
 
@@ -51,48 +51,50 @@ class Stages:
         Raises:
             KsimError: it failed, and `may_fail` is false or it printed nothing.
         """
-        began = time.monotonic()
-        told = self._run(verb, arguments, may_fail)
-        self._took(label or verb, began)
-        return told
+        return self._each(verb, (arguments,), may_fail, label or verb)[0]
 
     def call_each(self, verb: str, *several: Sequence[object]) -> list[dict[str, Any]]:
         """Run a verb several times side by side, each with its share of the cores; their objects.
 
+        Where one fails, or this process is interrupted, the others are told to end.
+
         Args:
             verb: what to run.
-            several: the arguments of each. The stderr of the first passes through; that of another is kept, and shown
-                where it fails.
+            several: the arguments of each. The stderr of the first passes through; that of another is kept, and its
+                last line shown where it fails.
 
         Raises:
             KsimError: one of them failed.
         """
+        return self._each(verb, several, False, verb)
 
-        def run(at: int, share: list[int]) -> dict[str, Any]:
-            if len(several) > 1:
-                keep_to(share)  # this thread and its child
-            if not at:
-                return self._run(verb, several[at])
-            with tempfile.TemporaryFile("w+") as said:
-                try:
-                    return self._run(verb, several[at], stderr=said)
-                except KsimError:
-                    said.seek(0)
-                    sys.stderr.writelines(said.readlines()[-1:])
-                    raise
+    def _each(self, verb: str, several: Sequence[Sequence[object]], may_fail: bool, label: str) -> list[dict[str, Any]]:
+        began, whole, of = time.monotonic(), cores(), shares(len(several))
+        running: list[tuple[subprocess.Popen[str], IO[str], IO[str] | None]] = []
+        with ExitStack() as files:
+            try:
+                for share, arguments in zip(of, several, strict=True):
+                    keep_to(share or whole)  # a child keeps to what its parent keeps to
+                    out = files.enter_context(tempfile.TemporaryFile("w+"))
+                    said = files.enter_context(tempfile.TemporaryFile("w+")) if running else None
+                    running.append((self._start(verb, arguments, out, said), out, said))
+                keep_to(whole)
+                failed: list[Any] = []
+                while any(process.poll() is None for process, _, _ in running) and not failed:
+                    time.sleep(0.02)
+                    failed = [one for one in running if one[0].poll() and not may_fail]
+            finally:
+                keep_to(whole)
+                for process, _, _ in running:
+                    if process.poll() is None:
+                        process.terminate()
+                for process, _, _ in running:
+                    process.wait()
+            self.seconds[label] = self.seconds.get(label, 0.0) + time.monotonic() - began
+            # one that failed first: another may have been told to end because of it
+            return [self._told(verb, *one, may_fail) for one in failed or running]
 
-        began = time.monotonic()
-        with ThreadPoolExecutor(len(several)) as pool:
-            told = list(pool.map(run, range(len(several)), shares(len(several))))
-        self._took(verb, began)
-        return told
-
-    def _took(self, label: str, began: float) -> None:
-        self.seconds[label] = self.seconds.get(label, 0.0) + time.monotonic() - began
-
-    def _run(
-        self, verb: str, arguments: Sequence[object], may_fail: bool = False, stderr: IO[str] | None = None
-    ) -> dict[str, Any]:
+    def _start(self, verb: str, arguments: Sequence[object], out: IO[str], said: IO[str] | None) -> Any:
         words = [str(a) for a in arguments]
         self.say(f"[bold]$ ksim {verb} {shlex.join(words)}[/bold]")
         command = [sys.executable, "-m", "ksim.cli", verb, *words, "--json"]
@@ -102,10 +104,20 @@ class Stages:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
             **os.environ,
         }
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False, env=env)
-        lines = done.stdout.strip().splitlines()
-        if (done.returncode != 0 and not may_fail) or not lines:
-            raise KsimError(f"ksim {verb} ended with status {done.returncode}; its own message is above")
+        return subprocess.Popen(command, stdout=out, stderr=said, text=True, env=env)
+
+    @staticmethod
+    def _told(
+        verb: str, process: subprocess.Popen[str], out: IO[str], said: IO[str] | None, may_fail: bool
+    ) -> dict[str, Any]:
+        """What one printed."""
+        out.seek(0)
+        lines, code = out.read().strip().splitlines(), process.returncode
+        if (code != 0 and not may_fail) or not lines:
+            if said is not None:
+                said.seek(0)
+                sys.stderr.writelines(said.readlines()[-1:])
+            raise KsimError(f"ksim {verb} ended with status {code}; its own message is above")
         return json.loads(lines[-1])
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -107,29 +108,53 @@ def test_the_command_refuses_such_a_folder_and_a_negative_seed_before_it_does_an
     assert staged == [] and [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_stages_side_by_side_share_the_cores_and_come_back_in_order(tmp_path, monkeypatch):
-    stages, kept = Stages(out=tmp_path, console=Console(stderr=True), cache=str(tmp_path)), {}
+# A verb that is a script of Python's: `ksim` is replaced, and the process is real.
+SCRIPT = """import json, os, sys, time
+what = sys.argv[1]
+if what == "fail":
+    sys.exit("its own line")
+time.sleep(60 if what == "long" else 0.5)
+print(json.dumps({"is": what, "cores": sorted(os.sched_getaffinity(0)), "long": "x" * 200_000}))"""
 
-    def run(verb, arguments, stderr=None):
-        kept[arguments[0]] = os.sched_getaffinity(0)
-        return {"is": arguments[0]}
 
-    monkeypatch.setattr(stages, "_run", run)
+@pytest.fixture
+def scripted(tmp_path, monkeypatch):
+    """Stages whose commands are SCRIPT."""
+
+    def start(self, verb, arguments, out, said):
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stdout=out, stderr=said, text=True)
+
+    monkeypatch.setattr(Stages, "_start", start)
+    return Stages(out=tmp_path, console=Console(stderr=True), cache=str(tmp_path))
+
+
+def test_stages_side_by_side_share_the_cores_and_come_back_in_order(scripted):
     before = os.sched_getaffinity(0)
-    assert stages.call_each("train", ("one",), ("other",)) == [{"is": "one"}, {"is": "other"}]
-    assert stages.seconds.keys() == {"train"} and os.sched_getaffinity(0) == before
+    one, other = scripted.call_each("train", ("one",), ("other",))
+    assert (one["is"], other["is"]) == ("one", "other") and os.sched_getaffinity(0) == before
     if len(before) > 1:
-        assert kept["one"] | kept["other"] == before and not kept["one"] & kept["other"]
-    assert stages.call_each("train", ("alone",)) == [{"is": "alone"}] and kept["alone"] == before
+        assert {*one["cores"], *other["cores"]} == before and not {*one["cores"]} & {*other["cores"]}
+    assert scripted.seconds.keys() == {"train"} and scripted.seconds["train"] < 10
+    assert {*scripted.call("train", "alone")["cores"]} == before
 
 
-def test_a_stage_that_fails_beside_another_says_its_own_line(tmp_path, capfd):
-    stages = Stages(out=tmp_path, console=Console(stderr=True), cache=str(tmp_path))
-    good, bad = ("robots/kbot/policies/stand.kinfer",), ("robots/kbot/policies/no.kinfer",)
-    with pytest.raises(KsimError, match="ksim inspect ended with status 1"):
-        stages.call_each("inspect", good, bad)
-    said = capfd.readouterr().err
-    assert "ksim inspect: " in said and "no.kinfer" in said and "Traceback" not in said
+@pytest.mark.parametrize("several", [(("long",), ("fail",)), (("fail",), ("long",))])
+def test_a_stage_that_fails_beside_another_ends_it_and_says_its_own_line(scripted, capfd, several):
+    began = time.monotonic()
+    with pytest.raises(KsimError, match="ksim train ended with status 1; its own message is above"):
+        scripted.call_each("train", *several)
+    assert time.monotonic() - began < 30
+    assert capfd.readouterr().err == "its own line\n"
+
+
+def test_an_interrupted_stage_leaves_no_process_behind(scripted, monkeypatch):
+    started = []
+    start = Stages._start
+    monkeypatch.setattr(Stages, "_start", lambda *args: started.append(start(*args)) or started[-1])
+    monkeypatch.setattr("ksim.demo_stages.time.sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        scripted.call_each("train", ("long",), ("long",))
+    assert len(started) == 2 and all(process.returncode for process in started)
 
 
 def test_the_demo_goes_on_with_the_better_of_two_trainings(tmp_path, monkeypatch):
@@ -153,7 +178,14 @@ def test_the_demo_goes_on_with_the_better_of_two_trainings(tmp_path, monkeypatch
     monkeypatch.setattr("ksim.demo.cores", lambda: [0, 1])
     with pytest.raises(KsimError, match=r"export of other\.ckpt"):
         demo(tmp_path / "demo", fast=False, seed=3, console=Console(stderr=True))
-    assert [[a for a in one if str(a).startswith("seed=")] for one in asked] == [["seed=3"], ["seed=5003"]]
+    survives["one.ckpt"] = 0.85
+    monkeypatch.setattr("ksim.demo._on_gpu", lambda: True)
+    with pytest.raises(KsimError, match=r"export of one\.ckpt"):
+        demo(tmp_path / "demo", fast=False, seed=4, console=Console(stderr=True))
+    assert [[a for a in one if str(a).startswith("seed=")] for one in asked] == [
+        *(["seed=3"], ["seed=5003"]),
+        ["seed=4"],
+    ]
     assert asked[0][3] != asked[1][3], "each in a folder of its own"
 
 
